@@ -1,0 +1,1 @@
+"""The other end: receive account changes, and apply each of them once."""

@@ -1,0 +1,90 @@
+"""Everything that can go wrong, in one tree that answers two questions: whose fault, will waiting help?
+
+    BridgeError
+    ├── Transient            waiting helps: tried again soon
+    │   ├── PbxUnreachable       no connection, or it broke, or no answer in time
+    │   ├── PbxBrokeProtocol     the PBX said something that has no place in the conversation
+    │   ├── PbxRefusedRequest    the PBX answered a question with an error
+    │   ├── BrokerUnreachable    no connection, or it broke, or no answer in time
+    │   └── BrokerDidNotConfirm  nack, return, or a confirm that never came
+    ├── Misconfigured        waiting helps only once somebody changed something: tried again slowly, loudly
+    │   ├── PbxRefusedLogin      wrong app name or password
+    │   ├── PbxNotTrusted        its certificate does not verify
+    │   ├── BrokerRefusedLogin   wrong user, password or virtual host
+    │   └── TopologyMismatch     exchange or queue missing, of another kind, or not permitted
+    └── Fatal                waiting does not help: the bridge stops with this sentence
+        ├── BadConfig            the configuration cannot be used
+        ├── StoreUnusable        the file cannot be opened, written or understood
+        ├── StoreInUse           another bridge holds it
+        └── CursorMoved          another bridge moved the cursor under our feet
+
+Every message is a sentence for a person, says what to do where that is known, and holds no secret.
+"""
+
+
+class BridgeError(Exception):
+    """The root: whatever this package raises on purpose."""
+
+
+class Transient(BridgeError):  # noqa: N818 - the name says what to do about it, which is the point of the tree
+    """Waiting helps. The one place that retries (``service``) tries again soon."""
+
+
+class PbxUnreachable(Transient):
+    """No connection to the PBX, or it broke, or the PBX did not answer in time."""
+
+
+class PbxBrokeProtocol(Transient):
+    """The PBX said something that has no place in the conversation at this point."""
+
+
+class PbxRefusedRequest(Transient):
+    """The PBX answered a question about accounts with an error."""
+
+
+class BrokerUnreachable(Transient):
+    """No connection to the broker, or it broke, or the broker did not answer in time."""
+
+
+class BrokerDidNotConfirm(Transient):
+    """The broker refused a message, returned it, or never confirmed it."""
+
+
+class Misconfigured(BridgeError):  # noqa: N818 - see Transient
+    """Waiting helps only after somebody changed something; tried again slowly and shown loudly."""
+
+
+class PbxRefusedLogin(Misconfigured):
+    """The PBX did not accept the app name and password."""
+
+
+class PbxNotTrusted(Misconfigured):
+    """The certificate of the PBX does not verify, or is for another host name."""
+
+
+class BrokerRefusedLogin(Misconfigured):
+    """The broker did not accept user, password or virtual host."""
+
+
+class TopologyMismatch(Misconfigured):
+    """An exchange or queue is missing, of another kind than configured, or not permitted."""
+
+
+class Fatal(BridgeError):  # noqa: N818 - see Transient
+    """Waiting does not help: the bridge stops and this sentence is the last thing it says."""
+
+
+class BadConfig(Fatal):
+    """The configuration cannot be used; the message lists everything that is wrong with it."""
+
+
+class StoreUnusable(Fatal):
+    """The store cannot be opened, written or understood."""
+
+
+class StoreInUse(Fatal):
+    """Another bridge holds the store."""
+
+
+class CursorMoved(Fatal):
+    """The durable cursor is not where this bridge left it: another one works on the same store."""

@@ -1,0 +1,125 @@
+"""The words everything else is written in. Values only: nothing here does anything.
+
+A *row* is what a PBX delivers, an *account* is what we publish of it, a *change* is the difference between
+two accounts, an *outbox row* is a change on its way to the broker.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NewType
+
+SourceName = NewType("SourceName", str)
+"""Which PBX, by the name the operator gave it: ``hq``. Part of events and routing keys."""
+
+Token = NewType("Token", str)
+"""A value the PBX minted, as its JSON text: ``"42"``, ``42`` and ``42.0`` are three tokens.
+
+Guid, usn and ausn are opaque (PROTOCOL: nobody documents their type or order): they are echoed exactly as they
+came and compared for equality only. Their JSON text survives all of that, numbers beyond 2^53 included.
+"""
+
+AccountGuid = NewType("AccountGuid", str)
+"""The guid of an account as the PBX writes it."""
+
+Published = Mapping[str, Any]
+"""The published fields of an account, by name; ``normalize`` decides which those are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in the change list of one PBX. A member the PBX did not send is ``None`` and is not sent back."""
+
+    guid: Token | None = None
+    usn: Token | None = None
+    ausn: Token | None = None
+
+    @property
+    def is_start(self) -> bool:
+        """True where asking with this cursor returns the first account of the list."""
+        return self.usn is None and self.ausn is None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One account as the PBX delivered it: what it is now, and the cursor that leads behind it."""
+
+    cursor: Cursor
+    account_guid: AccountGuid
+    h323: str | None
+    """The user name. ``None`` where the PBX left it out, which says nothing about the account."""
+    info: Mapping[str, Any] | None
+    """Everything else the PBX tells about the account, secrets included; ``None`` where it told nothing."""
+    is_deleted: bool = False
+    """True only where the PBX said so in words."""
+
+
+class ChangeKind(StrEnum):
+    """What happened to an account."""
+
+    CREATED = "created"
+    UPDATED = "updated"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class AccountChange:
+    """An account before and after: what an event tells."""
+
+    source: SourceName
+    kind: ChangeKind
+    account: Published
+    """The account now; for a deletion the last that was known of it."""
+    changed: Sequence[str]
+    """Names of the published fields that differ from before, in the order of the account's fields."""
+    previous: Published
+    """The former values of just those fields."""
+    revision: int
+    """Counts the changes of this account from 1, without gaps."""
+    cursor: Cursor
+    reuse: int = 0
+    """How often the PBX used numbers of this account again for other content; part of the event's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """What the mirror remembers of one account."""
+
+    account_guid: AccountGuid
+    cursor: Cursor
+    digest: bytes
+    """Keyed digest of everything the PBX said, so that a repetition is recognised without keeping secrets."""
+    account: Published
+    revision: int
+    is_deleted: bool = False
+    reuse: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one source that are to become durable together."""
+
+    source: SourceName
+    since: Cursor
+    """Where the durable cursor stands; the batch is refused if it does not."""
+    until: Cursor
+    """Where the cursor will stand."""
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """One event on its way to the broker: its bytes and its id never change again."""
+
+    position: int
+    """Place in the outbox; the order in which rows are published."""
+    source: SourceName
+    sequence: int
+    """Place among the events of its source, from 1, without gaps."""
+    event_id: str
+    routing_key: str
+    body: bytes
+    created_at: datetime
+    is_in_doubt: bool = False
+    """True where an earlier attempt may have reached the broker although no confirm came back."""

@@ -1,0 +1,1 @@
+"""A pretend PBX that speaks the same wire from the other side."""

@@ -1,0 +1,1 @@
+"""Where cursor, mirror and outbox survive."""

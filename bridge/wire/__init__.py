@@ -1,0 +1,1 @@
+"""What crosses the WebSocket between bridge and PBX, free of any input and output."""
