@@ -1,4 +1,4 @@
-"""Everything that can go wrong, in one tree that answers two questions: whose fault, will waiting help?
+"""Everything that can go wrong, in one tree that answers whose fault it is and whether waiting helps.
 
     BridgeError
     ├── Transient            waiting helps: tried again soon
@@ -12,6 +12,7 @@
     │   ├── PbxNotTrusted        its certificate does not verify
     │   ├── BrokerRefusedLogin   wrong user, password or virtual host
     │   └── TopologyMismatch     exchange or queue missing, of another kind, or not permitted
+    ├── BadEvent             a message that is not one of our events: put it aside, it will not become one
     └── Fatal                waiting does not help: the bridge stops with this sentence
         ├── BadConfig            the configuration cannot be used
         ├── StoreUnusable        the file cannot be opened, written or understood
@@ -68,6 +69,10 @@ class BrokerRefusedLogin(Misconfigured):
 
 class TopologyMismatch(Misconfigured):
     """An exchange or queue is missing, of another kind than configured, or not permitted."""
+
+
+class BadEvent(BridgeError):  # noqa: N818 - see Transient
+    """A message that is not one of our events, or not one this version can read."""
 
 
 class Fatal(BridgeError):  # noqa: N818 - see Transient

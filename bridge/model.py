@@ -16,7 +16,7 @@ SourceName = NewType("SourceName", str)
 Token = NewType("Token", str)
 """A value the PBX minted, as its JSON text: ``"42"``, ``42`` and ``42.0`` are three tokens.
 
-Guid, usn and ausn are opaque (PROTOCOL: nobody documents their type or order): they are echoed exactly as they
+Guid, usn and ausn are opaque (their type and order are documented nowhere): they are echoed exactly as they
 came and compared for equality only. Their JSON text survives all of that, numbers beyond 2^53 included.
 """
 
@@ -63,6 +63,17 @@ class ChangeKind(StrEnum):
     DELETED = "deleted"
 
 
+class Reason(StrEnum):
+    """Why a change is told where its kind alone does not say it."""
+
+    REPORTED = "reported"
+    """Deleted: the PBX said so in words."""
+    MISSING = "missing"
+    """Deleted: absent from full walks that were proven complete."""
+    RESTORED = "restored"
+    """Created: it had been deleted before and is back."""
+
+
 @dataclass(frozen=True, slots=True)
 class AccountChange:
     """An account before and after: what an event tells."""
@@ -78,6 +89,7 @@ class AccountChange:
     revision: int
     """Counts the changes of this account from 1, without gaps."""
     cursor: Cursor
+    reason: Reason | None = None
     reuse: int = 0
     """How often the PBX used numbers of this account again for other content; part of the event's id."""
 

@@ -1,0 +1,155 @@
+"""An account change as a CloudEvent and back; agrees with ``schemas/account-changed.v1.schema.json``.
+
+CloudEvents 1.0, structured mode: the whole event is one JSON object in the message body.
+
+The id is made of the PBX's own numbers, so the same change has the same id whoever works it out, even after the bridge
+lost its store. The bytes of an event are made once, with its outbox row, and never again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import NAMESPACE_URL, uuid5
+
+import orjson
+
+from bridge.errors import BadEvent
+from bridge.model import AccountChange, AccountGuid, ChangeKind, Published, Reason, SourceName, Token
+
+CONTENT_TYPE: Final = "application/cloudevents+json"
+ACCOUNT_CHANGED: Final = "pbx.account.changed"
+ACCOUNT_CHANGED_SCHEMA: Final = "urn:pbx-account-bridge:account-changed:1"
+
+_NAMESPACE: Final = uuid5(NAMESPACE_URL, "urn:pbx-account-bridge:event")
+_SOURCE_PREFIX: Final = "/pbx/"
+
+
+@dataclass(frozen=True, slots=True)
+class AccountChanged:
+    """The event as a consumer sees it."""
+
+    event_id: str
+    """The same for every delivery of this change: what an inbox remembers."""
+    source: SourceName
+    kind: ChangeKind
+    account: Published
+    changed: tuple[str, ...]
+    previous: Published
+    revision: int
+    """Counts the changes of this account from 1, without gaps."""
+    sequence: int
+    """Counts the events of this source from 1, without gaps."""
+    lineage: str
+    """Of the bridge's store: revisions and sequences count within one lineage and start again in the next."""
+    time: datetime
+    """When the bridge learnt of the change."""
+    reason: Reason | None
+    cursor: Mapping[str, Any]
+    """The PBX's own numbers: guid, usn, ausn. Opaque."""
+
+    @property
+    def account_guid(self) -> AccountGuid:
+        """The account this is about."""
+        return AccountGuid(self.account["guid"])
+
+
+def event_id(change: AccountChange) -> str:
+    """Return the id that belongs to *change*: a UUID made of what identifies it, nothing else."""
+    parts: list[str | int | None] = [
+        change.source,
+        change.cursor.guid,
+        change.account["guid"],
+        change.cursor.usn,
+        change.cursor.ausn,
+        change.kind,
+    ]
+    if change.reuse:
+        parts.append(change.reuse)
+    return str(uuid5(_NAMESPACE, orjson.dumps(parts).decode()))
+
+
+def routing_key(change: AccountChange) -> str:
+    """Return ``<source>.account.<change>``, so that ``#.account.created`` is a useful binding."""
+    return f"{change.source}.account.{change.kind}"
+
+
+def encode(change: AccountChange, *, identity: str, sequence: int, lineage: str, time: datetime) -> bytes:
+    """Return the event as UTF-8 JSON. *identity* is its ``event_id``, *time* must be aware."""
+    data: dict[str, Any] = {
+        "change": change.kind,
+        "account": change.account,
+        "changed": change.changed,
+        "previous": change.previous,
+        "revision": change.revision,
+        "cursor": _cursor(change),
+    }
+    if change.reason is not None:
+        data["reason"] = change.reason
+    event = {
+        "specversion": "1.0",
+        "id": identity,
+        "source": f"{_SOURCE_PREFIX}{change.source}",
+        "type": ACCOUNT_CHANGED,
+        "subject": change.account["guid"],
+        "time": time,
+        "datacontenttype": "application/json",
+        "dataschema": ACCOUNT_CHANGED_SCHEMA,
+        "sequence": f"{sequence:020}",
+        "lineage": lineage,
+        "partitionkey": change.account["guid"],
+        "data": data,
+    }
+    return orjson.dumps(event, option=orjson.OPT_UTC_Z)
+
+
+def decode(body: bytes) -> AccountChanged:
+    """Return the event in a message body. Properties this version does not know are ignored.
+
+    Raises:
+        BadEvent: it is not an account change, or of a version this one cannot read.
+
+    """
+    try:
+        event = orjson.loads(body)
+        if event["type"] != ACCOUNT_CHANGED or event["dataschema"] != ACCOUNT_CHANGED_SCHEMA:
+            raise BadEvent(
+                f"an event of type {event['type']!r} and schema {event['dataschema']!r}, not an account change"
+            )
+        data = event["data"]
+        return AccountChanged(
+            event_id=_text(event["id"]),
+            source=SourceName(_text(event["source"]).removeprefix(_SOURCE_PREFIX)),
+            kind=ChangeKind(data["change"]),
+            account=_with_guid(data["account"]),
+            changed=tuple(data["changed"]),
+            previous=dict(data["previous"]),
+            revision=int(data["revision"]),
+            sequence=int(event["sequence"]),
+            lineage=_text(event["lineage"]),
+            time=datetime.fromisoformat(event["time"]),
+            reason=Reason(data["reason"]) if data.get("reason") else None,
+            cursor=dict(data["cursor"]),
+        )
+    except (KeyError, TypeError, ValueError) as problem:
+        raise BadEvent(f"not an account change of this version: {type(problem).__name__} {problem}") from problem
+
+
+def _cursor(change: AccountChange) -> dict[str, Any]:
+    tokens: tuple[tuple[str, Token | None], ...] = (
+        ("guid", change.cursor.guid),
+        ("usn", change.cursor.usn),
+        ("ausn", change.cursor.ausn),
+    )
+    return {name: orjson.Fragment(token) for name, token in tokens if token is not None}
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError("a text is missing")
+    return value
+
+
+def _with_guid(account: Mapping[str, Any]) -> Published:
+    _text(account["guid"])
+    return dict(account)
