@@ -5,7 +5,7 @@ two accounts, an *outbox row* is a change on its way to the broker.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NewType
@@ -49,7 +49,7 @@ class Row:
     account_guid: AccountGuid
     h323: str | None
     """The user name. ``None`` where the PBX left it out, which says nothing about the account."""
-    info: Mapping[str, Any] | None
+    info: Mapping[str, Any] | None = field(repr=False)
     """Everything else the PBX tells about the account, secrets included; ``None`` where it told nothing."""
     is_deleted: bool = False
     """True only where the PBX said so in words."""
