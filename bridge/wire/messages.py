@@ -306,9 +306,9 @@ def _read_account_result(content: dict[str, Any], data: bytes | str) -> Message:
     src = _text(content, "src") or None
     complaint = next((content[name] for name in ("error", "errorText", "err") if content.get(name)), None)
     if complaint is not None:
-        return RequestError(str(complaint), src)
+        return RequestError(complaint if isinstance(complaint, str) else "without a text", src)
     api = content.get("api")
-    if api is not None and api not in API_NAMES:
+    if api is not None and not (isinstance(api, str) and api in API_NAMES):
         return Other(f"{content['mt']} of another api")
     cursor = Cursor(_token(content, "guid", data), _token(content, "usn", data), _token(content, "ausn", data))
     account_guid = content.get("account-guid")
