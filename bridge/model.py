@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NewType
+from typing import Any, NamedTuple, NewType
 
 SourceName = NewType("SourceName", str)
 """Which PBX, by the name the operator gave it: ``hq``. Part of events and routing keys."""
@@ -135,3 +135,24 @@ class OutboxRow:
     created_at: datetime
     is_in_doubt: bool = False
     """True where an earlier attempt may have reached the broker although no confirm came back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one source stands in the store."""
+
+    cursor: Cursor
+    sequence: int
+    """Of the last event made."""
+    rewinds: int
+    """How often its PBX used numbers again for other content."""
+
+
+class NewEvent(NamedTuple):
+    """An event that has no place in the outbox yet."""
+
+    sequence: int
+    event_id: str
+    routing_key: str
+    body: bytes
+    created_at: datetime

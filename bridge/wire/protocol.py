@@ -2,8 +2,8 @@
 
 Two rules stand outside the table. Small talk (keep-alives, build checks, unknown and unreadable messages) may come
 from anyone at any time and changes nothing. And which reply answers which question is told by ``src``: a reply with the
-``src`` of the last question, or with none while one is open, is the *answer*; every other account reply is a *stray*
-(late, repeated, or pushed), worth reading but no reason to ask on.
+``src`` of the last question is the *answer*; so is one without ``src``, as long as this PBX has not shown that it
+repeats it. Every other account reply is a *stray*: late, repeated, or pushed.
 
 ``Conversation`` never waits, opens nothing and reads no clock; ``source`` moves its text over a WebSocket, and the
 simulator holds the same object from the other end.
@@ -64,9 +64,18 @@ CALLER, CALLEE, BRIDGE, PBX = "caller", "callee", "bridge", "pbx"
 
 TABLE: Final[dict[State, dict[type, tuple[str, State]]]] = {  # state -> what is said -> (by whom, where it leads)
     State.CONNECTED: {m.AppChallenge: (CALLER, State.CHALLENGING)},
-    State.CHALLENGING: {m.AppChallengeResult: (CALLEE, State.PROVING)},
+    State.CHALLENGING: {
+        m.AppChallengeResult: (CALLEE, State.PROVING),
+        m.PbxInfo: (PBX, State.CHALLENGING),  # some PBXs introduce themselves before they judge
+        m.AppInfo: (PBX, State.CHALLENGING),
+    },
     State.PROVING: {m.AppLogin: (CALLER, State.JUDGING)},
-    State.JUDGING: {m.LoginAccepted: (CALLEE, State.READY), m.LoginRefused: (CALLEE, State.CLOSED)},
+    State.JUDGING: {
+        m.LoginAccepted: (CALLEE, State.READY),
+        m.LoginRefused: (CALLEE, State.CLOSED),
+        m.PbxInfo: (PBX, State.JUDGING),
+        m.AppInfo: (PBX, State.JUDGING),
+    },
     State.READY: {
         m.AccountInfo: (BRIDGE, State.ASKED),
         Stray: (PBX, State.READY),
@@ -100,6 +109,9 @@ class Conversation:
         self.state = State.CONNECTED
         self.open_question: m.AccountInfo | None = None
         self._asked = 0
+        self._echoes: bool | None = None
+        """Whether the other end repeats ``src``; then an account reply without one answers nothing."""
+        self._heard_without_src = False
 
     def __repr__(self) -> str:
         return f"<Conversation of the {self.us}: {self.state}, {self._asked} questions>"
@@ -107,6 +119,9 @@ class Conversation:
     def ask(self, cursor: Cursor) -> str:
         """Return the text of the next question; its ``src`` is new on this connection."""
         self._asked += 1
+        if self.open_question is not None and self._heard_without_src:
+            self._echoes = False  # it did not, at least not always: better believe too much than hear nothing
+        self._heard_without_src = False
         return self.say(m.AccountInfo(f"acct-{self._asked}", cursor))
 
     def say(self, message: m.Message) -> str:
@@ -134,8 +149,13 @@ class Conversation:
         if not isinstance(message, m.AccountReply) or self.state in _BEFORE_LOGIN:
             return message
         question = self.open_question
-        if question is not None and message.src in (None, question.src):
+        if question is not None and message.src == question.src:
+            self._echoes = self._echoes is not False
             return Answer(message, question)
+        if question is not None and message.src is None:
+            if not self._echoes:
+                return Answer(message, question)
+            self._heard_without_src = True
         return Stray(message)
 
     def _step(self, event: Event, speaker: Party) -> None:

@@ -1,0 +1,45 @@
+-- A file that has been released is never edited: the next change of the tables is the next file.
+
+-- What belongs to the store as a whole, by name.
+CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+
+-- One line per PBX: where reading goes on. Cursor parts are JSON texts as the PBX wrote them; NULL: it sent none.
+CREATE TABLE source (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    guid TEXT, usn TEXT, ausn TEXT,
+    sequence INTEGER NOT NULL DEFAULT 0,        -- of the last event made
+    rewinds INTEGER NOT NULL DEFAULT 0          -- how often the PBX used numbers again for other content
+);
+
+-- The mirror: what was last published of each account. Deleted accounts stay, so that their revisions go on.
+CREATE TABLE account (
+    id INTEGER PRIMARY KEY,
+    source_id INTEGER NOT NULL REFERENCES source (id),
+    key TEXT NOT NULL,                          -- the account's guid without dashes, in lower case
+    account_guid TEXT NOT NULL,
+    guid TEXT, usn TEXT, ausn TEXT,
+    digest BLOB NOT NULL,                       -- keyed: of all the PBX said, secrets included
+    content BLOB NOT NULL,                      -- JSON: the published fields, nothing else
+    revision INTEGER NOT NULL,
+    is_deleted INTEGER NOT NULL,
+    reuse INTEGER NOT NULL,
+    UNIQUE (source_id, key)
+);
+
+-- Events in the order they were committed. A row is done when the broker confirmed it; done rows stay for a while.
+CREATE TABLE outbox (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    source_id INTEGER NOT NULL REFERENCES source (id),
+    sequence INTEGER NOT NULL,
+    event_id TEXT NOT NULL UNIQUE,
+    routing_key TEXT NOT NULL,
+    body BLOB NOT NULL,
+    created_at TEXT NOT NULL,
+    is_in_doubt INTEGER NOT NULL DEFAULT 0,
+    published_at TEXT
+);
+
+-- Keeps the search for unsent rows independent of how many sent ones are still there.
+CREATE INDEX outbox_unpublished ON outbox (position) WHERE published_at IS NULL;
+CREATE INDEX outbox_published ON outbox (published_at) WHERE published_at IS NOT NULL;

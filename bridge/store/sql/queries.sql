@@ -1,0 +1,68 @@
+-- Every statement by its name, with its reason. ``bridge.store.sql`` reads this file.
+
+-- meta_value: what belongs to the store as a whole
+SELECT value FROM meta WHERE name = :name;
+
+-- set_meta_value: the same, written
+INSERT INTO meta (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+
+-- add_source: a PBX is known from the first time it is configured
+INSERT INTO source (name) VALUES (:name) ON CONFLICT (name) DO NOTHING;
+
+-- source: where reading of one PBX goes on
+SELECT id, guid, usn, ausn, sequence, rewinds FROM source WHERE name = :name;
+
+-- sources: all of them, for people
+SELECT name, guid, usn, ausn, sequence, rewinds FROM source ORDER BY name;
+
+-- move_cursor: only from where we left it; no row changed means that another bridge was here
+UPDATE source SET guid = :guid, usn = :usn, ausn = :ausn
+WHERE id = :source_id AND guid IS :since_guid AND usn IS :since_usn AND ausn IS :since_ausn;
+
+-- set_numbers: what counts the events of a source
+UPDATE source SET sequence = :sequence, rewinds = :rewinds WHERE id = :source_id;
+
+-- account: what the mirror knows of one account
+SELECT account_guid, guid, usn, ausn, digest, content, revision, is_deleted, reuse
+FROM account WHERE source_id = :source_id AND key = :key;
+
+-- save_account: one entry of the mirror
+INSERT INTO account (source_id, key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted, reuse)
+VALUES (:source_id, :key, :account_guid, :guid, :usn, :ausn, :digest, :content, :revision, :is_deleted, :reuse)
+ON CONFLICT (source_id, key) DO UPDATE SET
+    account_guid = excluded.account_guid, guid = excluded.guid, usn = excluded.usn, ausn = excluded.ausn,
+    digest = excluded.digest, content = excluded.content, revision = excluded.revision,
+    is_deleted = excluded.is_deleted, reuse = excluded.reuse;
+
+-- count_accounts: how many a PBX has at present
+SELECT count(*) FROM account WHERE source_id = :source_id AND NOT is_deleted;
+
+-- body_of_event: an id that was given before belongs to these bytes
+SELECT body FROM outbox WHERE event_id = :event_id;
+
+-- add_event: one event on its way to the broker
+INSERT INTO outbox (source_id, sequence, event_id, routing_key, body, created_at)
+VALUES (:source_id, :sequence, :event_id, :routing_key, :body, :created_at);
+
+-- unpublished_rows: the next page to publish, in the order the changes were committed
+SELECT position, source.name AS source, outbox.sequence, event_id, routing_key, body, created_at, is_in_doubt
+FROM outbox JOIN source ON source.id = outbox.source_id
+WHERE published_at IS NULL AND position > :after ORDER BY position LIMIT :limit;
+
+-- mark_published: the broker has confirmed everything up to here
+UPDATE outbox SET published_at = :published_at, is_in_doubt = 0
+WHERE published_at IS NULL AND position > :after AND position <= :until;
+
+-- mark_in_doubt: sent, but the session ended before a confirm came
+UPDATE outbox SET is_in_doubt = 1 WHERE published_at IS NULL AND position > :after AND position <= :until;
+
+-- mark_first_in_doubt: after an unclean stop, what may have been on its way
+UPDATE outbox SET is_in_doubt = 1 WHERE position IN
+    (SELECT position FROM outbox WHERE published_at IS NULL ORDER BY position LIMIT :limit);
+
+-- count_unpublished: how much is still to be sent
+SELECT count(*) AS rows, min(created_at) AS oldest FROM outbox WHERE published_at IS NULL;
+
+-- prune_published: in small steps, so that no transaction is long
+DELETE FROM outbox WHERE position IN
+    (SELECT position FROM outbox WHERE published_at < :before ORDER BY published_at LIMIT :limit);
