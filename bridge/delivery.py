@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
 
 from bridge import cloudevents
@@ -291,10 +292,12 @@ class Drain:
         marked = 0
         while True:
             confirmed = await session.confirmed()
-            done = [self._in_flight.popleft() for _ in range(confirmed - marked)]
-            marked = confirmed
-            after, self._behind = self._behind, done[-1].position
-            await self._offload(self._store.mark_published, after, self._behind, self._clock())
+            done = list(islice(self._in_flight, confirmed - marked))
+            await self._offload(self._store.mark_published, self._behind, done[-1].position, self._clock())
+            # Only now: a stop waits until nothing is in flight, and must not overtake the marking.
+            for _ in done:
+                self._in_flight.popleft()
+            marked, self._behind = confirmed, done[-1].position
             self._on_published(done)
             self._wake.set()
 

@@ -1,0 +1,114 @@
+"""How the bridge is doing, as values: what a person, a load balancer and a container engine want to know.
+
+Health means delivery: an open socket is not health, an answered question, a confirmed event and a short outbox are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+MAX_UNSENT_AGE: Final = timedelta(minutes=5)
+"""An event that waits longer than this makes the bridge not ready."""
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARN = "warn"
+    ERROR = "error"
+
+
+@dataclass(slots=True)
+class Part:
+    """One end of the bridge: a PBX, or the broker."""
+
+    since: datetime
+    """Of ``doing``."""
+    doing: str = "starting"
+    level: Level = Level.WARN
+    problem: str = ""
+    """What is wrong and what to do, in a sentence; empty where nothing is."""
+    last_progress_at: datetime | None = None
+    """A PBX's last answer; the broker's last confirm."""
+
+    def does(self, doing: str, level: Level, now: datetime) -> None:
+        """Record what this end is doing now."""
+        if doing != self.doing:
+            self.since = now
+        self.doing = doing
+        self.level = level
+        if level is Level.OK:
+            self.problem = ""
+
+    def fails(self, problem: str, level: Level, now: datetime) -> None:
+        """Record that this end does not work at the moment."""
+        self.does("waiting to try again", level, now)
+        self.problem = problem
+
+
+@dataclass(slots=True)
+class SourcePart(Part):
+    """A PBX as the bridge sees it."""
+
+    rows: int = 0
+    """Delivered since the start of the bridge."""
+    changes: int = 0
+    """Of those, published."""
+    noise: int = 0
+    """Messages that could not be read."""
+    last_change_at: datetime | None = None
+    caught_up_at: datetime | None = None
+    """When the end of the list was last reached and proven."""
+
+
+@dataclass(slots=True)
+class Board:
+    """Everything the bridge knows about itself; ``service`` keeps it up to date."""
+
+    version: str
+    started_at: datetime
+    broker: Part
+    sources: dict[str, SourcePart] = field(default_factory=dict)
+    unsent: int = 0
+    oldest_unsent_at: datetime | None = None
+    published: int = 0
+    """Events confirmed since the start of the bridge."""
+
+    def level(self, now: datetime) -> Level:
+        """Return the worst level of any part."""
+        levels = [self.broker.level, *(source.level for source in self.sources.values())]
+        if self.oldest_unsent_at is not None and now - self.oldest_unsent_at > MAX_UNSENT_AGE:
+            levels.append(Level.ERROR)
+        return max(levels, key=list(Level).index)
+
+    def is_ready(self, now: datetime) -> bool:
+        """Tell whether changes flow: both ends usable, nothing waiting for long."""
+        return self.level(now) is Level.OK
+
+    def sentences(self, now: datetime) -> list[str]:
+        """Return what a person wants to know first."""
+        told = ["Everything sent." if not self.unsent else f"{self.unsent} events wait to be sent."]
+        told += [f"{name}: {_sentence(part, now)}" for name, part in self.sources.items()]
+        told.append(f"Broker: {_sentence(self.broker, now)}")
+        return told
+
+    def as_json(self, now: datetime) -> Mapping[str, Any]:
+        """Return the whole board for machines."""
+        return {"level": self.level(now), "ready": self.is_ready(now), "sentences": self.sentences(now), **asdict(self)}
+
+
+def _sentence(part: Part, now: datetime) -> str:
+    words = f"{part.doing} since {_age(now - part.since)}"
+    if part.last_progress_at is not None:
+        words += f", last answer {_age(now - part.last_progress_at)} ago"
+    return f"{words}. {part.problem}".strip() if part.problem else f"{words}."
+
+
+def _age(age: timedelta) -> str:
+    seconds = int(age.total_seconds())
+    if seconds < 120:  # noqa: PLR2004 - two minutes read better as seconds
+        return f"{seconds} s"
+    return f"{seconds // 60} min" if seconds < 2 * 3600 else f"{seconds // 3600} h"
