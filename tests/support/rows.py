@@ -1,6 +1,6 @@
 """Rows as a PBX might deliver them, for tests that do not care where they come from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bridge.model import AccountGuid, Batch, Cursor, Row, SourceName, Token
@@ -17,9 +17,17 @@ def cursor(usn: int | None = None, *, guid: Token = GUID) -> Cursor:
     return Cursor(guid, token, token)
 
 
-def row(account: str, usn: int, *, guid: Token = GUID, is_deleted: bool = False, **info: Any) -> Row:
-    """Return a row of the users table; *info* adds to it or overrides."""
-    told = {"cn": account.title(), "dn": account, "e164": "403", "loc": "hq", **SECRETS, **info}
+def row(
+    account: str,
+    usn: int,
+    *,
+    guid: Token = GUID,
+    is_deleted: bool = False,
+    info: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> Row:
+    """Return a row of the users table; *info* and *fields* add to it or override."""
+    told = {"cn": account.title(), "dn": account, "e164": "403", "loc": "hq", **SECRETS, **(info or {}), **fields}
     return Row(cursor(usn, guid=guid), AccountGuid(account), account, told, is_deleted)
 
 

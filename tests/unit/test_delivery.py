@@ -183,8 +183,8 @@ def draining(store: SqliteStore, broker: HandHeldBroker, *, window: int = 4) -> 
 
 async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0)  # noqa: ASYNC110 - what is waited for happens in another thread
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in another thread
+            await asyncio.sleep(0)
 
 
 async def test_never_more_than_the_window_is_unconfirmed_and_the_order_is_kept(store: SqliteStore) -> None:

@@ -1,0 +1,278 @@
+"""The walker alone: a script of what a PBX says, at times the test chooses. Numbers are seconds."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bridge.errors import PbxBrokeProtocol, PbxRefusedRequest, PbxUnreachable
+from bridge.model import Cursor, Row, Token
+from bridge.walk import MAX_EPOCHS, Action, Ask, CaughtUp, Deliver, EpochBegan, Pace, Phase, Say, Walker
+from bridge.wire import messages as m
+from bridge.wire.protocol import Answer, Stray
+from tests.support.rows import GUID, cursor, row
+
+PACE = Pace(poll_interval=120, poll_jitter=0, answer_timeout=30, keepalive=40)
+OTHER_GUID = Token('"other"')
+QUESTION = m.AccountInfo("acct-1")
+
+
+class Script:
+    """A walker and a clock; remembers the last actions."""
+
+    def __init__(self, since: Cursor | None = None, **pace: Any) -> None:
+        self.walker = Walker(since or Cursor(), replace(PACE, **pace), chance=lambda: 0.5)
+        self.now = 0.0
+
+    def begin(self) -> Sequence[Action]:
+        return self.walker.begin(self.now)
+
+    def answer(self, reply: m.AccountReply) -> Sequence[Action]:
+        return self.walker.heard(Answer(reply, QUESTION), self.now)
+
+    def hear(self, event: Any) -> Sequence[Action]:
+        return self.walker.heard(event, self.now)
+
+    def guid(self, guid: Token = GUID) -> Sequence[Action]:
+        return self.answer(m.NoAccount(Cursor(guid)))
+
+    def row(self, told: Row) -> Sequence[Action]:
+        return self.answer(m.AccountRow(told))
+
+    def nothing(self) -> Sequence[Action]:
+        return self.answer(m.NoAccount())
+
+    def wait(self) -> Sequence[Action]:
+        """Jump to when the walker wants to be woken."""
+        self.now = self.walker.wake_at
+        return self.walker.pass_time(self.now)
+
+    def wait_for_question(self) -> Ask:
+        for _ in range(20):
+            asked = [action for action in self.wait() if isinstance(action, Ask)]
+            if asked:
+                return asked[0]
+        raise AssertionError("no question in sight")
+
+
+def started(since: Cursor | None = None, guid: Token = GUID, **pace: Any) -> Script:
+    script = Script(since, **pace)
+    assert script.begin() == [Ask(Cursor())]
+    assert script.guid(guid) == [Ask(Cursor())]
+    return script
+
+
+def reading(**pace: Any) -> Script:
+    script = started(**pace)
+    script.guid()
+    return script
+
+
+def idle(**pace: Any) -> Script:
+    script = reading(**pace)
+    script.row(row("a", 1))
+    assert script.nothing() == [CaughtUp(is_proven=True)]
+    return script
+
+
+def test_the_guid_is_probed_twice_and_a_new_one_begins_the_list_from_its_start() -> None:
+    assert started().guid() == [EpochBegan(Cursor(GUID)), Ask(Cursor(GUID))]
+
+
+def test_the_known_guid_goes_on_from_the_stored_cursor() -> None:
+    assert started(cursor(7)).guid() == [Ask(cursor(7))]
+
+
+def test_another_guid_than_the_stored_one_begins_anew() -> None:
+    script = started(cursor(7), OTHER_GUID)
+    assert script.guid(OTHER_GUID) == [EpochBegan(Cursor(OTHER_GUID)), Ask(Cursor(OTHER_GUID))]
+
+
+def test_each_row_is_handed_on_and_asked_behind() -> None:
+    script = reading()
+    assert script.row(row("a", 1)) == [Deliver(row("a", 1), cursor(1)), Ask(cursor(1))]
+    assert script.row(row("b", 2)) == [Deliver(row("b", 2), cursor(2)), Ask(cursor(2))]
+
+
+def test_a_row_without_guid_belongs_to_the_guid_of_the_session() -> None:
+    """The vendor's page leaves it out of the printed result."""
+    told = replace(row("a", 1), cursor=replace(cursor(1), guid=None))
+    assert reading().row(told)[0] == Deliver(row("a", 1), cursor(1))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(m.NoAccount(Cursor(GUID)), id="idle-guid"),
+        pytest.param(m.NoAccount(), id="idle-bare"),
+        pytest.param(m.NoAccount(cursor(99)), id="idle-cursor"),
+        pytest.param(m.AccountRow(row("a", 1)), id="idle-repeat"),
+    ],
+)
+def test_caught_up_is_proven_by_an_answer_without_news_and_the_cursor_stays(answer: m.AccountReply) -> None:
+    script = reading()
+    script.row(row("a", 1))
+    assert script.answer(answer) == [CaughtUp(is_proven=True)]
+    assert script.wait_for_question() == Ask(cursor(1))
+    assert script.now == pytest.approx(120)
+
+
+def test_the_poll_interval_is_varied_by_its_jitter() -> None:
+    script = reading(poll_jitter=0.1)
+    script.walker._chance = lambda: 1.0  # noqa: SLF001 - a die that always shows the same
+    script.nothing()
+    script.wait_for_question()
+    assert script.now == pytest.approx(132)
+
+
+def test_silence_proves_nothing_and_is_asked_again_at_the_next_poll() -> None:
+    script = reading()
+    script.row(row("a", 1))
+    assert script.wait() == [CaughtUp(is_proven=False)]
+    assert script.now == 30
+    assert script.wait_for_question() == Ask(cursor(1))
+    assert script.now == pytest.approx(150)
+
+
+def test_a_late_answer_still_counts_while_no_newer_question_was_asked() -> None:
+    """A PBX may hold a question until something changes."""
+    script = reading()
+    script.row(row("a", 1))
+    script.wait()
+    script.now = 100
+    assert script.row(row("b", 2)) == [Deliver(row("b", 2), cursor(2)), Ask(cursor(2))]
+
+
+def test_after_two_silent_polls_somebody_must_at_least_tell_the_guid() -> None:
+    script = reading()
+    script.row(row("a", 1))
+    script.wait()
+    script.wait_for_question()
+    assert [action for action in script.wait() if isinstance(action, Ask)] == [Ask(Cursor())]
+    script.guid()
+    assert script.guid() == [Ask(cursor(1))]
+
+
+def test_a_pbx_that_answers_no_probe_is_unreachable() -> None:
+    script = Script()
+    script.begin()
+    assert script.wait() == [Ask(Cursor())]
+    with pytest.raises(PbxUnreachable, match="PbxAccountApi"):
+        script.wait()
+
+
+def test_errors_are_asked_again_with_growing_pauses_and_then_given_up() -> None:
+    script = reading()
+    script.row(row("a", 1))
+    pauses = []
+    for _ in range(2):
+        asked_at = script.now
+        assert not [action for action in script.answer(m.RequestError("busy")) if isinstance(action, CaughtUp)]
+        script.wait_for_question()
+        pauses.append(script.now - asked_at)
+        script.guid()
+        assert script.guid() == [Ask(cursor(1))]
+    assert pauses == [2, 4]
+    with pytest.raises(PbxRefusedRequest, match="busy"):
+        script.answer(m.RequestError("busy"))
+
+
+def test_an_error_text_is_quoted_short_and_without_control_characters() -> None:
+    script = reading()
+    for _ in range(2):
+        script.answer(m.RequestError("x"))
+        script.wait_for_question()
+        script.guid()
+        script.guid()
+    with pytest.raises(PbxRefusedRequest) as refused:
+        script.answer(m.RequestError("\x1b[31m" + "y" * 9999))
+    assert "\x1b" not in str(refused.value)
+    assert len(str(refused.value)) < 300
+
+
+def test_another_guid_in_the_middle_begins_a_new_list() -> None:
+    script = reading()
+    told = row("b", 1, guid=OTHER_GUID)
+    assert script.row(told) == [EpochBegan(Cursor(OTHER_GUID)), Ask(Cursor(OTHER_GUID))]
+    assert script.row(told)[0] == Deliver(told, told.cursor)
+
+
+def test_a_pbx_that_changes_its_guid_with_every_answer_is_given_up() -> None:
+    script = reading()
+    for number in range(MAX_EPOCHS - 1):
+        script.row(row("a", 1, guid=Token(str(number))))
+    with pytest.raises(PbxBrokeProtocol, match="keeps changing"):
+        script.row(row("a", 1, guid=OTHER_GUID))
+
+
+def test_a_list_that_bites_its_own_tail_does_not_become_an_endless_loop() -> None:
+    script = reading()
+    for number in range(1000):
+        actions = script.row(row(f"a{number % 7}", number % 7 + 1))
+        if CaughtUp(is_proven=False) in actions:
+            break
+    assert script.walker.phase is Phase.IDLE
+    assert number < 40
+
+
+def test_two_accounts_with_the_same_numbers_are_both_read() -> None:
+    script = reading()
+    script.row(row("a", 1))
+    assert Deliver(row("b", 1), cursor(1)) in script.row(row("b", 1))
+    assert script.row(row("b", 1)) == [CaughtUp(is_proven=True)]
+
+
+def test_an_account_without_numbers_cannot_be_read_past() -> None:
+    with pytest.raises(PbxBrokeProtocol, match="without usn and ausn"):
+        reading().row(replace(row("a", 1), cursor=Cursor(GUID)))
+
+
+def test_a_pushed_row_is_not_applied_but_makes_us_ask_once() -> None:
+    """It will come in its place; applied out of turn it could overwrite what is newer."""
+    script = idle()
+    assert script.hear(Stray(m.AccountRow(row("b", 9)))) == [Ask(cursor(1))]
+    assert script.hear(Stray(m.AccountRow(row("b", 9)))) == []
+
+
+def test_a_pushed_deletion_is_applied_and_moves_no_cursor() -> None:
+    """It might never come again."""
+    told = row("a", 9, is_deleted=True)
+    actions = idle().hear(Stray(m.AccountRow(told)))
+    assert Deliver(told, cursor(1)) in actions
+
+
+def test_silence_is_broken_by_keepalives() -> None:
+    script = idle()
+    assert script.wait() == [Say(m.KeepAlive())]
+    assert script.now == 40
+    assert script.wait() == [Say(m.KeepAlive())]
+    assert script.now == 80
+
+
+def test_questions_keep_their_distance() -> None:
+    script = Script(min_spacing=5)
+    script.begin()
+    assert script.guid() == []
+    assert script.wait() == [Ask(Cursor())]
+    assert script.now == pytest.approx(5)
+
+
+def test_app_info_and_check_build_are_answered() -> None:
+    script = idle()
+    assert script.hear(m.AppInfo("app", "s1")) == [Say(m.AppInfoResult("app", "s1"))]
+    assert script.hear(m.CheckBuild("x")) == [Say(m.CheckBuildResult())]
+
+
+def test_noise_beside_an_answer_does_no_harm() -> None:
+    script = reading()
+    for _ in range(10_000):
+        assert script.hear(m.Unreadable("not valid JSON")) == []
+    assert script.row(row("a", 1))[0] == Deliver(row("a", 1), cursor(1))
+
+
+def test_an_answer_that_cannot_be_read_is_not_taken_for_silence() -> None:
+    script = reading()
+    script.hear(m.Unreadable("AccountInfoResult: usn is neither text nor number"))
+    with pytest.raises(PbxBrokeProtocol, match="usn is neither"):
+        script.wait()
