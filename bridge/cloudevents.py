@@ -15,11 +15,14 @@ from uuid import NAMESPACE_URL, uuid5
 import orjson
 
 from bridge.errors import BadEvent
-from bridge.model import AccountChange, AccountGuid, ChangeKind, Published, Reason, SourceName, Token
+from bridge.model import AccountChange, AccountGuid, Certificate, ChangeKind, Published, Reason, SourceName, Token
 
 CONTENT_TYPE: Final = "application/cloudevents+json"
 ACCOUNT_CHANGED: Final = "pbx.account.changed"
 ACCOUNT_CHANGED_SCHEMA: Final = "urn:pbx-account-bridge:account-changed:1"
+
+SOURCE_VERIFIED: Final = "pbx.source.verified"
+SOURCE_VERIFIED_SCHEMA: Final = "urn:pbx-account-bridge:source-verified:1"
 
 _NAMESPACE: Final = uuid5(NAMESPACE_URL, "urn:pbx-account-bridge:event")
 _SOURCE_PREFIX: Final = "/pbx/"
@@ -99,6 +102,43 @@ def encode(change: AccountChange, *, identity: str, sequence: int, lineage: str,
         "lineage": lineage,
         "partitionkey": change.account["guid"],
         "data": data,
+    }
+    return orjson.dumps(event, option=orjson.OPT_UTC_Z)
+
+
+def certificate_id(certificate: Certificate, lineage: str) -> str:
+    """Return the id of the event that tells *certificate*."""
+    return str(uuid5(_NAMESPACE, orjson.dumps([certificate.source, lineage, "walk", certificate.walk]).decode()))
+
+
+def certificate_key(certificate: Certificate) -> str:
+    """Return its routing key, ``<source>.source.verified``."""
+    return f"{certificate.source}.source.verified"
+
+
+def encode_certificate(certificate: Certificate, *, identity: str, lineage: str) -> bytes:
+    """Return the event that tells *certificate*. Its sequence is that of the last account event it covers."""
+    event = {
+        "specversion": "1.0",
+        "id": identity,
+        "source": f"{_SOURCE_PREFIX}{certificate.source}",
+        "type": SOURCE_VERIFIED,
+        "subject": certificate.source,
+        "time": certificate.verified_at,
+        "datacontenttype": "application/json",
+        "dataschema": SOURCE_VERIFIED_SCHEMA,
+        "sequence": f"{certificate.sequence:020}",
+        "lineage": lineage,
+        "data": {
+            "walk": certificate.walk,
+            "started": certificate.started_at,
+            "verified": certificate.verified_at,
+            "accounts": certificate.accounts,
+            "repaired": certificate.repaired,
+            "deleted": certificate.deleted,
+            "held": certificate.held,
+            "absent": certificate.absent,
+        },
     }
     return orjson.dumps(event, option=orjson.OPT_UTC_Z)
 

@@ -130,6 +130,7 @@ class OutboxRow:
     sequence: int
     """Place among the events of its source, from 1, without gaps."""
     event_id: str
+    event_type: str
     routing_key: str
     body: bytes
     created_at: datetime
@@ -145,7 +146,31 @@ class Place:
     sequence: int
     """Of the last event made."""
     rewinds: int
-    """How often its PBX used numbers again for other content."""
+    """How often its PBX used numbers again for other content, or a walk found what no number explains."""
+    walk: int = 0
+    """Number of the full walk under way, or of the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Nothing is missing: what a proven full walk found."""
+
+    source: SourceName
+    walk: int
+    started_at: datetime
+    verified_at: datetime
+    accounts: int
+    """Present now, all of them as published."""
+    repaired: int
+    """Accounts that had changed without the PBX telling."""
+    deleted: int
+    """Accounts deleted because walks did not see them."""
+    held: int
+    """Accounts that would have been deleted, had they not been too many to do so unasked."""
+    absent: int
+    """Accounts that this walk did not see and that are not deleted (yet)."""
+    sequence: int
+    """Of the last account event the certificate covers."""
 
 
 class NewEvent(NamedTuple):
@@ -153,6 +178,7 @@ class NewEvent(NamedTuple):
 
     sequence: int
     event_id: str
+    event_type: str
     routing_key: str
     body: bytes
     created_at: datetime

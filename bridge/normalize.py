@@ -106,6 +106,30 @@ def _compare(before: Mirrored, after: Mirrored, source: SourceName, rules: Rules
     return _changed(after, ChangeKind.UPDATED, source, changed=changed, previous=previous)
 
 
+def judge_repair(row: Row, before: Mirrored | None, *, source: SourceName, rules: Rules) -> Judgement:
+    """Judge a row that a full walk proved and no live row explains: the PBX changed it behind our back.
+
+    Only real differences are changes. Since the numbers may have been used before (a PBX set back to an older state
+    counts anew), the event of an account we knew gets an id that no earlier one can have.
+    """
+    after = _after(row, before, rules)
+    if before is None:
+        return _changed(after, ChangeKind.CREATED, source)
+    if before.is_deleted:
+        return _changed(replace(after, reuse=before.reuse + 1), ChangeKind.CREATED, source, Reason.RESTORED)
+    changed = _difference(before.account, after.account, rules.projection)
+    if not changed:
+        return Judgement(after)
+    previous = {name: before.account.get(name) for name in changed}
+    after = replace(after, reuse=before.reuse + 1)
+    return _changed(after, ChangeKind.UPDATED, source, changed=changed, previous=previous)
+
+
+def judge_missing(known: Mirrored, *, source: SourceName) -> Judgement:
+    """Judge an account that proven full walks did not see: it is deleted, and its last known state is told."""
+    return _changed(replace(known, is_deleted=True), ChangeKind.DELETED, source, Reason.MISSING)
+
+
 def publish_anew(judgement: Judgement) -> Judgement:
     """Return *judgement* with another event id: the PBX gave numbers used before to other content."""
     if judgement.change is None:
@@ -139,7 +163,7 @@ def _after(row: Row, before: Mirrored | None, rules: Rules) -> Mirrored:
     return Mirrored(
         account_guid=row.account_guid,
         cursor=row.cursor,
-        digest=before.digest if row.is_deleted and before is not None else _digest(row, rules.key),
+        digest=before.digest if row.is_deleted and before is not None else digest(row, rules.key),
         account=known if row.is_deleted and known is not None else account_of(row, known, rules),
         revision=before.revision if before is not None else 0,
         is_deleted=row.is_deleted,
@@ -177,7 +201,8 @@ def _difference(before: Published, after: Published, projection: Projection) -> 
     return [name for name in projection.fields if name != "guid" and name in before and before[name] != after.get(name)]
 
 
-def _digest(row: Row, key: bytes) -> bytes:
+def digest(row: Row, key: bytes) -> bytes:
+    """Return a keyed digest of everything *row* tells, so that a repetition is known without keeping its secrets."""
     try:
         told = orjson.dumps([row.h323, row.info], option=orjson.OPT_SORT_KEYS)
     except TypeError:

@@ -16,12 +16,13 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 
 from bridge.errors import PbxNotTrusted, PbxRefusedLogin, PbxUnreachable
 from bridge.model import Cursor
-from bridge.walk import Action, Ask, CaughtUp, Deliver, EpochBegan, Pace, Say, Walker
+from bridge.walk.decisions import Action, Ask, CaughtUp, Deliver, EpochBegan, Pace, Say, Sighted, WalkBegan, WalkEnded
+from bridge.walk.walker import Walker
 from bridge.wire import messages as m
 from bridge.wire.login import login_digest
 from bridge.wire.protocol import Conversation, Event, Party
 
-Heard = Deliver | EpochBegan | CaughtUp
+Heard = Deliver | Sighted | EpochBegan | CaughtUp | WalkBegan | WalkEnded
 """What a source hands on."""
 
 

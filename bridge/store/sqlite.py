@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 import orjson
 
 from bridge.errors import StoreInUse, StoreUnusable
-from bridge.model import AccountGuid, Cursor, Mirrored, NewEvent, OutboxRow, Place, SourceName, Token
+from bridge.model import AccountGuid, Certificate, Cursor, Mirrored, NewEvent, OutboxRow, Place, SourceName, Token
 from bridge.store.sql import migrations, queries
 
 BUSY_SECONDS: Final = 5.0
@@ -124,6 +124,7 @@ class SqliteStore:
                     source=SourceName(row["source"]),
                     sequence=row["sequence"],
                     event_id=row["event_id"],
+                    event_type=row["event_type"],
                     routing_key=row["routing_key"],
                     body=row["body"],
                     created_at=datetime.fromisoformat(row["created_at"]),
@@ -152,8 +153,7 @@ class SqliteStore:
         """Return how many accounts *source* has at present."""
         with self._translated():
             row = self._execute("source", name=source).fetchone()
-            found = self._execute("count_accounts", source_id=row["id"]).fetchone() if row else (0,)
-            return int(found[0])
+            return int(self._execute("count_accounts", source_id=row["id"], missed=0).fetchone()[0]) if row else 0
 
     def prune(self, before: datetime, limit: int) -> int:
         """Forget up to *limit* rows published before that time, and return how many that were."""
@@ -249,31 +249,21 @@ class SqliteTransaction:
             self._db.execute(queries()["add_source"], {"name": source})
             row = self._db.execute(queries()["source"], {"name": source}).fetchone()
         self._sources[source] = row["id"]
-        return Place(_cursor(row), row["sequence"], row["rewinds"])
+        return Place(_cursor(row), row["sequence"], row["rewinds"], row["walk"])
 
     def mirrored(self, source: SourceName, key: str) -> Mirrored | None:
         """Return what the mirror knows of the account with this key."""
         parameters = {"source_id": self._sources[source], "key": key}
         row = self._db.execute(queries()["account"], parameters).fetchone()
-        if row is None:
-            return None
-        return Mirrored(
-            account_guid=AccountGuid(row["account_guid"]),
-            cursor=_cursor(row),
-            digest=row["digest"],
-            account=orjson.loads(row["content"]),
-            revision=row["revision"],
-            is_deleted=bool(row["is_deleted"]),
-            reuse=row["reuse"],
-        )
+        return None if row is None else _mirrored(row)
 
     def body_of_event(self, event_id: str) -> bytes | None:
         """Return the bytes of an event made before, as long as the outbox keeps it."""
         row = self._db.execute(queries()["body_of_event"], {"event_id": event_id}).fetchone()
         return None if row is None else bytes(row["body"])
 
-    def remember(self, source: SourceName, accounts: Mapping[str, Mirrored]) -> None:
-        """Put accounts, by key, into the mirror."""
+    def remember(self, source: SourceName, accounts: Mapping[str, Mirrored], walk: int) -> None:
+        """Put accounts, by key, into the mirror, as seen during this walk."""
         source_id = self._sources[source]
         self._db.executemany(
             queries()["save_account"],
@@ -290,6 +280,7 @@ class SqliteTransaction:
                     "revision": account.revision,
                     "is_deleted": account.is_deleted,
                     "reuse": account.reuse,
+                    "walk": walk,
                 }
                 for key, account in accounts.items()
             ],
@@ -302,6 +293,38 @@ class SqliteTransaction:
             queries()["add_event"],
             [{**event._asdict(), "created_at": _time(event.created_at), "source_id": source_id} for event in events],
         )
+
+    def mark_seen(self, source: SourceName, keys: Sequence[str], walk: int) -> None:
+        """Record that these accounts were seen during this walk, unchanged."""
+        source_id = self._sources[source]
+        self._db.executemany(
+            queries()["mark_seen"], [{"source_id": source_id, "key": key, "walk": walk} for key in keys]
+        )
+
+    def begin_walk(self, source: SourceName, walk: int) -> None:
+        """Record the number of the full walk that begins now."""
+        self._execute("begin_walk", source, walk=walk)
+
+    def count_missed(self, source: SourceName, walk: int) -> None:
+        """Add one to the missed walks of every present account that this walk did not see."""
+        self._execute("count_missed", source, walk=walk)
+
+    def count_accounts(self, source: SourceName, missed: int) -> int:
+        """Return how many present accounts missed at least so many proven walks."""
+        return int(self._execute("count_accounts", source, missed=missed).fetchone()[0])
+
+    def missing(self, source: SourceName, missed: int, limit: int) -> Mapping[str, Mirrored]:
+        """Return present accounts, by key, that missed at least so many proven walks."""
+        found = self._execute("missing", source, missed=missed, limit=limit)
+        return {row["key"]: _mirrored(row) for row in found}
+
+    def certify(self, certificate: Certificate) -> None:
+        """Record the certificate as the latest of its source."""
+        content = orjson.dumps(certificate, option=orjson.OPT_UTC_Z)
+        self._execute("certify", certificate.source, verified_at=_time(certificate.verified_at), certificate=content)
+
+    def _execute(self, query: str, source: SourceName, **parameters: Any) -> sqlite3.Cursor:
+        return self._db.execute(queries()[query], {"source_id": self._sources[source], **parameters})
 
     def move(self, source: SourceName, since: Cursor, until: Place) -> bool:
         """Move the cursor if it stands at *since*, and return whether it did."""
@@ -323,6 +346,18 @@ class SqliteTransaction:
             {"source_id": source_id, "sequence": until.sequence, "rewinds": until.rewinds},
         )
         return moved.rowcount == 1
+
+
+def _mirrored(row: sqlite3.Row) -> Mirrored:
+    return Mirrored(
+        account_guid=AccountGuid(row["account_guid"]),
+        cursor=_cursor(row),
+        digest=row["digest"],
+        account=orjson.loads(row["content"]),
+        revision=row["revision"],
+        is_deleted=bool(row["is_deleted"]),
+        reuse=row["reuse"],
+    )
 
 
 def _cursor(row: sqlite3.Row) -> Cursor:

@@ -49,6 +49,8 @@ class Answer:
 
     reply: m.AccountReply
     question: m.AccountInfo
+    is_certain: bool = True
+    """False where the reply carried no ``src``, so that it might belong to a question given up before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ class Conversation:
             return Answer(message, question)
         if question is not None and message.src is None:
             if not self._echoes:
-                return Answer(message, question)
+                return Answer(message, question, is_certain=False)
             self._heard_without_src = True
         return Stray(message)
 

@@ -10,10 +10,10 @@ INSERT INTO meta (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDA
 INSERT INTO source (name) VALUES (:name) ON CONFLICT (name) DO NOTHING;
 
 -- source: where reading of one PBX goes on
-SELECT id, guid, usn, ausn, sequence, rewinds FROM source WHERE name = :name;
+SELECT id, guid, usn, ausn, sequence, rewinds, walk FROM source WHERE name = :name;
 
 -- sources: all of them, for people
-SELECT name, guid, usn, ausn, sequence, rewinds FROM source ORDER BY name;
+SELECT name, guid, usn, ausn, sequence, rewinds, walk, verified_at, certificate FROM source ORDER BY name;
 
 -- move_cursor: only from where we left it; no row changed means that another bridge was here
 UPDATE source SET guid = :guid, usn = :usn, ausn = :ausn
@@ -27,25 +27,43 @@ SELECT account_guid, guid, usn, ausn, digest, content, revision, is_deleted, reu
 FROM account WHERE source_id = :source_id AND key = :key;
 
 -- save_account: one entry of the mirror
-INSERT INTO account (source_id, key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted, reuse)
-VALUES (:source_id, :key, :account_guid, :guid, :usn, :ausn, :digest, :content, :revision, :is_deleted, :reuse)
+INSERT INTO account (source_id, key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted, reuse,
+    last_walk)
+VALUES (:source_id, :key, :account_guid, :guid, :usn, :ausn, :digest, :content, :revision, :is_deleted, :reuse, :walk)
 ON CONFLICT (source_id, key) DO UPDATE SET
     account_guid = excluded.account_guid, guid = excluded.guid, usn = excluded.usn, ausn = excluded.ausn,
     digest = excluded.digest, content = excluded.content, revision = excluded.revision,
-    is_deleted = excluded.is_deleted, reuse = excluded.reuse;
+    is_deleted = excluded.is_deleted, reuse = excluded.reuse, last_walk = excluded.last_walk, missed = 0;
 
--- count_accounts: how many a PBX has at present
-SELECT count(*) FROM account WHERE source_id = :source_id AND NOT is_deleted;
+-- mark_seen: an account that is as it was
+UPDATE account SET last_walk = :walk, missed = 0 WHERE source_id = :source_id AND key = :key;
+
+-- begin_walk: everything seen from now on is seen by this walk
+UPDATE source SET walk = :walk WHERE id = :source_id;
+
+-- count_missed: after a proven walk
+UPDATE account SET missed = missed + 1 WHERE source_id = :source_id AND last_walk < :walk AND NOT is_deleted;
+
+-- missing: what enough walks did not see
+SELECT key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted, reuse
+FROM account WHERE source_id = :source_id AND missed >= :missed AND NOT is_deleted ORDER BY key LIMIT :limit;
+
+-- certify: the latest certificate of a source
+UPDATE source SET verified_at = :verified_at, certificate = :certificate WHERE id = :source_id;
+
+-- count_accounts: how many a PBX has at present, or how many of those walks did not see
+SELECT count(*) FROM account WHERE source_id = :source_id AND missed >= :missed AND NOT is_deleted;
 
 -- body_of_event: an id that was given before belongs to these bytes
 SELECT body FROM outbox WHERE event_id = :event_id;
 
 -- add_event: one event on its way to the broker
-INSERT INTO outbox (source_id, sequence, event_id, routing_key, body, created_at)
-VALUES (:source_id, :sequence, :event_id, :routing_key, :body, :created_at);
+INSERT INTO outbox (source_id, sequence, event_id, event_type, routing_key, body, created_at)
+VALUES (:source_id, :sequence, :event_id, :event_type, :routing_key, :body, :created_at);
 
 -- unpublished_rows: the next page to publish, in the order the changes were committed
-SELECT position, source.name AS source, outbox.sequence, event_id, routing_key, body, created_at, is_in_doubt
+SELECT position, source.name AS source, outbox.sequence, event_id, event_type, routing_key, body, created_at,
+    is_in_doubt
 FROM outbox JOIN source ON source.id = outbox.source_id
 WHERE published_at IS NULL AND position > :after ORDER BY position LIMIT :limit;
 

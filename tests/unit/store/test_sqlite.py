@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.delivery import ingest
+from bridge.delivery.ingest import ingest
 from bridge.errors import StoreInUse, StoreUnusable
 from bridge.model import Cursor, Token
 from bridge.normalize import Rules

@@ -9,7 +9,10 @@ CREATE TABLE source (
     name TEXT NOT NULL UNIQUE,
     guid TEXT, usn TEXT, ausn TEXT,
     sequence INTEGER NOT NULL DEFAULT 0,        -- of the last event made
-    rewinds INTEGER NOT NULL DEFAULT 0          -- how often the PBX used numbers again for other content
+    rewinds INTEGER NOT NULL DEFAULT 0,         -- how often the PBX used numbers again for other content
+    walk INTEGER NOT NULL DEFAULT 0,            -- number of the full walk under way, or of the last one
+    verified_at TEXT,                           -- end of the last proven full walk
+    certificate BLOB                            -- JSON: what it found
 );
 
 -- The mirror: what was last published of each account. Deleted accounts stay, so that their revisions go on.
@@ -24,6 +27,8 @@ CREATE TABLE account (
     revision INTEGER NOT NULL,
     is_deleted INTEGER NOT NULL,
     reuse INTEGER NOT NULL,
+    last_walk INTEGER NOT NULL,                 -- the last walk that saw it
+    missed INTEGER NOT NULL DEFAULT 0,          -- proven walks since then
     UNIQUE (source_id, key)
 );
 
@@ -33,6 +38,7 @@ CREATE TABLE outbox (
     source_id INTEGER NOT NULL REFERENCES source (id),
     sequence INTEGER NOT NULL,
     event_id TEXT NOT NULL UNIQUE,
+    event_type TEXT NOT NULL,
     routing_key TEXT NOT NULL,
     body BLOB NOT NULL,
     created_at TEXT NOT NULL,

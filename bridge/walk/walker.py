@@ -7,8 +7,11 @@ The vendor documents one request and its happy answer. Every rule below is right
 - Usn and ausn are one opaque token: echoed, never compared but for equality.
 - *Caught up* is proven by an answer without an account, or by the last account again. Silence proves nothing: we ask
   again at the next poll. An error is never taken for caught up.
-- One question at a time. An account nobody asked for is not applied, it only makes us ask once more from where we are:
-  whatever it told will come in its place.
+- A *full walk* reads the list from its start beside the live cursor, on one connection and under one guid, with live
+  questions in between. Its end counts as proven when an answer said so and the live cursor then was caught up, too. The
+  first reading of an epoch is a full walk by itself. An interrupted walk is worth nothing and begins anew.
+- One question at a time, with a pause after slow answers. An account nobody asked for is not applied, it only makes us
+  ask once more from where we are: whatever it told will come in its place.
 
 ``source`` carries out what ``Walker`` decides; times are seconds of any steady clock.
 """
@@ -20,6 +23,8 @@ from typing import Final
 
 from bridge.errors import PbxBrokeProtocol, PbxRefusedRequest, PbxUnreachable
 from bridge.model import Cursor, Row, Token
+from bridge.walk.chain import Chain, Step
+from bridge.walk.decisions import Action, Ask, CaughtUp, Deliver, EpochBegan, Pace, Say, Sighted, WalkBegan, WalkEnded
 from bridge.wire import messages as m
 from bridge.wire.protocol import Answer, Event, Stray
 
@@ -35,66 +40,33 @@ MAX_EPOCHS: Final = 5
 """New guids on one connection before we call it nonsense."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How patiently and how often a PBX is asked; all in seconds."""
+SLOW_FACTOR: Final = 4
+"""An answer is slow when it took this many times as long as the fastest one: a long way is not a tired PBX."""
 
-    poll_interval: float = 120.0
-    """Between the end of the list and the next question. The vendor's example uses two minutes."""
-    poll_jitter: float = 0.1
-    """Share of the interval by which it is varied, so that many PBXs are not asked at once."""
-    answer_timeout: float = 30.0
-    keepalive: float = 40.0
-    """Without a word from us; reverse proxies cut silent connections after 60 s."""
-    min_spacing: float = 0.0
-    """Between two questions."""
+MAX_REST: Final = 10.0
+"""Seconds a tired PBX is left alone at most."""
 
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Send this question."""
-
-    cursor: Cursor
-
-
-@dataclass(frozen=True, slots=True)
-class Say:
-    """Send this message."""
-
-    message: m.Message
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """Hand this row on; once it is durable the cursor stands at *until*."""
-
-    row: Row
-    until: Cursor
-
-
-@dataclass(frozen=True, slots=True)
-class EpochBegan:
-    """The PBX's list is another one than before; the cursor stands at its start."""
-
-    start: Cursor
-
-
-@dataclass(frozen=True, slots=True)
-class CaughtUp:
-    """Nothing further at the moment; proven by an answer, or only likely after silence."""
-
-    is_proven: bool
-
-
-Action = Ask | Say | Deliver | EpochBegan | CaughtUp
+WALK_STRETCH_ROWS: Final = 500
+"""Rows of a full walk between two live questions; what the walk finds is settled at each of them."""
 
 
 class Phase(StrEnum):
-    """What the walker is about."""
+    """What the open or next question is for."""
 
     PROBING = "probing"
     READING = "reading"
+    WALKING = "walking"
     IDLE = "idle"
+
+
+@dataclass(slots=True)
+class _Walk:
+    """A full walk under way."""
+
+    chain: Chain
+    rows_since_live: int = 0
+    is_read: bool = False
+    """Its end was told; now the live cursor has to catch up once more."""
 
 
 class Walker:
@@ -105,7 +77,11 @@ class Walker:
 
     def __init__(self, since: Cursor, pace: Pace, *, chance: Callable[[], float]) -> None:
         self.phase = Phase.PROBING
-        self._cursor = since
+        self._live = Chain(since)
+        self._walk: _Walk | None = None
+        self._walk_wanted = False
+        self._is_first_reading = False
+        """True while the live chain reads an epoch for the first time, from its start."""
         self._pace = pace
         self._chance = chance
         self._probed: list[Token] = []
@@ -117,24 +93,34 @@ class Walker:
         self._deadline = 0.0
         self._last_asked = float("-inf")
         self._last_said = 0.0
+        self._next_live = float("inf")
+        """When the live cursor is to be asked next, during a walk."""
+        self._rest_until = float("-inf")
+        self._fastest = float("inf")
         self._errors = 0
         self._silences = 0
+        self._was_silent = False
+        self._may_be_shifted = False
+        """True once an answer may have been one to an earlier question; nothing is proven on this connection then."""
         self._unreadable = ""
-        self._last_row: Row | None = None
-        self._cycle = _CycleFinder()
 
     def __repr__(self) -> str:
-        return f"<Walker {self.phase} at {self._cursor}>"
+        return f"<Walker {self.phase} at {self._live.cursor}>"
 
     @property
     def wake_at(self) -> float:
         """When ``pass_time`` has something to do at the latest."""
         times = [self._last_said + self._pace.keepalive]
         if self._due is not None:
-            times.append(max(self._due[0], self._last_asked + self._pace.min_spacing))
+            times.append(max(self._due[0], self._earliest))
         if self._asked is not None:
             times.append(self._deadline)
         return min(times)
+
+    @property
+    def is_walking(self) -> bool:
+        """True during a full walk, the first reading of an epoch included."""
+        return self._walk is not None or self._is_first_reading
 
     def begin(self, now: float) -> Sequence[Action]:
         """Start, right after the login."""
@@ -142,11 +128,18 @@ class Walker:
         self._plan(now, START)
         return self._act(now)
 
+    def want_walk(self, now: float) -> Sequence[Action]:
+        """Begin a full walk as soon as nothing else is under way; nothing happens where one is."""
+        self._walk_wanted = not self.is_walking
+        return [*self._start_walk(now), *self._act(now)] if self.phase is Phase.IDLE else []
+
     def heard(self, event: Event, now: float) -> Sequence[Action]:
         """Take what the PBX said."""
         actions: list[Action] = []
         match event:
-            case Answer(reply=reply):
+            case Answer(reply=reply, is_certain=is_certain):
+                self._may_be_shifted |= self._was_silent and not is_certain
+                self._rest(now)
                 self._asked = None
                 self._silences = 0
                 self._unreadable = ""
@@ -169,18 +162,29 @@ class Walker:
         actions += self._act(now)
         if now >= self._last_said + self._pace.keepalive:
             actions.append(Say(m.KeepAlive()))
-        if any(isinstance(action, Say) for action in actions):
             self._last_said = now
         return actions
 
     def _plan(self, when: float, cursor: Cursor) -> None:
         self._due = (when, cursor)
 
+    @property
+    def _earliest(self) -> float:
+        return max(self._last_asked + self._pace.min_spacing, self._rest_until)
+
+    def _rest(self, now: float) -> None:
+        if self._asked is None:
+            return  # an answer beyond its deadline was held on purpose, not slow
+        took = now - self._last_asked
+        self._fastest = min(self._fastest, took)
+        if took > max(self._pace.slow_answer, SLOW_FACTOR * self._fastest):
+            self._rest_until = now + min(took, MAX_REST)
+
     def _act(self, now: float) -> list[Action]:
         if self._due is None:
             return []
         when, cursor = self._due
-        if now < max(when, self._last_asked + self._pace.min_spacing):
+        if now < max(when, self._earliest):
             return []
         self._due = None
         self._asked = cursor
@@ -197,8 +201,10 @@ class Walker:
             return self._probe_answered(reply, now)
         self._errors = 0
         cursor = reply.row.cursor if isinstance(reply, m.AccountRow) else reply.cursor
-        if cursor.guid is not None and cursor.guid != self._cursor.guid:
+        if cursor.guid is not None and cursor.guid != self._live.cursor.guid:
             return self._new_epoch(cursor.guid, now)
+        if self.phase is Phase.WALKING and self._walk is not None:
+            return self._walk_answered(self._walk, reply, now)
         if isinstance(reply, m.AccountRow):
             return self._read(reply.row, now)
         return self._caught_up(now, is_proven=True)
@@ -212,9 +218,9 @@ class Walker:
             self._plan(now, START)
             return []
         self.phase = Phase.READING
-        if guid != self._cursor.guid:
+        if guid != self._live.cursor.guid:
             return self._new_epoch(guid, now)
-        self._plan(now, self._cursor)
+        self._plan(now, self._live.cursor)
         return []
 
     @property
@@ -226,43 +232,98 @@ class Walker:
         self._epochs += 1
         if self._epochs > MAX_EPOCHS:
             raise PbxBrokeProtocol("the PBX keeps changing its guid, so no list can be read to its end")
-        self._cursor = Cursor(guid)
-        self._last_row = None
-        self._cycle = _CycleFinder()
-        self._plan(now, self._cursor)
-        return [EpochBegan(self._cursor)]
+        self._live = Chain(Cursor(guid))
+        self._walk = None
+        self._walk_wanted = False
+        self._is_first_reading = True
+        self.phase = Phase.READING
+        self._plan(now, self._live.cursor)
+        return [EpochBegan(self._live.cursor)]
 
-    def _read(self, row: Row, now: float) -> list[Action]:
+    def _own(self, row: Row, chain: Chain) -> Row:
+        """Return *row* with the guid of this session, and with the place of *chain* where it brings none."""
         if row.cursor.is_start:
             if not row.is_deleted:
                 raise PbxBrokeProtocol("the PBX sent an account without usn and ausn, so nothing behind it can be read")
-            row = replace(row, cursor=self._cursor)
-        row = replace(row, cursor=replace(row.cursor, guid=self._cursor.guid))
-        is_same_place = row.cursor == self._cursor
-        last, self._last_row = self._last_row, row
-        if is_same_place and last is not None and last.account_guid == row.account_guid:
+            row = replace(row, cursor=chain.cursor)
+        return replace(row, cursor=replace(row.cursor, guid=self._live.cursor.guid))
+
+    def _read(self, row: Row, now: float) -> list[Action]:
+        row = self._own(row, self._live)
+        step = self._live.take(row)
+        if step is Step.REPEATED:
             return self._caught_up(now, is_proven=True)
-        self._cursor = row.cursor
-        deliver = Deliver(row, self._cursor)
-        if self._cycle.closes_with(row.cursor):
+        deliver = Deliver(row, self._live.cursor)
+        if step is Step.CYCLE:
             return [deliver, *self._caught_up(now, is_proven=False)]
-        self._plan(now, self._cursor)
+        self._plan(now, self._live.cursor)
         return [deliver]
 
     def _caught_up(self, now: float, *, is_proven: bool) -> list[Action]:
+        is_proven = is_proven and not self._may_be_shifted
         self.phase = Phase.IDLE
         self._epochs = 0
-        self._cycle = _CycleFinder()
+        self._live.rest()
         varied = 1 + self._pace.poll_jitter * (2 * self._chance() - 1)
-        self._plan(now + self._pace.poll_interval * varied, self._cursor)
-        return [CaughtUp(is_proven)]
+        self._next_live = now + self._pace.poll_interval * varied
+        actions: list[Action] = [CaughtUp(is_proven)]
+        if self._is_first_reading:
+            self._is_first_reading = False
+            actions.append(WalkEnded(is_proven, self._live.cursor))
+        elif self._walk is not None and self._walk.is_read:
+            # The list ended behind the walk's last row, so this is as good a place to go on from as the live cursor,
+            # and a better one where the PBX counts anew (after a rollback, say).
+            self._live = Chain(self._walk.chain.cursor if is_proven else self._live.cursor)
+            self._walk = None
+            actions.append(WalkEnded(is_proven, self._live.cursor))
+        if self._walk is not None:
+            self._walk.rows_since_live = 0
+            self._go_on_walking(self._walk, now)
+            return actions
+        self._plan(self._next_live, self._live.cursor)
+        return [*actions, *self._start_walk(now)]
+
+    def _start_walk(self, now: float) -> list[Action]:
+        if not self._walk_wanted:
+            return []
+        self._walk_wanted = False
+        self._walk = _Walk(Chain(Cursor(self._live.cursor.guid)))
+        self._go_on_walking(self._walk, now)
+        return [WalkBegan()]
+
+    def _go_on_walking(self, walk: _Walk, now: float) -> None:
+        self.phase = Phase.WALKING
+        self._plan(now, walk.chain.cursor)
+
+    def _walk_answered(self, walk: _Walk, reply: m.AccountRow | m.NoAccount, now: float) -> list[Action]:
+        actions: list[Action] = []
+        step = Step.REPEATED
+        if isinstance(reply, m.AccountRow):
+            row = self._own(reply.row, walk.chain)
+            step = walk.chain.take(row)
+            if step is not Step.REPEATED:
+                actions.append(Sighted(row))
+        if step is Step.CYCLE:
+            self._walk = None
+            return [*actions, WalkEnded(is_proven=False, until=self._live.cursor), *self._ask_live(now)]
+        walk.is_read = step is Step.REPEATED
+        walk.rows_since_live += 1
+        if walk.is_read or walk.rows_since_live >= WALK_STRETCH_ROWS or now >= self._next_live:
+            return [*actions, *self._ask_live(now)]
+        self._go_on_walking(walk, now)
+        return actions
+
+    def _ask_live(self, now: float) -> list[Action]:
+        self.phase = Phase.READING
+        self._plan(now, self._live.cursor)
+        return []
 
     def _strayed(self, row: Row, now: float) -> list[Action]:
         if self.phase is Phase.IDLE:
-            self._plan(now, self._cursor)
+            self._plan(now, self._live.cursor)
         if row.is_deleted and self.phase is not Phase.PROBING:
-            row = replace(row, cursor=replace(row.cursor, guid=self._cursor.guid))
-            return [Deliver(row, self._cursor)]
+            row = replace(row, cursor=replace(row.cursor, guid=self._live.cursor.guid))
+            return [Deliver(row, self._live.cursor)]
         return []
 
     def _refused(self, error: str, now: float) -> list[Action]:
@@ -273,10 +334,11 @@ class Walker:
         self.phase = Phase.PROBING
         self._probed.clear()
         self._plan(now + 2.0**self._errors, START)
-        return []
+        return self._give_up_walk()
 
     def _silent(self, now: float) -> list[Action]:
         self._silences += 1
+        self._was_silent = True
         if self._unreadable:
             raise PbxBrokeProtocol(f"the PBX's answers cannot be read: {self._unreadable}")
         if self.phase is Phase.PROBING:
@@ -287,9 +349,11 @@ class Walker:
                 )
             self._plan(now, START)
             return []
-        self._asked = (
-            None  # but it stays open at the other end: should the answer come after all, it still counts as one
-        )
+        self._asked = None  # but it stays open at the other end: should the answer come after all, it still counts
+        if self.phase is Phase.WALKING and self._walk is not None:
+            # Perhaps its end; the live cursor is asked once more, as after any end, but nothing is proven.
+            walk_ended = self._give_up_walk()
+            return [*walk_ended, *self._ask_live(now)]
         actions = self._caught_up(now, is_proven=False)
         if self._silences >= MAX_SILENT_POLLS:
             if not self._probing_tells:
@@ -299,23 +363,12 @@ class Walker:
             self._plan(now, START)
         return actions
 
-
-class _CycleFinder:
-    """Notices a list that bites its own tail, in constant memory (Brent's algorithm)."""
-
-    def __init__(self) -> None:
-        self._mark: Cursor | None = None
-        self._steps = 0
-        self._limit = 1
-
-    def closes_with(self, cursor: Cursor) -> bool:
-        """Take the next place, and tell whether it was passed before."""
-        if cursor == self._mark:
-            return True
-        self._steps += 1
-        if self._steps == self._limit:
-            self._mark, self._steps, self._limit = cursor, 0, self._limit * 2
-        return False
+    def _give_up_walk(self) -> list[Action]:
+        if not self.is_walking:
+            return []
+        self._walk = None
+        self._is_first_reading = False
+        return [WalkEnded(is_proven=False, until=self._live.cursor)]
 
 
 def _quoted(text: str) -> str:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge import cloudevents
-from bridge.delivery import Drain, ingest
+from bridge.delivery.drain import Drain
+from bridge.delivery.ingest import ingest
 from bridge.errors import BrokerUnreachable, CursorMoved
 from bridge.model import Batch, ChangeKind, OutboxRow, Row
 from bridge.normalize import Rules

@@ -8,7 +8,8 @@ import pytest
 
 from bridge.errors import PbxBrokeProtocol, PbxRefusedRequest, PbxUnreachable
 from bridge.model import Cursor, Row, Token
-from bridge.walk import MAX_EPOCHS, Action, Ask, CaughtUp, Deliver, EpochBegan, Pace, Phase, Say, Walker
+from bridge.walk.decisions import Action, Ask, CaughtUp, Deliver, EpochBegan, Pace, Say, Sighted, WalkBegan, WalkEnded
+from bridge.walk.walker import MAX_EPOCHS, WALK_STRETCH_ROWS, Phase, Walker
 from bridge.wire import messages as m
 from bridge.wire.protocol import Answer, Stray
 from tests.support.rows import GUID, cursor, row
@@ -72,7 +73,7 @@ def reading(**pace: Any) -> Script:
 def idle(**pace: Any) -> Script:
     script = reading(**pace)
     script.row(row("a", 1))
-    assert script.nothing() == [CaughtUp(is_proven=True)]
+    assert script.nothing() == [CaughtUp(is_proven=True), WalkEnded(is_proven=True, until=cursor(1))]
     return script
 
 
@@ -113,7 +114,7 @@ def test_a_row_without_guid_belongs_to_the_guid_of_the_session() -> None:
 def test_caught_up_is_proven_by_an_answer_without_news_and_the_cursor_stays(answer: m.AccountReply) -> None:
     script = reading()
     script.row(row("a", 1))
-    assert script.answer(answer) == [CaughtUp(is_proven=True)]
+    assert script.answer(answer)[0] == CaughtUp(is_proven=True)
     assert script.wait_for_question() == Ask(cursor(1))
     assert script.now == pytest.approx(120)
 
@@ -129,7 +130,7 @@ def test_the_poll_interval_is_varied_by_its_jitter() -> None:
 def test_silence_proves_nothing_and_is_asked_again_at_the_next_poll() -> None:
     script = reading()
     script.row(row("a", 1))
-    assert script.wait() == [CaughtUp(is_proven=False)]
+    assert script.wait() == [CaughtUp(is_proven=False), WalkEnded(is_proven=False, until=cursor(1))]
     assert script.now == 30
     assert script.wait_for_question() == Ask(cursor(1))
     assert script.now == pytest.approx(150)
@@ -276,3 +277,92 @@ def test_an_answer_that_cannot_be_read_is_not_taken_for_silence() -> None:
     script.hear(m.Unreadable("AccountInfoResult: usn is neither text nor number"))
     with pytest.raises(PbxBrokeProtocol, match="usn is neither"):
         script.wait()
+
+
+def test_the_first_reading_of_an_epoch_is_a_full_walk() -> None:
+    script = reading()
+    assert script.walker.is_walking
+    script.row(row("a", 1))
+    assert WalkEnded(is_proven=True, until=cursor(1)) in script.nothing()
+    assert not script.walker.is_walking
+
+
+def test_a_wanted_walk_reads_from_the_start_beside_the_live_cursor() -> None:
+    script = idle()
+    assert script.walker.want_walk(script.now) == [WalkBegan(), Ask(Cursor(GUID))]
+    assert script.row(row("a", 1)) == [Sighted(row("a", 1)), Ask(cursor(1))]
+    assert script.row(row("b", 2)) == [Sighted(row("b", 2)), Ask(cursor(2))]
+    assert script.nothing() == [Ask(cursor(1))], "its end is followed by a live question"
+    assert script.row(row("b", 2)) == [Deliver(row("b", 2), cursor(2)), Ask(cursor(2))]
+    assert script.nothing() == [CaughtUp(is_proven=True), WalkEnded(is_proven=True, until=cursor(2))]
+
+
+def test_live_questions_go_on_during_a_walk() -> None:
+    script = idle(slow_answer=1000)
+    script.walker.want_walk(script.now)
+    for number in range(1, WALK_STRETCH_ROWS):
+        script.row(row(f"a{number}", number))
+    assert script.row(row("z", WALK_STRETCH_ROWS)) == [Sighted(row("z", WALK_STRETCH_ROWS)), Ask(cursor(1))]
+    assert script.nothing() == [CaughtUp(is_proven=True), Ask(cursor(WALK_STRETCH_ROWS))]
+    script.now += 121
+    assert Ask(cursor(1)) in script.row(row("b", 7777)), "also when a poll is due"
+
+
+def test_after_a_proven_walk_reading_goes_on_behind_its_last_row() -> None:
+    """A PBX set back to an older state counts anew: the live cursor would wait in the future for ever."""
+    script = reading()
+    script.row(row("a", 900))
+    script.nothing()
+    script.walker.want_walk(script.now)
+    script.row(row("a", 17))
+    script.nothing()
+    assert WalkEnded(is_proven=True, until=cursor(17)) in script.nothing()
+    assert script.wait_for_question() == Ask(cursor(17))
+
+
+@pytest.mark.parametrize("trouble", ["silence", "error", "new guid", "cycle"])
+def test_a_troubled_walk_proves_nothing(trouble: str) -> None:
+    script = idle()
+    script.walker.want_walk(script.now)
+    script.row(row("a", 1))
+    actions: list[Action] = []
+    if trouble == "silence":
+        actions += script.wait()
+    elif trouble == "error":
+        actions += script.answer(m.RequestError("busy"))
+    elif trouble == "new guid":
+        actions += script.guid(OTHER_GUID)
+        assert actions[0] == EpochBegan(Cursor(OTHER_GUID))
+    else:
+        for number in range(40):
+            actions += script.row(row("ab"[number % 2], number % 2 + 1))
+    assert not [action for action in actions if isinstance(action, WalkEnded) and action.is_proven]
+
+
+def test_answers_that_may_be_shifted_prove_nothing() -> None:
+    """Without ``src``, the answer to a question given up looks like the answer to the next one."""
+    script = idle()
+    script.wait_for_question()
+    script.wait()
+    script.wait_for_question()
+    actions = script.walker.heard(Answer(m.NoAccount(), QUESTION, is_certain=False), script.now)
+    assert CaughtUp(is_proven=False) in actions
+
+
+def test_a_slow_pbx_gets_as_long_a_rest_as_it_took() -> None:
+    script = reading()
+    script.now += 0.01
+    script.row(row("a", 1))
+    script.now += 2
+    assert not [action for action in script.row(row("b", 2)) if isinstance(action, Ask)]
+    answered_at = script.now
+    script.wait_for_question()
+    assert script.now - answered_at == pytest.approx(2)
+
+
+def test_a_long_way_is_no_slow_pbx() -> None:
+    script = Script()
+    script.begin()
+    for reply in (m.NoAccount(Cursor(GUID)), m.NoAccount(Cursor(GUID)), m.AccountRow(row("a", 1))):
+        script.now += 0.6
+        assert [action for action in script.answer(reply) if isinstance(action, Ask)]

@@ -1,0 +1,98 @@
+"""What ingesting and draining need of a store and of a publisher. Both match by shape and import nothing of this."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+from bridge.model import Certificate, Cursor, Mirrored, NewEvent, OutboxRow, Place, SourceName
+
+
+class Transaction(Protocol):
+    """Everything inside becomes durable together, or not at all."""
+
+    def place(self, source: SourceName) -> Place:
+        """Return where *source* stands; a source never seen before stands at the start."""
+
+    def mirrored(self, source: SourceName, key: str) -> Mirrored | None:
+        """Return what the mirror knows of the account with this key."""
+
+    def body_of_event(self, event_id: str) -> bytes | None:
+        """Return the bytes of an event made before, as long as the outbox keeps it."""
+
+    def remember(self, source: SourceName, accounts: Mapping[str, Mirrored], walk: int) -> None:
+        """Put accounts, by key, into the mirror, as seen during this walk."""
+
+    def mark_seen(self, source: SourceName, keys: Sequence[str], walk: int) -> None:
+        """Record that these accounts were seen during this walk, unchanged."""
+
+    def add_events(self, source: SourceName, events: Sequence[NewEvent]) -> None:
+        """Append events to the outbox, in order."""
+
+    def begin_walk(self, source: SourceName, walk: int) -> None:
+        """Record the number of the full walk that begins now."""
+
+    def count_missed(self, source: SourceName, walk: int) -> None:
+        """Add one to the missed walks of every present account that this walk did not see."""
+
+    def count_accounts(self, source: SourceName, missed: int) -> int:
+        """Return how many present accounts missed at least so many proven walks."""
+
+    def missing(self, source: SourceName, missed: int, limit: int) -> Mapping[str, Mirrored]:
+        """Return present accounts, by key, that missed at least so many proven walks."""
+
+    def certify(self, certificate: Certificate) -> None:
+        """Record the certificate as the latest of its source."""
+
+    def move(self, source: SourceName, since: Cursor, until: Place) -> bool:
+        """Move the cursor if it stands at *since*, and return whether it did."""
+
+
+class Store(Protocol):
+    """What ingesting and draining need of a store. Calls block and come from one thread at a time."""
+
+    @property
+    def lineage(self) -> str:
+        """Of this store since it was made: revisions and sequences count within it."""
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Return a transaction: committed when left normally, rolled back when left by an exception."""
+
+    def unpublished(self, after: int, limit: int) -> Sequence[OutboxRow]:
+        """Return the oldest unpublished rows behind position *after*."""
+
+    def mark_published(self, after: int, until: int, at: datetime) -> None:
+        """Record that the broker confirmed the rows behind *after*, up to and including *until*."""
+
+    def mark_in_doubt(self, after: int, until: int) -> None:
+        """Record that the same rows may have reached the broker although no confirm came."""
+
+
+class Session(Protocol):
+    """A connection to the broker, used until its first failure of any kind and then thrown away."""
+
+    async def send(self, rows: Sequence[OutboxRow]) -> None:
+        """Hand *rows* to the broker in order; waits while the broker blocks us, not for confirms."""
+
+    async def confirmed(self) -> int:
+        """Wait until more leading rows of this session are confirmed, and return how many now are.
+
+        Raises what ended the session, after every confirm that came was told.
+        """
+
+
+class Publisher(Protocol):
+    """Makes sessions."""
+
+    def session(self) -> AbstractAsyncContextManager[Session]:
+        """Return a new session; raises what keeps it from starting."""
+
+
+Result = TypeVar("Result")
+
+
+class Offload(Protocol):
+    """Runs a blocking store call elsewhere, one at a time and in order."""
+
+    def __call__(self, call: Callable[..., Result], /, *args: Any) -> Awaitable[Result]:
+        """Return what ``call(*args)`` returns."""

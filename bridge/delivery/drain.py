@@ -1,0 +1,120 @@
+"""The outbox, published in order; a row is done when the broker confirmed it, and never before."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Final
+
+from bridge.delivery.contracts import Offload, Publisher, Session, Store
+from bridge.errors import BridgeError
+from bridge.model import OutboxRow
+
+PAGE_ROWS: Final = 512
+"""Read from the outbox at a time: enough to fill a window, little enough to hold in memory (about 1 MB)."""
+
+
+class Drain:
+    """Publishes the outbox in order with a window of unconfirmed rows; marks only the unbroken confirmed prefix.
+
+    *on_published* is called with the rows the broker confirmed, once they are marked.
+    """
+
+    def __init__(  # noqa: PLR0913 - its parts, each of them a contract
+        self,
+        store: Store,
+        publisher: Publisher,
+        *,
+        offload: Offload,
+        clock: Callable[[], datetime],
+        window: int = 256,
+        on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
+    ) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._offload = offload
+        self._clock = clock
+        self._window = window
+        self._on_published = on_published
+        self._in_flight: deque[OutboxRow] = deque()
+        self._behind = 0
+        """Position of the last row that is done, as far as this session knows."""
+        self._wake = asyncio.Event()
+        self._is_stopping = False
+
+    def __repr__(self) -> str:
+        return f"<Drain {len(self._in_flight)} in flight>"
+
+    @property
+    def in_flight(self) -> int:
+        """How many rows are sent and unconfirmed."""
+        return len(self._in_flight)
+
+    def wake(self) -> None:
+        """Say that there may be new rows."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Send nothing more; ``run`` returns once everything in flight is confirmed and marked."""
+        self._is_stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Publish until stopped; raises what ended the session. Call again to go on in a new session.
+
+        Raises:
+            BridgeError: whatever ended the session, or keeps it from starting.
+
+        """
+        async with self._publisher.session() as session:
+            self._behind = 0
+            self._in_flight.clear()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    marking = group.create_task(self._mark(session))
+                    await self._feed(session, marking)
+                    marking.cancel()
+            except ExceptionGroup as failures:
+                raise failures.exceptions[0] from None
+            finally:
+                await self._record_doubt()
+
+    async def _feed(self, session: Session, marking: asyncio.Task[None]) -> None:
+        position = 0
+        while not self._is_stopping:
+            self._wake.clear()
+            room = self._window - len(self._in_flight)
+            rows = await self._offload(self._store.unpublished, position, min(room, PAGE_ROWS)) if room > 0 else ()
+            if not rows:
+                await self._wake.wait()
+                continue
+            position = rows[-1].position
+            self._in_flight.extend(rows)
+            try:
+                await session.send(rows)
+            except BridgeError:
+                # The same failure ends `confirmed`, after the confirms that still came; leave the word to it.
+                await asyncio.wait([marking])
+                raise
+        while self._in_flight:
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def _mark(self, session: Session) -> None:
+        marked = 0
+        while True:
+            confirmed = await session.confirmed()
+            done = list(islice(self._in_flight, confirmed - marked))
+            await self._offload(self._store.mark_published, self._behind, done[-1].position, self._clock())
+            # Only now: a stop waits until nothing is in flight, and must not overtake the marking.
+            for _ in done:
+                self._in_flight.popleft()
+            marked, self._behind = confirmed, done[-1].position
+            self._on_published(done)
+            self._wake.set()
+
+    async def _record_doubt(self) -> None:
+        if self._in_flight:
+            await self._offload(self._store.mark_in_doubt, self._behind, self._in_flight[-1].position)
+            self._in_flight.clear()

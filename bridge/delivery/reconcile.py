@@ -1,0 +1,158 @@
+"""What a full walk proves: that the mirror is complete, what it missed, and what is no longer there.
+
+A walk only looks. What it sees otherwise than the mirror knows may be news that the live cursor is about to tell, so it
+is a *suspect* until the live cursor has caught up once more; what is suspect then is a repair. Accounts are
+deleted only where full walks that were proven complete did not see them, and never too many at once.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from bridge import cloudevents
+from bridge.delivery.contracts import Store
+from bridge.delivery.ingest import Ingested, Posting
+from bridge.model import AccountChange, Certificate, NewEvent, Row, SourceName
+from bridge.normalize import Rules, account_key, digest
+
+PAGE_ACCOUNTS: Final = 500
+"""Deleted in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Brake:
+    """When absence is believed, and how many deletions at once need a human yes."""
+
+    walks: int = 2
+    """Proven full walks in a row that must not have seen an account."""
+    max_accounts: int = 20
+    max_share: float = 0.05
+
+    def holds(self, missing: int, present: int) -> bool:
+        """Tell whether deleting *missing* of *present* accounts is too much to do unasked."""
+        return missing > self.max_accounts or missing > max(1, self.max_share * present)
+
+
+@dataclass(slots=True)
+class WalkRecord:
+    """What is known of the full walk under way; in memory only, since an interrupted walk is void."""
+
+    started_at: datetime
+    suspects: dict[str, Row] = field(default_factory=dict)
+    repaired: int = 0
+
+    def heard_live(self, rows: list[Row]) -> None:
+        """Forget suspects of which the live cursor told something newer."""
+        for row in rows:
+            self.suspects.pop(account_key(row.account_guid), None)
+
+
+def begin_walk(store: Store, source: SourceName) -> None:
+    """Give the walk that begins now a number of its own."""
+    with store.transaction() as transaction:
+        transaction.begin_walk(source, transaction.place(source).walk + 1)
+
+
+def sight(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
+    store: Store, source: SourceName, rows: list[Row], walk: WalkRecord, *, rules: Rules, now: datetime
+) -> None:
+    """Compare what a walk saw with the mirror; equal accounts are marked as seen, others become suspects."""
+    with store.transaction() as transaction:
+        posting = Posting(transaction, source, rules)
+        for row in rows:
+            key = account_key(row.account_guid)
+            known = posting.known(key)
+            is_as_known = (
+                known is not None
+                and not known.is_deleted
+                and known.cursor == row.cursor
+                and known.digest == digest(row, rules.key)
+            )
+            if is_as_known:
+                walk.suspects.pop(key, None)
+                posting.see([key])
+            elif not row.is_deleted:
+                walk.suspects[key] = row
+        posting.finish(store.lineage, now)
+
+
+def settle(store: Store, source: SourceName, walk: WalkRecord, *, rules: Rules, now: datetime) -> Ingested | None:
+    """Repair what is suspect although the live cursor has caught up: it will not tell."""
+    if not walk.suspects:
+        return None
+    with store.transaction() as transaction:
+        posting = Posting(transaction, source, rules)
+        for row in walk.suspects.values():
+            posting.repair(row)
+        posting.see(list(walk.suspects))
+        done = posting.finish(store.lineage, now)
+    walk.suspects.clear()
+    walk.repaired += len(done.changes)
+    return done
+
+
+def sweep(  # noqa: PLR0913 - what a decision about deletions has to weigh
+    store: Store,
+    source: SourceName,
+    walk: WalkRecord,
+    *,
+    rules: Rules,
+    now: datetime,
+    brake: Brake,
+    is_accepted: bool = False,
+) -> tuple[Certificate, list[AccountChange]]:
+    """End a proven walk: delete what it and enough walks before it did not see, and certify the rest.
+
+    With *is_accepted* an operator has said yes to any number of deletions.
+    """
+    with store.transaction() as transaction:
+        number = transaction.place(source).walk
+        transaction.count_missed(source, number)
+        missing = transaction.count_accounts(source, brake.walks)
+        absent = transaction.count_accounts(source, 1)
+        is_held = brake.holds(missing, transaction.count_accounts(source, 0)) and not is_accepted
+    deleted = [] if is_held else _delete_missing(store, source, brake, rules=rules, now=now)
+    with store.transaction() as transaction:
+        place = transaction.place(source)
+        certificate = Certificate(
+            source=source,
+            walk=number,
+            started_at=walk.started_at,
+            verified_at=now,
+            accounts=transaction.count_accounts(source, 0),
+            repaired=walk.repaired,
+            deleted=len(deleted),
+            held=missing if is_held else 0,
+            absent=absent - len(deleted),
+            sequence=place.sequence,
+        )
+        transaction.certify(certificate)
+        transaction.add_events(source, [_told(certificate, store.lineage)])
+    return certificate, deleted
+
+
+def _delete_missing(
+    store: Store, source: SourceName, brake: Brake, *, rules: Rules, now: datetime
+) -> list[AccountChange]:
+    deleted: list[AccountChange] = []
+    while True:
+        with store.transaction() as transaction:
+            missing = transaction.missing(source, brake.walks, PAGE_ACCOUNTS)
+            posting = Posting(transaction, source, rules)
+            for key, known in missing.items():
+                posting.delete(key, known)
+            deleted += posting.finish(store.lineage, now).changes
+        if len(missing) < PAGE_ACCOUNTS:
+            return deleted
+
+
+def _told(certificate: Certificate, lineage: str) -> NewEvent:
+    identity = cloudevents.certificate_id(certificate, lineage)
+    return NewEvent(
+        certificate.sequence,
+        identity,
+        cloudevents.SOURCE_VERIFIED,
+        cloudevents.certificate_key(certificate),
+        cloudevents.encode_certificate(certificate, identity=identity, lineage=lineage),
+        certificate.verified_at,
+    )

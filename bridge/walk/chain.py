@@ -1,0 +1,54 @@
+"""A reader's place in a PBX's list, and the ways in which such a list ends."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from bridge.model import Cursor, Row
+
+
+class Step(StrEnum):
+    """Where a row led."""
+
+    FORWARD = "forward"
+    REPEATED = "repeated"
+    CYCLE = "cycle"
+
+
+class CycleFinder:
+    """Notices a list that bites its own tail, in constant memory (Brent's algorithm)."""
+
+    def __init__(self) -> None:
+        self._mark: Cursor | None = None
+        self._steps = 0
+        self._limit = 1
+
+    def closes_with(self, cursor: Cursor) -> bool:
+        """Take the next place, and tell whether it was passed before."""
+        if cursor == self._mark:
+            return True
+        self._steps += 1
+        if self._steps == self._limit:
+            self._mark, self._steps, self._limit = cursor, 0, self._limit * 2
+        return False
+
+
+@dataclass(slots=True)
+class Chain:
+    """A reader's place in the list: question, row, question behind that row, and so on."""
+
+    cursor: Cursor
+    last_row: Row | None = None
+    cycle: CycleFinder = field(default_factory=CycleFinder)
+
+    def take(self, row: Row) -> Step:
+        """Move behind *row*, whose guid is the chain's."""
+        is_same_place = row.cursor == self.cursor
+        last, self.last_row = self.last_row, row
+        if is_same_place and last is not None and last.account_guid == row.account_guid:
+            return Step.REPEATED
+        self.cursor = row.cursor
+        return Step.CYCLE if self.cycle.closes_with(row.cursor) else Step.FORWARD
+
+    def rest(self) -> None:
+        """Forget the way here; the next question begins a new stretch."""
+        self.cycle = CycleFinder()
