@@ -15,14 +15,17 @@ from typing import Any, Final, Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from bridge.delivery import Drain, Ingested, Publisher, Store, ingest
+from bridge.delivery.contracts import Publisher, Store
+from bridge.delivery.drain import Drain
+from bridge.delivery.ingest import Ingested, ingest
+from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, settle, sight, sweep
 from bridge.errors import BridgeError, Misconfigured, Transient
 from bridge.logs import get_logger
 from bridge.model import Batch, Cursor, OutboxRow, Place, Row, SourceName
 from bridge.normalize import Rules, unknown_names
 from bridge.source import Heard, PbxSource
 from bridge.status import Board, Level, SourcePart
-from bridge.walk import CaughtUp, Deliver, EpochBegan
+from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan, Sighted, WalkBegan, WalkEnded
 
 STOP_SECONDS: Final = 10.0
 """How long a stop waits for what is read to be committed and for what is sent to be confirmed."""

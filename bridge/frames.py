@@ -1,0 +1,79 @@
+"""One outbox row as the bytes that publish it in AMQP 0-9-1: method, header and body frames in one piece.
+
+Why by hand: the client library builds objects for every frame and asks the event loop for every message, 230 µs of CPU
+each; these bytes cost a few µs, and a whole batch of them is written at once. ``tests/unit/test_frames.py`` reads them
+back with the library's own parser.
+"""
+
+import struct
+from functools import lru_cache
+from typing import Final
+
+from bridge.cloudevents import CONTENT_TYPE
+from bridge.model import OutboxRow
+
+APP_ID: Final = "pbx-account-bridge"
+ID_HEADER: Final = "x-deduplication-header"
+"""What the de-duplication plugin of RabbitMQ looks at."""
+DOUBT_HEADER: Final = "x-redelivered-by-bridge"
+
+_METHOD, _HEADER, _BODY, _END = 1, 2, 3, 0xCE
+_BASIC, _PUBLISH = 60, 40
+_MANDATORY: Final = 1
+_FRAME_OVERHEAD_BYTES: Final = 8
+_PERSISTENT: Final = 2
+
+# content type, content encoding, headers, delivery mode, message id, timestamp, type, app id
+_FLAGS: Final = (1 << 15) | (1 << 14) | (1 << 13) | (1 << 12) | (1 << 7) | (1 << 6) | (1 << 5) | (1 << 3)
+
+
+def _short(text: str) -> bytes:
+    encoded = text.encode()
+    return bytes([len(encoded)]) + encoded
+
+
+def _long(text: str) -> bytes:
+    encoded = text.encode()
+    return struct.pack(">I", len(encoded)) + encoded
+
+
+def _frame(kind: int, channel: int, payload: bytes) -> bytes:
+    return struct.pack(">BHI", kind, channel, len(payload)) + payload + bytes([_END])
+
+
+@lru_cache(maxsize=4096)  # of a few kinds of change per source
+def _publish(channel: int, exchange: str, routing_key: str) -> bytes:
+    arguments = struct.pack(">HHH", _BASIC, _PUBLISH, 0) + _short(exchange) + _short(routing_key) + bytes([_MANDATORY])
+    return _frame(_METHOD, channel, arguments)
+
+
+@lru_cache(maxsize=16)
+def _ends(event_type: str) -> tuple[bytes, bytes]:
+    """Return the properties that are the same for every event of a type: those before and those behind the id."""
+    return _short(CONTENT_TYPE) + _short("utf-8"), _short(event_type) + _short(APP_ID)
+
+
+def publish_frames(row: OutboxRow, *, channel: int, exchange: str, frame_max: int) -> bytes:
+    """Return the bytes that publish *row*: mandatory, persistent, with its id as message id.
+
+    *frame_max* is what the broker agreed to; a larger body goes out in several frames.
+    """
+    table = _short(ID_HEADER) + b"S" + _long(row.event_id)
+    if row.is_in_doubt:
+        table += _short(DOUBT_HEADER) + b"t\x01"
+    first, last = _ends(row.event_type)
+    header = b"".join(
+        (
+            struct.pack(">HHQH", _BASIC, 0, len(row.body), _FLAGS),
+            first,
+            struct.pack(">I", len(table)),
+            table,
+            bytes([_PERSISTENT]),
+            _short(row.event_id),
+            struct.pack(">Q", int(row.created_at.timestamp())),
+            last,
+        )
+    )
+    room = frame_max - _FRAME_OVERHEAD_BYTES
+    bodies = [_frame(_BODY, channel, row.body[start : start + room]) for start in range(0, len(row.body), room)]
+    return b"".join((_publish(channel, exchange, row.routing_key), _frame(_HEADER, channel, header), *bodies))

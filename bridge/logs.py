@@ -1,0 +1,89 @@
+"""Logs: events with fields, on stderr, as text for people or JSON lines for machines, and never a secret in them."""
+
+import logging
+import re
+import sys
+from collections.abc import Iterable, MutableMapping
+from typing import Any, Final, Literal
+from urllib.parse import quote
+
+import structlog
+
+Format = Literal["auto", "text", "json"]
+
+_CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)([^/\s:@]*):([^/\s@]+)@")
+_secrets: set[str] = set()
+
+MIN_SECRET_CHARACTERS: Final = 3
+"""Shorter values would blank out ordinary words; no PBX or broker should have such a password."""
+
+
+def get_logger(name: str) -> Any:
+    """Return the logger of a module; events are named ``subject.happened`` and carry fields."""
+    return structlog.stdlib.get_logger(name)
+
+
+def hide(values: Iterable[str]) -> None:
+    """Never show these values, nor their URL-encoded forms, in any log line from now on."""
+    for value in values:
+        if len(value) >= MIN_SECRET_CHARACTERS:
+            _secrets.update((value, quote(value, safe="")))
+
+
+def scrub(text: str) -> str:
+    """Return *text* without secrets, without passwords in URLs, and without characters that could forge a line."""
+    for secret in _secrets:
+        if secret in text:
+            text = text.replace(secret, "***")
+    text = _CREDENTIALS_IN_URL.sub(r"\1:***@", text)
+    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+
+
+def configure(level: str = "info", log_format: Format = "auto") -> None:
+    """Send all logs, those of the libraries too, to stderr."""
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _scrub_fields,
+    ]
+    is_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+    renderer: Any = (
+        structlog.processors.JSONRenderer(sort_keys=False, ensure_ascii=False)
+        if is_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24)
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _scrub_fields, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # What these tell on their own is told by our events, with more sense.
+    for name in ("aiormq", "aio_pika", "websockets", "aiohttp", "asyncio"):
+        logging.getLogger(name).setLevel(max(logging.getLevelName(level.upper()), logging.CRITICAL))
+
+
+def _scrub_fields(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {name: value if name.startswith("_") else _scrubbed(value) for name, value in fields.items()}
+
+
+def _scrubbed(value: Any) -> Any:
+    if isinstance(value, str):
+        return scrub(value)
+    if isinstance(value, dict):
+        return {scrub(str(name)): _scrubbed(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_scrubbed(inner) for inner in value]
+    return value if isinstance(value, int | float | bool | None) else scrub(str(value))
