@@ -231,8 +231,8 @@ _TRANSLATIONS: Final[Sequence[tuple[type[BaseException], type[BridgeError], str]
         amqp.ChannelPreconditionFailed,
         TopologyMismatch,
         (
-            "{what} exists in another form: {text}. Delete it, name another one, or set rabbitmq.declare = false if it is "
-            "meant to be so"
+            "{what} exists in another form: {text}. Delete it, name another one, or set rabbitmq.declare = false if it "
+            "is meant to be so"
         ),
     ),
     (
@@ -271,8 +271,8 @@ _TRANSLATIONS: Final[Sequence[tuple[type[BaseException], type[BridgeError], str]
         amqp.InvalidFrameError,  # what the client library makes of the broker's closing it while the host is opened
         BrokerRefusedLogin,
         (
-            "{where} does not let this user into the virtual host, or there is none of that name. Is it right, at the end of "
-            "rabbitmq.url?"
+            "{where} does not let this user into the virtual host, or there is none of that name. Is it right, at the "
+            "end of rabbitmq.url?"
         ),
     ),
     (TimeoutError, BrokerUnreachable, "{where} did not answer in time"),

@@ -9,7 +9,7 @@ import struct
 from functools import lru_cache
 from typing import Final
 
-from bridge.cloudevents import CONTENT_TYPE
+from bridge.cloudevents import ACCOUNT_CHANGED, CONTENT_TYPE
 from bridge.model import OutboxRow
 
 APP_ID: Final = "pbx-account-bridge"
@@ -20,6 +20,7 @@ DOUBT_HEADER: Final = "x-redelivered-by-bridge"
 _METHOD, _HEADER, _BODY, _END = 1, 2, 3, 0xCE
 _BASIC, _PUBLISH = 60, 40
 _MANDATORY: Final = 1
+"""Of the flags of basic.publish: come back if no queue takes you."""
 _FRAME_OVERHEAD_BYTES: Final = 8
 _PERSISTENT: Final = 2
 
@@ -42,8 +43,10 @@ def _frame(kind: int, channel: int, payload: bytes) -> bytes:
 
 
 @lru_cache(maxsize=4096)  # of a few kinds of change per source
-def _publish(channel: int, exchange: str, routing_key: str) -> bytes:
-    arguments = struct.pack(">HHH", _BASIC, _PUBLISH, 0) + _short(exchange) + _short(routing_key) + bytes([_MANDATORY])
+def _publish(channel: int, exchange: str, routing_key: str, event_type: str) -> bytes:
+    # A change that nobody takes is held back until somebody does; a certificate that nobody wants is no loss.
+    flags = _MANDATORY if event_type == ACCOUNT_CHANGED else 0
+    arguments = struct.pack(">HHH", _BASIC, _PUBLISH, 0) + _short(exchange) + _short(routing_key) + bytes([flags])
     return _frame(_METHOD, channel, arguments)
 
 
@@ -54,7 +57,7 @@ def _ends(event_type: str) -> tuple[bytes, bytes]:
 
 
 def publish_frames(row: OutboxRow, *, channel: int, exchange: str, frame_max: int) -> bytes:
-    """Return the bytes that publish *row*: mandatory, persistent, with its id as message id.
+    """Return the bytes that publish *row*: persistent, with its id as message id; a change is mandatory.
 
     *frame_max* is what the broker agreed to; a larger body goes out in several frames.
     """
@@ -76,4 +79,6 @@ def publish_frames(row: OutboxRow, *, channel: int, exchange: str, frame_max: in
     )
     room = frame_max - _FRAME_OVERHEAD_BYTES
     bodies = [_frame(_BODY, channel, row.body[start : start + room]) for start in range(0, len(row.body), room)]
-    return b"".join((_publish(channel, exchange, row.routing_key), _frame(_HEADER, channel, header), *bodies))
+    return b"".join(
+        (_publish(channel, exchange, row.routing_key, row.event_type), _frame(_HEADER, channel, header), *bodies)
+    )

@@ -1,7 +1,7 @@
-"""Builds the parts, runs them, retries them and stops them.
+"""Runs the parts, retries them and stops them.
 
 This is the one place that retries. What waiting helps (``Transient``) is tried again soon, with jitter and growing
-pauses; what somebody has to mend (``Misconfigured``) slowly and loudly; anything else ends the bridge with its sentence.
+pauses; what somebody has to mend (``Misconfigured``) slowly and loudly; anything else ends the bridge.
 """
 
 import asyncio
@@ -17,21 +17,17 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from bridge.delivery.contracts import Publisher, Store
 from bridge.delivery.drain import Drain
-from bridge.delivery.ingest import Ingested, ingest
-from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, settle, sight, sweep
+from bridge.delivery.reconcile import Brake
 from bridge.errors import BridgeError, Misconfigured, Transient
+from bridge.intake import Intake, Told
 from bridge.logs import get_logger
-from bridge.model import Batch, Cursor, OutboxRow, Place, Row, SourceName
-from bridge.normalize import Rules, unknown_names
+from bridge.model import OutboxRow, Place, SourceName
+from bridge.normalize import Rules
 from bridge.source import Heard, PbxSource
-from bridge.status import Board, Level, SourcePart
-from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan, Sighted, WalkBegan, WalkEnded
+from bridge.status import Board, Level
 
 STOP_SECONDS: Final = 10.0
 """How long a stop waits for what is read to be committed and for what is sent to be confirmed."""
-
-PROGRESS_ROWS: Final = 1000
-"""Between two lines in the log about a long walk."""
 
 PRUNE_ROWS: Final = 500
 PRUNE_SECONDS: Final = 60.0
@@ -117,105 +113,6 @@ class Pbx:
     """Rows that may be read and not yet committed."""
 
 
-class Intake:
-    """Makes durable what one source reads, in groups: all that came during one commit goes into the next."""
-
-    def __init__(  # noqa: PLR0913 - its parts
-        self,
-        pbx: Pbx,
-        store: Store,
-        *,
-        rules: Rules,
-        offload: StoreThread,
-        part: SourcePart,
-        on_ingested: Callable[[Ingested], None],
-        patience: Patience,
-    ) -> None:
-        self.cursor = Cursor()
-        """Where the store stands, for all this intake knows."""
-        self._pbx = pbx
-        self._store = store
-        self._rules = rules
-        self._offload = offload
-        self._part = part
-        self._on_ingested = on_ingested
-        self._patience = patience
-        self._queue: asyncio.Queue[Heard] = asyncio.Queue(maxsize=pbx.ask_ahead)
-        self._unknown: set[str] = set()
-        self._rows_of_walk = 0
-
-    async def put(self, heard: Heard) -> None:
-        """Take the next thing; waits while ``ask_ahead`` are uncommitted, which in turn stops the reading."""
-        self._part.last_progress_at = utc_now()
-        self._patience.progress()
-        await self._queue.put(heard)
-
-    async def settle(self) -> None:
-        """Wait until everything taken is durable."""
-        await self._queue.join()
-
-    async def run(self) -> None:
-        """Commit group after group, for ever.
-
-        Raises:
-            Fatal: the store cannot be written, or another bridge moved the cursor.
-
-        """
-        while True:
-            group = [await self._queue.get()]
-            while not self._queue.empty():
-                group.append(self._queue.get_nowait())
-            await self._commit(group)
-            for _ in group:
-                self._queue.task_done()
-
-    async def _commit(self, group: Sequence[Heard]) -> None:
-        rows = [heard.row for heard in group if isinstance(heard, Deliver)]
-        until = self.cursor
-        for heard in group:
-            if isinstance(heard, EpochBegan):
-                until = heard.start
-            elif isinstance(heard, Deliver):
-                until = heard.until
-        if rows or until != self.cursor:
-            batch = Batch(self._pbx.name, self.cursor, until, rows)
-            done = await self._offload(partial(ingest, self._store, batch, rules=self._rules, now=utc_now()))
-            self.cursor = until
-            self._note_rows(rows, done)
-            self._on_ingested(done)
-        for heard in group:
-            if isinstance(heard, CaughtUp | EpochBegan):
-                self._note(heard)
-
-    def _note_rows(self, rows: Sequence[Row], done: Ingested) -> None:
-        part = self._part
-        part.rows += len(rows)
-        part.changes += len(done.changes)
-        if done.changes:
-            part.last_change_at = utc_now()
-        before, self._rows_of_walk = self._rows_of_walk, self._rows_of_walk + len(rows)
-        if before // PROGRESS_ROWS != self._rows_of_walk // PROGRESS_ROWS:
-            log.info("walk.progress", source=self._pbx.name, accounts=self._rows_of_walk)
-        for row in rows:
-            if row.info is not None and (news := unknown_names(row.info) - self._unknown):
-                self._unknown |= news
-                log.info("info.unknown_fields", source=self._pbx.name, names=sorted(news))
-
-    def _note(self, heard: CaughtUp | EpochBegan) -> None:
-        part, now = self._part, utc_now()
-        if isinstance(heard, EpochBegan):
-            self._rows_of_walk = 0
-            part.does("reading the whole list", Level.OK, now)
-            log.info("walk.started", source=self._pbx.name)
-            return
-        if heard.is_proven:
-            part.caught_up_at = now
-        if self._rows_of_walk:
-            log.info("source.caught_up", source=self._pbx.name, accounts=self._rows_of_walk, proven=heard.is_proven)
-            self._rows_of_walk = 0
-        part.does("up to date" if heard.is_proven else "up to date, as far as silence tells", Level.OK, now)
-
-
 class KeptStore(Store, Protocol):
     """What a running bridge needs of a store beside what delivering needs."""
 
@@ -239,17 +136,20 @@ class Bridge:
         board: Board,
         window: int = 256,
         keep: timedelta = timedelta(days=7),
-        on_ingested: Callable[[Ingested], None] = lambda _done: None,
+        brake: Brake = Brake(),  # noqa: B008 - frozen, so sharing it is safe
+        on_told: Callable[[Told], None] = lambda _told: None,
+        on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
     ) -> None:
         self.board = board
         self._store = store
         self._pbxs = pbxs
         self._rules = rules
         self._keep = keep
-        self._on_ingested = on_ingested
+        self._on_told = on_told
+        self._on_published = on_published
+        self._brake = brake
         self._offload = StoreThread()
         self._publishing = Patience()
-        self._intakes: list[Intake] = []
         self._drain = Drain(
             store,
             publisher,
@@ -294,24 +194,32 @@ class Bridge:
         part = self.board.sources[pbx.name]
         patience = Patience()
         intake = Intake(
-            pbx,
+            pbx.name,
             self._store,
             rules=self._rules,
-            offload=self._offload,
+            run=self._offload,
+            clock=utc_now,
             part=part,
-            on_ingested=self._ingested,
-            patience=patience,
+            brake=self._brake,
+            on_told=self._told,
+            ask_ahead=pbx.ask_ahead,
         )
+
+        async def hand_on(heard: Heard) -> None:
+            part.last_progress_at = utc_now()
+            patience.progress()
+            await intake.put(heard)
 
         async def read() -> None:
             await intake.settle()
-            await pbx.source.read(intake.cursor, intake.put)
+            intake.abandon_walk()
+            await pbx.source.read(intake.cursor, hand_on)
 
         place = await self._offload(self._store.place, pbx.name)
         intake.cursor = place.cursor
         log.info("source.starting", source=pbx.name, events_so_far=place.sequence, resumes=not place.cursor.is_start)
         async with asyncio.TaskGroup() as group:
-            committing = group.create_task(intake.run())
+            committing = group.create_task(intake.keep_committing())
             try:
                 await keep_trying(read, patience, partial(self._source_failed, pbx.name))
             finally:
@@ -339,13 +247,13 @@ class Bridge:
                 continue
             await asyncio.sleep(PRUNE_SECONDS)
 
-    def _ingested(self, done: Ingested) -> None:
+    def _told(self, told: Told) -> None:
         board = self.board
-        if done.changes:
-            board.unsent += len(done.changes)
-            board.oldest_unsent_at = board.oldest_unsent_at or utc_now()
-            self._drain.wake()
-        self._on_ingested(done)
+        events = len(told.changes) + (told.certificate is not None)
+        board.unsent += events
+        board.oldest_unsent_at = board.oldest_unsent_at or utc_now()
+        self._drain.wake()
+        self._on_told(told)
 
     def _published(self, rows: Sequence[OutboxRow]) -> None:
         board = self.board
@@ -354,6 +262,7 @@ class Bridge:
         board.unsent = max(0, board.unsent - len(rows))
         board.oldest_unsent_at = rows[-1].created_at if board.unsent else None
         board.broker.last_progress_at = utc_now()
+        self._on_published(rows)
 
 
 def _first(failures: ExceptionGroup[Exception]) -> Exception:

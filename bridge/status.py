@@ -29,6 +29,8 @@ class Part:
     """Of ``doing``."""
     doing: str = "starting"
     level: Level = Level.WARN
+    is_usable: bool = False
+    """Whether changes can pass through it."""
     problem: str = ""
     """What is wrong and what to do, in a sentence; empty where nothing is."""
     last_progress_at: datetime | None = None
@@ -40,8 +42,14 @@ class Part:
             self.since = now
         self.doing = doing
         self.level = level
-        if level is Level.OK:
+        self.is_usable = level is Level.OK
+        if self.is_usable:
             self.problem = ""
+
+    def warn(self, problem: str) -> None:
+        """Say what somebody should look at, although this end works."""
+        self.level = Level.WARN
+        self.problem = problem
 
     def fails(self, problem: str, level: Level, now: datetime) -> None:
         """Record that this end does not work at the moment."""
@@ -57,6 +65,12 @@ class SourcePart(Part):
     """Delivered since the start of the bridge."""
     changes: int = 0
     """Of those, published."""
+    accounts: int | None = None
+    """Present at the last proven full walk."""
+    verified_at: datetime | None = None
+    """End of the last proven full walk."""
+    deletions: str = "unknown"
+    """``known``: what a full walk did not see is gone. ``unknown``: no end of a walk could be proven."""
     noise: int = 0
     """Messages that could not be read."""
     last_change_at: datetime | None = None
@@ -86,7 +100,8 @@ class Board:
 
     def is_ready(self, now: datetime) -> bool:
         """Tell whether changes flow: both ends usable, nothing waiting for long."""
-        return self.level(now) is Level.OK
+        is_late = self.oldest_unsent_at is not None and now - self.oldest_unsent_at > MAX_UNSENT_AGE
+        return not is_late and all(part.is_usable for part in (self.broker, *self.sources.values()))
 
     def sentences(self, now: datetime) -> list[str]:
         """Return what a person wants to know first."""

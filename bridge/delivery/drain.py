@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Final
 
 from bridge.delivery.contracts import Offload, Publisher, Session, Store
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, BrokerDidNotConfirm
 from bridge.model import OutboxRow
 
 PAGE_ROWS: Final = 512
@@ -42,6 +42,9 @@ class Drain:
         """Position of the last row that is done, as far as this session knows."""
         self._wake = asyncio.Event()
         self._is_stopping = False
+        self._is_cautious = False
+        """True after the broker refused a row: until one is confirmed again they are sent one by one, since everything
+        sent behind a refused row is delivered once more with every attempt."""
 
     def __repr__(self) -> str:
         return f"<Drain {len(self._in_flight)} in flight>"
@@ -76,6 +79,7 @@ class Drain:
                     await self._feed(session, marking)
                     marking.cancel()
             except ExceptionGroup as failures:
+                self._is_cautious |= isinstance(failures.exceptions[0], BrokerDidNotConfirm)
                 raise failures.exceptions[0] from None
             finally:
                 await self._record_doubt()
@@ -84,7 +88,7 @@ class Drain:
         position = 0
         while not self._is_stopping:
             self._wake.clear()
-            room = self._window - len(self._in_flight)
+            room = (1 if self._is_cautious else self._window) - len(self._in_flight)
             rows = await self._offload(self._store.unpublished, position, min(room, PAGE_ROWS)) if room > 0 else ()
             if not rows:
                 await self._wake.wait()
@@ -111,6 +115,7 @@ class Drain:
             for _ in done:
                 self._in_flight.popleft()
             marked, self._behind = confirmed, done[-1].position
+            self._is_cautious = False
             self._on_published(done)
             self._wake.set()
 

@@ -109,10 +109,10 @@ class ChangeList:
         """Return where a pair leads."""
         return position_of(self.order, usn, ausn)
 
-    def change(self, record: Record, *, is_deleted: bool = False, gap: int = 1) -> Entry:
-        """Note that an account is now *record*; *gap* is by how much usn advances."""
+    def change(self, record: Record, *, is_deleted: bool = False) -> Entry:
+        """Note that an account is now *record*."""
         before = self.current.get(record.guid)
-        self._usn = max(self._usn, self._ausn if self.order is Order.INDEP else 0) + gap
+        self._usn = max(self._usn, self._ausn if self.order is Order.INDEP else 0) + 1
         ausn = before.ausn if before is not None and self.order is Order.INDEP else self._ausn
         if self.order is Order.INDEP and before is None:
             ausn = _CONSTANT_AUSN

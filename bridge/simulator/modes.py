@@ -1,7 +1,8 @@
 """How a pretend PBX behaves where the vendor's page says nothing: one field per open question.
 
 Every value is a word of its own, so that a list of words is enough to say how a PBX behaves:
-``Modes.parse(["idle-silent", "ord-indep"])``. The first value of each list is the default.
+``Modes.parse(["idle-silent", "ord-indep"])``. The first value of each list is the default:
+what the vendor's page suggests where it suggests anything, and otherwise what lets most be seen.
 """
 
 from collections.abc import Iterable
@@ -141,6 +142,8 @@ class Scope(StrEnum):
     USERS = "scope-users"
     ALL = "scope-all"
     OWN = "scope-own"
+    RIGHTS = "scope-rights"
+    """Users with a right on the app; here, those who are active in some group."""
     LOC = "scope-loc"
 
 

@@ -36,8 +36,9 @@ class Watchdog:
     """What a real PBX would not bear: beyond it the pretend one reboots, so that a rude bridge fails its test."""
 
     max_parallel: int = 8
-    """Questions of all connections that wait for their answer."""
+    """Questions of one connection that wait for their answer; see ``Load.max_parallel``."""
     max_per_second: int = 100_000
+    """Questions of all connections."""
 
 
 @dataclass(slots=True)

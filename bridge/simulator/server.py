@@ -13,12 +13,13 @@
 scenario=None)``: *port* 0 takes any free one; every reply is sent *round_trip_seconds* late, without keeping others
 waiting; *scenario* is a ``scenario.Scenario``. Beside it: ``Pbx(accounts=, seed=, modes=, app=, password=, name=,
 domain=, …)``, ``Modes.parse(words)`` and ``modes.ALL_WORDS``, ``scenario.load(name_or_path)`` and ``scenario.names()``.
+A PBX that is served for days wants ``Pbx(remember=10_000)``, or its log outgrows the memory.
 """
 
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -93,9 +94,7 @@ class Served:
             pass  # the other end went without a goodbye, which is its right
         finally:
             connection.closed(now())
-            speaking.cancel()
-            with suppress(asyncio.CancelledError):
-                await speaking
+            await _end(speaking)
 
 
 class _Mouth:
@@ -249,9 +248,15 @@ async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.
     try:
         yield task
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await _end(task)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel *task*; what it failed of before is raised."""
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
 
 
 async def _keep_changing(pbx: Pbx, changes_per_second: float) -> None:

@@ -45,9 +45,11 @@ def number_text(number: int, kind: CursorType) -> str:
 
 def number_of(value: Any, kind: CursorType) -> int | None:
     """Return the number that was written as *value*; ``None`` where we never write one like that."""
+    if kind is CursorType.STRING and isinstance(value, str) and value.isdecimal() and value.isascii():
+        return int(value) if value[0] != "0" or value == "0" else None
     try:
         match kind:
-            case CursorType.STRING | CursorType.ZEROS if isinstance(value, str):
+            case CursorType.ZEROS if isinstance(value, str):
                 number = int(value)
             case CursorType.HEX if isinstance(value, str):
                 number = int(value, 16)

@@ -102,7 +102,7 @@ class Follower:
                     break
                 continue
             silences = 0
-            if answer.get("error") and "account-guid" not in answer and answer["errorText"] != "no further accounts":
+            if answer.get("error") and not answer.get("account-guid") and answer["errorText"] != "no further accounts":
                 continue
             guid = answer.get("guid") or self.cursor["guid"]
             if guid != self.cursor["guid"]:

@@ -1,0 +1,140 @@
+"""The running bridge, put together from the settings."""
+
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from bridge import __version__
+from bridge.broker import Subscription, Topology
+from bridge.config import PbxTable, Settings
+from bridge.delivery.reconcile import Brake
+from bridge.errors import BadConfig
+from bridge.intake import Told
+from bridge.logs import get_logger
+from bridge.normalize import Projection, Rules
+from bridge.publisher import Publisher
+from bridge.service import Bridge, Pbx, utc_now
+from bridge.source import PbxSource
+from bridge.status import Board, Level, Part, SourcePart
+from bridge.store.sqlite import SqliteStore
+from bridge.walk.decisions import Pace
+
+log = get_logger(__name__)
+
+
+@contextmanager
+def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told: None) -> Iterator[Bridge]:
+    """Open the store and build a bridge of what *settings* say.
+
+    Raises:
+        StoreInUse: another bridge has the store open.
+        StoreUnusable: the store cannot be used.
+        BadConfig: a file named in the settings cannot be used.
+
+    """
+    now = utc_now()
+    board = Board(version=__version__, started_at=now, broker=Part(since=now))
+    board.sources = {pbx.name: SourcePart(since=now) for pbx in settings.pbx}
+    with SqliteStore(settings.store.path) as store:
+        board.unsent, board.oldest_unsent_at = store.count_unpublished()
+        yield Bridge(
+            store,
+            [Pbx(pbx.name, source_of(pbx, board.sources[pbx.name]), pbx.ask_ahead) for pbx in settings.pbx],
+            publisher_of(settings, board.broker),
+            rules=rules_of(settings, store.key),
+            board=board,
+            window=settings.rabbitmq.window,
+            keep=timedelta(days=settings.replay.keep_days),
+            brake=brake_of(settings),
+            on_told=on_told,
+        )
+
+
+def source_of(pbx: PbxTable, part: SourcePart) -> PbxSource:
+    """Return the source that reads *pbx* and tells *part* what it does."""
+
+    def hears_noise(reason: str) -> None:
+        part.noise += 1
+        if part.noise & (part.noise - 1) == 0:  # the 1st, 2nd, 4th, 8th …: told, but not ten thousand times
+            log.warning("source.noise", source=pbx.name, messages=part.noise, reason=reason)
+
+    cap = 1 / pbx.max_rows_per_second if pbx.max_rows_per_second else 0.0
+    return PbxSource(
+        pbx.full_url,
+        app=pbx.app,
+        password=pbx.secret.reveal,
+        pace=Pace(
+            poll_interval=pbx.poll_interval_seconds,
+            answer_timeout=pbx.answer_timeout_seconds,
+            keepalive=pbx.keepalive_seconds,
+            min_spacing=max(pbx.min_spacing_seconds, cap),
+        ),
+        connect_timeout_seconds=pbx.connect_timeout_seconds,
+        max_message_bytes=pbx.max_message_bytes,
+        ssl_context=tls(pbx.ca_file),
+        server_name=pbx.server_name,
+        on_state=lambda doing: part.does(doing, Level.OK if doing == "reading" else Level.WARN, utc_now()),
+        on_noise=hears_noise,
+    )
+
+
+def publisher_of(settings: Settings, part: Part) -> Publisher:
+    """Return the publisher, which tells *part* what it does."""
+
+    def does(doing: str) -> None:
+        part.does(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
+        log.info("broker.state", state=doing)
+
+    rabbitmq = settings.rabbitmq
+    return Publisher(
+        lambda: rabbitmq.urls,
+        topology=topology_of(settings),
+        is_declaring=rabbitmq.declare,
+        fences=[f"{rabbitmq.exchange}.writer.{pbx.name}" for pbx in settings.pbx],
+        confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
+        ssl_context=tls(rabbitmq.ca_file),
+        on_state=does,
+    )
+
+
+def topology_of(settings: Settings) -> Topology:
+    """Return what *settings* want at the broker."""
+    rabbitmq = settings.rabbitmq
+    return Topology(
+        exchange=rabbitmq.exchange,
+        has_log=rabbitmq.log_stream,
+        log_max_age=rabbitmq.log_max_age,
+        log_max_bytes=rabbitmq.log_max_bytes,
+        subscriptions=[
+            Subscription(wanted.queue, wanted.keys, wanted.delivery_limit, wanted.queue_type)
+            for wanted in settings.subscriber
+        ],
+    )
+
+
+def rules_of(settings: Settings, key: bytes) -> Rules:
+    """Return how rows are judged; *key* is the store's."""
+    publish = settings.publish
+    projection = Projection.of(include=publish.include, exclude=publish.exclude, mask=publish.mask)
+    return Rules(key=key, projection=projection, skip_unchanged=publish.skip_unchanged)
+
+
+def brake_of(settings: Settings) -> Brake:
+    """Return when deletions are believed."""
+    walk = settings.walk
+    return Brake(walk.deletion_walks, walk.max_deleted_accounts, walk.max_deleted_percent / 100)
+
+
+def tls(ca_file: Path | None) -> ssl.SSLContext:
+    """Return a context that verifies, against the system's CAs or those in *ca_file*.
+
+    Raises:
+        BadConfig: the file cannot be read or holds no certificate.
+
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as problem:
+        raise BadConfig(f"ca_file {ca_file} cannot be used: {problem.strerror or problem}") from problem

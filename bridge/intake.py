@@ -1,0 +1,251 @@
+"""What one source reads becomes durable, in groups: all that came during one commit goes into the next.
+
+So the groups grow as the reading gets faster than the disk, and a lone change waits for nobody.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from itertools import groupby
+from typing import Any, Final, Protocol, TypeVar
+
+from bridge.delivery.contracts import Store
+from bridge.delivery.ingest import Ingested, ingest
+from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, settle, sight, sweep
+from bridge.logs import get_logger
+from bridge.model import AccountChange, Batch, Certificate, Cursor, Row, SourceName
+from bridge.normalize import Rules, unknown_names
+from bridge.source import Heard
+from bridge.status import Level, SourcePart
+from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan, Sighted, WalkBegan, WalkEnded
+
+PROGRESS_ROWS: Final = 1000
+"""Between two lines in the log about a long walk."""
+
+log = get_logger(__name__)
+
+Result = TypeVar("Result")
+
+
+class Run(Protocol):
+    """Runs a blocking store call elsewhere."""
+
+    def __call__(self, call: Callable[..., Result], /, *args: Any) -> Awaitable[Result]:
+        """Return what ``call(*args)`` returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What came of a group, for whoever listens."""
+
+    changes: Sequence[AccountChange] = ()
+    certificate: Certificate | None = None
+
+
+class Intake:
+    """Between the source that reads and the store that keeps, for one PBX.
+
+    *on_told* is called when changes are durable; *on_walk_over* after every full walk, with its certificate if it was
+    proven.
+    """
+
+    def __init__(  # noqa: PLR0913 - its parts
+        self,
+        name: SourceName,
+        store: Store,
+        *,
+        rules: Rules,
+        run: Run,
+        clock: Callable[[], datetime],
+        part: SourcePart,
+        brake: Brake,
+        on_told: Callable[[Told], None],
+        on_walk_over: Callable[[Certificate | None], None] = lambda _certificate: None,
+        ask_ahead: int = 256,
+    ) -> None:
+        self.cursor = Cursor()
+        """Where the store stands, for all this intake knows."""
+        self.accepts_deletions = False
+        """True once an operator has said yes to the deletions that the brake holds."""
+        self._name = name
+        self._store = store
+        self._rules = rules
+        self._run = run
+        self._clock = clock
+        self._part = part
+        self._brake = brake
+        self._on_told = on_told
+        self._on_walk_over = on_walk_over
+        self._queue: asyncio.Queue[Heard] = asyncio.Queue(maxsize=ask_ahead)
+        self._walk: WalkRecord | None = None
+        self._unknown: set[str] = set()
+        self._rows_of_walk = 0
+
+    def __repr__(self) -> str:
+        return f"<Intake of {self._name}, {self._queue.qsize()} waiting>"
+
+    async def put(self, heard: Heard) -> None:
+        """Take the next thing; waits while ``ask_ahead`` are uncommitted, which in turn stops the reading."""
+        await self._queue.put(heard)
+
+    async def settle(self) -> None:
+        """Wait until everything taken is durable."""
+        await self._queue.join()
+
+    def abandon_walk(self) -> None:
+        """Forget the full walk under way: its connection is gone, and with it what it would have proven."""
+        if self._walk is not None:
+            self._walk = None
+            self._on_walk_over(None)
+
+    async def keep_committing(self) -> None:
+        """Commit group after group, for ever.
+
+        Raises:
+            Fatal: the store cannot be written, or another bridge moved the cursor.
+
+        """
+        while True:
+            group = [await self._queue.get()]
+            while not self._queue.empty():
+                group.append(self._queue.get_nowait())
+            for kind, heard in groupby(group, key=type):
+                await self._take(kind, list(heard))
+            for _ in group:
+                self._queue.task_done()
+
+    async def _take(self, kind: type, group: list[Any]) -> None:
+        if kind is Deliver:
+            await self._deliver(group)
+        elif kind is Sighted:
+            await self._sight(group)
+        for heard in group:
+            match heard:
+                case EpochBegan(start=start):
+                    await self._move(start)
+                    await self._begin_walk("reading the whole list")
+                case WalkBegan():
+                    await self._begin_walk("reading the whole list once more")
+                case CaughtUp(is_proven=is_proven):
+                    await self._caught_up(is_proven=is_proven)
+                case WalkEnded(is_proven=is_proven, until=until):
+                    await self._end_walk(is_proven=is_proven, until=until)
+
+    async def _deliver(self, group: Sequence[Deliver]) -> None:
+        rows = [heard.row for heard in group]
+        until = group[-1].until
+        batch = Batch(self._name, self.cursor, until, rows)
+        done = await self._run(partial(ingest, self._store, batch, rules=self._rules, now=self._clock()))
+        self.cursor = until
+        if self._walk is not None:
+            self._walk.heard_live(rows)
+        self._part.rows += len(rows)
+        self._note_progress(rows)
+        self._tell(done)
+
+    async def _sight(self, group: Sequence[Sighted]) -> None:
+        rows = [heard.row for heard in group]
+        if self._walk is not None:
+            now = self._clock()
+            await self._run(partial(sight, self._store, self._name, rows, self._walk, rules=self._rules, now=now))
+        self._note_progress(rows)
+
+    async def _move(self, until: Cursor) -> None:
+        if until != self.cursor:
+            batch = Batch(self._name, self.cursor, until, ())
+            await self._run(partial(ingest, self._store, batch, rules=self._rules, now=self._clock()))
+            self.cursor = until
+
+    async def _begin_walk(self, doing: str) -> None:
+        self._walk = WalkRecord(self._clock())
+        self._rows_of_walk = 0
+        await self._run(begin_walk, self._store, self._name)
+        self._part.does(doing, Level.OK, self._clock())
+        log.info("walk.started", source=self._name)
+
+    async def _caught_up(self, *, is_proven: bool) -> None:
+        now = self._clock()
+        if self._walk is not None and self._walk.suspects:
+            done = await self._run(partial(settle, self._store, self._name, self._walk, rules=self._rules, now=now))
+            if done is not None:
+                self._tell(done)
+        if is_proven:
+            self._part.caught_up_at = now
+        if self._rows_of_walk and self._walk is None:
+            log.debug("source.caught_up", source=self._name, accounts=self._rows_of_walk, proven=is_proven)
+            self._rows_of_walk = 0
+        if self._walk is None:
+            self._rest(is_proven=is_proven)
+
+    async def _end_walk(self, *, is_proven: bool, until: Cursor) -> None:
+        await self._move(until)
+        walk, self._walk = self._walk, None
+        self._rest(is_proven=is_proven)
+        if walk is None:
+            return
+        if not is_proven:
+            log.info("walk.ended_unproven", source=self._name, accounts=self._rows_of_walk, deletions="unknown")
+            self._part.deletions = "unknown"
+            self._on_walk_over(None)
+            return
+        certificate, deleted = await self._run(
+            partial(
+                sweep,
+                self._store,
+                self._name,
+                walk,
+                rules=self._rules,
+                now=self._clock(),
+                brake=self._brake,
+                is_accepted=self.accepts_deletions,
+            )
+        )
+        self.accepts_deletions = False
+        self._certify(certificate)
+        self._on_told(Told(deleted, certificate))
+        self._on_walk_over(certificate)
+
+    def _certify(self, certificate: Certificate) -> None:
+        self._rows_of_walk = 0
+        part = self._part
+        part.verified_at = certificate.verified_at
+        part.accounts = certificate.accounts
+        part.changes += certificate.deleted
+        part.deletions = f"{certificate.held} held" if certificate.held else "known"
+        log.info(
+            "source.verified",
+            source=self._name,
+            accounts=certificate.accounts,
+            repaired=certificate.repaired,
+            deleted=certificate.deleted,
+            held=certificate.held,
+            absent=certificate.absent,
+            seconds=round((certificate.verified_at - certificate.started_at).total_seconds(), 1),
+        )
+        if certificate.held:
+            part.warn(
+                f"{certificate.held} accounts are gone from the PBX, too many to delete unasked. If that is right: "
+                f"account-bridge resync {self._name} --accept-deletions"
+            )
+            log.warning("deletions.held", source=self._name, accounts=certificate.held)
+
+    def _rest(self, *, is_proven: bool) -> None:
+        doing = "up to date" if is_proven else "up to date, as far as silence tells"
+        self._part.does(doing, Level.OK, self._clock())
+
+    def _tell(self, done: Ingested) -> None:
+        if done.changes:
+            self._part.changes += len(done.changes)
+            self._part.last_change_at = self._clock()
+            self._on_told(Told(done.changes))
+
+    def _note_progress(self, rows: Sequence[Row]) -> None:
+        before, self._rows_of_walk = self._rows_of_walk, self._rows_of_walk + len(rows)
+        if before // PROGRESS_ROWS != self._rows_of_walk // PROGRESS_ROWS:
+            log.info("walk.progress", source=self._name, accounts=self._rows_of_walk)
+        for row in rows:
+            if row.info is not None and (news := unknown_names(row.info) - self._unknown):
+                self._unknown |= news
+                log.info("info.unknown_fields", source=self._name, names=sorted(news))
