@@ -8,10 +8,12 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import aiohttp
 import click
@@ -22,7 +24,7 @@ from bridge import __version__, logs
 from bridge.build import built
 from bridge.cloudevents import AccountChanged
 from bridge.config import CONFIG_VARIABLE, Settings
-from bridge.consumer.client import ACCOUNT_KEYS, subscribe
+from bridge.consumer.client import ACCOUNT_KEYS, Delivery, Start, subscribe
 from bridge.demo import Plan, Summary, as_line, play
 from bridge.doctor import examine
 from bridge.errors import BadConfig, BridgeError
@@ -165,6 +167,7 @@ async def _ask_status(settings: Settings, path: str) -> tuple[bool, str]:
 @click.option("--amqp-url", help="The broker; by default the configured one.")
 @click.option("--exchange", help="The exchange; by default the configured one.")
 @click.option("--queue", help="A durable queue to read from, and to keep; by default one that goes with this command.")
+@click.option("--from", "start", help="Read the log instead: 'first', or a time like 2026-11-23T20:00.")
 @click.option("--key", "keys", multiple=True, default=ACCOUNT_KEYS, show_default=True, help="Which routing keys.")
 @click.option("--json", "as_json", is_flag=True, help="One event per line, as it was published.")
 def tail(  # noqa: PLR0913 - the options of a command
@@ -172,6 +175,7 @@ def tail(  # noqa: PLR0913 - the options of a command
     amqp_url: str | None,
     exchange: str | None,
     queue: str | None,
+    start: str | None,
     keys: tuple[str, ...],
     *,
     as_json: bool,
@@ -181,17 +185,33 @@ def tail(  # noqa: PLR0913 - the options of a command
     urls = [amqp_url] if amqp_url else settings.rabbitmq.urls
     if not urls:
         raise BadConfig("no broker is configured: set BRIDGE_RABBITMQ_URL, or give --amqp-url")
-    logs.hide(settings.secrets())
-    _run(_tail(urls, exchange or settings.rabbitmq.exchange, queue, keys, _shower(as_json=as_json)))
+    begin = start if start in {None, "first", "last", "next"} else _time(start or "")
+    subscribed = partial(
+        subscribe,
+        urls,
+        exchange=exchange or settings.rabbitmq.exchange,
+        queue=queue,
+        keys=keys,
+        start=cast("Start | None", begin),
+    )
+    _run(_tail(subscribed, _shower(as_json=as_json)))
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError as problem:
+        raise click.UsageError(f"--from wants 'first' or a time like 2026-11-23T20:00, not {text!r}") from problem
 
 
 async def _tail(
-    urls: Any, exchange: str, queue: str | None, keys: tuple[str, ...], show: Callable[[AccountChanged, bytes], None]
+    subscribed: Callable[[], contextlib.AbstractAsyncContextManager[AsyncIterator[Delivery]]],
+    show: Callable[[AccountChanged, bytes], None],
 ) -> None:
-    patience = Patience(misconfigured_seconds=10)
+    patience = Patience(misconfigured_seconds=3)
 
     async def receive() -> None:
-        async with subscribe(urls, exchange=exchange, queue=queue, keys=keys) as deliveries:
+        async with subscribed() as deliveries:
             async for delivery in deliveries:
                 patience.progress()
                 show(delivery.event, delivery.body)

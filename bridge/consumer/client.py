@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal
 from uuid import uuid4
 
-from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
+from aiormq.exceptions import ChannelNotFoundEntity
 
 from bridge.broker import DEADLINE_SECONDS, connect, translated
 from bridge.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode
@@ -15,6 +17,10 @@ from bridge.errors import BadEvent, BrokerUnreachable
 
 ACCOUNT_KEYS: Final = ("*.account.*",)
 """Binds to every account change of every source, and to nothing else."""
+
+
+Start = Literal["first", "last", "next"] | datetime | int
+"""Where in the log to begin; a number is an offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,14 @@ async def subscribe(
     exchange: str = "pbx.accounts",
     queue: str | None = None,
     keys: Sequence[str] = ACCOUNT_KEYS,
+    start: Start | None = None,
     prefetch: int = 256,
 ) -> AsyncIterator[AsyncIterator[Delivery]]:
     """Receive the changes in *queue*, or without a name those from now on, in a queue that goes with the connection.
 
-    What is no account change is dead-lettered and skipped. Inside, iterate; the iteration ends with the error that
-    ended the connection.
+    A named queue is made where there is none. With *start* the log of the exchange is read instead, from its first
+    change, from a time, or from an offset, and then on with what comes. What is no account change is skipped, and
+    dead-lettered where it is broken. Inside, iterate; the iteration ends with the error that ended the connection.
 
     Raises:
         BrokerUnreachable: no connection, or it broke.
@@ -67,25 +75,41 @@ async def subscribe(
             async with asyncio.timeout(DEADLINE_SECONDS):
                 channel = await connection.channel()
                 await channel.set_qos(prefetch_count=prefetch)
-                if queue is None:
+                if start is not None:
+                    declared = await channel.declare_queue(f"{exchange}.log", passive=True)
+                elif queue is not None:
+                    declared = await _found_or_made(connection, channel, queue)
+                else:
                     name = f"{exchange}.subscriber.{uuid4().hex}"
                     declared = await channel.declare_queue(name, exclusive=True, auto_delete=True)
-                else:
-                    declared = await channel.declare_queue(queue, durable=True, arguments={"x-queue-type": "quorum"})
-                for key in keys:
-                    await declared.bind(exchange, key)
+                if start is None:
+                    for key in keys:
+                        await declared.bind(exchange, key)
         closing = asyncio.ensure_future(connection.closed())
         try:
-            yield _deliveries(declared, closing)
+            yield _deliveries(declared, closing, {} if start is None else {"x-stream-offset": start})
         finally:
             closing.cancel()
 
 
-async def _deliveries(queue: AbstractQueue, closing: "asyncio.Future[Literal[True]]") -> AsyncIterator[Delivery]:
+async def _found_or_made(connection: AbstractConnection, channel: AbstractChannel, name: str) -> AbstractQueue:
+    # Looked for first: it may have been made with arguments of somebody else's choice. A miss closes its channel.
+    looking = await connection.channel()
+    try:
+        await looking.declare_queue(name, passive=True)
+    except ChannelNotFoundEntity:
+        return await channel.declare_queue(name, durable=True, arguments={"x-queue-type": "quorum"})
+    await looking.close()
+    return await channel.declare_queue(name, passive=True)
+
+
+async def _deliveries(
+    queue: AbstractQueue, closing: "asyncio.Future[Literal[True]]", arguments: dict[str, Start]
+) -> AsyncIterator[Delivery]:
     arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
     with translated(None, f"the queue {queue.name}"):
         async with asyncio.timeout(DEADLINE_SECONDS):
-            await queue.consume(arrived.put)
+            await queue.consume(arrived.put, arguments=dict(arguments))
     while True:
         getting = asyncio.ensure_future(arrived.get())
         try:

@@ -33,6 +33,9 @@ START: Final = Cursor()
 MAX_ERRORS: Final = 3
 """Error answers in a row before we give the connection up."""
 
+FIRST_ERROR_PAUSE: Final = 1.0
+"""Seconds until a question that met an error is asked once more; after a second one the guid is probed anew."""
+
 MAX_SILENT_POLLS: Final = 2
 """Polls without any answer before we ask whether anybody is there."""
 
@@ -90,6 +93,7 @@ class Walker:
         """The next question, and when to ask it."""
         self._asked: Cursor | None = None
         """The question that waits for its answer."""
+        self._last_question = START
         self._deadline = 0.0
         self._last_asked = float("-inf")
         self._last_said = 0.0
@@ -187,7 +191,7 @@ class Walker:
         if now < max(when, self._earliest):
             return []
         self._due = None
-        self._asked = cursor
+        self._asked = self._last_question = cursor
         self._deadline = now + self._pace.answer_timeout
         self._last_asked = self._last_said = now
         if self.phase is Phase.IDLE:
@@ -330,6 +334,9 @@ class Walker:
         self._errors += 1
         if self._errors >= MAX_ERRORS:
             raise PbxRefusedRequest(f"the PBX answers questions about accounts with an error: {_quoted(error)}")
+        if self._errors == 1 and self.phase is not Phase.PROBING:
+            self._plan(now + FIRST_ERROR_PAUSE, self._last_question)
+            return []
         # Perhaps it does not know our guid any more; the probe will tell.
         self.phase = Phase.PROBING
         self._probed.clear()

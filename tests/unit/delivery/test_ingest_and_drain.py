@@ -184,7 +184,7 @@ def draining(store: SqliteStore, broker: HandHeldBroker, *, window: int = 4) -> 
 
 async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in another thread
+        while not condition():
             await asyncio.sleep(0)
 
 

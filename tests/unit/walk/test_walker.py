@@ -163,29 +163,36 @@ def test_a_pbx_that_answers_no_probe_is_unreachable() -> None:
         script.wait()
 
 
-def test_errors_are_asked_again_with_growing_pauses_and_then_given_up() -> None:
+def test_a_question_that_met_an_error_is_asked_again_then_probed_for_and_then_given_up() -> None:
     script = reading()
     script.row(row("a", 1))
-    pauses = []
-    for _ in range(2):
-        asked_at = script.now
-        assert not [action for action in script.answer(m.RequestError("busy")) if isinstance(action, CaughtUp)]
-        script.wait_for_question()
-        pauses.append(script.now - asked_at)
-        script.guid()
-        assert script.guid() == [Ask(cursor(1))]
-    assert pauses == [2, 4]
+    assert script.answer(m.RequestError("busy")) == []
+    assert script.wait_for_question() == Ask(cursor(1))
+    assert script.now == 1
+    assert WalkEnded(is_proven=False, until=cursor(1)) in script.answer(m.RequestError("busy"))
+    assert script.wait_for_question() == Ask(Cursor()), "perhaps the guid is not known any more"
+    assert script.now == 5
+    script.guid()
+    assert script.guid() == [Ask(cursor(1))]
     with pytest.raises(PbxRefusedRequest, match="busy"):
         script.answer(m.RequestError("busy"))
 
 
-def test_an_error_text_is_quoted_short_and_without_control_characters() -> None:
+def test_an_error_now_and_then_does_no_harm() -> None:
     script = reading()
+    for number in range(1, 9):
+        script.answer(m.RequestError("busy"))
+        script.wait_for_question()
+        assert script.row(row("a", number))[0] == Deliver(row("a", number), cursor(number))
+    assert script.walker.is_walking
+
+
+def test_an_error_text_is_quoted_short_and_without_control_characters() -> None:
+    script = Script()
+    script.begin()
     for _ in range(2):
         script.answer(m.RequestError("x"))
         script.wait_for_question()
-        script.guid()
-        script.guid()
     with pytest.raises(PbxRefusedRequest) as refused:
         script.answer(m.RequestError("\x1b[31m" + "y" * 9999))
     assert "\x1b" not in str(refused.value)
@@ -329,6 +336,8 @@ def test_a_troubled_walk_proves_nothing(trouble: str) -> None:
     if trouble == "silence":
         actions += script.wait()
     elif trouble == "error":
+        script.answer(m.RequestError("busy"))
+        script.wait_for_question()
         actions += script.answer(m.RequestError("busy"))
     elif trouble == "new guid":
         actions += script.guid(OTHER_GUID)

@@ -1,0 +1,134 @@
+"""A RabbitMQ node of our own, which tests may stop, kill and alarm: own ports, own folder, own Erlang neighbours."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+START_SECONDS = 90
+SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+"""The server itself, rather than the wrapper in the path, which insists on being another user."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class PrivateBroker:
+    """Starts with ``with``; ``stop`` and ``kill`` leave the data in place for the next ``start``."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="rabbit-"))
+        self.port = free_port()
+        self._epmd_port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        (self._folder / "rabbitmq.conf").write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}\nloopback_users = none\nlog.file.level = warning\n"
+        )
+        (self._folder / "enabled_plugins").write_text("[].\n")
+        self._environment = {
+            **os.environ,
+            "HOME": str(self._folder),
+            "RABBITMQ_NODENAME": f"test{self.port}@localhost",
+            "RABBITMQ_MNESIA_BASE": str(self._folder / "data"),
+            "RABBITMQ_LOG_BASE": str(self._folder / "log"),
+            "RABBITMQ_CONFIG_FILE": str(self._folder / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self._folder / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._folder / "enabled_plugins"),
+            "RABBITMQ_PID_FILE": str(self._folder / "pid"),
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+        }
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        epmd = next(iter(Path("/usr/lib/erlang").glob("erts-*/bin/epmd")), Path("epmd"))
+        subprocess.run([str(epmd), "-port", str(self._epmd_port), "-kill"], check=False, capture_output=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    def url_of(self, user: str, password: str) -> str:
+        return f"amqp://{user}:{password}@127.0.0.1:{self.port}/"
+
+    def start(self) -> None:
+        server = SERVER if Path(SERVER).exists() else "rabbitmq-server"
+        with (self._folder / "out").open("ab") as log:
+            self._process = subprocess.Popen(
+                [server],
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._wait_until_it_answers()
+
+    def stop(self) -> None:
+        """Ask it to stop, as an administrator would, and wait until it has."""
+        assert self._process is not None
+        self.ctl("shutdown")
+        self._process.wait(START_SECONDS)
+
+    def kill(self) -> None:
+        """Take its plug out."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(START_SECONDS)
+
+    def pause(self) -> None:
+        """Freeze it: connections stay open and nothing answers."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
+
+    def alarm(self) -> None:
+        """Raise the memory alarm: publishers are blocked."""
+        self.ctl("set_vm_memory_high_watermark", "0.000001")
+
+    def end_alarm(self) -> None:
+        self.ctl("set_vm_memory_high_watermark", "0.6")
+
+    def ctl(self, *arguments: str) -> str:
+        """Run ``rabbitmqctl`` against this node, and return what it prints."""
+        command = ["/usr/lib/rabbitmq/bin/rabbitmqctl", "-q", *arguments]
+        done = subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, timeout=START_SECONDS, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def _wait_until_it_answers(self) -> None:
+        until = time.monotonic() + START_SECONDS
+        while time.monotonic() < until:
+            assert self._process is not None
+            if self._process.poll() is not None:
+                raise RuntimeError(f"RabbitMQ did not start:\n{(self._folder / 'out').read_text(errors='replace')}")
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=2) as probe:
+                    probe.settimeout(5)
+                    probe.sendall(b"AMQP\x00\x00\x09\x01")
+                    if probe.recv(1) == b"\x01":
+                        return
+            except OSError:
+                time.sleep(0.1)
+        raise RuntimeError("RabbitMQ did not answer in time")
