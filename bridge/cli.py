@@ -170,7 +170,7 @@ async def _ask_status(settings: Settings, path: str) -> tuple[bool, str]:
 @click.option("--from", "start", help="Read the log instead: 'first', or a time like 2026-11-23T20:00.")
 @click.option("--key", "keys", multiple=True, default=ACCOUNT_KEYS, show_default=True, help="Which routing keys.")
 @click.option("--json", "as_json", is_flag=True, help="One event per line, as it was published.")
-def tail(  # noqa: PLR0913 - the options of a command
+def tail(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed by name
     config: Path | None,
     amqp_url: str | None,
     exchange: str | None,

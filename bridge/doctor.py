@@ -42,8 +42,8 @@ def _store(settings: Settings) -> Finding:
     try:
         with SqliteStore(path) as store:
             unsent, _ = store.count_unpublished()
-    except StoreInUse as held:
-        return Finding("store", is_well=True, words=f"{path} is in use: {held}")
+    except StoreInUse:
+        return Finding("store", is_well=True, words=f"{path} is open in a running bridge")
     except BridgeError as problem:
         return Finding("store", is_well=False, words=str(problem))
     return Finding("store", is_well=True, words=f"{path} can be written; {unsent} events wait to be sent")

@@ -49,7 +49,7 @@ class Delivery:
 
 
 @asynccontextmanager
-async def subscribe(
+async def subscribe(  # noqa: PLR0913 - what a subscriber may say
     urls: Sequence[str],
     *,
     exchange: str = "pbx.accounts",

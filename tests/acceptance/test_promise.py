@@ -1,0 +1,187 @@
+"""The promise, with the bridge as a process of its own and its plugs pulled."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from bridge.simulator.pbx import Pbx
+from bridge.simulator.server import Served, serve
+from tests.support.process import Command
+from tests.support.rabbit import PrivateBroker, free_port
+from tests.support.witness import Witness, bind, read
+
+PASSWORD = "pl4nted-s3cret"
+ACCOUNTS = 2000
+
+
+@pytest.fixture
+def broken() -> Iterator[PrivateBroker]:
+    with PrivateBroker() as started:
+        yield started
+
+
+class Site:
+    """A pretend PBX, a broker, and the settings of a bridge between them."""
+
+    def __init__(self, folder: Path, broker: PrivateBroker, pbx: Pbx, served: Served) -> None:
+        self.broker = broker
+        self.pbx = pbx
+        self.served = served
+        self.exchange = f"pbx.accounts.{uuid4().hex[:8]}"
+        self.queue = f"{self.exchange}.q"
+        self.environment = {
+            "BRIDGE_PBX_NAME": "hq",
+            "BRIDGE_PBX_URL": served.url,
+            "BRIDGE_PBX_APP": "app",
+            "BRIDGE_PBX_PASSWORD": PASSWORD,
+            "BRIDGE_PBX_POLL_INTERVAL_SECONDS": "0.2",
+            "BRIDGE_RABBITMQ_URL": broker.url,
+            "BRIDGE_RABBITMQ_EXCHANGE": self.exchange,
+            "BRIDGE_STORE_URL": f"sqlite:///{folder / 'bridge.db'}",
+            "BRIDGE_STATUS_PORT": "0",
+        }
+
+    def bridge(self) -> Command:
+        return Command("run", environment=self.environment)
+
+    async def witness(self, until: int) -> Witness:
+        return await read(self.broker, self.queue, until=until)
+
+    @property
+    def rows_handed_out(self) -> int:
+        return len(self.pbx.oracle.deliveries)
+
+
+@asynccontextmanager
+async def site(
+    folder: Path, broker: PrivateBroker, *, accounts: int = ACCOUNTS, round_trip_seconds: float = 0.0
+) -> AsyncIterator[Site]:
+    pbx = Pbx(accounts=accounts, app="app", password=PASSWORD)
+    async with serve(pbx, round_trip_seconds=round_trip_seconds) as served:
+        place = Site(folder, broker, pbx, served)
+        await bind(broker, place.exchange, place.queue)
+        yield place
+        assert not pbx.oracle.mistakes
+
+
+async def rows_are_handed_out(place: Site, count: int) -> None:
+    async with asyncio.timeout(60):
+        while place.rows_handed_out < count:
+            await asyncio.sleep(0.005)
+
+
+async def stopped(bridge: Command) -> int:
+    return await asyncio.to_thread(bridge.terminate)
+
+
+async def test_a_bridge_killed_in_the_middle_of_a_walk_goes_on_from_its_cursor(
+    tmp_path: Path, broker: PrivateBroker
+) -> None:
+    async with site(tmp_path, broker, round_trip_seconds=0.001) as place:
+        with place.bridge() as first:
+            await rows_are_handed_out(place, ACCOUNTS // 2)
+            first.kill()
+        before = place.rows_handed_out
+        with place.bridge() as second:
+            witness = await place.witness(until=ACCOUNTS)
+            assert await asyncio.to_thread(second.wait_for_log, "source.starting")
+            assert second.logs("source.starting")[0]["resumes"]
+            assert await stopped(second) == 0
+        read_again = place.rows_handed_out - before
+        assert read_again < ACCOUNTS, "it did not begin anew"
+    assert {event["subject"] for event in witness.deliveries} == set(place.pbx.truth())
+    assert witness.sequences == list(range(1, ACCOUNTS + 1))
+    assert len(witness.ids) - ACCOUNTS <= 256, "no more than a window is delivered twice"
+
+
+async def test_a_stop_and_a_start_deliver_everything_once(tmp_path: Path, broker: PrivateBroker) -> None:
+    async with site(tmp_path, broker, round_trip_seconds=0.001) as place:
+        for share in (4, 2):
+            with place.bridge() as bridge:
+                await rows_are_handed_out(place, ACCOUNTS // share)
+                assert await stopped(bridge) == 0
+        with place.bridge() as last:
+            witness = await place.witness(until=ACCOUNTS)
+            assert await stopped(last) == 0
+    assert len(witness.ids) == len(set(witness.ids)) == ACCOUNTS
+    assert [int(event["sequence"]) for event in witness.deliveries] == list(range(1, ACCOUNTS + 1))
+
+
+@pytest.mark.parametrize("way", ["stop", "kill"])
+async def test_a_broker_that_goes_away_in_the_middle_loses_nothing(
+    tmp_path: Path, broken: PrivateBroker, way: str
+) -> None:
+    async with site(tmp_path, broken, round_trip_seconds=0.001) as place:
+        with place.bridge() as bridge:
+            await rows_are_handed_out(place, ACCOUNTS // 2)
+            await asyncio.to_thread(getattr(broken, way))
+            await asyncio.to_thread(bridge.wait_for_log, "broker.failed")
+            await rows_are_handed_out(place, ACCOUNTS)
+            await asyncio.to_thread(broken.start)
+            witness = await place.witness(until=ACCOUNTS)
+            assert await stopped(bridge) == 0
+    assert witness.sequences == list(range(1, ACCOUNTS + 1))
+    assert len(witness.ids) - ACCOUNTS <= 256, "no more than a window is delivered twice"
+
+
+async def test_a_pbx_that_comes_and_goes_loses_nothing(tmp_path: Path, broker: PrivateBroker) -> None:
+    async with site(tmp_path, broker, accounts=300, round_trip_seconds=0.001) as place:
+        with place.bridge() as bridge:
+            for share in (3, 2):
+                await rows_are_handed_out(place, 300 // share)
+                place.served.drop_connections()
+            witness = await place.witness(until=300)
+            changed = place.pbx.pick()
+            place.pbx.change_display_name(changed, "New Name")
+            after = await place.witness(until=1)
+            assert await stopped(bridge) == 0
+    assert len(witness.ids) == 300
+    told = after.deliveries[0]["data"]
+    assert (told["change"], told["changed"], told["account"]["display_name"]) == (
+        "updated",
+        ["display_name"],
+        "New Name",
+    )
+
+
+async def test_a_bridge_started_first_waits_and_says_so(tmp_path: Path, broken: PrivateBroker) -> None:
+    await asyncio.to_thread(broken.kill)
+    port = free_port()
+    pbx = Pbx(accounts=20, app="app", password=PASSWORD)
+    environment = {
+        "BRIDGE_PBX_URL": f"ws://127.0.0.1:{port}",
+        "BRIDGE_PBX_APP": "app",
+        "BRIDGE_PBX_PASSWORD": PASSWORD,
+        "BRIDGE_RABBITMQ_URL": broken.url,
+        "BRIDGE_STORE_URL": f"sqlite:///{tmp_path / 'bridge.db'}",
+        "BRIDGE_STATUS_PORT": "0",
+    }
+    with Command("run", environment=environment) as bridge:
+        waiting = await asyncio.to_thread(bridge.wait_for_log, "source.failed")
+        assert f"127.0.0.1:{port}" in waiting["problem"]
+        assert "again_in_seconds" in waiting
+        waiting = await asyncio.to_thread(bridge.wait_for_log, "broker.failed")
+        assert f"127.0.0.1:{broken.port}" in waiting["problem"]
+        await asyncio.to_thread(broken.start)
+        await bind(broken, "pbx.accounts", "everything")
+        async with serve(pbx, port=port):
+            witness = await read(broken, "everything", until=20)
+        assert await stopped(bridge) == 0
+    assert len(witness.ids) == 20
+
+
+async def test_a_wrong_password_is_loud_slow_and_no_end(tmp_path: Path, broker: PrivateBroker) -> None:
+    async with site(tmp_path, broker, accounts=5) as place:
+        place.environment["BRIDGE_PBX_PASSWORD"] = "wr0ng-s3cret"
+        with place.bridge() as bridge:
+            refused = await asyncio.to_thread(bridge.wait_for_log, "source.failed")
+            assert refused["level"] == "error"
+            assert "Name or Password of the App object" in refused["problem"]
+            assert refused["again_in_seconds"] >= 30
+            assert await stopped(bridge) == 0
+            assert "wr0ng-s3cret" not in bridge.printed
+            assert "Traceback" not in bridge.printed

@@ -1,0 +1,66 @@
+"""A plain consumer that writes down every delivery of one queue, in order."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import aio_pika
+
+from tests.support.rabbit import PrivateBroker
+
+
+@dataclass
+class Witness:
+    """What a queue has held, read to its end."""
+
+    deliveries: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[str]:
+        return [event["id"] for event in self.deliveries]
+
+    @property
+    def first_deliveries(self) -> list[dict[str, Any]]:
+        """Each event where it came first."""
+        seen: dict[str, dict[str, Any]] = {}
+        for event in self.deliveries:
+            seen.setdefault(event["id"], event)
+        return list(seen.values())
+
+    @property
+    def sequences(self) -> list[int]:
+        return [int(event["sequence"]) for event in self.first_deliveries]
+
+
+async def bind(broker: PrivateBroker, exchange: str, queue: str) -> None:
+    """Make the exchange and a quorum queue that takes every account change."""
+    connection = await aio_pika.connect(broker.url)
+    async with connection:
+        channel = await connection.channel()
+        declared = await channel.declare_exchange(exchange, "topic", durable=True)
+        made = await channel.declare_queue(queue, durable=True, arguments={"x-queue-type": "quorum"})
+        await made.bind(declared, "*.account.*")
+
+
+async def read(broker: PrivateBroker, queue: str, *, until: int) -> Witness:
+    """Read until *until* different events came and nothing more does."""
+    witness = Witness()
+    connection = await aio_pika.connect(broker.url)
+    async with connection, asyncio.timeout(60):
+        channel = await connection.channel()
+        await channel.set_qos(prefetch_count=500)
+        declared = await channel.declare_queue(queue, passive=True)
+        arrived: asyncio.Queue[aio_pika.abc.AbstractIncomingMessage] = asyncio.Queue()
+        await declared.consume(arrived.put, no_ack=True)
+        while len(set(witness.ids)) < until:
+            witness.deliveries.append(json.loads((await arrived.get()).body))
+        while (
+            await channel.declare_queue(queue, passive=True)
+        ).declaration_result.message_count or not arrived.empty():
+            witness.deliveries.append(json.loads((await arrived.get()).body))
+    return witness
+
+
+async def _count(channel: aio_pika.abc.AbstractChannel, queue: str) -> int:
+    return (await channel.declare_queue(queue, passive=True)).declaration_result.message_count or 0
