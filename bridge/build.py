@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import time, timedelta
 from pathlib import Path
 
 from bridge import __version__
@@ -20,6 +20,7 @@ from bridge.source import PbxSource
 from bridge.status import Board, Level, Part, SourcePart
 from bridge.store.sqlite import SqliteStore
 from bridge.walk.decisions import Pace
+from bridge.walk.schedule import Habits
 
 log = get_logger(__name__)
 
@@ -48,6 +49,7 @@ def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told:
             window=settings.rabbitmq.window,
             keep=timedelta(days=settings.replay.keep_days),
             brake=brake_of(settings),
+            habits=habits_of(settings),
             on_told=on_told,
         )
 
@@ -125,6 +127,21 @@ def brake_of(settings: Settings) -> Brake:
     """Return when deletions are believed."""
     walk = settings.walk
     return Brake(walk.deletion_walks, walk.max_deleted_accounts, walk.max_deleted_percent / 100)
+
+
+def habits_of(settings: Settings) -> Habits:
+    """Return when full walks begin by themselves."""
+    walk = settings.walk
+
+    def moment(text: str | None) -> time | None:
+        return time.fromisoformat(text) if text and text != "never" else None
+
+    return Habits(
+        nightly_at=moment(walk.nightly_at),
+        after_outage=timedelta(minutes=walk.after_outage_minutes),
+        quiet_from=moment(walk.quiet_from),
+        quiet_until=moment(walk.quiet_until),
+    )
 
 
 def tls(ca_file: Path | None) -> ssl.SSLContext:

@@ -35,6 +35,7 @@ from bridge.simulator.pbx import Pbx
 from bridge.simulator.scenario import BadScenario, load, names
 from bridge.simulator.server import serve
 from bridge.terminal import event_line
+from bridge.web import CLIENT_HEADER
 from bridge.web import serve as serve_status
 
 FAILED: Final = 1
@@ -100,7 +101,13 @@ async def _bridge(settings: Settings) -> None:
             if page.enabled:
                 token = page.secret.reveal() if page.secret else None
                 port = await stack.enter_async_context(
-                    serve_status(bridge.board, host=page.host, port=page.port, token=token)
+                    serve_status(
+                        bridge.board,
+                        host=page.host,
+                        port=page.port,
+                        token=token,
+                        resync=lambda name, accept: bridge.resync(name, accept_deletions=accept),
+                    )
                 )
                 log.info("status.listening", url=f"http://{page.host}:{port}/status")
             await bridge.run(stop)
@@ -134,7 +141,7 @@ def check(config: Path | None) -> None:
 def status(config: Path | None, *, as_json: bool, quiet: bool, live: bool) -> None:
     """Ask the running bridge how it is doing; exit code 0 where changes flow."""
     settings = _settings(config, require=False, level="error")
-    is_well, text = _run(_ask_status(settings, "/livez" if live else "/status"))
+    is_well, text = _run(_ask_bridge(settings, "GET", "/livez" if live else "/status"))
     if live:
         words = text.strip()
     else:
@@ -146,14 +153,32 @@ def status(config: Path | None, *, as_json: bool, quiet: bool, live: bool) -> No
     sys.exit(0 if is_well else FAILED)
 
 
-async def _ask_status(settings: Settings, path: str) -> tuple[bool, str]:
+@commands.command()
+@config_option
+@click.argument("source")
+@click.option("--accept-deletions", is_flag=True, help="Delete what this walk does not see, however much it is.")
+def resync(config: Path | None, source: str, *, accept_deletions: bool) -> None:
+    """Have the running bridge read the whole list of a PBX once more, now."""
+    settings = _settings(config, require=False, level="error")
+    path = f"/resync/{source}" + ("?accept_deletions=yes" if accept_deletions else "")
+    is_well, text = _run(_ask_bridge(settings, "POST", path))
+    click.echo(text.strip(), err=not is_well)
+    sys.exit(0 if is_well else FAILED)
+
+
+async def _ask_bridge(settings: Settings, method: str, path: str) -> tuple[bool, str]:
     page = settings.status
     host = "127.0.0.1" if page.host in {"0.0.0.0", "::"} else page.host  # noqa: S104 - compared, not listened on
     url = f"http://{host}:{page.port}{path}"
-    headers = {"Authorization": f"Bearer {page.secret.reveal()}"} if page.secret else {}
+    headers = {CLIENT_HEADER: __version__}
+    if page.secret:
+        headers["Authorization"] = f"Bearer {page.secret.reveal()}"
     try:
         timeout = aiohttp.ClientTimeout(total=STATUS_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url, headers=headers) as answer:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.request(method, url, headers=headers) as answer,
+        ):
             text = await answer.text()
             if answer.status == HTTPStatus.UNAUTHORIZED:
                 raise BadConfig("the running bridge wants another token: set status.token to the one it has")

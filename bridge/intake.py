@@ -20,6 +20,7 @@ from bridge.normalize import Rules, unknown_names
 from bridge.source import Heard
 from bridge.status import Level, SourcePart
 from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan, Sighted, WalkBegan, WalkEnded
+from bridge.walk.schedule import WalkSchedule
 
 PROGRESS_ROWS: Final = 1000
 """Between two lines in the log about a long walk."""
@@ -47,8 +48,7 @@ class Told:
 class Intake:
     """Between the source that reads and the store that keeps, for one PBX.
 
-    *on_told* is called when changes are durable; *on_walk_over* after every full walk, with its certificate if it was
-    proven.
+    *on_told* is called when changes are durable, and with the certificate of every proven full walk.
     """
 
     def __init__(  # noqa: PLR0913 - its parts
@@ -62,7 +62,7 @@ class Intake:
         part: SourcePart,
         brake: Brake,
         on_told: Callable[[Told], None],
-        on_walk_over: Callable[[Certificate | None], None] = lambda _certificate: None,
+        schedule: WalkSchedule,
         ask_ahead: int = 256,
     ) -> None:
         self.cursor = Cursor()
@@ -77,7 +77,7 @@ class Intake:
         self._part = part
         self._brake = brake
         self._on_told = on_told
-        self._on_walk_over = on_walk_over
+        self._schedule = schedule
         self._queue: asyncio.Queue[Heard] = asyncio.Queue(maxsize=ask_ahead)
         self._walk: WalkRecord | None = None
         self._unknown: set[str] = set()
@@ -98,7 +98,7 @@ class Intake:
         """Forget the full walk under way: its connection is gone, and with it what it would have proven."""
         if self._walk is not None:
             self._walk = None
-            self._on_walk_over(None)
+            self._schedule.over(self._clock(), is_proven=False)
 
     async def keep_committing(self) -> None:
         """Commit group after group, for ever.
@@ -125,9 +125,9 @@ class Intake:
             match heard:
                 case EpochBegan(start=start):
                     await self._move(start)
-                    await self._begin_walk("reading the whole list")
+                    await self._begin_walk("reading the whole list", is_new_epoch=True)
                 case WalkBegan():
-                    await self._begin_walk("reading the whole list once more")
+                    await self._begin_walk("reading the whole list once more", is_new_epoch=False)
                 case CaughtUp(is_proven=is_proven):
                     await self._caught_up(is_proven=is_proven)
                 case WalkEnded(is_proven=is_proven, until=until):
@@ -158,10 +158,11 @@ class Intake:
             await self._run(partial(ingest, self._store, batch, rules=self._rules, now=self._clock()))
             self.cursor = until
 
-    async def _begin_walk(self, doing: str) -> None:
+    async def _begin_walk(self, doing: str, *, is_new_epoch: bool) -> None:
         self._walk = WalkRecord(self._clock())
         self._rows_of_walk = 0
-        await self._run(begin_walk, self._store, self._name)
+        self._schedule.began(is_new_epoch=is_new_epoch)
+        await self._run(partial(begin_walk, self._store, self._name, is_new_epoch=is_new_epoch))
         self._part.does(doing, Level.OK, self._clock())
         log.info("walk.started", source=self._name)
 
@@ -188,7 +189,7 @@ class Intake:
         if not is_proven:
             log.info("walk.ended_unproven", source=self._name, accounts=self._rows_of_walk, deletions="unknown")
             self._part.deletions = "unknown"
-            self._on_walk_over(None)
+            self._schedule.over(self._clock(), is_proven=False)
             return
         certificate, deleted = await self._run(
             partial(
@@ -205,7 +206,7 @@ class Intake:
         self.accepts_deletions = False
         self._certify(certificate)
         self._on_told(Told(deleted, certificate))
-        self._on_walk_over(certificate)
+        self._schedule.over(self._clock(), is_proven=True, absent=certificate.absent - certificate.held)
 
     def _certify(self, certificate: Certificate) -> None:
         self._rows_of_walk = 0

@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -25,12 +26,14 @@ from bridge.model import OutboxRow, Place, SourceName
 from bridge.normalize import Rules
 from bridge.source import Heard, PbxSource
 from bridge.status import Board, Level
+from bridge.walk.schedule import Habits, WalkSchedule
 
 STOP_SECONDS: Final = 10.0
 """How long a stop waits for what is read to be committed and for what is sent to be confirmed."""
 
 PRUNE_ROWS: Final = 500
 PRUNE_SECONDS: Final = 60.0
+WALK_CHECK_SECONDS: Final = 5.0
 
 log = get_logger(__name__)
 
@@ -49,6 +52,11 @@ class Patience:
         self._transient_max_seconds = transient_max_seconds
         self._misconfigured_seconds = misconfigured_seconds
         self._failures = 0
+
+    @property
+    def is_tried(self) -> bool:
+        """True while something fails and did not work again yet."""
+        return self._failures > 0
 
     def progress(self) -> None:
         """Say that something worked."""
@@ -113,11 +121,23 @@ class Pbx:
     """Rows that may be read and not yet committed."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Followed:
+    """A PBX being followed."""
+
+    source: PbxSource
+    intake: Intake
+    schedule: WalkSchedule
+
+
 class KeptStore(Store, Protocol):
     """What a running bridge needs of a store beside what delivering needs."""
 
     def place(self, source: SourceName) -> Place:
         """Return where *source* stands."""
+
+    def verified_at(self, source: SourceName) -> datetime | None:
+        """Return when the last full walk of the present epoch was proven, if one was."""
 
     def prune(self, before: datetime, limit: int) -> int:
         """Forget up to *limit* rows published before that time, and return how many that were."""
@@ -137,6 +157,7 @@ class Bridge:
         window: int = 256,
         keep: timedelta = timedelta(days=7),
         brake: Brake = Brake(),  # noqa: B008 - frozen, so sharing it is safe
+        habits: Habits = Habits(),  # noqa: B008 - the same
         on_told: Callable[[Told], None] = lambda _told: None,
         on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
     ) -> None:
@@ -148,6 +169,9 @@ class Bridge:
         self._on_told = on_told
         self._on_published = on_published
         self._brake = brake
+        self._habits = habits
+        self._walk_check = asyncio.Event()
+        self._followed: dict[SourceName, _Followed] = {}
         self._offload = StoreThread()
         self._publishing = Patience()
         self._drain = Drain(
@@ -171,9 +195,10 @@ class Bridge:
                 readers = [group.create_task(self._follow(pbx), name=f"read {pbx.name}") for pbx in self._pbxs]
                 draining = group.create_task(self._keep_draining(), name="drain")
                 pruning = group.create_task(self._keep_pruning(), name="prune")
+                walking = group.create_task(self._keep_walking(), name="walk")
                 await stop.wait()
                 log.info("bridge.stopping")
-                for task in (*readers, pruning):
+                for task in (*readers, pruning, walking):
                     task.cancel()
                 await self._wind_down(draining)
         except ExceptionGroup as failures:
@@ -193,6 +218,11 @@ class Bridge:
     async def _follow(self, pbx: Pbx) -> None:
         part = self.board.sources[pbx.name]
         patience = Patience()
+        place = await self._offload(self._store.place, pbx.name)
+        verified_at = await self._offload(self._store.verified_at, pbx.name)
+        part.verified_at = verified_at
+        part.deletions = "known" if verified_at is not None else "unknown"
+        schedule = WalkSchedule(pbx.name, self._habits, verified_at)
         intake = Intake(
             pbx.name,
             self._store,
@@ -202,11 +232,16 @@ class Bridge:
             part=part,
             brake=self._brake,
             on_told=self._told,
+            schedule=schedule,
             ask_ahead=pbx.ask_ahead,
         )
+        self._followed[pbx.name] = _Followed(pbx.source, intake, schedule)
 
         async def hand_on(heard: Heard) -> None:
-            part.last_progress_at = utc_now()
+            now = utc_now()
+            if part.last_progress_at is not None and patience.is_tried:
+                schedule.came_back(now - part.last_progress_at)
+            part.last_progress_at = now
             patience.progress()
             await intake.put(heard)
 
@@ -215,7 +250,6 @@ class Bridge:
             intake.abandon_walk()
             await pbx.source.read(intake.cursor, hand_on)
 
-        place = await self._offload(self._store.place, pbx.name)
         intake.cursor = place.cursor
         log.info("source.starting", source=pbx.name, events_so_far=place.sequence, resumes=not place.cursor.is_start)
         async with asyncio.TaskGroup() as group:
@@ -225,6 +259,32 @@ class Bridge:
             finally:
                 settling = group.create_task(intake.settle())
                 await asyncio.wait([settling, committing], return_when=asyncio.FIRST_COMPLETED)
+
+    def resync(self, name: SourceName, *, accept_deletions: bool) -> bool:
+        """Walk a PBX from its start as soon as it is reached; False where there is none of that name.
+
+        With *accept_deletions* the accounts that this walk does not see may be deleted, however many they are.
+        """
+        followed = self._followed.get(name)
+        if followed is None:
+            return False
+        followed.intake.accepts_deletions = accept_deletions
+        followed.schedule.ask()
+        self._walk_check.set()
+        return True
+
+    async def _keep_walking(self) -> None:
+        while True:
+            now = utc_now().astimezone()
+            for name, followed in self._followed.items():
+                reason = followed.schedule.due(now)
+                if reason and self.board.sources[name].is_usable:
+                    log.debug("walk.wanted", source=name, reason=reason)
+                    followed.source.request_walk()
+            self._walk_check.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WALK_CHECK_SECONDS):
+                    await self._walk_check.wait()
 
     def _source_failed(self, name: SourceName, problem: BridgeError, pause_seconds: float) -> None:
         level = Level.ERROR if isinstance(problem, Misconfigured) else Level.WARN

@@ -8,7 +8,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import NoReturn
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -57,9 +57,18 @@ class PbxSource:
         self._server_name = server_name
         self._on_state = on_state
         self._on_noise = on_noise
+        self._is_walk_wanted = False
+        self._waiting: asyncio.Timeout | None = None
 
     def __repr__(self) -> str:
         return f"<PbxSource {self._url}>"
+
+    def request_walk(self) -> None:
+        """Have the list read from its start once more, beside the live cursor, as soon as that is at rest."""
+        self._is_walk_wanted = True
+        if self._waiting is not None and not self._waiting.expired():
+            with suppress(RuntimeError):  # it has just ended by itself
+                self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def read(self, since: Cursor, hand_on: Callable[[Heard], Awaitable[None]]) -> NoReturn:
         """Read on from *since* on one connection until it is of no more use; *hand_on* may take its time.
@@ -82,11 +91,15 @@ class PbxSource:
             for event in early:
                 await self._carry_out(walker.heard(event, now()), socket, conversation, hand_on)
             while True:
+                actions: Sequence[Action]
                 try:
-                    async with asyncio.timeout_at(walker.wake_at):
+                    async with asyncio.timeout_at(walker.wake_at) as self._waiting:
                         data = await socket.recv(decode=False)
                 except TimeoutError:
                     actions = walker.pass_time(now())
+                    if self._is_walk_wanted:
+                        self._is_walk_wanted = False
+                        actions = [*actions, *walker.want_walk(now())]
                 else:
                     event = conversation.receive(data)
                     if isinstance(event, m.Unreadable):

@@ -106,7 +106,7 @@ class Board:
     def sentences(self, now: datetime) -> list[str]:
         """Return what a person wants to know first."""
         told = ["Everything sent." if not self.unsent else f"{self.unsent} events wait to be sent."]
-        told += [f"{name}: {_sentence(part, now)}" for name, part in self.sources.items()]
+        told += [f"{name}: {_sentence(part, now)} {_completeness(part)}" for name, part in self.sources.items()]
         told.append(f"Broker: {_sentence(self.broker, now)}")
         return told
 
@@ -120,6 +120,13 @@ def _sentence(part: Part, now: datetime) -> str:
     if part.last_progress_at is not None:
         words += f", last answer {_age(now - part.last_progress_at)} ago"
     return f"{words}. {part.problem}".strip() if part.problem else f"{words}."
+
+
+def _completeness(part: SourcePart) -> str:
+    if part.verified_at is None:
+        return "Deletions unknown: no full walk was proven yet."
+    counted = f"{part.accounts} accounts, all match, " if part.accounts is not None else ""
+    return f"{counted}verified {part.verified_at.astimezone():%Y-%m-%d %H:%M}. Deletions {part.deletions}."
 
 
 def _age(age: timedelta) -> str:

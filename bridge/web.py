@@ -4,17 +4,31 @@ import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Final
 
 import orjson
 from aiohttp import web
 
 from bridge.errors import BadConfig
+from bridge.model import SourceName
 from bridge.status import Board
+
+CLIENT_HEADER: Final = "X-Account-Bridge"
+"""What our own commands send with a request that changes something."""
 
 
 @asynccontextmanager
-async def serve(board: Board, *, host: str, port: int, token: str | None = None) -> AsyncIterator[int]:
+async def serve(
+    board: Board,
+    *,
+    host: str,
+    port: int,
+    token: str | None = None,
+    resync: Callable[[SourceName, bool], bool] = lambda _name, _accept: False,
+) -> AsyncIterator[int]:
     """Serve *board* while inside; yields the port. With *token*, ``/status`` wants ``Authorization: Bearer``.
+
+    ``POST /resync/NAME`` calls *resync* with the name and whether deletions are accepted.
 
     Raises:
         BadConfig: the address cannot be listened on.
@@ -31,6 +45,17 @@ async def serve(board: Board, *, host: str, port: int, token: str | None = None)
         text = "\n".join(board.sentences(now) if token is None else [board.level(now)])
         return web.Response(status=200 if board.is_ready(now) else 503, text=text + "\n")
 
+    async def walk(request: web.Request) -> web.Response:
+        # A page in somebody's browser can send a POST here, but not with this header.
+        if CLIENT_HEADER not in request.headers or (token is not None and not _carries(request, token)):
+            return web.Response(status=401, text="this is for the command account-bridge resync\n")
+        name = SourceName(request.match_info["name"])
+        if not resync(name, request.query.get("accept_deletions") == "yes"):
+            return web.Response(
+                status=404, text=f"no PBX of this bridge is called so; there is {', '.join(board.sources)}\n"
+            )
+        return web.Response(status=202, text="a full walk begins as soon as the PBX is reached\n")
+
     async def live(_request: web.Request) -> web.Response:
         return web.Response(text="the event loop turns\n")
 
@@ -40,7 +65,7 @@ async def serve(board: Board, *, host: str, port: int, token: str | None = None)
         ("/readyz", ready),
         ("/livez", live),
     ]
-    application.add_routes([web.get(path, handler) for path, handler in routes])
+    application.add_routes([*(web.get(path, handler) for path, handler in routes), web.post("/resync/{name}", walk)])
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=2)
     await runner.setup()
     try:

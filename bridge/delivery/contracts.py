@@ -29,8 +29,8 @@ class Transaction(Protocol):
     def add_events(self, source: SourceName, events: Sequence[NewEvent]) -> None:
         """Append events to the outbox, in order."""
 
-    def begin_walk(self, source: SourceName, walk: int) -> None:
-        """Record the number of the full walk that begins now."""
+    def begin_walk(self, source: SourceName, walk: int, *, is_new_epoch: bool) -> None:
+        """Record the number of the full walk that begins now; a new epoch is not verified."""
 
     def count_missed(self, source: SourceName, walk: int) -> None:
         """Add one to the missed walks of every present account that this walk did not see."""

@@ -47,10 +47,10 @@ class WalkRecord:
             self.suspects.pop(account_key(row.account_guid), None)
 
 
-def begin_walk(store: Store, source: SourceName) -> None:
-    """Give the walk that begins now a number of its own."""
+def begin_walk(store: Store, source: SourceName, *, is_new_epoch: bool) -> None:
+    """Give the walk that begins now a number of its own. What an earlier epoch certified means nothing in a new one."""
     with store.transaction() as transaction:
-        transaction.begin_walk(source, transaction.place(source).walk + 1)
+        transaction.begin_walk(source, transaction.place(source).walk + 1, is_new_epoch=is_new_epoch)
 
 
 def sight(  # noqa: PLR0913 - a walk is recorded in memory, beside the store

@@ -149,6 +149,12 @@ class SqliteStore:
             row = self._execute("count_unpublished").fetchone()
             return row["rows"], datetime.fromisoformat(row["oldest"]) if row["oldest"] else None
 
+    def verified_at(self, source: SourceName) -> datetime | None:
+        """Return when the last full walk of the present epoch was proven, if one was."""
+        with self._translated():
+            row = self._execute("verified_at", name=source).fetchone()
+            return datetime.fromisoformat(row["verified_at"]) if row and row["verified_at"] else None
+
     def count_accounts(self, source: SourceName) -> int:
         """Return how many accounts *source* has at present."""
         with self._translated():
@@ -301,9 +307,9 @@ class SqliteTransaction:
             queries()["mark_seen"], [{"source_id": source_id, "key": key, "walk": walk} for key in keys]
         )
 
-    def begin_walk(self, source: SourceName, walk: int) -> None:
-        """Record the number of the full walk that begins now."""
-        self._execute("begin_walk", source, walk=walk)
+    def begin_walk(self, source: SourceName, walk: int, *, is_new_epoch: bool) -> None:
+        """Record the number of the full walk that begins now; a new epoch is not verified."""
+        self._execute("begin_walk", source, walk=walk, is_new_epoch=is_new_epoch)
 
     def count_missed(self, source: SourceName, walk: int) -> None:
         """Add one to the missed walks of every present account that this walk did not see."""

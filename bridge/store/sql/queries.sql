@@ -39,7 +39,10 @@ ON CONFLICT (source_id, key) DO UPDATE SET
 UPDATE account SET last_walk = :walk, missed = 0 WHERE source_id = :source_id AND key = :key;
 
 -- begin_walk: everything seen from now on is seen by this walk
-UPDATE source SET walk = :walk WHERE id = :source_id;
+UPDATE source SET walk = :walk, verified_at = iif(:is_new_epoch, NULL, verified_at) WHERE id = :source_id;
+
+-- verified_at: when nothing was missing for the last time
+SELECT verified_at FROM source WHERE name = :name;
 
 -- count_missed: after a proven walk
 UPDATE account SET missed = missed + 1 WHERE source_id = :source_id AND last_walk < :walk AND NOT is_deleted;

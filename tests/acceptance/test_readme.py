@@ -1,0 +1,92 @@
+"""The README's own words, run."""
+
+import asyncio
+import re
+import sqlite3
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.cli import commands
+from bridge.config import Settings
+from tests.support.process import run
+from tests.support.rabbit import PrivateBroker
+from tests.support.witness import bind
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+async def test_the_python_subscriber_applies_every_change(
+    tmp_path: Path, broker: PrivateBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(blocks("python")[0], "README.md", "exec"), namespace)  # noqa: S102 - that is the point
+    await bind(broker, "pbx.accounts", "pbx.accounts.crm")
+    subscribing = asyncio.create_task(namespace["main"](broker.url))
+    environment = {"BRIDGE_RABBITMQ_EXCHANGE": "pbx.accounts"}
+    from tests.acceptance.test_promise import site  # noqa: PLC0415 - the same site, another exchange
+
+    async with site(tmp_path, broker, accounts=30) as place:
+        place.environment |= environment
+        with place.bridge() as bridge:
+            async with asyncio.timeout(60):
+                while count(tmp_path / "crm.db") < 30:
+                    await asyncio.sleep(0.05)
+            assert await asyncio.to_thread(bridge.terminate) == 0
+    subscribing.cancel()
+    await asyncio.wait([subscribing])
+
+
+def count(database: Path) -> int:
+    connection = sqlite3.connect(database)
+    try:
+        return int(connection.execute("SELECT count(*) FROM person").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+    finally:
+        connection.close()
+
+
+def test_the_settings_it_shows_are_settings(tmp_path: Path) -> None:
+    text = blocks("toml")[0]
+    for secret in re.findall(r'"(/run/secrets/\w+)"', text):
+        file = tmp_path / Path(secret).name
+        file.write_text("amqp://bridge:pw@localhost/" if file.name == "broker" else "pw")
+        text = text.replace(secret, str(file))
+    path = tmp_path / "bridge.toml"
+    path.write_text(text)
+    settings = Settings.load(path, {})
+    assert [pbx.name for pbx in settings.pbx] == ["hq", "branch"]
+    for table, content in tomllib.loads(text).items():
+        assert table in Settings.model_fields, content
+
+
+def test_every_command_it_names_is_one_and_the_other_way_round() -> None:
+    named = set(re.findall(r"^\| `account-bridge (\w+)", README, re.MULTILINE))
+    assert named == set(commands.commands)
+
+
+def test_every_option_it_names_is_one() -> None:
+    for name, words in re.findall(r"^\| `account-bridge (\w+)` \| (.*) \|$", README, re.MULTILINE):
+        options = {option for parameter in commands.commands[name].params for option in parameter.opts}
+        assert set(re.findall(r"`(--[\w-]+)", words)) <= options
+
+
+def test_every_test_it_points_to_is_there() -> None:
+    tests = "\n".join(path.read_text("utf-8") for path in (Path(__file__).parents[1]).rglob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", README):
+        assert f"def {name}(" in tests, name
+
+
+@pytest.mark.parametrize("command", sorted(commands.commands))
+def test_every_command_explains_itself(command: str) -> None:
+    code, printed = run(command, "--help")
+    assert code == 0
+    assert "Usage:" in printed.printed
