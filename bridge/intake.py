@@ -111,10 +111,19 @@ class Intake:
             group = [await self._queue.get()]
             while not self._queue.empty():
                 group.append(self._queue.get_nowait())
-            for kind, heard in groupby(group, key=type):
-                await self._take(kind, list(heard))
+            await self.commit(group)
             for _ in group:
                 self._queue.task_done()
+
+    async def commit(self, group: Sequence[Heard]) -> None:
+        """Make *group* durable, in order.
+
+        Raises:
+            Fatal: the store cannot be written, or another bridge moved the cursor.
+
+        """
+        for kind, heard in groupby(group, key=type):
+            await self._take(kind, list(heard))
 
     async def _take(self, kind: type, group: list[Any]) -> None:
         if kind is Deliver:

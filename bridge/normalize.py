@@ -82,14 +82,21 @@ def judge(row: Row, before: Mirrored | None, *, source: SourceName, rules: Rules
     A row of a new epoch, or with numbers seen before, is the PBX repeating itself: only a real difference is a change.
     """
     after = _after(row, before, rules)
-    if before is None:
-        return Judgement(after) if row.is_deleted else _changed(after, ChangeKind.CREATED, source)
+    if before is None or before.is_deleted:
+        # A row that tells nothing but a guid may be a deletion as well: no reason to believe in an account.
+        if row.is_deleted or (row.h323 is None and row.info is None):
+            return Judgement(replace(after, is_deleted=True))
+        return _appeared(after, before, source)
     if row.is_deleted:
-        return Judgement(after) if before.is_deleted else _changed(after, ChangeKind.DELETED, source, Reason.REPORTED)
-    if before.is_deleted:
-        after = replace(after, reuse=before.reuse + (row.cursor == before.cursor))
-        return _changed(after, ChangeKind.CREATED, source, Reason.RESTORED)
+        return _changed(after, ChangeKind.DELETED, source, Reason.REPORTED)
     return _compare(before, after, source, rules)
+
+
+def _appeared(after: Mirrored, before: Mirrored | None, source: SourceName) -> Judgement:
+    if before is None or before.revision == 0:
+        return _changed(after, ChangeKind.CREATED, source)
+    after = replace(after, reuse=before.reuse + (after.cursor == before.cursor))
+    return _changed(after, ChangeKind.CREATED, source, Reason.RESTORED)
 
 
 def _compare(before: Mirrored, after: Mirrored, source: SourceName, rules: Rules) -> Judgement:
@@ -113,10 +120,8 @@ def judge_repair(row: Row, before: Mirrored | None, *, source: SourceName, rules
     counts anew), the event of an account we knew gets an id that no earlier one can have.
     """
     after = _after(row, before, rules)
-    if before is None:
-        return _changed(after, ChangeKind.CREATED, source)
-    if before.is_deleted:
-        return _changed(replace(after, reuse=before.reuse + 1), ChangeKind.CREATED, source, Reason.RESTORED)
+    if before is None or before.is_deleted:
+        return publish_anew(_appeared(after, before, source)) if before is not None else _appeared(after, None, source)
     changed = _difference(before.account, after.account, rules.projection)
     if not changed:
         return Judgement(after)

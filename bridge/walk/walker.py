@@ -70,6 +70,10 @@ class _Walk:
     rows_since_live: int = 0
     is_read: bool = False
     """Its end was told; now the live cursor has to catch up once more."""
+    was_silent: bool = False
+    """A question of it was not answered, and asked again."""
+    is_doubtful: bool = False
+    """Not even then: what we take for its end proves nothing."""
 
 
 class Walker:
@@ -125,6 +129,11 @@ class Walker:
     def is_walking(self) -> bool:
         """True during a full walk, the first reading of an epoch included."""
         return self._walk is not None or self._is_first_reading
+
+    @property
+    def is_beside_live(self) -> bool:
+        """True during a full walk other than the first reading: two cursors move."""
+        return self._walk is not None
 
     def begin(self, now: float) -> Sequence[Action]:
         """Start, right after the login."""
@@ -275,11 +284,11 @@ class Walker:
             self._is_first_reading = False
             actions.append(WalkEnded(is_proven, self._live.cursor))
         elif self._walk is not None and self._walk.is_read:
-            # The list ended behind the walk's last row, so this is as good a place to go on from as the live cursor,
+            # The walk saw everything before its last row, so this is as good a place to go on from as the live cursor,
             # and a better one where the PBX counts anew (after a rollback, say).
-            self._live = Chain(self._walk.chain.cursor if is_proven else self._live.cursor)
-            self._walk = None
-            actions.append(WalkEnded(is_proven, self._live.cursor))
+            walk, self._walk = self._walk, None
+            self._live = Chain(walk.chain.cursor)
+            actions.append(WalkEnded(is_proven and not walk.is_doubtful, self._live.cursor))
         if self._walk is not None:
             self._walk.rows_since_live = 0
             self._go_on_walking(self._walk, now)
@@ -302,6 +311,7 @@ class Walker:
     def _walk_answered(self, walk: _Walk, reply: m.AccountRow | m.NoAccount, now: float) -> list[Action]:
         actions: list[Action] = []
         step = Step.REPEATED
+        walk.was_silent = False
         if isinstance(reply, m.AccountRow):
             row = self._own(reply.row, walk.chain)
             step = walk.chain.take(row)
@@ -358,9 +368,13 @@ class Walker:
             return []
         self._asked = None  # but it stays open at the other end: should the answer come after all, it still counts
         if self.phase is Phase.WALKING and self._walk is not None:
+            if not self._walk.was_silent:
+                self._walk.was_silent = True
+                self._go_on_walking(self._walk, now)
+                return []
             # Perhaps its end; the live cursor is asked once more, as after any end, but nothing is proven.
-            walk_ended = self._give_up_walk()
-            return [*walk_ended, *self._ask_live(now)]
+            self._walk.is_read = self._walk.is_doubtful = True
+            return self._ask_live(now)
         actions = self._caught_up(now, is_proven=False)
         if self._silences >= MAX_SILENT_POLLS:
             if not self._probing_tells:

@@ -289,7 +289,7 @@ def _decode(data: bytes | str) -> Any:
 
 def _token(content: Mapping[str, Any], name: str, data: bytes | str) -> Token | None:
     value = content.get(name)
-    if value is None or (name == "guid" and value == ""):
+    if value is None or value == "":
         return None
     if isinstance(value, str):
         return Token(orjson.dumps(value).decode())

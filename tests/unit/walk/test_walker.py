@@ -334,7 +334,8 @@ def test_a_troubled_walk_proves_nothing(trouble: str) -> None:
     script.row(row("a", 1))
     actions: list[Action] = []
     if trouble == "silence":
-        actions += script.wait()
+        while not any(isinstance(action, WalkEnded) for action in actions):
+            actions += script.wait()
     elif trouble == "error":
         script.answer(m.RequestError("busy"))
         script.wait_for_question()
@@ -375,3 +376,12 @@ def test_a_long_way_is_no_slow_pbx() -> None:
     for reply in (m.NoAccount(Cursor(GUID)), m.NoAccount(Cursor(GUID)), m.AccountRow(row("a", 1))):
         script.now += 0.6
         assert [action for action in script.answer(reply) if isinstance(action, Ask)]
+
+
+def test_a_question_of_a_walk_that_got_lost_is_asked_once_more() -> None:
+    script = idle(keepalive=1000)
+    script.walker.want_walk(script.now)
+    script.row(row("a", 1))
+    assert script.wait() == [Ask(cursor(1))]
+    script.nothing()
+    assert WalkEnded(is_proven=True, until=cursor(1)) in script.nothing()

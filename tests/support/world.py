@@ -1,0 +1,292 @@
+"""A PBX, a bridge and time, all in one hand: no sockets, no sleeping, every case the same for the same seed.
+
+The bridge is the real one (conversation, walker, intake, schedule, delivery, SQLite), the PBX is the pretend one, and
+what lies between them is a list of messages with their times. Only the shell that moves text over a socket is missing.
+"""
+
+import heapq
+import itertools
+import random
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import orjson
+
+from bridge import cloudevents
+from bridge.cloudevents import AccountChanged
+from bridge.delivery.reconcile import Brake
+from bridge.errors import BridgeError, Transient
+from bridge.intake import Intake, Told
+from bridge.model import AccountGuid, Certificate, Cursor, Mirrored, Row, SourceName
+from bridge.normalize import Rules, account_key, account_of
+from bridge.simulator.pbx import Pbx
+from bridge.simulator.people import Record, info_of
+from bridge.simulator.session import Close, Connection, Reply
+from bridge.source import Heard
+from bridge.status import SourcePart
+from bridge.store.sqlite import SqliteStore
+from bridge.walk.decisions import Ask, Pace, Say
+from bridge.walk.schedule import Habits, WalkSchedule
+from bridge.walk.walker import Walker
+from bridge.wire import messages as m
+from bridge.wire.login import login_digest
+from bridge.wire.protocol import Conversation, Event, Party
+
+EPOCH = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+RECONNECT_SECONDS = 3.0
+RULES = Rules(key=b"w" * 32)
+PACE = Pace(poll_interval=60, answer_timeout=20, keepalive=40)
+
+Result = TypeVar("Result")
+
+
+def now_of(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine that never really waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    raise AssertionError("it waits for something")
+
+
+async def at_once(call: Callable[..., Result], /, *args: Any) -> Result:
+    return call(*args)
+
+
+class World:
+    """One PBX and one bridge; *chance* decides about all that is left to chance."""
+
+    def __init__(self, store: SqliteStore, name: str, pbx: Pbx, chance: random.Random) -> None:
+        self.store = store
+        self.name = SourceName(name)
+        self.pbx = pbx
+        self.chance = chance
+        self.now = 1000.0
+        self.told: list[Told] = []
+        self.certificates: list[Certificate] = []
+        self.versions: dict[str, list[Record]] = defaultdict(list)
+        """Every state an account ever had, by key."""
+        self.ever_absent: set[str] = set()
+        self.failures: list[BridgeError] = []
+        self.is_calm = True
+        """False once something happened that may keep the bridge from seeing a row it was handed."""
+        self._part = SourcePart(since=EPOCH)
+        self._connection: Connection | None = None
+        self._walker: Walker | None = None
+        self._conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
+        self._early: list[Event] = []
+        self._mail: list[tuple[float, int, Connection, Reply | Close]] = []
+        self._numbers = itertools.count()
+        self._uncommitted: list[Heard] = []
+        self._reconnect_at = self.now
+        self._lost_at: float | None = None
+        self._start_bridge()
+        self.note_truth()
+
+    @property
+    def clock(self) -> datetime:
+        return EPOCH + timedelta(seconds=self.now)
+
+    # ------------------------------------------------------------------ what a test does
+
+    def do(self, what: Callable[[], object]) -> None:
+        """Let something happen to the PBX."""
+        # What a full walk saw and the live cursor tells anew a moment later is told once, in its later state.
+        self.is_calm &= self._walker is None or not self._walker.is_beside_live
+        what()
+        self.note_truth()
+        self._hear_out()
+
+    def note_truth(self) -> None:
+        """Remember what every account looks like now."""
+        truth = {account_key(AccountGuid(guid)): record for guid, record in self.pbx.truth().items()}
+        for key, record in truth.items():
+            if not self.versions[key] or self.versions[key][-1] != record:
+                self.versions[key].append(record)
+        self.ever_absent |= self.versions.keys() - truth.keys()
+
+    def crash(self) -> None:
+        """Kill the bridge: what is not committed is gone, and so is everything in memory."""
+        self.is_calm = False
+        self._uncommitted.clear()
+        self._disconnect()
+        self._start_bridge()
+
+    def cut(self) -> None:
+        """Cut the connection; messages on their way are lost."""
+        self.is_calm = False
+        self._disconnect()
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        until = self.now + seconds
+        while True:
+            moment = min(self._next_moment(), until)
+            self.now = max(self.now, moment)
+            self._step()
+            if self.now >= until:
+                return
+
+    def settle(self, *, walks: int = 3) -> None:
+        """Let the dust settle: some hours, in which an operator asks for full walks and accepts what they find."""
+        for _ in range(walks):
+            self.intake.accepts_deletions = True
+            self.schedule.ask()
+            self.run(1200)
+        self._commit()
+
+    # ------------------------------------------------------------------ what came of it
+
+    def mirror(self) -> dict[str, Mirrored]:
+        with self.store.transaction() as transaction:
+            transaction.place(self.name)
+            rows = self.store._db.execute(  # noqa: SLF001 - a test looks inside
+                "SELECT key FROM account JOIN source ON source.id = source_id WHERE name = ?", (self.name,)
+            ).fetchall()
+            found = {row["key"]: transaction.mirrored(self.name, row["key"]) for row in rows}
+        return {key: known for key, known in found.items() if known is not None}
+
+    def events(self) -> list[AccountChanged]:
+        rows = self.store._db.execute(  # noqa: SLF001 - a test looks inside
+            "SELECT body FROM outbox JOIN source ON source.id = source_id WHERE name = ? AND event_type = ? "
+            "ORDER BY position",
+            (self.name, cloudevents.ACCOUNT_CHANGED),
+        )
+        return [cloudevents.decode(row["body"]) for row in rows]
+
+    def published_of(self, record: Record) -> Any:
+        """Return what should be published of *record*."""
+        info = info_of(record, self.pbx.modes.shape, domain=self.pbx.domain, pbx=self.pbx.name)
+        row = Row(Cursor(), AccountGuid(record.guid), record.h323, orjson.loads(orjson.dumps(info)))
+        return account_of(row, None, RULES)
+
+    # ------------------------------------------------------------------ how it works
+
+    def _start_bridge(self) -> None:
+        self.schedule = WalkSchedule(self.name, Habits(nightly_at=None), self.store.verified_at(self.name))
+        self.intake = Intake(
+            self.name,
+            self.store,
+            rules=RULES,
+            run=at_once,
+            clock=lambda: self.clock,
+            part=self._part,
+            brake=Brake(),
+            on_told=self._tell,
+            schedule=self.schedule,
+        )
+        self.intake.cursor = self.store.place(self.name).cursor
+
+    def _tell(self, told: Told) -> None:
+        self.told.append(told)
+        if told.certificate is not None:
+            self.certificates.append(told.certificate)
+
+    def _next_moment(self) -> float:
+        moments = [self.now + 30]
+        if self._mail:
+            moments.append(self._mail[0][0])
+        if self._connection is None:
+            moments.append(self._reconnect_at)
+        elif self._connection.wake_at is not None:
+            moments.append(self._connection.wake_at)
+        if self._walker is not None:
+            moments.append(self._walker.wake_at)
+        return min(moments)
+
+    def _step(self) -> None:
+        if self._connection is None and self.now >= self._reconnect_at:
+            self._connect()
+        while self._mail and self._mail[0][0] <= self.now:
+            _, _, connection, reply = heapq.heappop(self._mail)
+            if connection is self._connection:
+                self._arrive(reply)
+        self._hear_out()
+        if self._walker is not None:
+            self._guarded(lambda walker: walker.pass_time(self.now))
+        if self._walker is not None and self.schedule.due(self.clock):
+            self._guarded(lambda walker: walker.want_walk(self.now))
+        if self.chance.random() < 0.3:
+            self._commit()
+
+    def _connect(self) -> None:
+        self._commit()
+        self.intake.abandon_walk()
+        if self._lost_at is not None:
+            self.schedule.came_back(timedelta(seconds=self.now - self._lost_at))
+            self._lost_at = None
+        self._connection = Connection(self.pbx, round_trip_seconds=0.01)
+        self._conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
+        self._early = []
+        self._post(self._connection, self._connection.begin(self.now))
+        self._send(self._conversation.say(m.AppChallenge()))
+
+    def _disconnect(self) -> None:
+        connection, self._connection, self._walker = self._connection, None, None
+        if connection is not None:
+            connection.closed(self.now)
+            self._lost_at = self.now
+        self._reconnect_at = self.now + RECONNECT_SECONDS
+
+    def _post(self, connection: Connection, replies: Sequence[Reply | Close]) -> None:
+        for reply in replies:
+            due = self.now + reply.delay_seconds + 0.01
+            heapq.heappush(self._mail, (due, next(self._numbers), connection, reply))
+
+    def _hear_out(self) -> None:
+        if self._connection is not None:
+            self._post(self._connection, self._connection.tick(self.now))
+
+    def _send(self, text: str) -> None:
+        if self._connection is not None:
+            self._post(self._connection, self._connection.receive(text, self.now))
+
+    def _arrive(self, reply: Reply | Close) -> None:
+        if isinstance(reply, Close):
+            self._disconnect()
+            return
+        if self._walker is not None:
+            self._guarded(lambda walker: walker.heard(self._conversation.receive(reply.text), self.now))
+            return
+        try:
+            event = self._conversation.receive(reply.text)
+        except Transient as failure:
+            self._fail(failure)
+            return
+        match event:
+            case m.AppChallengeResult(challenge=challenge):
+                digest = login_digest(app=self.pbx.app, challenge=challenge, password=self.pbx.password)
+                self._send(self._conversation.say(m.AppLogin(self.pbx.app, digest)))
+            case m.LoginAccepted():
+                self._walker = Walker(self.intake.cursor, PACE, chance=self.chance.random)
+                self._guarded(lambda walker: walker.begin(self.now))
+                for early in self._early:
+                    self._guarded(lambda walker, early=early: walker.heard(early, self.now))
+            case _:
+                self._early.append(event)
+
+    def _guarded(self, decide: Callable[..., Sequence[Any]]) -> None:
+        if self._walker is None:
+            return
+        try:
+            actions = decide(self._walker)
+        except Transient as failure:
+            self._fail(failure)
+            return
+        for action in actions:
+            if isinstance(action, Ask):
+                self._send(self._conversation.ask(action.cursor))
+            elif isinstance(action, Say):
+                self._send(self._conversation.say(action.message))
+        self._uncommitted += [action for action in actions if isinstance(action, Heard)]
+
+    def _fail(self, failure: BridgeError) -> None:
+        self.failures.append(failure)
+        self._disconnect()
+
+    def _commit(self) -> None:
+        heard, self._uncommitted = self._uncommitted, []
+        if heard:
+            now_of(self.intake.commit(heard))
