@@ -299,7 +299,8 @@ class Settings(_Table):
             mistakes += [where.sentence(problem) for problem in problems.errors(include_url=False, include_input=False)]
         if require_pbx and not tables.get("pbx"):
             mistakes.append("no PBX is configured: set BRIDGE_PBX_URL, BRIDGE_PBX_APP and BRIDGE_PBX_PASSWORD_FILE")
-        if require_rabbitmq and not {"url", "url_file"} & set(tables.get("rabbitmq") or ()):
+        broker = tables.get("rabbitmq")
+        if require_rabbitmq and not (isinstance(broker, Mapping) and {"url", "url_file"} & set(broker)):
             mistakes.append("no broker is configured: set BRIDGE_RABBITMQ_URL_FILE (or rabbitmq.url)")
         if mistakes:
             count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
@@ -363,7 +364,9 @@ def _overlay(
         path: tuple[str | int, ...] = (table, 0, key) if table == "pbx" else (table, key)
         target = tables.setdefault(table, [{}] if table == "pbx" else {})
         if isinstance(target, list):
-            target = target[0]
+            target = target[0] if target else None
+        if not isinstance(target, dict):
+            continue  # the file has something else under this name, which is a mistake of its own
         for other in (f"{key}_file", key.removesuffix("_file")):
             if other != key:
                 target.pop(other, None)

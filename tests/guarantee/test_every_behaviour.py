@@ -75,7 +75,7 @@ def play(store: SqliteStore, number: int) -> World:
         if what == "mutate":
             for _ in range(chance.randint(1, 3)):
                 world.do(pbx.random_mutation)
-        elif what == "event" and any(map(pbx.is_user, pbx.truth())):
+        elif what == "event" and any(record.kind == "user" for record in pbx.truth().values()):
             world.is_calm = False
             event = EVENTS[chance.choice(sorted(EVENTS))]
             world.do(lambda event=event, snapshot=snapshot: event(pbx, snapshot))  # type: ignore[misc]

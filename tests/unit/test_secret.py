@@ -1,0 +1,36 @@
+import copy
+from pathlib import Path
+
+import pytest
+
+from bridge.errors import BadConfig
+from bridge.secret import Secret, without_password
+
+
+def test_no_form_of_printing_shows_it(tmp_path: Path) -> None:
+    file = tmp_path / "s"
+    file.write_text("geheim")
+    for secret in (Secret("geheim"), Secret(file=file), copy.copy(Secret("geheim"))):
+        assert secret.reveal() == "geheim"
+        assert "geheim" not in f"{secret} {secret!r} {[secret]} {secret!s:>50}"
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"", "is empty"), (b"\n", "is empty"), (b"\xff\xfe", "not UTF-8")])
+def test_a_file_without_a_secret_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    file = tmp_path / "s"
+    file.write_bytes(content)
+    with pytest.raises(BadConfig, match=words):
+        Secret(file=file).reveal()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("amqp://u:p@h:5672/v", "amqp://u:***@h:5672/v"),
+        ("amqp://h/", "amqp://h/"),
+        ("amqp://u@h/", "amqp://u@h/"),
+        ("amqp://u:p%40ss@h/", "amqp://u:***@h/"),
+    ],
+)
+def test_urls_are_shown_without_their_password(url: str, shown: str) -> None:
+    assert without_password(url) == shown
