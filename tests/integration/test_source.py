@@ -1,0 +1,255 @@
+"""The source on a real WebSocket, against a PBX that says what the test wants."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+
+from bridge.errors import PbxBrokeProtocol, PbxRefusedLogin, PbxUnreachable
+from bridge.model import AccountGuid, Cursor, Row, Token
+from bridge.source import Heard, PbxSource
+from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan, Pace, Sighted, WalkBegan, WalkEnded
+from bridge.wire import messages as m
+from bridge.wire.protocol import Conversation, Party
+
+GUID = Token('"g"')
+Say = Callable[[ServerConnection, str], Awaitable[None]]
+"""Sends whatever a test wants as the answer to the question with this ``src``."""
+
+
+def row(number: int, **info: Any) -> Row:
+    token = Token(f'"{number}"')
+    return Row(Cursor(GUID, token, token), AccountGuid(f"account-{number}"), f"user{number}", {"cn": "x", **info})
+
+
+def text(message: m.Message) -> Say:
+    async def say(socket: ServerConnection, src: str) -> None:
+        await socket.send(message.to_json().replace('"api"', f'"src":"{src}","api"'))
+
+    return say
+
+
+def account(number: int, **info: Any) -> Say:
+    return text(m.AccountRow(row(number, **info)))
+
+
+NOTHING = text(m.NoAccount(Cursor(GUID)))
+
+
+class OddPbx:
+    """Logs everybody in, tells its guid twice, and then answers question after question as it was told."""
+
+    def __init__(self, answers: Sequence[Say]) -> None:
+        self.answers = [NOTHING, NOTHING, *answers]
+        self.questions: list[m.AccountInfo] = []
+        self.accepts = True
+        self.port = 0
+
+    async def talk(self, socket: ServerConnection) -> None:
+        conversation = Conversation(Party.PBX, caller=Party.BRIDGE)
+        async for data in socket:
+            match conversation.receive(data):
+                case m.AppChallenge():
+                    await socket.send(conversation.say(m.AppChallengeResult("0123456789abcdef")))
+                case m.AppLogin():
+                    await socket.send(conversation.say(m.LoginAccepted() if self.accepts else m.LoginRefused("no")))
+                case m.AccountInfo() as question:
+                    self.questions.append(question)
+                    if len(self.questions) <= len(self.answers):
+                        await self.answers[len(self.questions) - 1](socket, question.src)
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator["OddPbx"]:
+        async with serve(self.talk, "127.0.0.1", 0) as server:
+            self.port = server.sockets[0].getsockname()[1]
+            yield self
+
+
+class Reading:
+    """A source that reads, and what it handed on."""
+
+    def __init__(self, pbx: OddPbx, **options: Any) -> None:
+        pace = Pace(poll_interval=60, answer_timeout=options.pop("answer_timeout", 5))
+        url = f"ws://127.0.0.1:{pbx.port}/PBX0/APPS/websocket"
+        self.noise: list[str] = []
+        self.source = PbxSource(
+            url, app="app", password=lambda: "s3cret", pace=pace, on_noise=self.noise.append, **options
+        )
+        self.heard: list[Heard] = []
+        self._news = asyncio.Event()
+
+    async def hand_on(self, heard: Heard) -> None:
+        self.heard.append(heard)
+        self._news.set()
+
+    async def until(self, wanted: Heard) -> None:
+        async with asyncio.timeout(10):
+            while wanted not in self.heard:
+                self._news.clear()
+                await self._news.wait()
+
+    @asynccontextmanager
+    async def going_on(self) -> AsyncIterator["Reading"]:
+        task = asyncio.create_task(self.source.read(Cursor(), self.hand_on))
+        try:
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def to_its_end(self) -> None:
+        async with asyncio.timeout(20):
+            await self.source.read(Cursor(), self.hand_on)
+
+    @property
+    def accounts(self) -> list[str]:
+        return [heard.row.account_guid for heard in self.heard if isinstance(heard, Deliver)]
+
+
+async def test_a_list_is_read_to_its_end_and_handed_on_in_order() -> None:
+    async with OddPbx([account(1), account(2), NOTHING]).served() as pbx, Reading(pbx).going_on() as reading:
+        await reading.until(WalkEnded(is_proven=True, until=row(2).cursor))
+        assert reading.heard == [
+            EpochBegan(Cursor(GUID)),
+            Deliver(row(1), row(1).cursor),
+            Deliver(row(2), row(2).cursor),
+            CaughtUp(is_proven=True),
+            WalkEnded(is_proven=True, until=row(2).cursor),
+        ]
+        assert [question.cursor.usn for question in pbx.questions] == [None, None, None, '"1"', '"2"']
+
+
+async def test_a_full_walk_can_be_asked_for_while_the_connection_is_idle() -> None:
+    answers = [account(1), NOTHING, account(1), NOTHING, NOTHING]
+    async with OddPbx(answers).served() as pbx, Reading(pbx).going_on() as reading:
+        await reading.until(WalkEnded(is_proven=True, until=row(1).cursor))
+        reading.heard.clear()
+        reading.source.request_walk()
+        await reading.until(WalkEnded(is_proven=True, until=row(1).cursor))
+        assert reading.heard[:2] == [WalkBegan(), Sighted(row(1))]
+
+
+async def test_a_slow_receiver_slows_the_reading() -> None:
+    """One row is in hand and one more is asked for; the rest stays in the PBX."""
+    blocked = asyncio.Event()
+
+    async def hand_on(heard: Heard) -> None:
+        if isinstance(heard, Deliver):
+            await blocked.wait()
+
+    async with OddPbx([account(number) for number in range(1, 50)]).served() as pbx:
+        reading = Reading(pbx)
+        task = asyncio.create_task(reading.source.read(Cursor(), hand_on))
+        async with asyncio.timeout(10):
+            while len(pbx.questions) < 4:
+                await asyncio.sleep(0.01)
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+        assert len(pbx.questions) == 4
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_ten_thousand_messages_of_noise_do_no_harm() -> None:
+    async def noise(socket: ServerConnection, src: str) -> None:
+        for number in range(10_000):
+            await socket.send(("not json", "[1,2]", '{"mt":5}', '{"mt":"Unheard.of"}', "{" * 300)[number % 5])
+        await account(1)(socket, src)
+
+    async with OddPbx([noise, NOTHING]).served() as pbx, Reading(pbx).going_on() as reading:
+        await reading.until(CaughtUp(is_proven=True))
+        assert reading.accounts == ["account-1"]
+        assert len(reading.noise) == 8000
+
+
+async def test_binary_fragmented_and_broken_text_frames_are_read() -> None:
+    async def binary(socket: ServerConnection, src: str) -> None:
+        await socket.send(m.AccountRow(row(1), src).to_json().encode())
+
+    async def fragmented(socket: ServerConnection, src: str) -> None:
+        whole = m.AccountRow(row(2), src).to_json()
+        await socket.send(whole[start : start + 7] for start in range(0, len(whole), 7))
+
+    async def broken(socket: ServerConnection, src: str) -> None:
+        whole = m.AccountRow(row(3, dn="Mülle"), src).to_json().encode()
+        await socket.send(whole.replace("ü".encode(), b"\xc3"), text=True)
+
+    answers = [binary, fragmented, broken, NOTHING]
+    async with OddPbx(answers).served() as pbx, Reading(pbx).going_on() as reading:
+        await reading.until(CaughtUp(is_proven=True))
+        assert reading.accounts == ["account-1", "account-2", "account-3"]
+
+
+async def test_an_account_of_almost_a_mebibyte_is_read_and_a_larger_one_is_named() -> None:
+    answers = [account(1, odd="x" * 1_000_000), account(2, odd="x" * 1_100_000)]
+    async with OddPbx(answers).served() as pbx:
+        reading = Reading(pbx)
+        with pytest.raises(PbxUnreachable, match="larger than max_message_bytes"):
+            await reading.to_its_end()
+        assert reading.accounts == ["account-1"]
+
+
+async def test_an_answer_that_cannot_be_read_ends_the_connection_and_moves_nothing() -> None:
+    async def broken(socket: ServerConnection, src: str) -> None:
+        await socket.send(f'{{"mt":"AccountInfoResult","src":"{src}","account-guid":"x","usn":{{"pwd":"s3cret"}}}}')
+
+    async with OddPbx([account(1), broken]).served() as pbx:
+        reading = Reading(pbx, answer_timeout=1)
+        with pytest.raises(PbxBrokeProtocol, match="usn is neither text nor number") as problem:
+            await reading.to_its_end()
+        assert reading.accounts == ["account-1"]
+        assert "s3cret" not in str(problem.value)
+
+
+async def test_a_refused_login_is_a_matter_of_configuration() -> None:
+    pbx = OddPbx([])
+    pbx.accepts = False
+    async with pbx.served():
+        with pytest.raises(PbxRefusedLogin, match="Name or Password") as refused:
+            await Reading(pbx).to_its_end()
+    assert "s3cret" not in str(refused.value)
+
+
+async def test_a_door_shut_after_the_proof_is_a_refusal_and_before_it_is_not() -> None:
+    async def shut(socket: ServerConnection) -> None:
+        await socket.recv()
+        await socket.send(m.AppChallengeResult("1").to_json())
+        await socket.recv()
+
+    async def shut_at_once(socket: ServerConnection) -> None:
+        await socket.recv()
+
+    for handler, error in ((shut, PbxRefusedLogin), (shut_at_once, PbxUnreachable)):
+        async with serve(handler, "127.0.0.1", 0) as server:
+            pbx = OddPbx([])
+            pbx.port = server.sockets[0].getsockname()[1]
+            with pytest.raises(error):
+                await Reading(pbx).to_its_end()
+
+
+async def test_whoever_never_answers_is_given_up_within_the_deadline() -> None:
+    async def mute(socket: ServerConnection) -> None:
+        await socket.wait_closed()
+
+    async with serve(mute, "127.0.0.1", 0) as server:
+        pbx = OddPbx([])
+        pbx.port = server.sockets[0].getsockname()[1]
+        with pytest.raises(PbxUnreachable, match="login"):
+            await Reading(pbx, answer_timeout=0.5).to_its_end()
+
+
+async def test_something_that_is_no_websocket_is_named() -> None:
+    async def web(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(web, "127.0.0.1", 0)
+    async with server:
+        pbx = OddPbx([])
+        pbx.port = server.sockets[0].getsockname()[1]
+        with pytest.raises(PbxUnreachable, match=r"does not speak WebSocket|no connection|broke"):
+            await Reading(pbx).to_its_end()

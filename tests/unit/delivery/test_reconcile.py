@@ -1,0 +1,152 @@
+"""Full walks against a real SQLite file; what they see is given by the test."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from bridge import cloudevents
+from bridge.delivery.ingest import ingest
+from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, settle, sight, sweep
+from bridge.model import Certificate, ChangeKind, Cursor, Reason, Row
+from bridge.normalize import Rules
+from bridge.store.sqlite import SqliteStore
+from tests.support.rows import HQ, batch, cursor, row
+
+RULES = Rules(key=b"k" * 32)
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    with SqliteStore(tmp_path / "bridge.db") as opened:
+        yield opened
+
+
+def know(store: SqliteStore, *rows: Row, since: Cursor | None = None) -> None:
+    ingest(store, batch(*rows, since=since), rules=RULES, now=NOW)
+
+
+def walked(
+    store: SqliteStore, *seen: Row, brake: Brake | None = None, is_accepted: bool = False
+) -> tuple[Certificate, list[str]]:
+    """A proven full walk that sees these rows; returns its certificate and who was deleted."""
+    begin_walk(store, HQ, is_new_epoch=False)
+    record = WalkRecord(NOW)
+    sight(store, HQ, list(seen), record, rules=RULES, now=NOW)
+    settle(store, HQ, record, rules=RULES, now=NOW)
+    certificate, deleted = sweep(
+        store, HQ, record, rules=RULES, now=NOW, brake=brake or Brake(), is_accepted=is_accepted
+    )
+    return certificate, [change.account["guid"] for change in deleted]
+
+
+def events(store: SqliteStore) -> list[cloudevents.AccountChanged]:
+    rows = store.unpublished(0, 10_000)
+    return [cloudevents.decode(found.body) for found in rows if found.event_type == cloudevents.ACCOUNT_CHANGED]
+
+
+def crowd(count: int) -> list[Row]:
+    return [row(f"account-{number:03}", number) for number in range(1, count + 1)]
+
+
+def test_a_walk_that_sees_what_is_known_certifies_it_and_tells_no_change(store: SqliteStore) -> None:
+    know(store, row("a", 1), row("b", 2))
+    certificate, deleted = walked(store, row("a", 1), row("b", 2))
+    assert (certificate.accounts, certificate.repaired, certificate.absent, deleted) == (2, 0, 0, [])
+    assert len(events(store)) == 2
+    told = [found for found in store.unpublished(0, 10) if found.event_type == cloudevents.SOURCE_VERIFIED]
+    assert [(found.routing_key, found.sequence) for found in told] == [("hq.source.verified", 2)]
+    assert store.verified_at(HQ) == NOW
+
+
+def test_what_the_pbx_changed_behind_our_back_is_repaired_with_an_id_of_its_own(store: SqliteStore) -> None:
+    know(store, row("a", 9, dn="old"))
+    certificate, _ = walked(store, row("a", 3, dn="new"))
+    assert certificate.repaired == 1
+    assert [(event.kind, event.changed) for event in events(store)][1] == (ChangeKind.UPDATED, ("display_name",))
+    assert store.place(HQ).rewinds == 1
+
+
+def test_other_numbers_for_the_same_content_are_remembered_silently(store: SqliteStore) -> None:
+    """A standby that took over counts in its own way; nothing changed for that."""
+    know(store, row("a", 9))
+    assert walked(store, row("a", 3))[0].repaired == 0
+    know(store, row("a", 3), since=cursor(9))
+    assert len(events(store)) == 1
+
+
+def test_what_the_live_cursor_told_meanwhile_is_no_repair(store: SqliteStore) -> None:
+    know(store, row("a", 1, dn="old"))
+    begin_walk(store, HQ, is_new_epoch=False)
+    record = WalkRecord(NOW)
+    sight(store, HQ, [row("a", 1, dn="stale")], record, rules=RULES, now=NOW)
+    live = row("a", 2, dn="new")
+    know(store, live, since=cursor(1))
+    record.heard_live([live])
+    assert settle(store, HQ, record, rules=RULES, now=NOW) is None
+    assert [event.account["display_name"] for event in events(store)] == ["old", "new"]
+
+
+def test_an_account_is_deleted_when_two_proven_walks_did_not_see_it(store: SqliteStore) -> None:
+    know(store, row("a", 1), row("b", 2, dn="Last Known"))
+    first, deleted = walked(store, row("a", 1))
+    assert (first.absent, deleted) == (1, [])
+    second, deleted = walked(store, row("a", 1))
+    assert (second.accounts, second.deleted, second.absent, deleted) == (1, 1, 0, ["b"])
+    last = events(store)[-1]
+    assert (last.kind, last.reason, last.account["display_name"]) == (ChangeKind.DELETED, Reason.MISSING, "Last Known")
+
+
+def test_an_account_seen_in_between_counts_from_the_start(store: SqliteStore) -> None:
+    know(store, row("a", 1), row("b", 2))
+    walked(store, row("a", 1))
+    walked(store, row("a", 1), row("b", 2))
+    assert walked(store, row("a", 1))[1] == []
+
+
+@pytest.mark.parametrize(("accounts", "gone", "is_held"), [
+    (20, 1, False), (1, 1, False), (100, 5, False), (100, 6, True), (1000, 20, False), (1000, 21, True),
+])  # fmt: skip
+def test_too_many_deletions_at_once_wait_for_a_human_yes(
+    store: SqliteStore, accounts: int, gone: int, *, is_held: bool
+) -> None:
+    everybody = crowd(accounts)
+    know(store, *everybody)
+    walked(store, *everybody[gone:])
+    certificate, deleted = walked(store, *everybody[gone:])
+    assert (certificate.held, len(deleted)) == ((gone, 0) if is_held else (0, gone))
+    if is_held:
+        certificate, deleted = walked(store, *everybody[gone:], is_accepted=True)
+        assert (certificate.held, len(deleted), certificate.accounts) == (0, gone, accounts - gone)
+
+
+def test_more_deletions_than_fit_into_one_transaction_are_all_told(store: SqliteStore) -> None:
+    everybody = crowd(1200)
+    know(store, *everybody)
+    walked(store)
+    certificate, deleted = walked(store, is_accepted=True)
+    assert (certificate.accounts, len(deleted)) == (0, 1200)
+    assert [event.sequence for event in events(store)] == list(range(1, 2401))
+
+
+def test_a_deleted_account_that_returns_with_its_old_numbers_is_a_new_event(store: SqliteStore) -> None:
+    know(store, row("a", 1))
+    walked(store)
+    walked(store)
+    walked(store, row("a", 1))
+    told = events(store)
+    assert [(event.kind, event.reason) for event in told] == [
+        (ChangeKind.CREATED, None),
+        (ChangeKind.DELETED, Reason.MISSING),
+        (ChangeKind.CREATED, Reason.RESTORED),
+    ]
+    assert len({event.event_id for event in told}) == 3
+
+
+def test_a_new_epoch_is_not_verified_until_it_was_walked(store: SqliteStore) -> None:
+    know(store, row("a", 1))
+    walked(store, row("a", 1))
+    begin_walk(store, HQ, is_new_epoch=True)
+    assert store.verified_at(HQ) is None
