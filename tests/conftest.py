@@ -2,6 +2,7 @@
 
 import logging
 
+import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
@@ -10,3 +11,8 @@ settings.register_profile("bridge", deadline=None, suppress_health_check=[Health
 settings.load_profile("bridge")
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a run take its time."""
+    parser.addoption("--thorough", action="store_true", help="play ten times as many cases of what a PBX may do")

@@ -1,10 +1,9 @@
 """Whatever a PBX does and whatever breaks: after the dust settles the mirror is the truth, and the events led there.
 
 Each case is a number. It chooses how the PBX behaves (out of every mode), what happens to it, and what breaks when.
-``BRIDGE_TEST_CASES`` sets how many are played; the default is what a change must pass before it lands.
+``--thorough`` plays ten times as many; ``python -m tests.guarantee.table`` plays each mode alone and prints a table.
 """
 
-import os
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -20,7 +19,8 @@ from bridge.simulator.pbx import Pbx, Snapshot
 from bridge.store.sqlite import SqliteStore
 from tests.support.world import World
 
-CASES = int(os.environ.get("BRIDGE_TEST_CASES", "5000"))
+CASES = 5000
+THOROUGHLY = 10
 SHARES = 20
 
 EVENTS: dict[str, Callable[[Pbx, Snapshot], object]] = {
@@ -64,10 +64,12 @@ def some_modes(chance: random.Random) -> Modes:
     return Modes()
 
 
-def play(store: SqliteStore, number: int) -> World:
+def play(store: SqliteStore, number: int, modes: Modes | None = None) -> World:
+    """Play case *number*, of a PBX that behaves as *modes* say or as the number chooses."""
     chance = random.Random(number)  # noqa: S311 - a case, no secret
-    pbx = Pbx(accounts=chance.randint(0, 7), seed=number, modes=some_modes(chance), with_odd_names=number % 5 == 0)
-    world = World(store, f"case-{number}", pbx, chance)
+    behaviour = modes or some_modes(chance)
+    pbx = Pbx(accounts=chance.randint(0, 7), seed=number, modes=behaviour, with_odd_names=number % 5 == 0)
+    world = World(store, f"case-{number}-{'-'.join(behaviour.words())}", pbx, chance)
     snapshot = pbx.take_snapshot()
     for _ in range(chance.randint(1, 14)):
         world.run(chance.choice([0.005, 0.05, 0.5, 30, 61, 200, 900]))
@@ -88,11 +90,15 @@ def play(store: SqliteStore, number: int) -> World:
 
 
 def check(world: World) -> None:
+    assert not world.pbx.oracle.mistakes
+    assert world.pbx.oracle.load.max_parallel_probes <= 1
+    check_events(world, world.events())
+    check_mirror(world)
+
+
+def check_mirror(world: World) -> None:
     pbx, modes = world.pbx, world.pbx.modes
     events, mirror = world.events(), world.mirror()
-    assert not pbx.oracle.mistakes
-    assert pbx.oracle.load.max_parallel_probes <= 1
-    check_events(world, events)
     if modes.error == "err-close" and not world.is_calm:
         return  # on connections of five questions no full walk gets through that could repair anything
     truth = {account_key(guid): record for guid, record in pbx.truth().items()}  # type: ignore[arg-type]  # a guid
@@ -143,8 +149,11 @@ def check_events(world: World, events: list[AccountChanged]) -> None:
 
 
 @pytest.mark.parametrize("share", range(SHARES))
-def test_the_mirror_becomes_the_truth_and_the_events_led_there(store: SqliteStore, share: int) -> None:
-    for number in range(share, CASES, SHARES):
+def test_the_mirror_becomes_the_truth_and_the_events_led_there(
+    store: SqliteStore, share: int, pytestconfig: pytest.Config
+) -> None:
+    cases = CASES * THOROUGHLY if pytestconfig.getoption("--thorough") else CASES
+    for number in range(share, cases, SHARES):
         world = play(store, number)
         try:
             check(world)

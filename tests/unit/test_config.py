@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ MINIMUM = {
 }
 
 
-def load(text: str = "", tmp_path: Path | None = None, **environment: str) -> Settings:
+def load(environment: Mapping[str, str], text: str = "", tmp_path: Path | None = None) -> Settings:
     file = None
     if tmp_path is not None:
         file = tmp_path / "bridge.toml"
@@ -25,14 +26,14 @@ def load(text: str = "", tmp_path: Path | None = None, **environment: str) -> Se
     return Settings.load(file, environment)
 
 
-def mistakes(text: str, tmp_path: Path, **environment: str) -> list[str]:
+def mistakes(text: str, tmp_path: Path, environment: Mapping[str, str] | None = None) -> list[str]:
     with pytest.raises(BadConfig) as problem:
-        load(text, tmp_path, **environment)
+        load(environment or {}, text, tmp_path)
     return [line.strip().replace(str(tmp_path), "") for line in str(problem.value).splitlines()[1:]]
 
 
 def test_one_pbx_fits_into_the_environment() -> None:
-    settings = load(**MINIMUM)
+    settings = load(MINIMUM)
     (pbx,) = settings.pbx
     assert (pbx.name, pbx.full_url, pbx.app) == ("pbx", "wss://pbx.example.com/PBX0/APPS/websocket", "acct-bridge")
     assert pbx.secret.reveal() == "pl4nted-s3cret"
@@ -42,25 +43,25 @@ def test_one_pbx_fits_into_the_environment() -> None:
 
 
 def test_a_path_that_is_given_is_kept() -> None:
-    settings = load(**{**MINIMUM, "BRIDGE_PBX_URL": "ws://pbx:8080/PBX1/APPS/websocket"})
+    settings = load({**MINIMUM, "BRIDGE_PBX_URL": "ws://pbx:8080/PBX1/APPS/websocket"})
     assert settings.pbx[0].full_url == "ws://pbx:8080/PBX1/APPS/websocket"
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     text = '[rabbitmq]\nurl = "amqp://file/"\nexchange = "from.file"\n[log]\nlevel = "debug"\n'
-    settings = load(text, tmp_path, **MINIMUM, BRIDGE_RABBITMQ_EXCHANGE="from.environment")
+    settings = load({**MINIMUM, "BRIDGE_RABBITMQ_EXCHANGE": "from.environment"}, text, tmp_path)
     assert (settings.rabbitmq.exchange, settings.log.level) == ("from.environment", "debug")
     assert settings.rabbitmq.urls == [MINIMUM["BRIDGE_RABBITMQ_URL"]]
 
 
 def test_lists_come_from_the_environment_with_commas() -> None:
-    assert load(**MINIMUM, BRIDGE_PUBLISH_EXCLUDE="emails, groups").publish.exclude == ("emails", "groups")
+    assert load({**MINIMUM, "BRIDGE_PUBLISH_EXCLUDE": "emails, groups"}).publish.exclude == ("emails", "groups")
 
 
 def test_a_secret_may_be_a_file_which_is_read_at_every_use(tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text("first\n")
-    settings = load(**{**MINIMUM, "BRIDGE_PBX_PASSWORD_FILE": str(secret)} | {"BRIDGE_PBX_PASSWORD_FILE": str(secret)})
+    settings = load({**MINIMUM, "BRIDGE_PBX_PASSWORD_FILE": str(secret)})
     assert settings.pbx[0].secret.reveal() == "first"
     secret.write_text("second\n")
     assert settings.pbx[0].secret.reveal() == "second"
@@ -107,7 +108,7 @@ def test_every_mistake_has_its_line_and_its_words(tmp_path: Path, text: str, sen
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     text = "[rabbitmq]\nwindow = 0\nurll = 'x'\n[log]\nlevel = 'loud'\n"
-    told = mistakes(text, tmp_path, BRIDGE_PBX_APPP="x", BRIDGE_STATUS_PORT="99999")
+    told = mistakes(text, tmp_path, {"BRIDGE_PBX_APPP": "x", "BRIDGE_STATUS_PORT": "99999"})
     assert len(told) == 7
     assert "BRIDGE_PBX_APPP: there is no such variable; did you mean 'BRIDGE_PBX_APP'?" in told
     assert "BRIDGE_STATUS_PORT: status.port: must be at most 65535" in told
@@ -124,7 +125,7 @@ def test_two_pbxs_of_one_name_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["[rabbitmq", "x = ", "a = 1\na = 2"])
 def test_what_is_no_toml_is_refused_with_its_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(BadConfig, match=r"is not TOML.*(line \d|end of document)"):
-        load(text, tmp_path)
+        load({}, text, tmp_path)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -133,9 +134,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_no_secret_is_in_anything_that_is_shown(tmp_path: Path) -> None:
-    settings = load(**MINIMUM)
+    settings = load(MINIMUM)
     shown = f"{settings!r} {settings} {settings.redacted()} {settings.pbx[0].secret!r}"
-    told = mistakes("", tmp_path, **{**MINIMUM, "BRIDGE_PBX_URL": "http://x:pl4nted-s3cret@y"})
+    told = mistakes("", tmp_path, {**MINIMUM, "BRIDGE_PBX_URL": "http://x:pl4nted-s3cret@y"})
     assert "s3cret" not in shown
     assert "s3cret" not in "".join(told)
     assert set(settings.secrets()) == {"pl4nted-s3cret", "br0ker-s3cret"}
