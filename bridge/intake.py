@@ -234,12 +234,13 @@ class Intake:
             absent=certificate.absent,
             seconds=round((certificate.verified_at - certificate.started_at).total_seconds(), 1),
         )
+        part.warning = ""
         if certificate.held:
-            part.warn(
+            part.warning = (
                 f"{certificate.held} accounts are gone from the PBX, too many to delete unasked. If that is right: "
                 f"account-bridge resync {self._name} --accept-deletions"
             )
-            log.warning("deletions.held", source=self._name, accounts=certificate.held)
+            log.warning("deletions.held", source=self._name, accounts=certificate.held, remedy=part.warning)
 
     def _rest(self, *, is_proven: bool) -> None:
         doing = "up to date" if is_proven else "up to date, as far as silence tells"

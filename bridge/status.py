@@ -46,11 +46,6 @@ class Part:
         if self.is_usable:
             self.problem = ""
 
-    def warn(self, problem: str) -> None:
-        """Say what somebody should look at, although this end works."""
-        self.level = Level.WARN
-        self.problem = problem
-
     def fails(self, problem: str, level: Level, now: datetime) -> None:
         """Record that this end does not work at the moment."""
         self.does("waiting to try again", level, now)
@@ -71,6 +66,8 @@ class SourcePart(Part):
     """End of the last proven full walk."""
     deletions: str = "unknown"
     """``known``: what a full walk did not see is gone. ``unknown``: no end of a walk could be proven."""
+    warning: str = ""
+    """What somebody should look at although changes flow; stands until the next proven full walk."""
     noise: int = 0
     """Messages that could not be read."""
     last_change_at: datetime | None = None
@@ -94,6 +91,7 @@ class Board:
     def level(self, now: datetime) -> Level:
         """Return the worst level of any part."""
         levels = [self.broker.level, *(source.level for source in self.sources.values())]
+        levels += [Level.WARN for source in self.sources.values() if source.warning]
         if self.oldest_unsent_at is not None and now - self.oldest_unsent_at > MAX_UNSENT_AGE:
             levels.append(Level.ERROR)
         return max(levels, key=list(Level).index)
@@ -125,8 +123,10 @@ def _sentence(part: Part, now: datetime) -> str:
 def _completeness(part: SourcePart) -> str:
     if part.verified_at is None:
         return "Deletions unknown: no full walk was proven yet."
-    counted = f"{part.accounts} accounts, all match, " if part.accounts is not None else ""
-    return f"{counted}verified {part.verified_at.astimezone():%Y-%m-%d %H:%M}. Deletions {part.deletions}."
+    counted = f"{part.accounts} accounts, " if part.accounts is not None else ""
+    match = "" if part.warning else "all match, "
+    words = f"{counted}{match}verified {part.verified_at.astimezone():%Y-%m-%d %H:%M}. Deletions {part.deletions}."
+    return f"{words} {part.warning}".strip()
 
 
 def _age(age: timedelta) -> str:

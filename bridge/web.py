@@ -51,9 +51,8 @@ async def serve(
             return web.Response(status=401, text="this is for the command account-bridge resync\n")
         name = SourceName(request.match_info["name"])
         if not resync(name, request.query.get("accept_deletions") == "yes"):
-            return web.Response(
-                status=404, text=f"no PBX of this bridge is called so; there is {', '.join(board.sources)}\n"
-            )
+            known = ", ".join(board.sources)
+            return web.Response(status=404, text=f"no PBX of this bridge is called {name!r}; there is {known}\n")
         return web.Response(status=202, text="a full walk begins as soon as the PBX is reached\n")
 
     async def live(_request: web.Request) -> web.Response:

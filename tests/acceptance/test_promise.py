@@ -8,9 +8,10 @@ from uuid import uuid4
 
 import pytest
 
+from bridge.simulator.modes import Modes
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import Served, serve
-from tests.support.process import Command
+from tests.support.process import Command, run
 from tests.support.rabbit import PrivateBroker, free_port
 from tests.support.witness import Witness, bind, read
 
@@ -185,3 +186,37 @@ async def test_a_wrong_password_is_loud_slow_and_no_end(tmp_path: Path, broker: 
             assert await stopped(bridge) == 0
             assert "wr0ng-s3cret" not in bridge.printed
             assert "Traceback" not in bridge.printed
+
+
+async def test_held_deletions_wait_for_an_operators_yes(tmp_path: Path, broker: PrivateBroker) -> None:
+    """Half of the accounts vanish without a word: two walks notice, and a person decides."""
+    port = free_port()
+    async with site(tmp_path, broker, accounts=60) as place:
+        place.environment["BRIDGE_STATUS_PORT"] = str(port)
+        place.pbx.modes = Modes.parse(["del-none"])
+        with place.bridge() as bridge:
+            await place.witness(until=60)
+            for guid in sorted(place.pbx.truth())[:30]:
+                place.pbx.delete(guid)
+            for walk in (2, 3):
+                assert await asked(place, "resync", "hq") == (0, "a full walk begins as soon as the PBX is reached")
+                await asyncio.to_thread(bridge.wait_for_log, "source.verified", walk)
+            held = bridge.logs("source.verified")[-1]
+            assert (held["held"], held["deleted"], held["accounts"]) == (30, 0, 60)
+            _, status = await asked(place, "status")
+            assert "30 accounts are gone from the PBX" in status
+            assert "account-bridge resync hq --accept-deletions" in status
+            await asked(place, "resync", "hq", "--accept-deletions")
+            done = await asyncio.to_thread(bridge.wait_for_log, "source.verified", 4)
+            assert (done["held"], done["deleted"], done["accounts"]) == (0, 30, 30)
+            witness = await place.witness(until=30)
+            assert {event["data"]["change"] for event in witness.deliveries} == {"deleted"}
+            assert {event["data"]["reason"] for event in witness.deliveries} == {"missing"}
+            code, words = await asked(place, "resync", "nobody")
+            assert (code, "no PBX of this bridge is called 'nobody'" in words) == (1, True)
+            assert await stopped(bridge) == 0
+
+
+async def asked(place: Site, *arguments: str) -> tuple[int, str]:
+    code, command = await asyncio.to_thread(run, *arguments, environment=place.environment)
+    return code, command.printed

@@ -38,10 +38,13 @@ def test_it_is_not_ready_while_an_event_waits_for_long() -> None:
 
 def test_held_deletions_are_a_warning_and_changes_flow_all_the_same() -> None:
     held = board()
-    held.sources["hq"].warn("30 accounts are gone from the PBX")
+    held.sources["hq"].warning = "30 accounts are gone from the PBX"
+    held.sources["hq"].verified_at, held.sources["hq"].accounts = NOW, 60
+    held.sources["hq"].does("up to date", Level.OK, NOW)
     assert held.is_ready(NOW)
     assert held.level(NOW) is Level.WARN
-    assert "30 accounts are gone" in "\n".join(held.sentences(NOW))
+    assert "30 accounts are gone" in held.sentences(NOW)[1]
+    assert "all match" not in held.sentences(NOW)[1]
 
 
 def test_what_works_again_has_no_problem() -> None:
