@@ -137,8 +137,11 @@ class Intake:
                     await self._begin_walk("reading the whole list", is_new_epoch=True)
                 case WalkBegan():
                     await self._begin_walk("reading the whole list once more", is_new_epoch=False)
-                case CaughtUp(is_proven=is_proven):
+                case CaughtUp(is_proven=is_proven, trouble=trouble):
                     await self._caught_up(is_proven=is_proven)
+                    if trouble:
+                        self._part.fails(trouble, Level.WARN, self._clock())
+                        log.warning("source.troubled", source=self._name, problem=trouble)
                 case WalkEnded(is_proven=is_proven, until=until):
                     await self._end_walk(is_proven=is_proven, until=until)
 

@@ -78,9 +78,11 @@ class WalkEnded:
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """Nothing further at the moment; proven by an answer, or only likely after silence."""
+    """Nothing further at the moment; proven by an answer, or only likely after silence or errors."""
 
     is_proven: bool
+    trouble: str = ""
+    """The error that the PBX gives instead of an answer."""
 
 
 Action = Ask | Say | Deliver | Sighted | EpochBegan | CaughtUp | WalkBegan | WalkEnded

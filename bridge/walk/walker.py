@@ -5,8 +5,8 @@ The vendor documents one request and its happy answer. Every rule below is right
 - The guid is probed anew on every connection, twice: an equal guid means the stored cursor is good, another one means a
   new list (an *epoch*) that is read from the start. Two different guids in a row mean that probing says nothing.
 - Usn and ausn are one opaque token: echoed, never compared but for equality.
-- *Caught up* is proven by an answer without an account, or by the last account again. Silence proves nothing: we ask
-  again at the next poll. An error is never taken for caught up.
+- *Caught up* is proven by an answer without an account, or by the last account again. Silence proves nothing, and
+  neither does an error that stays although the guid is still told: we ask again at the next poll.
 - A *full walk* reads the list from its start beside the live cursor, on one connection and under one guid, with live
   questions in between. Its end counts as proven when an answer said so and the live cursor then was caught up, too. The
   first reading of an epoch is a full walk by itself. An interrupted walk is worth nothing and begins anew.
@@ -31,7 +31,7 @@ from bridge.wire.protocol import Answer, Event, Stray
 START: Final = Cursor()
 
 MAX_ERRORS: Final = 3
-"""Error answers in a row before we give the connection up."""
+"""Error answers in a row before we let the question rest, or the connection if not even the guid is told."""
 
 FIRST_ERROR_PAUSE: Final = 1.0
 """Seconds until a question that met an error is asked once more; after a second one the guid is probed anew."""
@@ -72,6 +72,8 @@ class _Walk:
     """Its end was told; now the live cursor has to catch up once more."""
     was_silent: bool = False
     """A question of it was not answered, and asked again."""
+    errors: int = 0
+    """Error answers in a row."""
     is_doubtful: bool = False
     """Not even then: what we take for its end proves nothing."""
 
@@ -87,6 +89,8 @@ class Walker:
         self._live = Chain(since)
         self._walk: _Walk | None = None
         self._walk_wanted = False
+        self._heeds_strays = True
+        """False once a stray made us ask and there was no news, until the next poll."""
         self._is_first_reading = False
         """True while the live chain reads an epoch for the first time, from its start."""
         self._pace = pace
@@ -203,6 +207,7 @@ class Walker:
         self._asked = self._last_question = cursor
         self._deadline = now + self._pace.answer_timeout
         self._last_asked = self._last_said = now
+        self._heeds_strays |= now >= self._next_live
         if self.phase is Phase.IDLE:
             self.phase = Phase.READING
         return [Ask(cursor)]
@@ -266,20 +271,22 @@ class Walker:
         step = self._live.take(row)
         if step is Step.REPEATED:
             return self._caught_up(now, is_proven=True)
+        self._heeds_strays = True
         deliver = Deliver(row, self._live.cursor)
         if step is Step.CYCLE:
+            self._heeds_strays = False
             return [deliver, *self._caught_up(now, is_proven=False)]
         self._plan(now, self._live.cursor)
         return [deliver]
 
-    def _caught_up(self, now: float, *, is_proven: bool) -> list[Action]:
+    def _caught_up(self, now: float, *, is_proven: bool, trouble: str = "") -> list[Action]:
         is_proven = is_proven and not self._may_be_shifted
         self.phase = Phase.IDLE
         self._epochs = 0
         self._live.rest()
         varied = 1 + self._pace.poll_jitter * (2 * self._chance() - 1)
         self._next_live = now + self._pace.poll_interval * varied
-        actions: list[Action] = [CaughtUp(is_proven)]
+        actions: list[Action] = [CaughtUp(is_proven, trouble)]
         if self._is_first_reading:
             self._is_first_reading = False
             actions.append(WalkEnded(is_proven, self._live.cursor))
@@ -312,6 +319,7 @@ class Walker:
         actions: list[Action] = []
         step = Step.REPEATED
         walk.was_silent = False
+        walk.errors = 0
         if isinstance(reply, m.AccountRow):
             row = self._own(reply.row, walk.chain)
             step = walk.chain.take(row)
@@ -333,7 +341,9 @@ class Walker:
         return []
 
     def _strayed(self, row: Row, now: float) -> list[Action]:
-        if self.phase is Phase.IDLE:
+        if self.phase is Phase.IDLE and self._heeds_strays:
+            # Once only: a PBX that repeats old accounts after each answer would be asked for ever.
+            self._heeds_strays = False
             self._plan(now, self._live.cursor)
         if row.is_deleted and self.phase is not Phase.PROBING:
             row = replace(row, cursor=replace(row.cursor, guid=self._live.cursor.guid))
@@ -341,17 +351,37 @@ class Walker:
         return []
 
     def _refused(self, error: str, now: float) -> list[Action]:
+        if self.phase is Phase.WALKING and self._walk is not None:
+            return self._walk_refused(self._walk, now)
         self._errors += 1
-        if self._errors >= MAX_ERRORS:
-            raise PbxRefusedRequest(f"the PBX answers questions about accounts with an error: {_quoted(error)}")
-        if self._errors == 1 and self.phase is not Phase.PROBING:
+        trouble = f"the PBX answers questions about accounts with an error: {_quoted(error)}"
+        if self.phase is Phase.PROBING:
+            if self._errors >= MAX_ERRORS:
+                raise PbxRefusedRequest(trouble)
+            self._probe(now + 2.0**self._errors)
+        elif self._errors == 1:
             self._plan(now + FIRST_ERROR_PAUSE, self._last_question)
+        elif self._errors < MAX_ERRORS:
+            # Perhaps it does not know our guid any more; the probe will tell.
+            self._probe(now + 2.0**self._errors)
+        else:
+            # It answers, but not this question: perhaps its way to say that there is nothing further.
+            self._errors = 0
+            return self._caught_up(now, is_proven=False, trouble=trouble)
+        return []
+
+    def _walk_refused(self, walk: _Walk, now: float) -> list[Action]:
+        walk.errors += 1
+        if walk.errors < MAX_ERRORS:
+            self._plan(now + walk.errors * FIRST_ERROR_PAUSE, self._last_question)
             return []
-        # Perhaps it does not know our guid any more; the probe will tell.
+        walk.is_read = walk.is_doubtful = True
+        return self._ask_live(now)
+
+    def _probe(self, when: float) -> None:
         self.phase = Phase.PROBING
         self._probed.clear()
-        self._plan(now + 2.0**self._errors, START)
-        return self._give_up_walk()
+        self._plan(when, START)
 
     def _silent(self, now: float) -> list[Action]:
         self._silences += 1
@@ -379,17 +409,8 @@ class Walker:
         if self._silences >= MAX_SILENT_POLLS:
             if not self._probing_tells:
                 raise PbxUnreachable(f"the PBX let {self._silences} questions about accounts pass without an answer")
-            self.phase = Phase.PROBING
-            self._probed.clear()
-            self._plan(now, START)
+            self._probe(now)
         return actions
-
-    def _give_up_walk(self) -> list[Action]:
-        if not self.is_walking:
-            return []
-        self._walk = None
-        self._is_first_reading = False
-        return [WalkEnded(is_proven=False, until=self._live.cursor)]
 
 
 def _quoted(text: str) -> str:

@@ -39,6 +39,15 @@ UNREADABLE = {("err-close", "guid-session"), ("err-close", "guid-request"), ("er
 """Connections of five questions on which nobody could read a list to its end that begins anew with each."""
 
 
+UNCOUNTED = {
+    *("guid-node", "guid-boot", "guid-session", "guid-request"),  # a new epoch repeats, and repetitions are not told
+    *("push-row", "dup-late"),  # rows nobody asked for are not told as such
+    *("info-delta", "del-bare"),  # one row may be two things
+    "walk-table",  # a change behind the reader is handed to a full walk alone
+}
+"""Where the number of rows handed out is not the number of changes."""
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SqliteStore]:
     with SqliteStore(tmp_path / "bridge.db") as opened:
@@ -115,8 +124,7 @@ def check_mirror(world: World) -> None:
         assert (last.kind is ChangeKind.DELETED) == mirror[key].is_deleted, "events end where the mirror stands"
         assert last.revision == mirror[key].revision
         assert {**last.account, "guid": ""} == {**mirror[key].account, "guid": ""}
-    is_plain = modes.guid == "guid-db" and modes.push == "push-none" and modes.dup != "dup-late"
-    if world.is_calm and is_plain and modes.info != "info-delta":
+    if world.is_calm and not UNCOUNTED & set(modes.words()):
         handed_out = {(row.account_guid, row.usn, row.ausn) for row in pbx.oracle.deliveries if not row.is_deleted}
         told = [event for event in events if event.kind is not ChangeKind.DELETED]
         assert len(told) == len(handed_out), "every row that was handed out is told, once"

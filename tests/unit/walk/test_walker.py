@@ -163,19 +163,34 @@ def test_a_pbx_that_answers_no_probe_is_unreachable() -> None:
         script.wait()
 
 
-def test_a_question_that_met_an_error_is_asked_again_then_probed_for_and_then_given_up() -> None:
+def test_a_question_that_meets_an_error_is_asked_again_then_probed_for_and_then_rests() -> None:
     script = reading()
     script.row(row("a", 1))
     assert script.answer(m.RequestError("busy")) == []
     assert script.wait_for_question() == Ask(cursor(1))
     assert script.now == 1
-    assert WalkEnded(is_proven=False, until=cursor(1)) in script.answer(m.RequestError("busy"))
+    script.answer(m.RequestError("busy"))
     assert script.wait_for_question() == Ask(Cursor()), "perhaps the guid is not known any more"
     assert script.now == 5
     script.guid()
     assert script.guid() == [Ask(cursor(1))]
-    with pytest.raises(PbxRefusedRequest, match="busy"):
-        script.answer(m.RequestError("busy"))
+    caught_up, walk_ended = script.answer(m.RequestError("busy"))
+    assert isinstance(caught_up, CaughtUp)
+    assert not caught_up.is_proven
+    assert "busy" in caught_up.trouble
+    assert walk_ended == WalkEnded(is_proven=False, until=cursor(1))
+    assert script.wait_for_question() == Ask(cursor(1)), "at the next poll it is asked again"
+    assert script.now == pytest.approx(125)
+
+
+def test_a_pbx_that_does_not_even_tell_its_guid_is_given_up() -> None:
+    script = Script()
+    script.begin()
+    for _ in range(2):
+        assert script.answer(m.RequestError("not allowed")) == []
+        assert script.wait_for_question() == Ask(Cursor())
+    with pytest.raises(PbxRefusedRequest, match="not allowed"):
+        script.answer(m.RequestError("not allowed"))
 
 
 def test_an_error_now_and_then_does_no_harm() -> None:
@@ -241,6 +256,20 @@ def test_a_pushed_row_is_not_applied_but_makes_us_ask_once() -> None:
     script = idle()
     assert script.hear(Stray(m.AccountRow(row("b", 9)))) == [Ask(cursor(1))]
     assert script.hear(Stray(m.AccountRow(row("b", 9)))) == []
+
+
+def test_a_pbx_that_repeats_old_accounts_after_each_answer_is_not_asked_for_ever() -> None:
+    script = idle()
+    stray = Stray(m.AccountRow(row("a", 1)))
+    asked = 0
+    while script.now < 119:
+        asked += len([action for action in script.hear(stray) if isinstance(action, Ask)])
+        script.nothing()
+        script.now += 1
+    assert asked == 1
+    script.wait_for_question()
+    script.nothing()
+    assert script.hear(stray) == [Ask(cursor(1))], "after the next poll it is heeded once more"
 
 
 def test_a_pushed_deletion_is_applied_and_moves_no_cursor() -> None:
@@ -337,9 +366,10 @@ def test_a_troubled_walk_proves_nothing(trouble: str) -> None:
         while not any(isinstance(action, WalkEnded) for action in actions):
             actions += script.wait()
     elif trouble == "error":
-        script.answer(m.RequestError("busy"))
-        script.wait_for_question()
-        actions += script.answer(m.RequestError("busy"))
+        for _ in range(3):
+            actions += script.answer(m.RequestError("busy"))
+            script.wait_for_question()
+        actions += script.nothing()
     elif trouble == "new guid":
         actions += script.guid(OTHER_GUID)
         assert actions[0] == EpochBegan(Cursor(OTHER_GUID))
