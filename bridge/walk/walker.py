@@ -112,6 +112,7 @@ class Walker:
         self._errors = 0
         self._silences = 0
         self._was_silent = False
+        self._heard_last: tuple[str, Cursor] | None = None
         self._may_be_shifted = False
         """True once an answer may have been one to an earlier question; nothing is proven on this connection then."""
         self._unreadable = ""
@@ -155,7 +156,7 @@ class Walker:
         actions: list[Action] = []
         match event:
             case Answer(reply=reply, is_certain=is_certain):
-                self._may_be_shifted |= self._was_silent and not is_certain
+                self._may_be_shifted |= not is_certain and (self._was_silent or self._is_repeated(reply))
                 self._rest(now)
                 self._asked = None
                 self._silences = 0
@@ -170,6 +171,13 @@ class Walker:
             case m.Unreadable(reason=reason):
                 self._unreadable = reason
         return [*actions, *self._act(now)]
+
+    def _is_repeated(self, reply: m.AccountReply) -> bool:
+        """Tell whether *reply* is the account that was heard last; without ``src`` it may answer nothing at all."""
+        if not isinstance(reply, m.AccountRow):
+            return False
+        heard, self._heard_last = self._heard_last, (reply.row.account_guid, reply.row.cursor)
+        return heard == self._heard_last
 
     def pass_time(self, now: float) -> Sequence[Action]:
         """Do what is due."""

@@ -112,8 +112,7 @@ class Conversation:
         self.open_question: m.AccountInfo | None = None
         self._asked = 0
         self._echoes: bool | None = None
-        """Whether the other end repeats ``src``; then an account reply without one answers nothing."""
-        self._heard_without_src = False
+        """Whether the other end repeats ``src``, learnt from its first answer; if so, one without is a stray."""
 
     def __repr__(self) -> str:
         return f"<Conversation of the {self.us}: {self.state}, {self._asked} questions>"
@@ -121,9 +120,6 @@ class Conversation:
     def ask(self, cursor: Cursor) -> str:
         """Return the text of the next question; its ``src`` is new on this connection."""
         self._asked += 1
-        if self.open_question is not None and self._heard_without_src:
-            self._echoes = False  # it did not, at least not always: better believe too much than hear nothing
-        self._heard_without_src = False
         return self.say(m.AccountInfo(f"acct-{self._asked}", cursor))
 
     def say(self, message: m.Message) -> str:
@@ -151,13 +147,14 @@ class Conversation:
         if not isinstance(message, m.AccountReply) or self.state in _BEFORE_LOGIN:
             return message
         question = self.open_question
-        if question is not None and message.src == question.src:
-            self._echoes = self._echoes is not False
+        if question is None:
+            return Stray(message)
+        if message.src == question.src:
+            self._echoes = True if self._echoes is None else self._echoes
             return Answer(message, question)
-        if question is not None and message.src is None:
-            if not self._echoes:
-                return Answer(message, question, is_certain=False)
-            self._heard_without_src = True
+        if message.src is None and not self._echoes:
+            self._echoes = False
+            return Answer(message, question, is_certain=False)
         return Stray(message)
 
     def _step(self, event: Event, speaker: Party) -> None:
