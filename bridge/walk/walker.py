@@ -155,8 +155,9 @@ class Walker:
         """Take what the PBX said."""
         actions: list[Action] = []
         match event:
-            case Answer(reply=reply, is_certain=is_certain):
-                self._may_be_shifted |= not is_certain and (self._was_silent or self._is_repeated(reply))
+            case Answer(reply=reply, question=question, is_certain=is_certain):
+                is_repeated = self._is_repeated(reply) and not question.cursor.is_start
+                self._may_be_shifted |= not is_certain and (self._was_silent or is_repeated)
                 self._rest(now)
                 self._asked = None
                 self._silences = 0
@@ -173,7 +174,7 @@ class Walker:
         return [*actions, *self._act(now)]
 
     def _is_repeated(self, reply: m.AccountReply) -> bool:
-        """Tell whether *reply* is the account that was heard last; without ``src`` it may answer nothing at all."""
+        """Tell whether *reply* is the account that was heard last, as only the start of a list may be."""
         if not isinstance(reply, m.AccountRow):
             return False
         heard, self._heard_last = self._heard_last, (reply.row.account_guid, reply.row.cursor)

@@ -420,6 +420,7 @@ def test_a_question_of_a_walk_that_got_lost_is_asked_once_more() -> None:
 def test_an_account_told_twice_without_src_proves_no_end() -> None:
     """The second one may be a mere repetition, and the real answer still on its way."""
     script = reading()
-    for _ in range(2):
-        actions = script.walker.heard(Answer(m.AccountRow(row("a", 1)), QUESTION, is_certain=False), script.now)
+    for behind in (Cursor(GUID), cursor(1)):
+        answer = Answer(m.AccountRow(row("a", 1)), m.AccountInfo("acct-9", behind), is_certain=False)
+        actions = script.walker.heard(answer, script.now)
     assert CaughtUp(is_proven=False) in actions
