@@ -174,11 +174,10 @@ class Walker:
         return [*actions, *self._act(now)]
 
     def _is_repeated(self, reply: m.AccountReply) -> bool:
-        """Tell whether *reply* is the account that was heard last, as only the start of a list may be."""
-        if not isinstance(reply, m.AccountRow):
-            return False
-        heard, self._heard_last = self._heard_last, (reply.row.account_guid, reply.row.cursor)
-        return heard == self._heard_last
+        """Tell whether *reply* is the account of the answer before, as only the start of a list may be."""
+        row = reply.row if isinstance(reply, m.AccountRow) else None
+        before, self._heard_last = self._heard_last, row and (row.account_guid, row.cursor)
+        return row is not None and before == self._heard_last
 
     def pass_time(self, now: float) -> Sequence[Action]:
         """Do what is due."""
