@@ -176,7 +176,8 @@ class Walker:
     def _is_repeated(self, reply: m.AccountReply) -> bool:
         """Tell whether *reply* is the account of the answer before, as only the start of a list may be."""
         row = reply.row if isinstance(reply, m.AccountRow) else None
-        before, self._heard_last = self._heard_last, row and (row.account_guid, row.cursor)
+        before = self._heard_last
+        self._heard_last = None if row is None else (row.account_guid, row.cursor)
         return row is not None and before == self._heard_last
 
     def pass_time(self, now: float) -> Sequence[Action]:

@@ -62,7 +62,7 @@ def can_be_read(modes: Modes) -> bool:
 
 def can_be_proven(modes: Modes) -> bool:
     """Tell whether some answer ever says that the list is at its end."""
-    repeats = modes.dup == "dup-chain" or modes.idle == "idle-repeat"
+    repeats = modes.dup == "dup-chain" or modes.idle == "idle-repeat" or modes.push == "push-row"
     if modes.src != "src-echoed" and repeats:
         return False  # an answer and its repetition cannot be told apart
     return modes.idle not in {"idle-silent", "idle-hold", "idle-error"} and modes.error == "err-none"
