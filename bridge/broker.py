@@ -4,6 +4,8 @@ A connection here is used until its first failure and then thrown away; nothing 
 """
 
 import asyncio
+import re
+import shlex
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -14,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import aio_pika
 import aiormq.exceptions as amqp
 from aio_pika.abc import AbstractChannel, AbstractConnection
+from pamqp.exceptions import AMQPInternalError, PAMQPException
 from yarl import URL
 
 from bridge.errors import BridgeError, BrokerRefusedLogin, BrokerUnreachable, TopologyMismatch
@@ -22,6 +25,9 @@ DEADLINE_SECONDS: Final = 10.0
 """For one answer of the broker."""
 
 CLOSE_SECONDS: Final = 3.0
+
+HEARTBEAT_SECONDS: Final = 10
+"""Asked of the broker. A connection on which nothing arrives counts as dead after three of them and a bit (33 s)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """What the bridge wants to find at the broker."""
+    """What the bridge wants to find at the broker: a topic exchange, a log of everything, queues of subscribers."""
 
     exchange: str = "pbx.accounts"
     has_log: bool = True
@@ -54,6 +60,11 @@ class Topology:
         """Where messages go that a subscriber could not handle."""
         return f"{self.exchange}.dead"
 
+    @property
+    def queues(self) -> Sequence[str]:
+        """Names of the queues of the subscribers."""
+        return [wanted.queue for wanted in self.subscriptions]
+
 
 @asynccontextmanager
 async def connect(
@@ -61,44 +72,65 @@ async def connect(
     *,
     client_name: str,
     deadline_seconds: float = DEADLINE_SECONDS,
-    heartbeat_seconds: int = 10,
+    heartbeat_seconds: int = HEARTBEAT_SECONDS,
     ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[AbstractConnection]:
     """Connect to the first of *urls* that lets us in, and close behind the caller.
 
+    *deadline_seconds* is for each of them. A ``heartbeat`` in an URL counts more than *heartbeat_seconds*.
+
     Raises:
-        BrokerUnreachable: nobody answers at any of them.
-        BrokerRefusedLogin: user, password or virtual host are wrong, or the certificate does not verify.
+        BrokerUnreachable: none of them answers; the sentence names each.
+        BrokerRefusedLogin: none lets us in, and at least one because user, password or virtual host are wrong, or
+            because its certificate does not verify.
 
     """
     connection = await _first_connection(urls, client_name, deadline_seconds, heartbeat_seconds, ssl_context)
     try:
         yield connection
     finally:
-        with suppress(TimeoutError, OSError, amqp.AMQPError, RuntimeError):
+        with suppress(BridgeError), translated(None):  # it is thrown away: how its end went makes no difference
             async with asyncio.timeout(CLOSE_SECONDS):
                 await connection.close()
 
 
 async def _first_connection(
-    urls: Sequence[str], client_name: str, deadline_seconds: float, heartbeat_seconds: int, context: Any
+    urls: Sequence[str],
+    client_name: str,
+    deadline_seconds: float,
+    heartbeat_seconds: int,
+    context: ssl.SSLContext | None,
 ) -> AbstractConnection:
-    problem: BrokerUnreachable | None = None
+    problems: list[BridgeError] = []
     for url in urls:
+        # Both go into the URL, where every version of the client library looks for them.
+        target = URL(url)
+        heartbeat = target.query.get("heartbeat", str(heartbeat_seconds))
+        target = target.update_query(heartbeat=heartbeat, name=client_name)
         try:
             with translated(url):
                 async with asyncio.timeout(deadline_seconds):
                     connection = aio_pika.Connection(
-                        URL(url),
-                        ssl_context=context if url.startswith("amqps:") else None,
-                        heartbeat=heartbeat_seconds,
-                        client_properties={"connection_name": client_name},
+                        target,
+                        ssl_context=context if target.scheme == "amqps" else None,
                     )
                     await connection.connect(timeout=deadline_seconds)
                     return connection
-        except BrokerUnreachable as unreachable:
-            problem = unreachable
-    raise problem or BrokerUnreachable("no broker is configured")
+        except (BrokerUnreachable, BrokerRefusedLogin) as problem:
+            problems.append(problem)
+    raise _worst_of(problems)
+
+
+def _worst_of(problems: Sequence[BridgeError]) -> BridgeError:
+    """Return what to tell of several hosts: a refusal, which somebody has to mend, rather than a host that is down."""
+    if not problems:
+        return BrokerUnreachable("no broker is configured: set rabbitmq.url")
+    refusal = next((problem for problem in problems if isinstance(problem, BrokerRefusedLogin)), None)
+    if refusal is not None or len(problems) == 1:
+        return refusal or problems[0]
+    several = BrokerUnreachable("; ".join(map(str, problems)))
+    several.__cause__ = problems[-1]
+    return several
 
 
 async def declare(connection: AbstractConnection, topology: Topology) -> None:
@@ -106,14 +138,24 @@ async def declare(connection: AbstractConnection, topology: Topology) -> None:
 
     Raises:
         TopologyMismatch: something is there in another form, or may not be declared by this user.
-        BrokerUnreachable: the connection broke.
+        BrokerUnreachable: the connection broke, or the broker is still starting.
 
     """
+    try:
+        await _declare(connection, topology)
+    except TopologyMismatch as problem:
+        if isinstance(problem.__cause__, amqp.ChannelNotFoundEntity):
+            # A starting broker lets clients in before it has found all of its queues again.
+            raise BrokerUnreachable(f"the broker is still starting: {problem}") from problem
+        raise
+
+
+async def _declare(connection: AbstractConnection, topology: Topology) -> None:
     name = topology.exchange
-    async with _step(connection, f"the exchange {name}") as channel:
+    async with _step(connection, f"the exchange {name}", topology) as channel:
         await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
     if topology.has_log:
-        async with _step(connection, f"the stream {topology.log}") as channel:
+        async with _step(connection, f"the stream {topology.log}", topology) as channel:
             arguments: dict[str, Any] = {
                 "x-queue-type": "stream",
                 "x-max-age": topology.log_max_age,
@@ -127,7 +169,7 @@ async def declare(connection: AbstractConnection, topology: Topology) -> None:
 
 async def _declare_subscription(connection: AbstractConnection, topology: Topology, wanted: Subscription) -> None:
     dead, dead_exchange = f"{wanted.queue}.dead", topology.dead_letter_exchange
-    async with _step(connection, f"the exchange {dead_exchange}") as channel:
+    async with _step(connection, f"the exchange {dead_exchange}", topology) as channel:
         await channel.declare_exchange(dead_exchange, aio_pika.ExchangeType.DIRECT, durable=True)
     for queue, more in (
         (dead, {}),
@@ -137,7 +179,7 @@ async def _declare_subscription(connection: AbstractConnection, topology: Topolo
             | ({"x-delivery-limit": wanted.delivery_limit} if wanted.queue_type == "quorum" else {}),
         ),
     ):
-        async with _step(connection, f"the queue {queue}") as channel:
+        async with _step(connection, f"the queue {queue}", topology) as channel:
             arguments: dict[str, Any] = {"x-queue-type": wanted.queue_type, **more}
             declared = await channel.declare_queue(queue, durable=True, arguments=arguments)
             if queue == dead:
@@ -148,32 +190,35 @@ async def _declare_subscription(connection: AbstractConnection, topology: Topolo
 
 
 async def verify(connection: AbstractConnection, topology: Topology) -> None:
-    """Look for everything in *topology* without changing anything.
+    """Look for everything in *topology* without changing anything, which takes no rights at all.
+
+    The broker tells only whether there is something of that name: not of which type, and not how it is bound. What a
+    wrong exchange does not deliver comes back when it is published, and is held.
 
     Raises:
         TopologyMismatch: something is missing.
         BrokerUnreachable: the connection broke.
 
     """
-    async with _step(connection, f"the exchange {topology.exchange}") as channel:
+    async with _step(connection, f"the exchange {topology.exchange}", topology) as channel:
         await channel.declare_exchange(topology.exchange, aio_pika.ExchangeType.TOPIC, durable=True, passive=True)
-    queues = [topology.log] * topology.has_log + [wanted.queue for wanted in topology.subscriptions]
-    for queue in queues:
-        async with _step(connection, f"the queue {queue}") as channel:
+    for queue in [topology.log] * topology.has_log + [*topology.queues]:
+        async with _step(connection, f"the queue {queue}", topology) as channel:
             await channel.declare_queue(queue, passive=True)
 
 
-async def hold_fence(connection: AbstractConnection, name: str) -> None:
+async def hold_fence(connection: AbstractConnection, name: str, topology: Topology) -> None:
     """Declare an exclusive queue that lives as long as *connection*: no second writer gets past it.
 
     Without it, messages that the broker still holds of a connection that died could land behind those of the next one.
 
     Raises:
         BrokerUnreachable: another connection holds it; waiting helps if that one is dying.
+        TopologyMismatch: this user may not declare it.
 
     """
     try:
-        async with _step(connection, f"the fence {name}") as channel:
+        async with _step(connection, f"the fence {name}", topology) as channel:
             await channel.declare_queue(name, durable=False, exclusive=True)
     except TopologyMismatch as problem:
         if isinstance(problem.__cause__, amqp.ChannelLockedResource):
@@ -185,18 +230,28 @@ async def hold_fence(connection: AbstractConnection, name: str) -> None:
 
 
 @asynccontextmanager
-async def _step(connection: AbstractConnection, what: str) -> AsyncIterator[AbstractChannel]:
+async def _step(connection: AbstractConnection, what: str, topology: Topology) -> AsyncIterator[AbstractChannel]:
     """Open a channel for one thing, since a refusal closes its channel, and say what was refused."""
-    with translated(None, what):
+    with translated(None, what, permission_command(connection, topology)):
         async with asyncio.timeout(DEADLINE_SECONDS):
             channel = await connection.channel(publisher_confirms=False)
             yield channel
             await channel.close()
 
 
+def permission_command(connection: AbstractConnection, topology: Topology) -> str:
+    """Return the line that allows the user of *connection* everything in *topology*, and little else."""
+    url: URL = getattr(connection, "url", URL())  # not in the library's abstract class
+    prefixes = [re.escape(topology.exchange)]
+    prefixes += [re.escape(queue) for queue in topology.queues if not queue.startswith(topology.exchange)]
+    pattern = f"^{prefixes[0]}" if len(prefixes) == 1 else f"^({'|'.join(prefixes)})"
+    vhost = unquote(url.raw_path.removeprefix("/")) or "/"
+    return shlex.join(["rabbitmqctl", "set_permissions", "-p", vhost, url.user or "guest", pattern, pattern, pattern])
+
+
 @contextmanager
-def translated(url: str | None, what: str = "") -> Iterator[None]:
-    """Turn whatever the client library raises into an error of ours; no sentence holds a password."""
+def translated(url: str | None, what: str = "", command: str = "") -> Iterator[None]:
+    """Turn whatever the client library raises into an error of ours, see ``translation``."""
     try:
         yield
     except asyncio.CancelledError as problem:
@@ -204,78 +259,89 @@ def translated(url: str | None, what: str = "") -> Iterator[None]:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        raise BrokerUnreachable("the broker fell silent") from problem
-    except (OSError, amqp.AMQPError, RuntimeError) as problem:
-        raise translation(problem, url, what) from problem
+        raise BrokerUnreachable(_SILENT) from problem
+    except (OSError, amqp.AMQPError, PAMQPException, RuntimeError) as problem:
+        raise translation(problem, url, what, command) from problem
 
 
-def translation(problem: BaseException, url: str | None = None, what: str = "") -> BridgeError:
-    """Return the error of ours that says what *problem* says, about *what* at *url*."""
+def translation(problem: BaseException, url: str | None = None, what: str = "", command: str = "") -> BridgeError:
+    """Return the error of ours that says what *problem* says, about *what* at *url*; it holds no password.
+
+    *command* is what an administrator types where *what* is not permitted.
+    """
+    if isinstance(problem, asyncio.CancelledError):
+        return BrokerUnreachable(_SILENT)
+    if isinstance(problem.__cause__, ssl.SSLCertVerificationError):  # the client library keeps only its words
+        problem = problem.__cause__
     where = f"the broker at {_place(url)}" if url else "the broker"
-    for foreign, ours, sentence in _TRANSLATIONS:
-        if isinstance(problem, foreign):
-            return ours(sentence.format(where=where, what=what, text=_text(problem)))
-    return BrokerUnreachable(f"no connection to {where}: {_text(problem)}")
+    text = _text(problem)
+    for foreign, part, ours, sentence in _TRANSLATIONS:
+        if isinstance(problem, foreign) and part in text:
+            return ours(sentence.format(where=where, what=what, text=text, command=command or _SOME_COMMAND))
+    return BrokerUnreachable(f"no connection to {where}: {text}")
 
 
-_TRANSLATIONS: Final[Sequence[tuple[type[BaseException], type[BridgeError], str]]] = (  # the first that fits
+_SILENT: Final = "the broker fell silent: nothing came for three heartbeats"
+_SOME_COMMAND: Final = (
+    "rabbitmqctl set_permissions -p VHOST USER PATTERN PATTERN PATTERN, with patterns that match its name"
+)
+_NO_STREAMS: Final = (
+    "this broker cannot make {what}: {text}. Streams need RabbitMQ 3.9 or newer with all feature flags on "
+    "(rabbitmqctl enable_feature_flag all); without one set rabbitmq.log_stream = false"
+)
+_NO_HOST: Final = (
+    "{where} does not let this user into the virtual host, or there is none of that name. Is it right, at the "
+    "end of rabbitmq.url?"
+)
+_WRONG_LOGIN: Final = (
+    "{where} refused user and password. Set the right ones in rabbitmq.url, or at the broker: rabbitmqctl "
+    "change_password USER PASSWORD"
+)
+
+_TRANSLATIONS: Final[Sequence[tuple[type[BaseException], str, type[BridgeError], str]]] = (
+    # What the library raises and a part of the broker's words; what that is to us. The first that fits counts.
     (
         amqp.ChannelAccessRefused,
+        "",
         TopologyMismatch,
-        (
-            "the broker's user may not touch {what}. Allow it, for example: rabbitmqctl set_permissions -p VHOST USER "
-            "'^pbx\\.accounts' '^pbx\\.accounts' '^pbx\\.accounts'"
-        ),
+        "the broker's user may not touch {what}. Allow it: {command}",
     ),
     (
         amqp.ChannelPreconditionFailed,
+        "inequivalent arg",
         TopologyMismatch,
         (
             "{what} exists in another form: {text}. Delete it, name another one, or set rabbitmq.declare = false if it "
             "is meant to be so"
         ),
     ),
+    (amqp.ChannelPreconditionFailed, "'x-queue-type'", TopologyMismatch, _NO_STREAMS),
+    (amqp.ConnectionInternalError, "feature flag is disabled", TopologyMismatch, _NO_STREAMS),
     (
         amqp.ChannelNotFoundEntity,
+        "",
         TopologyMismatch,
         "{what} does not exist. Create it, or set rabbitmq.declare = true",
     ),
-    (amqp.ChannelClosed, TopologyMismatch, "the broker refused {what}: {text}"),
+    (amqp.ChannelClosed, "", TopologyMismatch, "the broker refused {what}: {text}"),
     (
         ssl.SSLCertVerificationError,
+        "",
         BrokerRefusedLogin,
         "the certificate of {where} does not verify: {text}. Set rabbitmq.ca_file to the CA that signed it",
     ),
-    (
-        amqp.AuthenticationError,
-        BrokerRefusedLogin,
-        (
-            "{where} refused user and password. Set the right ones in rabbitmq.url, or at the broker: rabbitmqctl "
-            "change_password USER PASSWORD"
-        ),
-    ),
-    (
-        amqp.ProbableAuthenticationError,
-        BrokerRefusedLogin,
-        (
-            "{where} refused user and password. Set the right ones in rabbitmq.url, or at the broker: rabbitmqctl "
-            "change_password USER PASSWORD"
-        ),
-    ),
+    (amqp.AuthenticationError, "", BrokerRefusedLogin, _WRONG_LOGIN),
+    (amqp.ProbableAuthenticationError, "", BrokerRefusedLogin, _WRONG_LOGIN),
     (
         amqp.ConnectionNotAllowed,
+        "",
         BrokerRefusedLogin,
         "{where} does not let this user into the virtual host: {text}",
     ),
-    (
-        amqp.InvalidFrameError,  # what the client library makes of the broker's closing it while the host is opened
-        BrokerRefusedLogin,
-        (
-            "{where} does not let this user into the virtual host, or there is none of that name. Is it right, at the "
-            "end of rabbitmq.url?"
-        ),
-    ),
-    (TimeoutError, BrokerUnreachable, "{where} did not answer in time"),
+    # What the client library makes of the broker's closing it while the host is opened; the second until aiormq 6.9.
+    (amqp.InvalidFrameError, "Connection.OpenOk", BrokerRefusedLogin, _NO_HOST),
+    (AMQPInternalError, "", BrokerRefusedLogin, _NO_HOST),
+    (TimeoutError, "", BrokerUnreachable, "{where} did not answer in time"),
 )
 
 
@@ -286,5 +352,8 @@ def _place(url: str) -> str:
 
 
 def _text(problem: BaseException) -> str:
-    told = getattr(problem, "strerror", None) or getattr(problem, "reason", None) or str(problem)
-    return str(told).split("\n", 1)[0][:300] or type(problem).__name__
+    """Return the broker's words, which the client library keeps as the last argument of what it raises."""
+    if isinstance(problem, ssl.SSLCertVerificationError):
+        return problem.verify_message
+    told = str(problem.args[-1]) if problem.args else ""
+    return told.split("\n", 1)[0][:300] or type(problem).__name__

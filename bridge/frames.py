@@ -59,7 +59,7 @@ def _ends(event_type: str) -> tuple[bytes, bytes]:
 def publish_frames(row: OutboxRow, *, channel: int, exchange: str, frame_max: int) -> bytes:
     """Return the bytes that publish *row*: persistent, with its id as message id; a change is mandatory.
 
-    *frame_max* is what the broker agreed to; a larger body goes out in several frames.
+    *frame_max* is what the broker agreed to, 0 for no limit; a larger body goes out in several frames.
     """
     table = _short(ID_HEADER) + b"S" + _long(row.event_id)
     if row.is_in_doubt:
@@ -77,7 +77,7 @@ def publish_frames(row: OutboxRow, *, channel: int, exchange: str, frame_max: in
             last,
         )
     )
-    room = frame_max - _FRAME_OVERHEAD_BYTES
+    room = (frame_max or len(row.body) + _FRAME_OVERHEAD_BYTES + 1) - _FRAME_OVERHEAD_BYTES
     bodies = [_frame(_BODY, channel, row.body[start : start + room]) for start in range(0, len(row.body), room)]
     return b"".join(
         (_publish(channel, exchange, row.routing_key, row.event_type), _frame(_HEADER, channel, header), *bodies)

@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from bridge.errors import (
     BrokerUnreachable,
     TopologyMismatch,
 )
+from bridge.frames import DOUBT_HEADER, ID_HEADER
 from bridge.model import OutboxRow
 from bridge.publisher import Publisher, PublisherSession
 from tests.support.rabbit import PrivateBroker
@@ -62,6 +64,24 @@ class Place:
             extra = await queue.get(no_ack=True, fail=False)
             assert extra is None, "more than was asked for"
             return taken
+
+    async def take_until(self, event_id: str) -> list[str | None]:
+        """Ids of everything in front of this event, which must come."""
+        async with asyncio.timeout(60), connect([self.broker.url], client_name="test") as connection:
+            channel = await connection.channel()
+            await channel.set_qos(prefetch_count=1000)
+            queue = await channel.declare_queue(self.queue, passive=True)
+            arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
+            await queue.consume(arrived.put, no_ack=True)
+            taken: list[str | None] = []
+            while (taken_id := (await arrived.get()).message_id) != event_id:
+                taken.append(taken_id)
+            return taken
+
+    async def until_state(self, begin: str) -> None:
+        async with asyncio.timeout(30):
+            while not self.states[-1].startswith(begin):
+                await asyncio.sleep(0.05)
 
 
 @pytest.fixture
@@ -253,6 +273,11 @@ async def test_the_exchange_deleted_while_publishing_ends_the_session_with_its_n
 
 async def test_a_killed_broker_ends_the_session_and_every_confirm_that_came_counts(broken: PrivateBroker) -> None:
     place = Place(broken)
+    async with place.publisher().session():
+        pass
+    # RabbitMQ 3.10 loses a quorum queue that was declared within the last moments before a kill: let it write it down.
+    await asyncio.to_thread(broken.stop)
+    await asyncio.to_thread(broken.start)
     sent = rows(20_000)
     confirmed = 0
     async with place.publisher().session() as session:
@@ -264,20 +289,19 @@ async def test_a_killed_broker_ends_the_session_and_every_confirm_that_came_coun
         sending = asyncio.create_task(send())
         while confirmed < 1000:
             confirmed = await session.confirmed()
-        broken.kill()
+        await asyncio.to_thread(broken.kill)
         with pytest.raises(BrokerUnreachable):
             async with asyncio.timeout(30):
                 while True:
                     confirmed = await session.confirmed()
         with pytest.raises(BrokerUnreachable):
             await sending
-    broken.start()
-    async with connect([broken.url], client_name="test") as connection:
-        channel = await connection.channel()
-        queue = await channel.declare_queue(place.queue, passive=True)
-        arrived = []
-        while (message := await queue.get(no_ack=True, fail=False)) is not None:
-            arrived.append(message.message_id)
+    await asyncio.to_thread(broken.start)
+    last = rows(1)
+    async with place.publisher().session() as session:
+        await session.send(last)
+        await confirm(session, 1)
+    arrived = await place.take_until(last[0].event_id)
     assert arrived == [row.event_id for row in sent[: len(arrived)]]
     assert len(arrived) >= confirmed, "whatever was confirmed survived"
 
@@ -291,17 +315,77 @@ async def test_a_blocked_broker_is_waited_for_and_gets_everything_once(broken: P
         await confirm(session, 100)
         await asyncio.to_thread(broken.alarm)
         sending = asyncio.create_task(session.send(sent[100:]))
-        async with asyncio.timeout(30):
-            while not any(state.startswith("blocked") for state in place.states):
-                await asyncio.sleep(0.05)
-            blocked_for = asyncio.get_running_loop().time() + 3 * 2  # thrice the deadline for confirms
-            while asyncio.get_running_loop().time() < blocked_for:
-                await asyncio.sleep(0.1)
+        await place.until_state("blocked")
+        waited = asyncio.create_task(session.confirmed())
+        done, _ = await asyncio.wait([waited], timeout=3 * 2)  # thrice the deadline for confirms
+        assert not done, "neither confirmed nor given up"
         await asyncio.to_thread(broken.end_alarm)
         await sending
-        await confirm(session, 300)
-        assert place.states[-1] == "connected"
+        await waited
+        if waited.result() < 300:
+            await confirm(session, 300)
+        await place.until_state("connected")
     assert [message.message_id for message in await place.take(300)] == [row.event_id for row in sent]
+
+
+async def test_a_row_in_doubt_is_marked_on_the_wire(place: Place) -> None:
+    plain, doubtful = rows(1)[0], replace(rows(1, first=2)[0], is_in_doubt=True)
+    async with place.publisher().session() as session:
+        await session.send([plain, doubtful])
+        await confirm(session, 2)
+    told = [(message.headers.get(ID_HEADER), message.headers.get(DOUBT_HEADER)) for message in await place.take(2)]
+    assert told == [(plain.event_id, None), (doubtful.event_id, True)]
+
+
+async def test_nothing_is_sent_behind_a_refused_row(place: Place) -> None:
+    """Each would be delivered once more with every attempt."""
+    async with place.publisher().session() as session:
+        await session.send(rows(1, key="nobody"))
+        await failure_of(session)
+        with pytest.raises(BrokerDidNotConfirm, match="nobody"):
+            await session.send(rows(1, first=2))
+    assert await place.take(0) == []
+
+
+async def test_a_send_that_is_cancelled_ends_the_session(broken: PrivateBroker) -> None:
+    """Which message the next confirm is for, nobody could say."""
+    place = Place(broken)
+    async with place.publisher().session() as session:
+        broken.pause()
+        try:
+            sending = asyncio.create_task(session.send(rows(20, size=1_000_000)))
+            await asyncio.wait([sending], timeout=0.5)
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+            with pytest.raises(BrokerUnreachable, match="interrupted"):
+                await session.send(rows(1))
+            assert isinstance(await failure_of(session), BrokerUnreachable)
+        finally:
+            broken.go_on()
+
+
+async def test_leaving_a_session_ends_it_for_whoever_still_waits(place: Place) -> None:
+    async with place.publisher().session() as session:
+        waiting = asyncio.create_task(session.confirmed())
+        await asyncio.sleep(0)
+    with pytest.raises(BrokerUnreachable, match="over"):
+        await waiting
+
+
+async def test_a_session_that_cannot_be_watched_ends_loudly(place: Place) -> None:
+    class MistakeError(Exception):
+        pass
+
+    def fail(state: str) -> None:
+        if state == "connected":
+            watched.set()
+            raise MistakeError
+
+    watched = asyncio.Event()
+    with pytest.raises(MistakeError):
+        async with Publisher(lambda: [place.url], topology=place.topology, on_state=fail).session():
+            await watched.wait()
 
 
 async def test_a_frozen_broker_ends_the_session_within_the_deadline(broken: PrivateBroker) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -22,15 +23,20 @@ def free_port() -> int:
 
 
 class PrivateBroker:
-    """Starts with ``with``; ``stop`` and ``kill`` leave the data in place for the next ``start``."""
+    """Starts with ``with``; ``stop`` and ``kill`` leave the data in place for the next ``start``.
 
-    def __init__(self) -> None:
+    *configuration* is added to its ``rabbitmq.conf``, *environment* to its environment.
+    """
+
+    def __init__(self, configuration: str = "", environment: Mapping[str, str] | None = None) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="rabbit-"))
         self.port = free_port()
         self._epmd_port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._epmd: subprocess.Popen[bytes] | None = None
         (self._folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\nloopback_users = none\nlog.file.level = warning\n"
+            f"{configuration}\n"
         )
         (self._folder / "enabled_plugins").write_text("[].\n")
         self._environment = {
@@ -47,17 +53,40 @@ class PrivateBroker:
             "RABBITMQ_DIST_PORT": str(free_port()),
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
+            **(environment or {}),
         }
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self._start_epmd()
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-        epmd = next(iter(Path("/usr/lib/erlang").glob("erts-*/bin/epmd")), Path("epmd"))
-        subprocess.run([str(epmd), "-port", str(self._epmd_port), "-kill"], check=False, capture_output=True)
+        if self._epmd is not None:
+            self._epmd.kill()
+            self._epmd.wait(START_SECONDS)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start_epmd(self) -> None:
+        """Start the Erlang name server ourselves: the one that a node starts outlives it and refuses to be stopped."""
+        epmd = next(iter(Path("/usr/lib/erlang").glob("erts-*/bin/epmd")), Path("epmd"))
+        self._epmd = subprocess.Popen(
+            [str(epmd)], env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until = time.monotonic() + START_SECONDS
+        while time.monotonic() < until:
+            try:
+                socket.create_connection(("127.0.0.1", self._epmd_port), timeout=2).close()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return
+        raise RuntimeError("epmd did not start")
 
     @property
     def url(self) -> str:
