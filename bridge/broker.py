@@ -36,7 +36,9 @@ class Subscription:
 
     queue: str
     keys: Sequence[str] = ("*.account.*",)
-    delivery_limit: int = 20
+    delivery_limit: int = 100
+    """After so many deliveries without an acknowledgement a change is put aside. Every end of a connection counts as
+    one for whatever was under way, so a low limit puts aside sound changes of a subscriber that restarts often."""
     queue_type: str = "quorum"
 
 

@@ -247,7 +247,7 @@ class SubscriberTable(_Table):
 
     queue: str = Field(min_length=1, max_length=255)
     keys: tuple[str, ...] = ("*.account.*",)
-    delivery_limit: int = Field(20, ge=1)
+    delivery_limit: int = Field(100, ge=1)
     queue_type: Literal["quorum", "classic"] = "quorum"
 
 

@@ -1,26 +1,37 @@
-"""Account changes from a queue: subscribe, decode, acknowledge once they are dealt with."""
+"""Account changes from a queue: subscribe, decode, hand over, acknowledge once they are dealt with."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import logging
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 from uuid import uuid4
 
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from aiormq.exceptions import ChannelNotFoundEntity
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from bridge.broker import DEADLINE_SECONDS, connect, translated
+from bridge.broker import DEADLINE_SECONDS, Subscription, connect, translated
 from bridge.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode
-from bridge.errors import BadEvent, BrokerUnreachable
+from bridge.consumer.queues import Wanted, provide, provide_temporary
+from bridge.consumer.session import LONGEST_PAUSE_SECONDS, Inflow, Link, log
+from bridge.errors import BadEvent, BrokerUnreachable, Fatal, Transient
 
 ACCOUNT_KEYS: Final = ("*.account.*",)
 """Binds to every account change of every source, and to nothing else."""
 
+FIRST_RETRY_SECONDS: Final = 0.1
+
+DELIVERY_LIMIT: Final = Subscription("").delivery_limit
+"""The bridge's own, so that a queue that it made and one that a subscriber made are the same."""
 
 Start = Literal["first", "last", "next"] | datetime | int
 """Where in the log to begin; a number is an offset."""
+
+Handler = Callable[[AccountChanged], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +48,219 @@ class Delivery:
         return bool(self._message.redelivered or self._message.headers.get("x-redelivered-by-bridge"))
 
     async def ack(self) -> None:
-        """Say that the change is dealt with.
+        """Say that the change is dealt with. Where the connection is gone that is logged, and it will come again."""
+        await settle(self._message, "ack")
+
+    async def reject(self) -> None:
+        """Put the change aside for good: into the dead-letter queue, where the queue has one."""
+        await settle(self._message, "reject")
+
+
+async def settle(message: AbstractIncomingMessage, how: Literal["ack", "reject"], *, multiple: bool = False) -> None:
+    """Acknowledge *message*, with *multiple* all before it too, or dead-letter it.
+
+    The broker confirms neither, so nobody could tell one that was lost on the way from one that could not be sent:
+    both mean that the message comes again, and neither is an error.
+    """
+    try:
+        with translated(None, f"the {how} of a message"):
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await (message.ack(multiple=multiple) if how == "ack" else message.reject(requeue=False))
+    except BrokerUnreachable as problem:
+        log.info("delivery.comes_again", extra={"message_id": message.message_id, "problem": str(problem)})
+
+
+async def delivery_of(message: AbstractIncomingMessage) -> Delivery | None:
+    """Return the change in *message*; ``None`` for other kinds of events, and for what is none, which is put aside."""
+    if message.type not in {None, ACCOUNT_CHANGED}:
+        await settle(message, "ack")
+        return None
+    try:
+        return Delivery(decode(message.body), message.body, message)
+    except BadEvent as problem:
+        log_bad_event(message, problem)
+        await settle(message, "reject")
+        return None
+
+
+def log_bad_event(message: AbstractIncomingMessage, problem: BadEvent) -> None:
+    """Log that *message* is no event, without a word of what is in it: it may be anything, secrets included."""
+    log.error(
+        "delivery.not_an_event",
+        extra={
+            "message_id": message.message_id,
+            "routing_key": message.routing_key,
+            "bytes": len(message.body),
+            "problem": type(problem.__cause__ or problem).__name__,
+        },
+    )
+
+
+class Subscriber:
+    """Receives the account changes in a queue, across restarts of the broker, until stopped.
+
+    The queue is made where it is missing: a quorum queue with a dead-letter queue ``<queue>.dead``. With *ordered*
+    any number of processes may subscribe and one of them receives, so that changes stay in order; without, they
+    share the queue. One that exists in another form is used as it is. With ``declare=False`` nothing is made and
+    the user needs permission to read the queue only. With *exclusive* the queue is a temporary one of this
+    connection: whatever is published while the connection is away is never received.
+
+    Args:
+        urls: where the broker is; of several, the first that answers is taken.
+        queue: its name; an exclusive one needs none.
+        exchange: to which the bridge publishes.
+        keys: which changes; ``#.account.deleted`` is all deletions.
+        prefetch: how many changes may be under way to this subscriber.
+        ordered: whether one subscriber at a time receives.
+        declare: whether to make what is missing.
+        exclusive: whether the queue goes with the connection.
+        delivery_limit: after so many deliveries without an acknowledgement RabbitMQ puts a change aside. Up to 3.x
+            (seen with 3.10) the end of a connection, even a stop in good order, counts as one for everything that was
+            under way: a subscriber that is restarted more often than this while it makes no headway sends up to
+            *prefetch* sound changes to the dead letters.
+        attempts: how often a handler may fail with one change before it is put aside.
+        longest_pause_seconds: between two attempts, of the handler or to connect.
+        heartbeat_seconds: a broker that is silent for three times as long counts as gone.
+        ssl_context: for ``amqps``.
+
+    Raises:
+        ValueError: there is no queue name, and the queue is not exclusive.
+
+    """
+
+    def __init__(  # noqa: PLR0913 - what a subscriber may say, by name
+        self,
+        urls: str | Sequence[str],
+        *,
+        queue: str | None = None,
+        exchange: str = "pbx.accounts",
+        keys: Sequence[str] = ACCOUNT_KEYS,
+        prefetch: int = 64,
+        ordered: bool = True,
+        declare: bool = True,
+        exclusive: bool = False,
+        delivery_limit: int = DELIVERY_LIMIT,
+        attempts: int = 5,
+        longest_pause_seconds: float = LONGEST_PAUSE_SECONDS,
+        heartbeat_seconds: int = 10,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        if not queue and not exclusive:
+            raise ValueError("a subscriber needs the name of its queue, unless the queue is exclusive")
+        self._queue = queue or f"{exchange}.subscriber.{uuid4().hex}"
+        self._wanted = Wanted(self._queue, exchange, tuple(keys), ordered, delivery_limit)
+        self._prefetch = prefetch
+        self._makes_queue = declare
+        self._is_exclusive = exclusive
+        self._attempts = attempts
+        self._longest_pause_seconds = longest_pause_seconds
+        self._link = Link(
+            urls, name=f"subscriber {self._queue}", heartbeat_seconds=heartbeat_seconds, ssl_context=ssl_context
+        )
+
+    def __repr__(self) -> str:
+        return f"<Subscriber {self._queue}, {self._link}>"
+
+    def stop(self) -> None:
+        """Hand over no further change; what is being handled is finished and acknowledged first.
+
+        To be called within the event loop, for example by a signal handler of it.
+        """
+        self._link.stop()
+
+    async def __aiter__(self) -> AsyncGenerator[Delivery, None]:
+        """Iterate over the changes; each stays unacknowledged until its ``ack`` or ``reject``.
 
         Raises:
-            BrokerUnreachable: the connection broke; the change will come again.
+            BrokerRefusedLogin, TopologyMismatch: before it worked for the first time; later they are logged and
+                tried again, like everything that passes.
 
         """
-        with translated(None, "an acknowledgement"):
-            async with asyncio.timeout(DEADLINE_SECONDS):
-                await self._message.ack()
+        while not self._link.is_stopped:
+            async with self._link.session(self._begin) as inflow:
+                while inflow is not None and (message := await inflow.next()) is not None:
+                    delivery = await delivery_of(message)
+                    if delivery is not None:
+                        yield delivery
+                if inflow is not None:
+                    await inflow.finish()
+
+    async def run(self, handler: Handler) -> None:
+        """Await *handler* with one change after the other, and acknowledge each once it returns.
+
+        A handler that raises is tried again after a pause, *attempts* times, and then the change is dead-lettered.
+        Three kinds of errors say more: ``Transient`` is tried again for as long as it takes, ``BadEvent``
+        dead-letters at once, and ``Fatal`` ends the run with nothing acknowledged. Returns when stopped. A cancelled
+        run cancels its handler, and the change is delivered again.
+
+        Raises:
+            BrokerRefusedLogin, TopologyMismatch: before it worked for the first time.
+            Fatal: from the handler.
+
+        """
+        async with aclosing(self.__aiter__()) as deliveries:
+            async for delivery in deliveries:
+                await self._handle(delivery, handler)
+
+    async def _begin(self, connection: AbstractConnection) -> Inflow:
+        if self._is_exclusive:
+            await provide_temporary(connection, self._queue, self._wanted.exchange, self._wanted.keys)
+        elif self._makes_queue:
+            await provide(connection, self._wanted)
+        return await Inflow.begin(connection, self._queue, prefetch=self._prefetch)
+
+    async def _handle(self, delivery: Delivery, handler: Handler) -> None:
+        link = self._link
+
+        def is_enough(state: RetryCallState) -> bool:
+            waits = state.outcome is not None and isinstance(state.outcome.exception(), Transient)
+            return link.is_over or (state.attempt_number >= self._attempts and not waits)
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(_is_worth_repeating),
+            wait=wait_random_exponential(multiplier=FIRST_RETRY_SECONDS, max=self._longest_pause_seconds),
+            stop=is_enough,
+            sleep=link.pause,
+            before_sleep=lambda state: _log_failure(logging.WARNING, "handler.tries_again", delivery, state),
+            reraise=True,
+        )
+        try:
+            await retrying(_called, handler, delivery.event)
+        except Fatal:
+            raise
+        except Exception as problem:  # noqa: BLE001 - whatever a handler raises
+            if link.is_over and _is_worth_repeating(problem):
+                return  # stopped or lost between two attempts: the change comes again
+            _log_failure(logging.ERROR, "handler.gave_up", delivery, problem)
+            await delivery.reject()
+        else:
+            await delivery.ack()
+
+
+def _is_worth_repeating(problem: BaseException) -> bool:
+    return isinstance(problem, Exception) and not isinstance(problem, (BadEvent, Fatal))
+
+
+async def _called(handler: Handler, event: AccountChanged) -> None:
+    try:
+        await handler(event)
+    except asyncio.CancelledError as problem:
+        # Something the handler waited for was cancelled, for example by a client library that lost its connection.
+        # Only where this task itself is asked to end may that end the run.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise HandlerCancelledError("something that the handler waited for was cancelled") from problem
+
+
+class HandlerCancelledError(RuntimeError):
+    """A handler ended by a cancellation that nobody asked this subscriber for."""
+
+
+def _log_failure(level: int, what: str, delivery: Delivery, how: RetryCallState | Exception) -> None:
+    problem = how if isinstance(how, Exception) else how.outcome.exception() if how.outcome is not None else None
+    event = delivery.event
+    log.log(level, what, exc_info=problem, extra={"event_id": event.event_id, "account": event.account_guid})
 
 
 @asynccontextmanager
@@ -60,9 +275,10 @@ async def subscribe(  # noqa: PLR0913 - what a subscriber may say
 ) -> AsyncIterator[AsyncIterator[Delivery]]:
     """Receive the changes in *queue*, or without a name those from now on, in a queue that goes with the connection.
 
-    A named queue is made where there is none. With *start* the log of the exchange is read instead, from its first
-    change, from a time, or from an offset, and then on with what comes. What is no account change is skipped, and
-    dead-lettered where it is broken. Inside, iterate; the iteration ends with the error that ended the connection.
+    For one connection only; ``Subscriber`` outlives it. A named queue is made where there is none. With *start* the
+    log of the exchange is read instead, from its first change, from a time, or from an offset, and then on with what
+    comes. What is no account change is skipped, and dead-lettered where it is broken. Inside, iterate; the iteration
+    ends with the error that ended the connection.
 
     Raises:
         BrokerUnreachable: no connection, or it broke.
@@ -71,60 +287,36 @@ async def subscribe(  # noqa: PLR0913 - what a subscriber may say
 
     """
     async with connect(urls, client_name="account-bridge subscriber") as connection:
-        with translated(None, f"the queue {queue or 'of this subscriber'} on the exchange {exchange}"):
-            async with asyncio.timeout(DEADLINE_SECONDS):
-                channel = await connection.channel()
-                await channel.set_qos(prefetch_count=prefetch)
-                if start is not None:
-                    declared = await channel.declare_queue(f"{exchange}.log", passive=True)
-                elif queue is not None:
-                    declared = await _found_or_made(connection, channel, queue)
-                else:
-                    name = f"{exchange}.subscriber.{uuid4().hex}"
-                    declared = await channel.declare_queue(name, exclusive=True, auto_delete=True)
-                if start is None:
-                    for key in keys:
-                        await declared.bind(exchange, key)
-        closing = asyncio.ensure_future(connection.closed())
-        try:
-            yield _deliveries(declared, closing, {} if start is None else {"x-stream-offset": start})
-        finally:
-            closing.cancel()
+        arguments: dict[str, Start] = {}
+        if start is not None:
+            name, arguments = f"{exchange}.log", {"x-stream-offset": start}
+        elif queue is not None:
+            name = queue
+            await _find_or_make(connection, name, exchange, keys)
+        else:
+            name = f"{exchange}.subscriber.{uuid4().hex}"
+            await provide_temporary(connection, name, exchange, keys)
+        inflow = await Inflow.begin(connection, name, prefetch=prefetch, arguments=arguments)
+        yield _deliveries(inflow)
 
 
-async def _found_or_made(connection: AbstractConnection, channel: AbstractChannel, name: str) -> AbstractQueue:
+async def _deliveries(inflow: Inflow) -> AsyncIterator[Delivery]:
+    while (message := await inflow.next()) is not None:
+        delivery = await delivery_of(message)
+        if delivery is not None:
+            yield delivery
+
+
+async def _find_or_make(connection: AbstractConnection, name: str, exchange: str, keys: Sequence[str]) -> None:
     # Looked for first: it may have been made with arguments of somebody else's choice. A miss closes its channel.
-    looking = await connection.channel()
-    try:
-        await looking.declare_queue(name, passive=True)
-    except ChannelNotFoundEntity:
-        return await channel.declare_queue(name, durable=True, arguments={"x-queue-type": "quorum"})
-    await looking.close()
-    return await channel.declare_queue(name, passive=True)
-
-
-async def _deliveries(
-    queue: AbstractQueue, closing: "asyncio.Future[Literal[True]]", arguments: dict[str, Start]
-) -> AsyncIterator[Delivery]:
-    arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
-    with translated(None, f"the queue {queue.name}"):
+    with translated(None, f"the queue {name} on the exchange {exchange}"):
         async with asyncio.timeout(DEADLINE_SECONDS):
-            await queue.consume(arrived.put, arguments=dict(arguments))
-    while True:
-        getting = asyncio.ensure_future(arrived.get())
-        try:
-            await asyncio.wait((getting, closing), return_when=asyncio.FIRST_COMPLETED)
-            if not getting.done():
-                raise BrokerUnreachable("the connection to the broker broke")
-        finally:
-            getting.cancel()
-        message = getting.result()
-        if message.type not in (None, ACCOUNT_CHANGED):
-            await message.ack()
-            continue
-        try:
-            event = decode(message.body)
-        except BadEvent:
-            await message.reject(requeue=False)
-            continue
-        yield Delivery(event, message.body, message)
+            channel = await connection.channel()
+            try:
+                queue = await channel.declare_queue(name, passive=True)
+            except ChannelNotFoundEntity:
+                channel = await connection.channel()
+                queue = await channel.declare_queue(name, durable=True, arguments={"x-queue-type": "quorum"})
+            for key in keys:
+                await queue.bind(exchange, key)
+            await channel.close()
