@@ -41,6 +41,8 @@ from bridge.web import serve as serve_status
 FAILED: Final = 1
 MISUSED: Final = 2
 STATUS_SECONDS: Final = 5
+REMEMBERED: Final = 10_000
+"""Mutations and deliveries that a simulator keeps on record, so that it may run for weeks."""
 
 log = logs.get_logger(__name__)
 
@@ -285,7 +287,16 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are pa
     logs.configure("info")
     secret = Secret(file=password_file).reveal() if password_file else password or "demo"
     try:
-        pbx = Pbx(accounts=accounts, seed=seed, app=app, password=secret, name="simulator", modes=Modes.parse(modes))
+        behaviour = Modes.parse(modes)
+        pbx = Pbx(
+            accounts=accounts,
+            seed=seed,
+            app=app,
+            password=secret,
+            name="simulator",
+            modes=behaviour,
+            remember=REMEMBERED,
+        )
         script = load(scenario) if scenario else None
     except UnknownMode as problem:
         raise click.UsageError(str(problem)) from problem

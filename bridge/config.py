@@ -227,7 +227,7 @@ class PbxTable(_Table):
     @classmethod
     def _password_is_there(cls, file: Path | None, others: ValidationInfo) -> Path | None:
         if file is None and others.data.get("password") is None:
-            raise ValueError("is missing, and so is password: the Password of the App object in the PBX")
+            raise ValueError("is missing, and so is password (BRIDGE_PBX_PASSWORD_FILE or BRIDGE_PBX_PASSWORD)")
         return file
 
     @property

@@ -98,6 +98,10 @@ def play(store: SqliteStore, number: int, modes: Modes | None = None) -> World:
         else:
             {"cut": world.cut, "crash": world.crash, "ask": world.schedule.ask}.get(what, world.note_truth)()
     world.settle()
+    # After all that, reading goes on in the right place: what changes now is told without any full walk.
+    for guid in [guid for guid, record in sorted(pbx.truth().items()) if record.kind == "user"][:2]:
+        world.do(lambda guid=guid: pbx.change_display_name(guid))  # type: ignore[misc]
+    world.run(900)
     return world
 
 
@@ -151,12 +155,17 @@ def check_events(world: World, events: list[AccountChanged]) -> None:
                 states = [world.published_of(record) for record in world.versions[key]]
                 assert event.account in states, "every state told was one"
             if event.kind is ChangeKind.UPDATED and before is not None:
-                is_told_exactly = world.pbx.modes.cursor != "cursor-huge"  # read back as floating point, not exactly
-                assert event.changed or event.cursor != before.cursor or not is_told_exactly, "nothing is told twice"
+                assert event.changed or is_news_of_numbers(world, before, event), "nothing is told twice"
                 assert {n for n in event.account if event.account[n] != before.account.get(n)} - {"guid"} == set(
                     event.changed
                 )
             before = event
+
+
+def is_news_of_numbers(world: World, before: AccountChanged, event: AccountChanged) -> bool:
+    """Tell whether the PBX gave new numbers, which is a change even where nothing differs."""
+    is_exact = world.pbx.modes.cursor != "cursor-huge"  # read back as floating point, and so not exactly
+    return event.cursor != before.cursor or not is_exact
 
 
 @pytest.mark.parametrize("share", range(SHARES))

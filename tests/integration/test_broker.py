@@ -70,11 +70,11 @@ async def test_what_a_subscriber_cannot_handle_ends_in_its_own_queue_of_dead_let
             message = await queue.get(timeout=30)
             await (message.ack() if is_understood else message.reject(requeue=False))
         dead = await channel.get_queue(f"{topology.subscriptions[0].queue}.dead")
-        while (letter := await dead.get(no_ack=True, fail=False)) is None:
+        while (letter := await dead.get(no_ack=True, fail=False, timeout=30)) is None:
             await asyncio.sleep(0.05)
         assert letter.body == b"broken"
         others = await channel.get_queue(f"{other.queue}.dead")
-        assert await others.get(no_ack=True, fail=False) is None
+        assert await others.get(no_ack=True, fail=False, timeout=30) is None
 
 
 async def test_a_queue_of_another_form_is_named_with_what_differs(broker: PrivateBroker, topology: Topology) -> None:

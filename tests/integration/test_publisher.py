@@ -58,10 +58,10 @@ class Place:
             queue = await channel.declare_queue(self.queue, passive=True)
             taken: list[AbstractIncomingMessage] = []
             while len(taken) < count:
-                message = await queue.get(no_ack=True, fail=False)
+                message = await queue.get(no_ack=True, fail=False, timeout=30)
                 if message is not None:
                     taken.append(message)
-            extra = await queue.get(no_ack=True, fail=False)
+            extra = await queue.get(no_ack=True, fail=False, timeout=30)
             assert extra is None, "more than was asked for"
             return taken
 

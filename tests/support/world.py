@@ -127,7 +127,8 @@ class World:
             self.now = max(self.now, moment)
             self._step()
             if self.now >= until:
-                return
+                break
+        self._commit()
 
     def settle(self, *, walks: int = 3) -> None:
         """Let the dust settle: some hours, in which an operator asks for full walks and accepts what they find."""
@@ -135,7 +136,6 @@ class World:
             self.intake.accepts_deletions = True
             self.schedule.ask()
             self.run(1200)
-        self._commit()
 
     # ------------------------------------------------------------------ what came of it
 

@@ -200,6 +200,18 @@ def test_what_a_row_leaves_out_stays_as_it_was() -> None:
     assert (account["display_name"], account["h323"]) == ("Erika", "erika")
 
 
+def test_a_row_that_tells_nothing_is_no_reason_to_believe_in_an_account() -> None:
+    """Some PBXs may say in this way that an account is gone."""
+    bare = Row(cursor(2), AccountGuid("erika"), None, None)
+    unknown = judged(bare)
+    deleted = judged(row("erika", 2, is_deleted=True), judged(row("erika", 1)).remember).remember
+    assert unknown.change is None
+    assert judged(bare, deleted).change is None
+    appeared = judged(row("erika", 3), unknown.remember).change
+    assert appeared is not None
+    assert (appeared.kind, appeared.reason, appeared.revision) == (ChangeKind.CREATED, None, 1)
+
+
 def test_two_spellings_of_a_guid_are_no_difference() -> None:
     known = judged(row("AB-CD", 1, dn="x", cn="y")).remember
     told = row("abcd", 2, dn="x", cn="y")
