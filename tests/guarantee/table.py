@@ -25,10 +25,10 @@ def holds(check: Callable[[World], None], world: World) -> bool:
     return True
 
 
-def counted(store: SqliteStore, modes: Modes, cases: int) -> Counter[str]:
+def counted(store: SqliteStore, word: str, cases: int) -> Counter[str]:
     result: Counter[str] = Counter()
     for number in range(cases):
-        world = play(store, number, modes)
+        world = play(store, number, Modes.parse([word]), label=word)
         events = world.events()
         result["events"] += len(events)
         result["converged"] += holds(check_mirror, world)
@@ -48,7 +48,7 @@ def main() -> None:
             modes = Modes.parse([word])
             if not can_be_read(modes):
                 continue
-            result = counted(store, modes, cases)
+            result = counted(store, word, cases)
             right = "right" if can_be_proven(modes) else "never guessed"
             print(  # noqa: T201 - its output
                 f"{word:<20} {result['converged']:>4}/{cases:<4} {result['duplicates']:>10} {result['invented']:>9}"

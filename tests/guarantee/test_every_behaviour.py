@@ -76,12 +76,12 @@ def some_modes(chance: random.Random) -> Modes:
     return Modes()
 
 
-def play(store: SqliteStore, number: int, modes: Modes | None = None) -> World:
-    """Play case *number*, of a PBX that behaves as *modes* say or as the number chooses."""
+def play(store: SqliteStore, number: int, modes: Modes | None = None, *, label: str = "case") -> World:
+    """Play case *number*, of a PBX that behaves as *modes* say or as the number chooses; once per label and store."""
     chance = random.Random(number)  # noqa: S311 - a case, no secret
     behaviour = modes or some_modes(chance)
     pbx = Pbx(accounts=chance.randint(0, 7), seed=number, modes=behaviour, with_odd_names=number % 5 == 0)
-    world = World(store, f"case-{number}-{'-'.join(behaviour.words())}", pbx, chance)
+    world = World(store, f"{label}-{number}", pbx, chance)
     snapshot = pbx.take_snapshot()
     for _ in range(chance.randint(1, 14)):
         world.run(chance.choice([0.005, 0.05, 0.5, 30, 61, 200, 900]))
