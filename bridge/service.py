@@ -31,6 +31,9 @@ from bridge.walk.schedule import Habits, WalkSchedule
 STOP_SECONDS: Final = 10.0
 """How long a stop waits for what is read to be committed and for what is sent to be confirmed."""
 
+BROKER_PAUSE_SECONDS: Final = 15.0
+"""Between two attempts to reach the broker, at most: one that is back should not wait for long."""
+
 PRUNE_ROWS: Final = 500
 PRUNE_SECONDS: Final = 60.0
 WALK_CHECK_SECONDS: Final = 5.0
@@ -173,7 +176,7 @@ class Bridge:
         self._walk_check = asyncio.Event()
         self._followed: dict[SourceName, _Followed] = {}
         self._offload = StoreThread()
-        self._publishing = Patience()
+        self._publishing = Patience(transient_max_seconds=BROKER_PAUSE_SECONDS)
         self._drain = Drain(
             store,
             publisher,
