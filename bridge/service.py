@@ -211,12 +211,13 @@ class Bridge:
 
     async def _wind_down(self, draining: asyncio.Task[None]) -> None:
         self._drain.stop()
-        _, late = await asyncio.wait([draining], timeout=STOP_SECONDS)
-        if late:
-            log.warning("bridge.stopped_with_unconfirmed", rows=self._drain.in_flight)
-            draining.cancel()
-        else:
-            log.info("bridge.stopped")
+        if self._drain.is_in_session:  # otherwise there is nothing to wait for, least of all a broker that is away
+            await asyncio.wait([draining], timeout=STOP_SECONDS)
+        if self._drain.in_flight:
+            log.warning("bridge.stopping_with_unconfirmed", rows=self._drain.in_flight)
+        draining.cancel()
+        await asyncio.wait([draining])
+        log.info("bridge.stopped")
 
     async def _follow(self, pbx: Pbx) -> None:
         part = self.board.sources[pbx.name]

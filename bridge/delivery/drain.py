@@ -42,6 +42,8 @@ class Drain:
         """Position of the last row that is done, as far as this session knows."""
         self._wake = asyncio.Event()
         self._is_stopping = False
+        self.is_in_session = False
+        """True while connected; only then can anything be in flight."""
         self._is_cautious = False
         """True after the broker refused a row: until one is confirmed again they are sent one by one, since everything
         sent behind a refused row is delivered once more with every attempt."""
@@ -73,6 +75,7 @@ class Drain:
         async with self._publisher.session() as session:
             self._behind = 0
             self._in_flight.clear()
+            self.is_in_session = True
             try:
                 async with asyncio.TaskGroup() as group:
                     marking = group.create_task(self._mark(session))
@@ -82,6 +85,7 @@ class Drain:
                 self._is_cautious |= isinstance(failures.exceptions[0], BrokerDidNotConfirm)
                 raise failures.exceptions[0] from None
             finally:
+                self.is_in_session = False
                 await self._record_doubt()
 
     async def _feed(self, session: Session, marking: asyncio.Task[None]) -> None:
@@ -90,6 +94,8 @@ class Drain:
             self._wake.clear()
             room = (1 if self._is_cautious else self._window) - len(self._in_flight)
             rows = await self._offload(self._store.unpublished, position, min(room, PAGE_ROWS)) if room > 0 else ()
+            if self._is_stopping:
+                break
             if not rows:
                 await self._wake.wait()
                 continue

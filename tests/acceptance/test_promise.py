@@ -175,6 +175,28 @@ async def test_a_bridge_started_first_waits_and_says_so(tmp_path: Path, broken: 
     assert len(witness.ids) == 20
 
 
+async def test_a_stop_does_not_wait_for_a_broker_that_is_away(tmp_path: Path) -> None:
+    async with serve(Pbx(accounts=5, app="app", password=PASSWORD)) as served:
+        environment = {
+            "BRIDGE_PBX_URL": served.url,
+            "BRIDGE_PBX_APP": "app",
+            "BRIDGE_PBX_PASSWORD": PASSWORD,
+            "BRIDGE_RABBITMQ_URL": "amqp://127.0.0.1:1/",
+            "BRIDGE_STORE_URL": f"sqlite:///{tmp_path / 'bridge.db'}",
+            "BRIDGE_STATUS_PORT": "0",
+        }
+        with Command("run", environment=environment) as bridge:
+            await asyncio.to_thread(bridge.wait_for_log, "source.verified")
+            failures = len(bridge.logs("broker.failed"))
+            assert await stopped(bridge) == 0
+            assert len(bridge.logs("broker.failed")) <= failures + 1, "it did not go on trying"
+            assert bridge.logs("bridge.stopped")
+        with Command("run", environment=environment) as again:
+            kept = await asyncio.to_thread(again.wait_for_log, "source.starting")
+            assert (kept["resumes"], kept["events_so_far"]) == (True, 5)
+            assert await stopped(again) == 0
+
+
 async def test_a_wrong_password_is_loud_slow_and_no_end(tmp_path: Path, broker: PrivateBroker) -> None:
     async with site(tmp_path, broker, accounts=5) as place:
         place.environment["BRIDGE_PBX_PASSWORD"] = "wr0ng-s3cret"
