@@ -90,7 +90,7 @@ class Drain:
 
     async def _feed(self, session: Session, marking: asyncio.Task[None]) -> None:
         position = 0
-        while not self._is_stopping:
+        while True:
             self._wake.clear()
             room = (1 if self._is_cautious else self._window) - len(self._in_flight)
             rows = await self._offload(self._store.unpublished, position, min(room, PAGE_ROWS)) if room > 0 else ()
