@@ -43,7 +43,7 @@ UNCOUNTED = {
     *("guid-node", "guid-boot", "guid-session", "guid-request"),  # a new epoch repeats, and repetitions are not told
     *("push-row", "dup-late"),  # rows nobody asked for are not told as such
     *("info-delta", "del-bare"),  # one row may be two things
-    "walk-table",  # a change behind the reader is handed to a full walk alone
+    *("walk-table", "ord-walk"),  # a change behind the reader is handed to a full walk alone
 }
 """Where the number of rows handed out is not the number of changes."""
 
@@ -62,9 +62,8 @@ def can_be_read(modes: Modes) -> bool:
 
 def can_be_proven(modes: Modes) -> bool:
     """Tell whether some answer ever says that the list is at its end."""
-    repeats = modes.dup == "dup-chain" or modes.idle == "idle-repeat" or modes.push == "push-row"
-    if modes.src != "src-echoed" and repeats:
-        return False  # an answer and its repetition cannot be told apart
+    if modes.src != "src-echoed":
+        return False  # an answer and its repetition, or one that comes late, cannot be told apart
     return modes.idle not in {"idle-silent", "idle-hold", "idle-error"} and modes.error == "err-none"
 
 
