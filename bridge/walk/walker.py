@@ -110,6 +110,7 @@ class Walker:
         self._rest_until = float("-inf")
         self._fastest = float("inf")
         self._errors = 0
+        self._probe_errors = 0
         self._silences = 0
         self._was_silent = False
         self._heard_last: tuple[str, Cursor] | None = None
@@ -240,6 +241,7 @@ class Walker:
         guid = reply.row.cursor.guid if isinstance(reply, m.AccountRow) else reply.cursor.guid
         if guid is None:
             return self._refused("no guid where one was asked for", now)
+        self._probe_errors = 0
         self._probed.append(guid)
         if len(self._probed) == 1:
             self._plan(now, START)
@@ -362,13 +364,15 @@ class Walker:
     def _refused(self, error: str, now: float) -> list[Action]:
         if self.phase is Phase.WALKING and self._walk is not None:
             return self._walk_refused(self._walk, now)
-        self._errors += 1
         trouble = f"the PBX answers questions about accounts with an error: {_quoted(error)}"
         if self.phase is Phase.PROBING:
-            if self._errors >= MAX_ERRORS:
+            self._probe_errors += 1
+            if self._probe_errors >= MAX_ERRORS:
                 raise PbxRefusedRequest(trouble)
-            self._probe(now + 2.0**self._errors)
-        elif self._errors == 1:
+            self._probe(now + 2.0**self._probe_errors)
+            return []
+        self._errors += 1
+        if self._errors == 1:
             self._plan(now + FIRST_ERROR_PAUSE, self._last_question)
         elif self._errors < MAX_ERRORS:
             # Perhaps it does not know our guid any more; the probe will tell.
