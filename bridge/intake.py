@@ -4,14 +4,14 @@ So the groups grow as the reading gets faster than the disk, and a lone change w
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import groupby
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
-from bridge.delivery.contracts import Store
+from bridge.delivery.contracts import Offload, Store
 from bridge.delivery.ingest import Ingested, ingest
 from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, settle, sight, sweep
 from bridge.logs import get_logger
@@ -26,15 +26,6 @@ PROGRESS_ROWS: Final = 1000
 """Between two lines in the log about a long walk."""
 
 log = get_logger(__name__)
-
-Result = TypeVar("Result")
-
-
-class Run(Protocol):
-    """Runs a blocking store call elsewhere."""
-
-    def __call__(self, call: Callable[..., Result], /, *args: Any) -> Awaitable[Result]:
-        """Return what ``call(*args)`` returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +48,7 @@ class Intake:
         store: Store,
         *,
         rules: Rules,
-        run: Run,
+        run: Offload,
         clock: Callable[[], datetime],
         part: SourcePart,
         brake: Brake,

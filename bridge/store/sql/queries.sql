@@ -12,9 +12,6 @@ INSERT INTO source (name) VALUES (:name) ON CONFLICT (name) DO NOTHING;
 -- source: where reading of one PBX goes on
 SELECT id, guid, usn, ausn, sequence, rewinds, walk FROM source WHERE name = :name;
 
--- sources: all of them, for people
-SELECT name, guid, usn, ausn, sequence, rewinds, walk, verified_at, certificate FROM source ORDER BY name;
-
 -- move_cursor: only from where we left it; no row changed means that another bridge was here
 UPDATE source SET guid = :guid, usn = :usn, ausn = :ausn
 WHERE id = :source_id AND guid IS :since_guid AND usn IS :since_usn AND ausn IS :since_ausn;
