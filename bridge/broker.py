@@ -19,7 +19,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from pamqp.exceptions import AMQPInternalError, PAMQPException
 from yarl import URL
 
-from bridge.errors import BridgeError, BrokerRefusedLogin, BrokerUnreachable, TopologyMismatch
+from bridge.errors import BridgeError, BrokerRefusedEvent, BrokerRefusedLogin, BrokerUnreachable, TopologyMismatch
 
 DEADLINE_SECONDS: Final = 10.0
 """For one answer of the broker."""
@@ -315,6 +315,15 @@ _TRANSLATIONS: Final[Sequence[tuple[type[BaseException], str, type[BridgeError],
         (
             "{what} exists in another form: {text}. Delete it, name another one, or set rabbitmq.declare = false if it "
             "is meant to be so"
+        ),
+    ),
+    (
+        amqp.ChannelPreconditionFailed,
+        "message size",
+        BrokerRefusedEvent,
+        (
+            "the broker does not take an event as large as this one: {text}. Raise max_message_size in its "
+            "rabbitmq.conf, then: account-bridge parked retry"
         ),
     ),
     (amqp.ChannelPreconditionFailed, "'x-queue-type'", TopologyMismatch, _NO_STREAMS),

@@ -9,6 +9,7 @@ from pathlib import Path
 from bridge import __version__
 from bridge.broker import Subscription, Topology
 from bridge.config import PbxTable, Settings
+from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
 from bridge.errors import BadConfig
 from bridge.intake import Told
@@ -39,7 +40,7 @@ def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told:
     board = Board(version=__version__, started_at=now, broker=Part(since=now))
     board.sources = {pbx.name: SourcePart(since=now) for pbx in settings.pbx}
     with SqliteStore(settings.store.path) as store:
-        board.unsent, board.oldest_unsent_at = store.count_unpublished()
+        board.oldest_unsent_at = store.oldest_unpublished_at()
         yield Bridge(
             store,
             [Pbx(pbx.name, source_of(pbx, board.sources[pbx.name]), pbx.ask_ahead) for pbx in settings.pbx],
@@ -50,6 +51,7 @@ def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told:
             keep=timedelta(days=settings.replay.keep_days),
             brake=brake_of(settings),
             habits=habits_of(settings),
+            limits=limits_of(settings),
             on_told=on_told,
         )
 
@@ -127,6 +129,12 @@ def brake_of(settings: Settings) -> Brake:
     """Return when deletions are believed."""
     walk = settings.walk
     return Brake(walk.deletion_walks, walk.max_deleted_accounts, walk.max_deleted_percent / 100)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Return how much may wait to be sent."""
+    store = settings.store
+    return Limits(store.max_unsent_events, store.max_unsent_bytes, store.min_free_bytes)
 
 
 def habits_of(settings: Settings) -> Habits:

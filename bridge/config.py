@@ -134,6 +134,9 @@ class StoreTable(_Table):
     """Where cursor, mirror and outbox are kept."""
 
     url: Annotated[str, AfterValidator(_sqlite)] = "sqlite:///bridge.db"
+    max_unsent_events: int = Field(1_000_000, ge=1)
+    max_unsent_bytes: int = Field(2_000_000_000, ge=1)
+    min_free_bytes: int = Field(200_000_000, ge=0)
 
     @property
     def path(self) -> Path:

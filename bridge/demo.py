@@ -17,6 +17,7 @@ from bridge.broker import Topology, connect, declare
 from bridge.cloudevents import AccountChanged
 from bridge.consumer.client import subscribe
 from bridge.delivery.contracts import Publisher
+from bridge.delivery.limits import Limits
 from bridge.errors import BridgeError
 from bridge.logs import get_logger
 from bridge.model import OutboxRow, SourceName
@@ -227,7 +228,13 @@ def _bridge(store: SqliteStore, url: str, publisher: Publisher, summary: Summary
         summary.published += sum(row.event_type == cloudevents.ACCOUNT_CHANGED for row in rows)
 
     return Bridge(
-        store, [Pbx(SOURCE, source)], publisher, rules=Rules(key=store.key), board=board, on_published=published
+        store,
+        [Pbx(SOURCE, source)],
+        publisher,
+        rules=Rules(key=store.key),
+        board=board,
+        limits=Limits(min_free_bytes=0),
+        on_published=published,
     )
 
 

@@ -41,12 +41,12 @@ def _store(settings: Settings) -> Finding:
     path = settings.store.path
     try:
         with SqliteStore(path) as store:
-            unsent, _ = store.count_unpublished()
+            waiting = f"{store.backlog.rows} events wait to be sent"
     except StoreInUse:
         return Finding("store", is_well=True, words=f"{path} is open in a running bridge")
     except BridgeError as problem:
         return Finding("store", is_well=False, words=str(problem))
-    return Finding("store", is_well=True, words=f"{path} can be written; {unsent} events wait to be sent")
+    return Finding("store", is_well=True, words=f"{path} can be written; {waiting}")
 
 
 async def _pbx(pbx: PbxTable) -> Finding:

@@ -6,12 +6,15 @@
     │   ├── PbxBrokeProtocol     the PBX said something that has no place in the conversation
     │   ├── PbxRefusedRequest    the PBX answered a question with an error
     │   ├── BrokerUnreachable    no connection, or it broke, or no answer in time
-    │   └── BrokerDidNotConfirm  nack, return, or a confirm that never came
+    │   ├── BrokerDidNotConfirm  nack, return, or a confirm that never came
+    │   ├── BrokerRefusedEvent   it will never take this one: parked, and the others go on
+    │   └── OutboxFull           too much waits to be sent: the PBXs are not read until there is room
     ├── Misconfigured        waiting helps only once somebody changed something: tried again slowly, loudly
     │   ├── PbxRefusedLogin      wrong app name or password
     │   ├── PbxNotTrusted        its certificate does not verify
     │   ├── BrokerRefusedLogin   wrong user, password or virtual host
     │   └── TopologyMismatch     exchange or queue missing, of another kind, or not permitted
+    ├── NobodyAnswers        no bridge runs on this store, so that a command has nobody to talk to
     ├── BadEvent             a message that is not one of our events: put it aside, it will not become one
     └── Fatal                waiting does not help: the bridge stops with this sentence
         ├── BadConfig            the configuration cannot be used
@@ -51,6 +54,14 @@ class BrokerDidNotConfirm(Transient):
     """The broker refused a message, returned it, or never confirmed it."""
 
 
+class BrokerRefusedEvent(Transient):
+    """The broker will not take one of the events on their way, however often it is sent; the others it will."""
+
+
+class OutboxFull(Transient):
+    """So much waits to be sent that no more is read."""
+
+
 class Misconfigured(BridgeError):  # noqa: N818 - see Transient
     """Waiting helps only after somebody changed something; tried again slowly and shown loudly."""
 
@@ -69,6 +80,10 @@ class BrokerRefusedLogin(Misconfigured):
 
 class TopologyMismatch(Misconfigured):
     """An exchange or queue is missing, of another kind than configured, or not permitted."""
+
+
+class NobodyAnswers(BridgeError):  # noqa: N818 - see Transient
+    """No bridge runs on this store."""
 
 
 class BadEvent(BridgeError):  # noqa: N818 - see Transient

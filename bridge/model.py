@@ -173,12 +173,47 @@ class Certificate:
     """Of the last account event the certificate covers."""
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is in the outbox and not done."""
+
+    rows: int = 0
+    """Events that are to be sent."""
+    bytes: int = 0
+    """Of their bodies."""
+    held_rows: int = 0
+    """Events that wait for an operator: parked ones, and those behind them."""
+    held_bytes: int = 0
+    parked: int = 0
+    """Of those, how many the broker refused for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """An event that the broker refused for good, as an operator sees it."""
+
+    position: int
+    """What it is called in commands."""
+    source: SourceName
+    sequence: int
+    event_id: str
+    routing_key: str
+    body: bytes = field(repr=False)
+    created_at: datetime
+    parked_at: datetime
+    reason: str
+    waiting: int
+    """Later events of the same account, which wait for this one."""
+
+
 class NewEvent(NamedTuple):
     """An event that has no place in the outbox yet."""
 
     sequence: int
     event_id: str
     event_type: str
+    account: str | None
+    """Key of the account it tells of; ``None`` where it tells of the source as a whole."""
     routing_key: str
     body: bytes
     created_at: datetime

@@ -18,11 +18,12 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from bridge.delivery.contracts import Publisher, Store
 from bridge.delivery.drain import Drain
+from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
-from bridge.errors import BridgeError, Misconfigured, Transient
+from bridge.errors import BridgeError, Misconfigured, OutboxFull, Transient
 from bridge.intake import Intake, Told
 from bridge.logs import get_logger
-from bridge.model import OutboxRow, Place, SourceName
+from bridge.model import Backlog, OutboxRow, Parked, Place, SourceName
 from bridge.normalize import Rules
 from bridge.source import Heard, PbxSource
 from bridge.status import Board, Level
@@ -37,6 +38,7 @@ BROKER_PAUSE_SECONDS: Final = 15.0
 PRUNE_ROWS: Final = 500
 PRUNE_SECONDS: Final = 60.0
 WALK_CHECK_SECONDS: Final = 5.0
+DISK_CHECK_SECONDS: Final = 1.0
 
 log = get_logger(__name__)
 
@@ -136,6 +138,22 @@ class _Followed:
 class KeptStore(Store, Protocol):
     """What a running bridge needs of a store beside what delivering needs."""
 
+    @property
+    def backlog(self) -> Backlog:
+        """What the outbox has that is not done; may be asked from any thread."""
+
+    def free_bytes(self) -> int:
+        """Return how much its disk has left."""
+
+    def parked(self) -> Sequence[Parked]:
+        """Return the parked rows, the oldest first."""
+
+    def unpark(self, position: int) -> bool:
+        """Have a parked row tried once more, and return whether there was one at *position*."""
+
+    def discard(self, position: int, reason: str, at: datetime) -> bool:
+        """Never send a parked row, let go what waits behind it, and return whether there was one at *position*."""
+
     def place(self, source: SourceName) -> Place:
         """Return where *source* stands."""
 
@@ -161,6 +179,7 @@ class Bridge:
         keep: timedelta = timedelta(days=7),
         brake: Brake = Brake(),  # noqa: B008 - frozen, so sharing it is safe
         habits: Habits = Habits(),  # noqa: B008 - the same
+        limits: Limits = Limits(),  # noqa: B008 - the same
         on_told: Callable[[Told], None] = lambda _told: None,
         on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
     ) -> None:
@@ -173,6 +192,12 @@ class Bridge:
         self._on_published = on_published
         self._brake = brake
         self._habits = habits
+        self._limits = limits
+        self._full = ""
+        """Why no PBX is read at the moment; empty while they are."""
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._free_bytes = 0
         self._walk_check = asyncio.Event()
         self._followed: dict[SourceName, _Followed] = {}
         self._offload = StoreThread()
@@ -184,6 +209,7 @@ class Bridge:
             clock=utc_now,
             window=window,
             on_published=self._published,
+            on_parked=self._parked,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -194,14 +220,16 @@ class Bridge:
 
         """
         try:
+            await self._measure()
             async with asyncio.TaskGroup() as group:
                 readers = [group.create_task(self._follow(pbx), name=f"read {pbx.name}") for pbx in self._pbxs]
                 draining = group.create_task(self._keep_draining(), name="drain")
                 pruning = group.create_task(self._keep_pruning(), name="prune")
                 walking = group.create_task(self._keep_walking(), name="walk")
+                measuring = group.create_task(self._keep_measuring(), name="measure")
                 await stop.wait()
                 log.info("bridge.stopping")
-                for task in (*readers, pruning, walking):
+                for task in (*readers, pruning, walking, measuring):
                     task.cancel()
                 await self._wind_down(draining)
         except ExceptionGroup as failures:
@@ -242,6 +270,8 @@ class Bridge:
         self._followed[pbx.name] = _Followed(pbx.source, intake, schedule)
 
         async def hand_on(heard: Heard) -> None:
+            if self._full:
+                raise OutboxFull(self._full)
             now = utc_now()
             if part.last_progress_at is not None and patience.is_tried:
                 schedule.came_back(now - part.last_progress_at)
@@ -252,6 +282,9 @@ class Bridge:
         async def read() -> None:
             await intake.settle()
             intake.abandon_walk()
+            if self._full:
+                part.fails(self._full, Level.WARN, utc_now())
+                await self._has_room.wait()
             await pbx.source.read(intake.cursor, hand_on)
 
         intake.cursor = place.cursor
@@ -261,8 +294,10 @@ class Bridge:
             try:
                 await keep_trying(read, patience, partial(self._source_failed, pbx.name))
             finally:
-                settling = group.create_task(intake.settle())
-                await asyncio.wait([settling, committing], return_when=asyncio.FIRST_COMPLETED)
+                if not committing.done():
+                    settling = asyncio.create_task(intake.settle())
+                    await asyncio.wait([settling, committing], return_when=asyncio.FIRST_COMPLETED)
+                    settling.cancel()
 
     def resync(self, name: SourceName, *, accept_deletions: bool) -> bool:
         """Walk a PBX from its start as soon as it is reached; False where there is none of that name.
@@ -276,6 +311,28 @@ class Bridge:
         followed.schedule.ask()
         self._walk_check.set()
         return True
+
+    async def parked(self) -> Sequence[Parked]:
+        """Return the events that the broker refused for good, the oldest first."""
+        return await self._offload(self._store.parked)
+
+    async def retry(self, position: int) -> bool:
+        """Send a parked event once more, and return whether there was one at *position*."""
+        is_found = await self._offload(self._store.unpark, position)
+        self._released()
+        return is_found
+
+    async def discard(self, position: int, reason: str) -> bool:
+        """Never send a parked event, and return whether there was one at *position*."""
+        is_found = await self._offload(self._store.discard, position, reason, utc_now())
+        if is_found:
+            log.warning("event.discarded", position=position, reason=reason)
+        self._released()
+        return is_found
+
+    def _released(self) -> None:
+        self._count()
+        self._drain.go_back()
 
     async def _keep_walking(self) -> None:
         while True:
@@ -311,22 +368,48 @@ class Bridge:
                 continue
             await asyncio.sleep(PRUNE_SECONDS)
 
+    async def _keep_measuring(self) -> None:
+        while True:
+            await asyncio.sleep(DISK_CHECK_SECONDS)
+            await self._measure()
+
+    async def _measure(self) -> None:
+        self._free_bytes = await self._offload(self._store.free_bytes)
+        self._count()
+
     def _told(self, told: Told) -> None:
-        board = self.board
-        events = len(told.changes) + (told.certificate is not None)
-        board.unsent += events
-        board.oldest_unsent_at = board.oldest_unsent_at or utc_now()
+        self._count()
         self._drain.wake()
         self._on_told(told)
 
     def _published(self, rows: Sequence[OutboxRow]) -> None:
-        board = self.board
         self._publishing.progress()
+        self._count()
+        board = self.board
         board.published += len(rows)
-        board.unsent = max(0, board.unsent - len(rows))
         board.oldest_unsent_at = rows[-1].created_at if board.unsent else None
         board.broker.last_progress_at = utc_now()
         self._on_published(rows)
+
+    def _parked(self, row: OutboxRow, reason: str) -> None:
+        self._publishing.progress()
+        self._count()
+        log.error("event.parked", source=row.source, event=row.event_id, position=row.position, reason=reason)
+
+    def _count(self) -> None:
+        """Bring the board up to date with the outbox, and look whether there is still room in it."""
+        board, backlog = self.board, self._store.backlog
+        board.unsent, board.unsent_bytes = backlog.rows, backlog.bytes
+        board.held, board.parked = backlog.held_rows, backlog.parked
+        board.oldest_unsent_at = (board.oldest_unsent_at or utc_now()) if board.unsent else None
+        full = self._limits.reached(backlog, self._free_bytes, is_full=bool(self._full))
+        if full and not self._full:
+            self._has_room.clear()
+            log.warning("outbox.full", problem=full)
+        elif self._full and not full:
+            self._has_room.set()
+            log.info("outbox.has_room")
+        self._full = full
 
 
 def _first(failures: ExceptionGroup[Exception]) -> Exception:

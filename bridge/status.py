@@ -84,6 +84,12 @@ class Board:
     broker: Part
     sources: dict[str, SourcePart] = field(default_factory=dict)
     unsent: int = 0
+    """Events that are to be sent, held ones not among them."""
+    unsent_bytes: int = 0
+    held: int = 0
+    """Events that wait for an operator: parked ones, and those of the same accounts behind them."""
+    parked: int = 0
+    """Events that the broker refused for good."""
     oldest_unsent_at: datetime | None = None
     published: int = 0
     """Events confirmed since the start of the bridge."""
@@ -92,6 +98,7 @@ class Board:
         """Return the worst level of any part."""
         levels = [self.broker.level, *(source.level for source in self.sources.values())]
         levels += [Level.WARN for source in self.sources.values() if source.warning]
+        levels += [Level.WARN] * bool(self.parked)
         if self.oldest_unsent_at is not None and now - self.oldest_unsent_at > MAX_UNSENT_AGE:
             levels.append(Level.ERROR)
         return max(levels, key=list(Level).index)
@@ -103,7 +110,12 @@ class Board:
 
     def sentences(self, now: datetime) -> list[str]:
         """Return what a person wants to know first."""
-        told = ["Everything sent." if not self.unsent else f"{self.unsent} events wait to be sent."]
+        told = ["Everything sent." if not self.unsent + self.held else f"{self.unsent} events wait to be sent."]
+        if self.parked:
+            told.append(
+                f"The broker refused {self.parked} events for good, and {self.held - self.parked} wait behind them. "
+                "Why, and what to do: account-bridge parked"
+            )
         told += [f"{name}: {_sentence(part, now)} {_completeness(part)}" for name, part in self.sources.items()]
         told.append(f"Broker: {_sentence(self.broker, now)}")
         return told

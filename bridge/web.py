@@ -1,20 +1,15 @@
-"""Serves the board over HTTP: ``/livez``, ``/readyz`` and ``/status``."""
+"""Serves the board over HTTP, to look at: ``/livez``, ``/readyz`` and ``/status``. What steers goes by ``control``."""
 
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Final
 
 import orjson
 from aiohttp import web
 
 from bridge.errors import BadConfig
-from bridge.model import SourceName
 from bridge.status import Board
-
-CLIENT_HEADER: Final = "X-Account-Bridge"
-"""What our own commands send with a request that changes something."""
 
 
 @asynccontextmanager
@@ -24,11 +19,8 @@ async def serve(
     host: str,
     port: int,
     token: str | None = None,
-    resync: Callable[[SourceName, bool], bool] = lambda _name, _accept: False,
 ) -> AsyncIterator[int]:
     """Serve *board* while inside; yields the port. With *token*, ``/status`` wants ``Authorization: Bearer``.
-
-    ``POST /resync/NAME`` calls *resync* with the name and whether deletions are accepted.
 
     Raises:
         BadConfig: the address cannot be listened on.
@@ -45,16 +37,6 @@ async def serve(
         text = "\n".join(board.sentences(now) if token is None else [board.level(now)])
         return web.Response(status=200 if board.is_ready(now) else 503, text=text + "\n")
 
-    async def walk(request: web.Request) -> web.Response:
-        # A page in somebody's browser can send a POST here, but not with this header.
-        if CLIENT_HEADER not in request.headers or (token is not None and not _carries(request, token)):
-            return web.Response(status=401, text="this is for the command account-bridge resync\n")
-        name = SourceName(request.match_info["name"])
-        if not resync(name, request.query.get("accept_deletions") == "yes"):
-            known = ", ".join(board.sources)
-            return web.Response(status=404, text=f"no PBX of this bridge is called {name!r}; there is {known}\n")
-        return web.Response(status=202, text="a full walk begins as soon as the PBX is reached\n")
-
     async def live(_request: web.Request) -> web.Response:
         return web.Response(text="the event loop turns\n")
 
@@ -64,7 +46,7 @@ async def serve(
         ("/readyz", ready),
         ("/livez", live),
     ]
-    application.add_routes([*(web.get(path, handler) for path, handler in routes), web.post("/resync/{name}", walk)])
+    application.add_routes(web.get(path, handler) for path, handler in routes)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=2)
     await runner.setup()
     try:

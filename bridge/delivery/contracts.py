@@ -61,11 +61,14 @@ class Store(Protocol):
     def unpublished(self, after: int, limit: int) -> Sequence[OutboxRow]:
         """Return the oldest unpublished rows behind position *after*."""
 
-    def mark_published(self, after: int, until: int, at: datetime) -> None:
-        """Record that the broker confirmed the rows behind *after*, up to and including *until*."""
+    def mark_published(self, rows: Sequence[OutboxRow], at: datetime) -> None:
+        """Record that the broker confirmed *rows*."""
 
-    def mark_in_doubt(self, after: int, until: int) -> None:
-        """Record that the same rows may have reached the broker although no confirm came."""
+    def mark_in_doubt(self, rows: Sequence[OutboxRow]) -> None:
+        """Record that *rows* may have reached the broker although no confirm came."""
+
+    def park(self, row: OutboxRow, reason: str, at: datetime) -> None:
+        """Put *row* aside, and hold whatever comes behind it and is about the same account."""
 
 
 class Session(Protocol):

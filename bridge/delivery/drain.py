@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Final
 
 from bridge.delivery.contracts import Offload, Publisher, Session, Store
-from bridge.errors import BridgeError, BrokerDidNotConfirm
+from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerRefusedEvent
 from bridge.model import OutboxRow
 
 PAGE_ROWS: Final = 512
@@ -18,7 +18,9 @@ PAGE_ROWS: Final = 512
 class Drain:
     """Publishes the outbox in order with a window of unconfirmed rows; marks only the unbroken confirmed prefix.
 
-    *on_published* is called with the rows the broker confirmed, once they are marked.
+    A row that the broker refuses for good is parked: it waits for an operator, and with it what comes behind it and is
+    about the same account. *on_published* is called with the rows the broker confirmed, once they are marked, and
+    *on_parked* with a row that is parked, and why.
     """
 
     def __init__(  # noqa: PLR0913 - its parts, each of them a contract
@@ -30,6 +32,7 @@ class Drain:
         clock: Callable[[], datetime],
         window: int = 256,
         on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
+        on_parked: Callable[[OutboxRow, str], None] = lambda _row, _reason: None,
     ) -> None:
         self._store = store
         self._publisher = publisher
@@ -37,11 +40,12 @@ class Drain:
         self._clock = clock
         self._window = window
         self._on_published = on_published
+        self._on_parked = on_parked
         self._in_flight: deque[OutboxRow] = deque()
-        self._behind = 0
-        """Position of the last row that is done, as far as this session knows."""
         self._wake = asyncio.Event()
         self._is_stopping = False
+        self._has_released = False
+        """True while rows that this session passed over are to be sent after all."""
         self.is_in_session = False
         """True while connected; only then can anything be in flight."""
         self._is_cautious = False
@@ -60,6 +64,11 @@ class Drain:
         """Say that there may be new rows."""
         self._wake.set()
 
+    def go_back(self) -> None:
+        """Say that rows which were held may be sent now, although later ones were sent already."""
+        self._has_released = True
+        self._wake.set()
+
     def stop(self) -> None:
         """Send nothing more; ``run`` returns once everything in flight is confirmed and marked."""
         self._is_stopping = True
@@ -73,7 +82,6 @@ class Drain:
 
         """
         async with self._publisher.session() as session:
-            self._behind = 0
             self._in_flight.clear()
             self.is_in_session = True
             try:
@@ -82,8 +90,11 @@ class Drain:
                     await self._feed(session, marking)
                     marking.cancel()
             except ExceptionGroup as failures:
-                self._is_cautious |= isinstance(failures.exceptions[0], BrokerDidNotConfirm)
-                raise failures.exceptions[0] from None
+                failure = failures.exceptions[0]
+                self._is_cautious |= isinstance(failure, (BrokerDidNotConfirm, BrokerRefusedEvent))
+                if isinstance(failure, BrokerRefusedEvent) and len(self._in_flight) == 1:  # this one, then
+                    await self._park(self._in_flight.pop(), str(failure))
+                raise failure from None
             finally:
                 self.is_in_session = False
                 await self._record_doubt()
@@ -92,7 +103,10 @@ class Drain:
         position = 0
         while True:
             self._wake.clear()
-            room = (1 if self._is_cautious else self._window) - len(self._in_flight)
+            if self._has_released and not self._in_flight:
+                position, self._has_released = 0, False
+            window = 0 if self._has_released else 1 if self._is_cautious else self._window
+            room = window - len(self._in_flight)
             rows = await self._offload(self._store.unpublished, position, min(room, PAGE_ROWS)) if room > 0 else ()
             if self._is_stopping:
                 break
@@ -116,16 +130,20 @@ class Drain:
         while True:
             confirmed = await session.confirmed()
             done = list(islice(self._in_flight, confirmed - marked))
-            await self._offload(self._store.mark_published, self._behind, done[-1].position, self._clock())
+            await self._offload(self._store.mark_published, done, self._clock())
             # Only now: a stop waits until nothing is in flight, and must not overtake the marking.
             for _ in done:
                 self._in_flight.popleft()
-            marked, self._behind = confirmed, done[-1].position
+            marked = confirmed
             self._is_cautious = False
             self._on_published(done)
             self._wake.set()
 
     async def _record_doubt(self) -> None:
         if self._in_flight:
-            await self._offload(self._store.mark_in_doubt, self._behind, self._in_flight[-1].position)
+            await self._offload(self._store.mark_in_doubt, list(self._in_flight))
             self._in_flight.clear()
+
+    async def _park(self, row: OutboxRow, reason: str) -> None:
+        await self._offload(self._store.park, row, reason, self._clock())
+        self._on_parked(row, reason)

@@ -8,7 +8,18 @@ from typing import Any
 from bridge import cloudevents
 from bridge.delivery.contracts import Store, Transaction
 from bridge.errors import CursorMoved
-from bridge.model import AccountChange, Batch, ChangeKind, Cursor, Mirrored, NewEvent, Place, Row, SourceName
+from bridge.model import (
+    AccountChange,
+    AccountGuid,
+    Batch,
+    ChangeKind,
+    Cursor,
+    Mirrored,
+    NewEvent,
+    Place,
+    Row,
+    SourceName,
+)
 from bridge.normalize import Judgement, Rules, account_key, judge, judge_missing, judge_repair, publish_anew
 
 
@@ -88,8 +99,8 @@ class Posting:
         for identity, change in self._changes.items():
             sequence += 1
             body = cloudevents.encode(change, identity=identity, sequence=sequence, lineage=lineage, time=now)
-            key = cloudevents.routing_key(change)
-            events.append(NewEvent(sequence, identity, cloudevents.ACCOUNT_CHANGED, key, body, now))
+            account, key = account_key(AccountGuid(change.account["guid"])), cloudevents.routing_key(change)
+            events.append(NewEvent(sequence, identity, cloudevents.ACCOUNT_CHANGED, account, key, body, now))
         known = self._place.cursor
         place = replace(self._place, cursor=known if until is None else until, sequence=sequence)
         if not self._transaction.move(self._source, known if since is None else since, place):

@@ -152,6 +152,7 @@ def _told(certificate: Certificate, lineage: str) -> NewEvent:
         certificate.sequence,
         identity,
         cloudevents.SOURCE_VERIFIED,
+        None,
         cloudevents.certificate_key(certificate),
         cloudevents.encode_certificate(certificate, identity=identity, lineage=lineage),
         certificate.verified_at,

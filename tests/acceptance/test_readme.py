@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bridge.cli import commands
+from bridge.cli.main import commands
 from bridge.config import Settings
 from tests.support.process import run
 from tests.support.rabbit import PrivateBroker

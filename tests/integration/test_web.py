@@ -5,9 +5,8 @@ import aiohttp
 import pytest
 
 from bridge.errors import BadConfig
-from bridge.model import SourceName
 from bridge.status import Board, Level, Part, SourcePart
-from bridge.web import CLIENT_HEADER, serve
+from bridge.web import serve
 
 
 @pytest.fixture
@@ -46,25 +45,6 @@ async def test_status_is_json_and_behind_the_token_where_there_is_one(
         answer = await http.get(url, headers={"Authorization": "Bearer s3cret"})
         assert (await answer.json())["sources"]["hq"]["doing"] == "up to date"
         assert await (await http.get(f"http://127.0.0.1:{port}/readyz")).text() == "ok\n", "and no names without it"
-
-
-async def test_a_walk_is_asked_for_by_our_commands_only(board: Board, http: aiohttp.ClientSession) -> None:
-    """A page in somebody's browser can post to this machine, but not with a header of its own."""
-    asked: list[tuple[SourceName, bool]] = []
-
-    def resync(name: SourceName, accept: bool) -> bool:  # noqa: FBT001 - the shape the server calls
-        asked.append((name, accept))
-        return name == "hq"
-
-    async with serve(board, host="127.0.0.1", port=0, resync=resync) as port:
-        url = f"http://127.0.0.1:{port}/resync/hq"
-        assert (await http.post(url)).status == 401
-        assert (await http.get(url)).status == 405
-        assert asked == []
-        assert (await http.post(f"{url}?accept_deletions=yes", headers={CLIENT_HEADER: "x"})).status == 202
-        assert asked == [("hq", True)]
-        answer = await http.post(f"http://127.0.0.1:{port}/resync/no", headers={CLIENT_HEADER: "x"})
-        assert (answer.status, "there is hq" in await answer.text()) == (404, True)
 
 
 async def test_an_address_that_is_taken_is_named(board: Board) -> None:

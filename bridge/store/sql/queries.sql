@@ -57,29 +57,65 @@ SELECT count(*) FROM account WHERE source_id = :source_id AND missed >= :missed 
 -- body_of_event: an id that was given before belongs to these bytes
 SELECT body FROM outbox WHERE event_id = :event_id;
 
--- add_event: one event on its way to the broker
-INSERT INTO outbox (source_id, sequence, event_id, event_type, routing_key, body, created_at)
-VALUES (:source_id, :sequence, :event_id, :event_type, :routing_key, :body, :created_at);
+-- add_event: it waits where an earlier one of its account is parked; a certificate, where any one of its source is
+INSERT INTO outbox (source_id, sequence, event_id, event_type, account, routing_key, body, created_at, is_held)
+VALUES (:source_id, :sequence, :event_id, :event_type, :account, :routing_key, :body, :created_at, EXISTS (
+    SELECT 1 FROM outbox AS parked WHERE parked.parked_at IS NOT NULL AND parked.source_id = :source_id
+    AND (:account IS NULL OR parked.account IS :account)));
 
 -- unpublished_rows: the next page to publish, in the order the changes were committed
 SELECT position, source.name AS source, outbox.sequence, event_id, event_type, routing_key, body, created_at,
     is_in_doubt
 FROM outbox JOIN source ON source.id = outbox.source_id
-WHERE published_at IS NULL AND position > :after ORDER BY position LIMIT :limit;
+WHERE published_at IS NULL AND is_held = 0 AND position > :after ORDER BY position LIMIT :limit;
 
--- mark_published: the broker has confirmed everything up to here
+-- mark_published: the broker has confirmed these
 UPDATE outbox SET published_at = :published_at, is_in_doubt = 0
-WHERE published_at IS NULL AND position > :after AND position <= :until;
+WHERE position IN (SELECT value FROM json_each(:positions));
 
 -- mark_in_doubt: sent, but the session ended before a confirm came
-UPDATE outbox SET is_in_doubt = 1 WHERE published_at IS NULL AND position > :after AND position <= :until;
+UPDATE outbox SET is_in_doubt = 1 WHERE position IN (SELECT value FROM json_each(:positions));
 
 -- mark_first_in_doubt: after an unclean stop, what may have been on its way
 UPDATE outbox SET is_in_doubt = 1 WHERE position IN
-    (SELECT position FROM outbox WHERE published_at IS NULL ORDER BY position LIMIT :limit);
+    (SELECT position FROM outbox WHERE published_at IS NULL AND is_held = 0 ORDER BY position LIMIT :limit);
 
 -- count_unpublished: how much is still to be sent
-SELECT count(*) AS rows, min(created_at) AS oldest FROM outbox WHERE published_at IS NULL;
+SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes
+FROM outbox WHERE published_at IS NULL AND is_held = 0;
+
+-- oldest_unpublished: since when something waits
+SELECT created_at FROM outbox WHERE published_at IS NULL AND is_held = 0 ORDER BY position LIMIT 1;
+
+-- count_held: how much waits for an operator
+SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes, count(parked_at) AS parked
+FROM outbox WHERE is_held = 1;
+
+-- park: a row that the broker refused for good
+UPDATE outbox SET parked_at = :parked_at, parked_reason = :reason, is_in_doubt = 0 WHERE position = :position;
+
+-- unpark: try it once more
+UPDATE outbox SET parked_at = NULL, parked_reason = NULL WHERE position = :position AND parked_at IS NOT NULL;
+
+-- discard: it is never sent, because an operator said so
+UPDATE outbox SET parked_at = NULL, is_held = 0, published_at = :at, discarded_reason = :reason
+WHERE position = :position AND parked_at IS NOT NULL;
+
+-- hold: what comes behind a parked row of the same account, and every certificate of the source behind it
+UPDATE outbox SET is_held = 1 WHERE published_at IS NULL AND is_held = 0 AND EXISTS (
+    SELECT 1 FROM outbox AS parked WHERE parked.parked_at IS NOT NULL AND parked.source_id = outbox.source_id
+    AND parked.position <= outbox.position AND (outbox.account IS NULL OR parked.account IS outbox.account));
+
+-- release: what no parked row holds any more
+UPDATE outbox SET is_held = 0 WHERE is_held = 1 AND NOT EXISTS (
+    SELECT 1 FROM outbox AS parked WHERE parked.parked_at IS NOT NULL AND parked.source_id = outbox.source_id
+    AND parked.position <= outbox.position AND (outbox.account IS NULL OR parked.account IS outbox.account));
+
+-- parked_rows: for an operator, with how many wait behind each
+SELECT position, source.name AS source, outbox.sequence, event_id, routing_key, body, outbox.created_at, parked_at,
+    parked_reason, (SELECT count(*) FROM outbox AS held WHERE held.is_held = 1 AND held.source_id = outbox.source_id
+        AND held.account IS outbox.account AND held.position > outbox.position) AS waiting
+FROM outbox JOIN source ON source.id = outbox.source_id WHERE parked_at IS NOT NULL ORDER BY position;
 
 -- prune_published: in small steps, so that no transaction is long
 DELETE FROM outbox WHERE position IN

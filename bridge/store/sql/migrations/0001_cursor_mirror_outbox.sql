@@ -39,13 +39,19 @@ CREATE TABLE outbox (
     sequence INTEGER NOT NULL,
     event_id TEXT NOT NULL UNIQUE,
     event_type TEXT NOT NULL,
+    account TEXT,                               -- key of the account it tells of; NULL: of the source as a whole
     routing_key TEXT NOT NULL,
     body BLOB NOT NULL,
     created_at TEXT NOT NULL,
     is_in_doubt INTEGER NOT NULL DEFAULT 0,
-    published_at TEXT
+    published_at TEXT,                          -- when it was confirmed, or discarded
+    is_held INTEGER NOT NULL DEFAULT 0,         -- parked, or waiting behind what is
+    parked_at TEXT, parked_reason TEXT,         -- the broker refused it for good
+    discarded_reason TEXT                       -- an operator decided that it is never sent
 );
 
 -- Keeps the search for unsent rows independent of how many sent ones are still there.
-CREATE INDEX outbox_unpublished ON outbox (position) WHERE published_at IS NULL;
+CREATE INDEX outbox_unpublished ON outbox (position) WHERE published_at IS NULL AND is_held = 0;
 CREATE INDEX outbox_published ON outbox (published_at) WHERE published_at IS NOT NULL;
+CREATE INDEX outbox_held ON outbox (source_id, account) WHERE is_held = 1;
+CREATE INDEX outbox_parked ON outbox (source_id, account) WHERE parked_at IS NOT NULL;

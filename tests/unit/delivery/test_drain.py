@@ -1,4 +1,4 @@
-"""Ingest on a real SQLite file; draining against a broker that a test holds in its hand."""
+"""On a real SQLite file, against a broker that a test holds in its hand."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from bridge import cloudevents
 from bridge.delivery.drain import Drain
 from bridge.delivery.ingest import ingest
-from bridge.errors import BrokerUnreachable, CursorMoved
-from bridge.model import Batch, ChangeKind, OutboxRow, Row
+from bridge.errors import BridgeError, BrokerRefusedEvent, BrokerUnreachable
+from bridge.model import Batch, OutboxRow
 from bridge.normalize import Rules
 from bridge.store.sqlite import SqliteStore
-from tests.support.rows import HQ, batch, chain, cursor, row
+from tests.support.rows import batch, row
 
 RULES = Rules(key=b"k" * 32)
 NOW = datetime(2026, 11, 23, 20, 31, 7, 123456, tzinfo=UTC)
+PULLED = BrokerUnreachable("the plug was pulled")
+TOO_LARGE = BrokerRefusedEvent("message size 5 is larger than 4")
 
 Result = TypeVar("Result")
 
@@ -32,97 +31,9 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
         yield opened
 
 
-def events(store: SqliteStore) -> list[cloudevents.AccountChanged]:
-    return [cloudevents.decode(found.body) for found in store.unpublished(0, 10_000)]
-
-
 def take(store: SqliteStore, *batches: Batch) -> None:
     for each in batches:
         ingest(store, each, rules=RULES, now=NOW)
-
-
-def test_a_batch_moves_the_cursor_fills_the_mirror_and_makes_events_in_order(store: SqliteStore) -> None:
-    take(store, batch(row("a", 1), row("b", 2)))
-    assert store.place(HQ).cursor == cursor(2)
-    assert [(event.account_guid, event.sequence, event.lineage) for event in events(store)] == [
-        ("a", 1, store.lineage),
-        ("b", 2, store.lineage),
-    ]
-    assert store.count_accounts(HQ) == 2
-
-
-def test_later_rows_of_a_batch_see_the_effect_of_earlier_ones(store: SqliteStore) -> None:
-    take(store, batch(row("a", 1), row("a", 2, dn="new"), row("a", 3, is_deleted=True)))
-    assert [(event.kind, event.revision) for event in events(store)] == [
-        (ChangeKind.CREATED, 1),
-        (ChangeKind.UPDATED, 2),
-        (ChangeKind.DELETED, 3),
-    ]
-
-
-def test_a_batch_that_does_not_begin_where_the_cursor_stands_leaves_no_trace(store: SqliteStore) -> None:
-    """Two bridges on one store: the second one finds the cursor gone and stops."""
-    take(store, batch(row("a", 1)))
-    with pytest.raises(CursorMoved, match="another bridge"):
-        take(store, batch(row("b", 2), since=cursor(7)))
-    assert store.place(HQ).cursor == cursor(1)
-    assert len(events(store)) == 1
-    assert store.count_accounts(HQ) == 1
-
-
-def test_hearing_everything_again_publishes_nothing(store: SqliteStore) -> None:
-    rows = [row("a", 1), row("b", 2), row("a", 3, dn="new")]
-    take(store, batch(*rows))
-    take(store, Batch(HQ, cursor(3), cursor(2), [rows[1], rows[2]]), Batch(HQ, cursor(2), cursor(3), [rows[2]]))
-    assert len(events(store)) == 3
-
-
-def test_a_pbx_that_replays_its_log_makes_no_events_of_old_versions(store: SqliteStore) -> None:
-    """The old versions were told; telling them again would undo what came after."""
-    rows = [row("a", 1, dn="one"), row("a", 2, dn="two"), row("a", 3, is_deleted=True)]
-    take(store, batch(*rows), batch(*rows, since=cursor(3)))
-    assert [event.kind for event in events(store)] == [ChangeKind.CREATED, ChangeKind.UPDATED, ChangeKind.DELETED]
-
-
-def test_numbers_used_again_for_other_content_get_an_id_of_their_own(store: SqliteStore) -> None:
-    take(store, batch(row("a", 1, dn="one"), row("a", 2, dn="two")), batch(row("a", 2, dn="three"), since=cursor(2)))
-    told = events(store)
-    assert len({event.event_id for event in told}) == len(told) == 3
-    assert store.place(HQ).rewinds == 1
-
-
-def test_an_older_number_with_content_never_told_is_a_change(store: SqliteStore) -> None:
-    take(store, batch(row("a", 1, dn="one"), row("a", 2, dn="two")), batch(row("a", 1, dn="other"), since=cursor(2)))
-    assert [event.account["display_name"] for event in events(store)] == ["one", "two", "other"]
-
-
-rows_of_a_pbx = st.lists(
-    st.builds(
-        row,
-        st.sampled_from("abc"),
-        st.integers(1, 6),
-        dn=st.sampled_from(["x", "y"]),
-        is_deleted=st.booleans(),
-    ),
-    min_size=1,
-    max_size=12,
-)
-
-
-@given(st.lists(rows_of_a_pbx, min_size=1, max_size=4))
-def test_whatever_comes_ids_are_unique_and_nothing_has_gaps(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[list[Row]]
-) -> None:
-    with SqliteStore(tmp_path_factory.mktemp("store") / "bridge.db") as store:
-        take(store, *chain(rows))
-        told = events(store)
-        assert len({event.event_id for event in told}) == len(told)
-        assert [event.sequence for event in told] == list(range(1, len(told) + 1))
-        for account in "abc":
-            revisions = [event.revision for event in told if event.account_guid == account]
-            assert revisions == list(range(1, len(revisions) + 1))
-        take(store, Batch(HQ, rows[-1][-1].cursor, rows[-1][-1].cursor, rows[-1][-1:]))
-        assert len(events(store)) == len(told), "the last row again must be silent"
 
 
 class HandHeldBroker:
@@ -133,7 +44,7 @@ class HandHeldBroker:
         self.sessions = 0
         self._confirmed = 0
         self._told = 0
-        self._failure: BrokerUnreachable | None = None
+        self._failure: BridgeError | None = None
         self._news = asyncio.Condition()
 
     @asynccontextmanager
@@ -167,10 +78,10 @@ class HandHeldBroker:
             self._confirmed = count
             self._news.notify_all()
 
-    async def fail(self, *, after_confirming: int = 0) -> None:
+    async def fail(self, failure: BridgeError = PULLED, *, after_confirming: int = 0) -> None:
         async with self._news:
             self._confirmed = max(self._confirmed, after_confirming)
-            self._failure = BrokerUnreachable("the plug was pulled")
+            self._failure = failure
             self._news.notify_all()
 
 
@@ -200,7 +111,7 @@ async def test_never_more_than_the_window_is_unconfirmed_and_the_order_is_kept(s
     await broker.confirm(7)
     await broker.has_sent(10)
     await broker.confirm(10)
-    await eventually(lambda: store.count_unpublished()[0] == 0)
+    await eventually(lambda: store.backlog.rows == 0)
     assert [sent.sequence for sent in broker.sent] == list(range(1, 11))
     drain.stop()
     await running
@@ -225,7 +136,7 @@ async def test_a_failed_session_marks_the_confirmed_prefix_and_flags_the_rest(st
     await broker.confirm(4)
     drain.stop()
     await again
-    assert store.count_unpublished()[0] == 0
+    assert store.backlog.rows == 0
 
 
 async def test_a_stop_waits_for_what_is_in_flight_and_sends_nothing_more(store: SqliteStore) -> None:
@@ -252,4 +163,58 @@ async def test_rows_that_come_later_are_sent_when_the_drain_is_woken(store: Sqli
     await broker.confirm(1)
     drain.stop()
     await running
-    assert store.count_unpublished()[0] == 0
+    assert store.backlog.rows == 0
+
+
+async def parked_second(store: SqliteStore, broker: HandHeldBroker, drain: Drain) -> None:
+    """Of the accounts a, b, c and b again: have the first event of b refused, in a window and then alone."""
+    take(store, batch(row("a", 1), row("b", 2), row("c", 3), row("b", 4, dn="new")))
+    running = asyncio.create_task(drain.run())
+    await broker.has_sent(4)
+    await broker.fail(TOO_LARGE, after_confirming=1)
+    with pytest.raises(BrokerRefusedEvent):
+        await running
+    assert store.parked() == [], "it might have been any of three"
+    running = asyncio.create_task(drain.run())
+    await eventually(lambda: broker.sessions == 2)
+    await broker.has_sent(1)
+    await broker.fail(TOO_LARGE)
+    with pytest.raises(BrokerRefusedEvent):
+        await running
+
+
+async def test_a_row_refused_for_good_is_parked_and_only_its_account_waits(store: SqliteStore) -> None:
+    broker = HandHeldBroker()
+    drain = draining(store, broker)
+    await parked_second(store, broker, drain)
+    (parked,) = store.parked()
+    assert (parked.sequence, parked.waiting, parked.reason) == (2, 1, str(TOO_LARGE))
+    running = asyncio.create_task(drain.run())
+    await eventually(lambda: broker.sessions == 3)
+    await broker.has_sent(1)
+    await broker.confirm(1)
+    await eventually(lambda: store.backlog.rows == 0)
+    assert [sent.sequence for sent in broker.sent] == [3]
+    drain.stop()
+    await running
+
+
+async def test_a_parked_row_that_is_tried_again_goes_out_in_front_of_what_waited_behind_it(store: SqliteStore) -> None:
+    broker = HandHeldBroker()
+    drain = draining(store, broker)
+    await parked_second(store, broker, drain)
+    running = asyncio.create_task(drain.run())
+    await eventually(lambda: broker.sessions == 3)
+    await broker.has_sent(1)
+    store.unpark(store.parked()[0].position)
+    drain.go_back()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(broker.sent) == 1, "not while a later row is on its way, which could then not be told from it"
+    await broker.confirm(1)
+    await broker.has_sent(3)
+    await broker.confirm(3)
+    await eventually(lambda: store.backlog.rows == 0)
+    assert [(sent.sequence, sent.is_in_doubt) for sent in broker.sent] == [(3, True), (2, False), (4, True)]
+    drain.stop()
+    await running

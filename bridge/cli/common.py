@@ -1,0 +1,66 @@
+"""What several commands share: the settings, the event loop, and how a person ends it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from bridge import logs
+from bridge.config import CONFIG_VARIABLE, Settings
+
+FAILED: Final = 1
+MISUSED: Final = 2
+
+Result = TypeVar("Result")
+
+config_option = click.option(
+    "--config",
+    "config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar=CONFIG_VARIABLE,
+    help="The TOML file with the settings. BRIDGE_… variables win over it.",
+)
+
+
+def settings_of(config: Path | None, *, require: bool = True, level: str | None = None) -> Settings:
+    """Return the settings, with the logs set up as they say; *require*: a PBX and a broker must be among them.
+
+    Raises:
+        BadConfig: with every mistake in one message.
+
+    """
+    settings = Settings.load(config, os.environ, require_pbx=require, require_rabbitmq=require)
+    logs.configure(level or settings.log.level, settings.log.format)
+    logs.hide(settings.secrets())
+    return settings
+
+
+def run_now(work: Coroutine[Any, Any, Result]) -> Result:
+    """Return what *work* returns."""
+    return asyncio.run(work)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[asyncio.Event]:
+    """Yield an event that SIGTERM and SIGINT set; a second signal ends the process the hard way."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def stopped() -> None:
+        stop.set()
+        for each in signals:
+            loop.remove_signal_handler(each)
+
+    for each in signals:
+        loop.add_signal_handler(each, stopped)
+    try:
+        yield stop
+    finally:
+        for each in signals:
+            loop.remove_signal_handler(each)

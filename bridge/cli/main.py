@@ -1,0 +1,48 @@
+"""The command line: exit codes that a script can act on, and a sentence where something goes wrong.
+
+0: done. 1: something failed, and a sentence on stderr says what. 2: wrong usage or configuration.
+"""
+
+import os
+import sys
+
+import click
+
+from bridge import __version__, logs
+from bridge.cli import operate, pretend, run, watch
+from bridge.cli.common import FAILED, MISUSED
+from bridge.errors import BadConfig, BridgeError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="account-bridge")
+def commands() -> None:
+    """Publish every account change of innovaphone PBXs to RabbitMQ, each change once."""
+
+
+for command in (*run.COMMANDS, *operate.COMMANDS, *watch.COMMANDS, *pretend.COMMANDS):
+    commands.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; what goes wrong ends with a sentence and an exit code, not with a traceback."""
+    try:
+        commands(standalone_mode=False)
+    except BadConfig as problem:
+        _end(str(problem), MISUSED)
+    except BridgeError as problem:
+        _end(str(problem), FAILED)
+    except click.ClickException as problem:
+        problem.show()
+        sys.exit(MISUSED)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has gone, which is how `… | head` ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _end(sentence: str, code: int) -> None:
+    click.echo(f"account-bridge: {logs.scrub(sentence)}", err=True)
+    sys.exit(code)

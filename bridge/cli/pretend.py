@@ -1,0 +1,146 @@
+"""``simulate`` and ``demo``: a pretend PBX, alone or with everything around it."""
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+import orjson
+
+from bridge import logs
+from bridge.cli.common import FAILED, run_now, settings_of, stop_signals
+from bridge.cli.watch import shower
+from bridge.demo import Plan, Summary, as_line, play
+from bridge.errors import BadConfig, BridgeError
+from bridge.secret import Secret
+from bridge.simulator.modes import Modes, UnknownMode
+from bridge.simulator.pbx import Pbx
+from bridge.simulator.scenario import BadScenario, load, names
+from bridge.simulator.server import serve
+
+REMEMBERED: Final = 10_000
+"""Mutations and deliveries that a simulator keeps on record, so that it may run for weeks."""
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8088, show_default=True, help="0 takes any free one.")
+@click.option("--accounts", default=100, show_default=True, type=click.IntRange(min=0))
+@click.option("--seed", default=1, show_default=True, help="The same seed makes the same accounts and changes.")
+@click.option("--changes-per-second", default=0.0, show_default=True, type=click.FloatRange(min=0))
+@click.option("--round-trip-ms", default=0.0, show_default=True, type=click.FloatRange(min=0))
+@click.option("--app", default="demo", show_default=True, help="Name of the App object.")
+@click.option("--password", help="Its password; by default 'demo'.")
+@click.option("--password-file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--mode", "modes", multiple=True, help="How it behaves where the vendor says nothing, e.g. idle-silent.")
+@click.option("--scenario", help="A ready scenario or a TOML file with one.")
+def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed by name
+    host: str,
+    port: int,
+    accounts: int,
+    seed: int,
+    changes_per_second: float,
+    round_trip_ms: float,
+    app: str,
+    password: str | None,
+    password_file: Path | None,
+    modes: tuple[str, ...],
+    scenario: str | None,
+) -> None:
+    """Be a pretend PBX, until stopped."""
+    logs.configure("info")
+    secret = Secret(file=password_file).reveal() if password_file else password or "demo"
+    try:
+        behaviour = Modes.parse(modes)
+        pbx = Pbx(
+            accounts=accounts,
+            seed=seed,
+            app=app,
+            password=secret,
+            name="simulator",
+            modes=behaviour,
+            remember=REMEMBERED,
+        )
+        script = load(scenario) if scenario else None
+    except UnknownMode as problem:
+        raise click.UsageError(str(problem)) from problem
+    except BadScenario as problem:
+        raise click.UsageError(f"{problem} Ready ones: {', '.join(names())}") from problem
+
+    async def served() -> None:
+        with stop_signals() as stop:
+            async with serve(
+                pbx,
+                host=host,
+                port=port,
+                round_trip_seconds=round_trip_ms / 1000,
+                changes_per_second=changes_per_second,
+                scenario=script,
+            ) as serving:
+                click.echo(f"a pretend PBX with {accounts} accounts listens on {serving.url} (app {app})", err=True)
+                await stop.wait()
+
+    try:
+        run_now(served())
+    except OSError as problem:
+        raise BadConfig(f"cannot listen on {host}:{port}: {problem.strerror}") from problem
+
+
+@click.command()
+@click.option("--accounts", default=50, show_default=True, type=click.IntRange(min=0))
+@click.option("--changes", default=20, show_default=True, type=click.IntRange(min=0), help="Only with --once.")
+@click.option("--changes-per-second", default=1.0, show_default=True, type=click.FloatRange(min=0))
+@click.option("--once", is_flag=True, help="End when all accounts and changes were delivered.")
+@click.option("--seed", default=1, show_default=True)
+@click.option("--amqp-url", help="A broker; by default BRIDGE_RABBITMQ_URL, and without either the terminal.")
+@click.option("--json", "as_json", is_flag=True, help="One event per line on stdout, and the summary as the last line.")
+def demo(  # noqa: PLR0913 - the options of a command
+    accounts: int,
+    changes: int,
+    changes_per_second: float,
+    seed: int,
+    amqp_url: str | None,
+    *,
+    once: bool,
+    as_json: bool,
+) -> None:
+    """See it work: a pretend PBX, the bridge and a subscriber, all in this process."""
+    settings = settings_of(None, require=False, level="warning")
+    urls = [amqp_url] if amqp_url else settings.rabbitmq.urls
+    plan = Plan(accounts, changes, changes_per_second, is_once=once, seed=seed, amqp_urls=urls)
+    if not as_json:
+        _greet(plan)
+    show = shower(as_json=as_json, accounts=accounts)
+
+    async def played() -> Summary:
+        with stop_signals() as stop:
+            return await play(plan, show, stop)
+
+    try:
+        summary = run_now(played())
+    except TimeoutError as problem:
+        raise BridgeError("nothing came for a minute although something should have; see the lines above") from problem
+    line = as_line(summary)
+    if as_json:
+        click.echo(orjson.dumps(line))
+    else:
+        click.echo("  ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in line.items()))
+    if summary.lost or summary.duplicates or summary.out_of_order:
+        sys.exit(FAILED)
+
+
+def _greet(plan: Plan) -> None:
+    where = "a RabbitMQ exchange and back" if plan.amqp_urls else "this terminal"
+    click.echo(
+        f"A pretend PBX with {plan.accounts} accounts; every change goes through the bridge to {where}.", err=True
+    )
+    if not plan.amqp_urls:
+        click.echo(
+            "With a broker: docker run -d -p 5672:5672 rabbitmq:4, then add --amqp-url amqp://guest:guest@localhost/",
+            err=True,
+        )
+    if not plan.is_once:
+        click.echo("Ctrl-C ends it.", err=True)
+
+
+COMMANDS: Final = (simulate, demo)

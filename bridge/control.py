@@ -1,0 +1,191 @@
+"""How the commands talk to a running bridge: HTTP over a socket file beside its store.
+
+Whoever may open that file (mode 0600) may steer the bridge; nobody else can reach it, no token is needed, and it works
+where the status page is off.
+"""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import aiohttp
+import orjson
+from aiohttp import web
+
+from bridge.errors import BridgeError, NobodyAnswers
+from bridge.logs import get_logger
+from bridge.model import Parked, SourceName
+from bridge.status import Board
+
+DEADLINE_SECONDS: Final = 30
+"""For an answer of the bridge; letting many events go takes a moment."""
+
+_MAX_PATH_BYTES: Final = 103
+"""Of a socket file, on every system we know."""
+
+log = get_logger(__name__)
+
+
+class Steered(Protocol):
+    """What a running bridge can be told to do."""
+
+    board: Board
+
+    def resync(self, name: SourceName, *, accept_deletions: bool) -> bool:
+        """Walk a PBX from its start; False where there is none of that name."""
+
+    async def parked(self) -> Sequence[Parked]:
+        """Return the events that the broker refused for good."""
+
+    async def retry(self, position: int) -> bool:
+        """Send a parked event once more; False where there is none at *position*."""
+
+    async def discard(self, position: int, reason: str) -> bool:
+        """Never send a parked event; False where there is none at *position*."""
+
+
+def socket_path(store: Path) -> Path:
+    """Return the socket file of the bridge whose store is this file."""
+    return store.with_name(f"{store.name}.sock")
+
+
+@asynccontextmanager
+async def serve(bridge: Steered, path: Path) -> AsyncIterator[None]:
+    """Listen on the socket file *path* while inside; only where its name is too long, say so and do without."""
+    if len(os.fsencode(path)) > _MAX_PATH_BYTES:
+        log.warning(
+            "control.unavailable", path=str(path), problem="its name is too long; give store.url a shorter path"
+        )
+        yield
+        return
+    application = web.Application()
+    application.add_routes(_routes(bridge))
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=2)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, _bound(path)).start()
+        yield
+    finally:
+        await runner.cleanup()
+        _remove(path)
+
+
+def _bound(path: Path) -> socket.socket:
+    _remove(path)  # that of a bridge that was killed: the lock on the store says that there is no other
+    listening = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        listening.bind(os.fspath(path))
+    finally:
+        os.umask(before)
+    return listening
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _routes(bridge: Steered) -> list[web.RouteDef]:
+    async def live(_request: web.Request) -> web.Response:
+        return web.Response(text="the event loop turns\n")
+
+    async def status(_request: web.Request) -> web.Response:
+        return _json(bridge.board.as_json(datetime.now(UTC)))
+
+    async def resync(request: web.Request) -> web.Response:
+        name = SourceName(request.match_info["name"])
+        if not bridge.resync(name, accept_deletions=request.query.get("accept_deletions") == "yes"):
+            known = ", ".join(bridge.board.sources)
+            return _missing(f"no PBX of this bridge is called {name!r}; there is {known}")
+        return web.Response(text="a full walk begins as soon as the PBX is reached\n")
+
+    async def parked(_request: web.Request) -> web.Response:
+        return _json([parked_as_json(found) for found in await bridge.parked()])
+
+    async def retry(request: web.Request) -> web.Response:
+        position = int(request.match_info["position"])
+        if not await bridge.retry(position):
+            return _missing(not_parked(position))
+        return web.Response(text=f"event {position} is sent once more\n")
+
+    async def discard(request: web.Request) -> web.Response:
+        position = int(request.match_info["position"])
+        if not await bridge.discard(position, request.query["reason"]):
+            return _missing(not_parked(position))
+        return web.Response(text=f"event {position} is discarded\n")
+
+    return [
+        web.get("/livez", live),
+        web.get("/status", status),
+        web.post("/resync/{name}", resync),
+        web.get("/parked", parked),
+        web.post(r"/parked/{position:\d+}/retry", retry),
+        web.post(r"/parked/{position:\d+}/discard", discard),
+    ]
+
+
+def not_parked(position: int) -> str:
+    """Return the sentence for a position where nothing is parked."""
+    return f"no event is parked at position {position}; account-bridge parked lists those that are"
+
+
+def parked_as_json(parked: Parked) -> dict[str, Any]:
+    """Return a parked event as people and programs read it; of its body only what it is about, and its size."""
+    event = orjson.loads(parked.body)
+    account = event["data"].get("account", {})
+    return {
+        "position": parked.position,
+        "event": parked.event_id,
+        "source": parked.source,
+        "sequence": parked.sequence,
+        "routing_key": parked.routing_key,
+        "subject": event["subject"],
+        "name": account.get("display_name") or account.get("h323"),
+        "bytes": len(parked.body),
+        "created_at": parked.created_at,
+        "parked_at": parked.parked_at,
+        "reason": parked.reason,
+        "waiting": parked.waiting,
+    }
+
+
+async def ask(path: Path, method: str, target: str, **query: str) -> bytes:
+    """Return what the running bridge answers to a request for *target*.
+
+    Raises:
+        NobodyAnswers: no bridge runs on this store.
+        BridgeError: with the words of its refusal.
+
+    """
+    try:
+        async with (
+            aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(os.fspath(path)),
+                timeout=aiohttp.ClientTimeout(total=DEADLINE_SECONDS),
+            ) as session,
+            session.request(method, f"http://bridge{target}", params=query) as answer,
+        ):
+            body = await answer.read()
+            if answer.status >= HTTPStatus.BAD_REQUEST:
+                raise BridgeError(body.decode(errors="replace").strip())
+            return body
+    except (aiohttp.ClientConnectionError, OSError) as problem:
+        if isinstance(problem, TimeoutError):
+            raise BridgeError(
+                f"the bridge did not answer within {DEADLINE_SECONDS} s; its log may say why"
+            ) from problem
+        raise NobodyAnswers(f"no bridge answers at {path}. Is it running, with this store (store.url)?") from problem
+
+
+def _missing(sentence: str) -> web.Response:
+    return web.Response(status=HTTPStatus.NOT_FOUND, text=f"{sentence}\n")
+
+
+def _json(content: object) -> web.Response:
+    body = orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z)
+    return web.Response(body=body, content_type="application/json")

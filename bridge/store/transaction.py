@@ -1,0 +1,150 @@
+"""One transaction of the SQLite store: what ingesting and walking read and write."""
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from bridge.model import AccountGuid, Certificate, Cursor, Mirrored, NewEvent, Place, SourceName, Token
+from bridge.store.sql import queries
+
+
+class SqliteTransaction:
+    """The transaction contract of ``delivery``."""
+
+    def __init__(self, connection: sqlite3.Connection, sources: dict[SourceName, int]) -> None:
+        self._db = connection
+        self._sources = sources
+        self.added_rows = 0
+        self.added_bytes = 0
+
+    def place(self, source: SourceName) -> Place:
+        """Return where *source* stands; a source never seen before stands at the start."""
+        row = self._db.execute(queries()["source"], {"name": source}).fetchone()
+        if row is None:
+            self._db.execute(queries()["add_source"], {"name": source})
+            row = self._db.execute(queries()["source"], {"name": source}).fetchone()
+        self._sources[source] = row["id"]
+        return Place(_cursor(row), row["sequence"], row["rewinds"], row["walk"])
+
+    def mirrored(self, source: SourceName, key: str) -> Mirrored | None:
+        """Return what the mirror knows of the account with this key."""
+        parameters = {"source_id": self._sources[source], "key": key}
+        row = self._db.execute(queries()["account"], parameters).fetchone()
+        return None if row is None else _mirrored(row)
+
+    def body_of_event(self, event_id: str) -> bytes | None:
+        """Return the bytes of an event made before, as long as the outbox keeps it."""
+        row = self._db.execute(queries()["body_of_event"], {"event_id": event_id}).fetchone()
+        return None if row is None else bytes(row["body"])
+
+    def remember(self, source: SourceName, accounts: Mapping[str, Mirrored], walk: int) -> None:
+        """Put accounts, by key, into the mirror, as seen during this walk."""
+        source_id = self._sources[source]
+        self._db.executemany(
+            queries()["save_account"],
+            [
+                {
+                    "source_id": source_id,
+                    "key": key,
+                    "account_guid": account.account_guid,
+                    "guid": account.cursor.guid,
+                    "usn": account.cursor.usn,
+                    "ausn": account.cursor.ausn,
+                    "digest": account.digest,
+                    "content": orjson.dumps(account.account),
+                    "revision": account.revision,
+                    "is_deleted": account.is_deleted,
+                    "reuse": account.reuse,
+                    "walk": walk,
+                }
+                for key, account in accounts.items()
+            ],
+        )
+
+    def add_events(self, source: SourceName, events: Sequence[NewEvent]) -> None:
+        """Append events to the outbox, in order."""
+        source_id = self._sources[source]
+        self._db.executemany(
+            queries()["add_event"],
+            [{**event._asdict(), "created_at": as_text(event.created_at), "source_id": source_id} for event in events],
+        )
+
+        self.added_rows += len(events)
+        self.added_bytes += sum(len(event.body) for event in events)
+
+    def mark_seen(self, source: SourceName, keys: Sequence[str], walk: int) -> None:
+        """Record that these accounts were seen during this walk, unchanged."""
+        source_id = self._sources[source]
+        self._db.executemany(
+            queries()["mark_seen"], [{"source_id": source_id, "key": key, "walk": walk} for key in keys]
+        )
+
+    def begin_walk(self, source: SourceName, walk: int, *, is_new_epoch: bool) -> None:
+        """Record the number of the full walk that begins now; a new epoch is not verified."""
+        self._execute("begin_walk", source, walk=walk, is_new_epoch=is_new_epoch)
+
+    def count_missed(self, source: SourceName, walk: int) -> None:
+        """Add one to the missed walks of every present account that this walk did not see."""
+        self._execute("count_missed", source, walk=walk)
+
+    def count_accounts(self, source: SourceName, missed: int) -> int:
+        """Return how many present accounts missed at least so many proven walks."""
+        return int(self._execute("count_accounts", source, missed=missed).fetchone()[0])
+
+    def missing(self, source: SourceName, missed: int, limit: int) -> Mapping[str, Mirrored]:
+        """Return present accounts, by key, that missed at least so many proven walks."""
+        found = self._execute("missing", source, missed=missed, limit=limit)
+        return {row["key"]: _mirrored(row) for row in found}
+
+    def certify(self, certificate: Certificate) -> None:
+        """Record the certificate as the latest of its source."""
+        content = orjson.dumps(certificate, option=orjson.OPT_UTC_Z)
+        self._execute("certify", certificate.source, verified_at=as_text(certificate.verified_at), certificate=content)
+
+    def _execute(self, query: str, source: SourceName, **parameters: Any) -> sqlite3.Cursor:
+        return self._db.execute(queries()[query], {"source_id": self._sources[source], **parameters})
+
+    def move(self, source: SourceName, since: Cursor, until: Place) -> bool:
+        """Move the cursor if it stands at *since*, and return whether it did."""
+        source_id = self._sources[source]
+        moved = self._db.execute(
+            queries()["move_cursor"],
+            {
+                "source_id": source_id,
+                "guid": until.cursor.guid,
+                "usn": until.cursor.usn,
+                "ausn": until.cursor.ausn,
+                "since_guid": since.guid,
+                "since_usn": since.usn,
+                "since_ausn": since.ausn,
+            },
+        )
+        self._db.execute(
+            queries()["set_numbers"],
+            {"source_id": source_id, "sequence": until.sequence, "rewinds": until.rewinds},
+        )
+        return moved.rowcount == 1
+
+
+def _mirrored(row: sqlite3.Row) -> Mirrored:
+    return Mirrored(
+        account_guid=AccountGuid(row["account_guid"]),
+        cursor=_cursor(row),
+        digest=row["digest"],
+        account=orjson.loads(row["content"]),
+        revision=row["revision"],
+        is_deleted=bool(row["is_deleted"]),
+        reuse=row["reuse"],
+    )
+
+
+def _cursor(row: sqlite3.Row) -> Cursor:
+    return Cursor(*(Token(row[name]) if row[name] is not None else None for name in ("guid", "usn", "ausn")))
+
+
+def as_text(moment: datetime) -> str:
+    """Return *moment* as the tables have it: texts that sort like the times they name."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")

@@ -1,0 +1,120 @@
+import asyncio
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from bridge.control import ask, serve, socket_path
+from bridge.errors import BridgeError, NobodyAnswers
+from bridge.model import Parked, SourceName
+from bridge.status import Board, Level, Part, SourcePart
+
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+BODY = orjson.dumps({"subject": "a1", "data": {"account": {"display_name": "Erika", "emails": ["erika@example.com"]}}})
+
+
+def board() -> Board:
+    made = Board("0.1.0", NOW, Part(NOW), {"hq": SourcePart(NOW)})
+    made.broker.does("connected", Level.OK, NOW)
+    return made
+
+
+@dataclass
+class Told:
+    """A bridge that writes down what it is told."""
+
+    board: Board = field(default_factory=board)
+    heard: list[tuple[object, ...]] = field(default_factory=list)
+
+    def resync(self, name: SourceName, *, accept_deletions: bool) -> bool:
+        self.heard.append(("resync", name, accept_deletions))
+        return name == "hq"
+
+    async def parked(self) -> Sequence[Parked]:
+        return [Parked(7, SourceName("hq"), 3, "id-3", "hq.account.created", BODY, NOW, NOW, "too large", 2)]
+
+    async def retry(self, position: int) -> bool:
+        self.heard.append(("retry", position))
+        return position == 7
+
+    async def discard(self, position: int, reason: str) -> bool:
+        self.heard.append(("discard", position, reason))
+        return position == 7
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return socket_path(tmp_path / "bridge.db")
+
+
+async def test_a_running_bridge_does_what_it_is_told_and_says_so(path: Path) -> None:
+    bridge = Told()
+    async with serve(bridge, path):
+        assert b"a full walk begins" in await ask(path, "POST", "/resync/hq", accept_deletions="yes")
+        assert b"sent once more" in await ask(path, "POST", "/parked/7/retry")
+        assert b"is discarded" in await ask(path, "POST", "/parked/7/discard", reason="nobody needs it & more")
+        assert orjson.loads(await ask(path, "GET", "/status"))["sources"]["hq"]["doing"] == "starting"
+    assert bridge.heard == [("resync", "hq", True), ("retry", 7), ("discard", 7, "nobody needs it & more")]
+
+
+async def test_a_refusal_comes_with_the_words_of_the_bridge(path: Path) -> None:
+    async with serve(Told(), path):
+        with pytest.raises(BridgeError, match="no PBX of this bridge is called 'no'; there is hq"):
+            await ask(path, "POST", "/resync/no")
+        for decision in ("retry", "discard"):
+            with pytest.raises(BridgeError, match="no event is parked at position 8"):
+                await ask(path, "POST", f"/parked/8/{decision}", reason="why")
+
+
+async def test_of_a_parked_event_only_what_an_operator_needs_is_told(path: Path) -> None:
+    async with serve(Told(), path):
+        (told,) = orjson.loads(await ask(path, "GET", "/parked"))
+    assert (told["position"], told["name"], told["reason"], told["waiting"]) == (7, "Erika", "too large", 2)
+    assert "example.com" not in str(told)
+
+
+async def test_only_the_user_of_the_bridge_can_open_the_socket(path: Path) -> None:
+    async with serve(Told(), path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert os.umask(os.umask(0o22)) != 0o177, "the umask is as it was"
+    assert not path.exists()
+
+
+async def test_where_no_bridge_runs_it_is_said(path: Path) -> None:
+    with pytest.raises(NobodyAnswers, match=r"no bridge answers at .*store\.url"):
+        await ask(path, "GET", "/status")
+
+
+async def test_the_socket_of_a_killed_bridge_is_in_nobodys_way(path: Path) -> None:
+    server = await asyncio.start_unix_server(lambda _reader, _writer: None, path)
+    server.close()
+    assert path.exists()
+    with pytest.raises(NobodyAnswers):
+        await ask(path, "GET", "/status")
+    async with serve(Told(), path):
+        assert await ask(path, "GET", "/livez")
+
+
+@pytest.fixture
+def logging_on() -> Iterator[None]:
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.BoundLogger)
+    yield
+    structlog.configure(**before)
+
+
+@pytest.mark.usefixtures("logging_on")
+async def test_a_path_too_long_for_a_socket_keeps_no_bridge_from_running(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    with capture_logs() as logged:
+        async with serve(Told(), socket_path(folder / "bridge.db")):
+            pass
+    assert "give store.url a shorter path" in logged[0]["problem"]
