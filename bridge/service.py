@@ -33,7 +33,7 @@ STOP_SECONDS: Final = 10.0
 """How long a stop waits for what is read to be committed and for what is sent to be confirmed."""
 
 BROKER_PAUSE_SECONDS: Final = 15.0
-"""Between two attempts to reach the broker, at most: one that is back should not wait for long."""
+"""Between two attempts to reach the broker, at most: one that is back, or set right, should not wait for long."""
 
 PRUNE_ROWS: Final = 500
 PRUNE_SECONDS: Final = 60.0
@@ -201,7 +201,9 @@ class Bridge:
         self._walk_check = asyncio.Event()
         self._followed: dict[SourceName, _Followed] = {}
         self._offload = StoreThread()
-        self._publishing = Patience(transient_max_seconds=BROKER_PAUSE_SECONDS)
+        self._publishing = Patience(
+            transient_max_seconds=BROKER_PAUSE_SECONDS, misconfigured_seconds=BROKER_PAUSE_SECONDS
+        )
         self._drain = Drain(
             store,
             publisher,
@@ -394,7 +396,7 @@ class Bridge:
     def _parked(self, row: OutboxRow, reason: str) -> None:
         self._publishing.progress()
         self._count()
-        log.error("event.parked", source=row.source, event=row.event_id, position=row.position, reason=reason)
+        log.error("event.parked", source=row.source, event_id=row.event_id, position=row.position, reason=reason)
 
     def _count(self) -> None:
         """Bring the board up to date with the outbox, and look whether there is still room in it."""

@@ -13,6 +13,7 @@ from bridge.cli.main import commands
 from bridge.config import Settings
 from tests.support.process import run
 from tests.support.rabbit import PrivateBroker
+from tests.support.site import site
 from tests.support.witness import bind
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
@@ -31,8 +32,6 @@ async def test_the_python_subscriber_applies_every_change(
     await bind(broker, "pbx.accounts", "pbx.accounts.crm")
     subscribing = asyncio.create_task(namespace["main"](broker.url))
     environment = {"BRIDGE_RABBITMQ_EXCHANGE": "pbx.accounts"}
-    from tests.acceptance.test_promise import site  # noqa: PLC0415 - the same site, another exchange
-
     async with site(tmp_path, broker, accounts=30) as place:
         place.environment |= environment
         with place.bridge() as bridge:
