@@ -13,7 +13,7 @@ import pytest
 from tests.support.process import Command
 from tests.support.rabbit import PrivateBroker
 from tests.support.site import Site, asked, rows_are_handed_out, site, stopped
-from tests.support.witness import Witness
+from tests.support.witness import Witness, bind
 
 LONG_NAME = 1000 * "L"
 NARROW, WIDE = 1700, 16_777_216
@@ -95,6 +95,21 @@ async def test_a_discarded_event_lets_go_what_waited_behind_it(tmp_path: Path, n
             place.pbx.change_display_name(guid, "and on it goes")
             assert names(await place.witness(until=1)) == ["and on it goes"]
             assert await stopped(bridge) == 0
+
+
+async def test_what_no_queue_takes_is_held_shown_and_sent_once_one_does(tmp_path: Path, broker: PrivateBroker) -> None:
+    async with site(tmp_path, broker, accounts=50) as place:
+        place.environment["BRIDGE_RABBITMQ_LOG_STREAM"] = "false"
+        await asyncio.to_thread(broker.ctl, "delete_queue", place.queue)
+        with place.bridge() as bridge:
+            failed = await asyncio.to_thread(bridge.wait_for_log, "broker.failed")
+            assert "hq.account.created" in failed["problem"]
+            code, status = await asked(place, "status")
+            assert (code, failed["problem"] in status) == (1, True)
+            await bind(broker, place.exchange, place.queue)
+            witness = await place.witness(until=50)
+            assert await stopped(bridge) == 0
+    assert sequences(witness) == list(range(1, 51))
 
 
 async def test_a_full_outbox_stops_reading_and_reading_goes_on_by_itself(tmp_path: Path, broken: PrivateBroker) -> None:
