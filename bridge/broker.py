@@ -20,6 +20,7 @@ from pamqp.exceptions import AMQPInternalError, PAMQPException
 from yarl import URL
 
 from bridge.errors import BridgeError, BrokerRefusedEvent, BrokerRefusedLogin, BrokerUnreachable, TopologyMismatch
+from bridge.secret import scrub
 
 DEADLINE_SECONDS: Final = 10.0
 """For one answer of the broker."""
@@ -367,4 +368,4 @@ def _text(problem: BaseException) -> str:
     if isinstance(problem, ssl.SSLCertVerificationError):
         return problem.verify_message
     told = str(problem.args[-1]) if problem.args else ""
-    return told.split("\n", 1)[0][:300] or type(problem).__name__
+    return scrub(told.split("\n", 1)[0][:300]) or type(problem).__name__

@@ -310,15 +310,6 @@ class Settings(_Table):
             raise BadConfig("\n  ".join([f"the configuration has {count}:", *mistakes]))
         return settings
 
-    def secrets(self) -> Iterator[str]:
-        """Yield every secret value, for the logs to hide."""
-        for pbx in self.pbx:
-            yield pbx.secret.reveal()
-        for url in self.rabbitmq.urls:
-            yield urlsplit(url).password or ""
-        if self.status.secret is not None:
-            yield self.status.secret.reveal()
-
     def redacted(self) -> dict[str, Any]:
         """Return the settings as shown to people."""
         shown = self.model_dump(mode="json", exclude_none=True)

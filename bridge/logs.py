@@ -1,42 +1,20 @@
 """Logs: events with fields, on stderr, as text for people or JSON lines for machines, and never a secret in them."""
 
 import logging
-import re
 import sys
-from collections.abc import Iterable, MutableMapping
-from typing import Any, Final, Literal
-from urllib.parse import quote
+from collections.abc import MutableMapping
+from typing import Any, Literal
 
 import structlog
 
+from bridge.secret import scrub
+
 Format = Literal["auto", "text", "json"]
-
-_CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)([^/\s:@]*):([^/\s@]+)@")
-_secrets: set[str] = set()
-
-MIN_SECRET_CHARACTERS: Final = 3
-"""Shorter values would blank out ordinary words; no PBX or broker should have such a password."""
 
 
 def get_logger(name: str) -> Any:
     """Return the logger of a module; events are named ``subject.happened`` and carry fields."""
     return structlog.stdlib.get_logger(name)
-
-
-def hide(values: Iterable[str]) -> None:
-    """Never show these values, nor their URL-encoded forms, in any log line from now on."""
-    for value in values:
-        if len(value) >= MIN_SECRET_CHARACTERS:
-            _secrets.update((value, quote(value, safe="")))
-
-
-def scrub(text: str) -> str:
-    """Return *text* without secrets, without passwords in URLs, and without characters that could forge a line."""
-    for secret in _secrets:
-        if secret in text:
-            text = text.replace(secret, "***")
-    text = _CREDENTIALS_IN_URL.sub(r"\1:***@", text)
-    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
 
 
 def configure(level: str = "info", log_format: Format = "auto") -> None:

@@ -25,6 +25,7 @@ from bridge.intake import Intake, Told
 from bridge.logs import get_logger
 from bridge.model import Backlog, OutboxRow, Parked, Place, SourceName
 from bridge.normalize import Rules
+from bridge.secret import scrub
 from bridge.source import Heard, PbxSource
 from bridge.status import Board, Level
 from bridge.walk.schedule import Habits, WalkSchedule
@@ -351,7 +352,7 @@ class Bridge:
 
     def _source_failed(self, name: SourceName, problem: BridgeError, pause_seconds: float) -> None:
         level = Level.ERROR if isinstance(problem, Misconfigured) else Level.WARN
-        self.board.sources[name].fails(str(problem), level, utc_now())
+        self.board.sources[name].fails(scrub(str(problem)), level, utc_now())
         write = log.error if level is Level.ERROR else log.warning
         write("source.failed", source=name, problem=str(problem), again_in_seconds=round(pause_seconds, 1))
 
@@ -360,7 +361,7 @@ class Bridge:
 
     def _broker_failed(self, problem: BridgeError, pause_seconds: float) -> None:
         level = Level.ERROR if isinstance(problem, Misconfigured) else Level.WARN
-        self.board.broker.fails(str(problem), level, utc_now())
+        self.board.broker.fails(scrub(str(problem)), level, utc_now())
         write = log.error if level is Level.ERROR else log.warning
         write("broker.failed", problem=str(problem), again_in_seconds=round(pause_seconds, 1))
 

@@ -36,7 +36,6 @@ def settings_of(config: Path | None, *, require: bool = True, level: str | None 
     """
     settings = Settings.load(config, os.environ, require_pbx=require, require_rabbitmq=require)
     logs.configure(level or settings.log.level, settings.log.format)
-    logs.hide(settings.secrets())
     return settings
 
 

@@ -5,13 +5,15 @@
 
 import os
 import sys
+import traceback
 
 import click
 
-from bridge import __version__, logs
+from bridge import __version__
 from bridge.cli import operate, pretend, run, watch
 from bridge.cli.common import FAILED, MISUSED
 from bridge.errors import BadConfig, BridgeError
+from bridge.secret import scrub
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,8 +43,11 @@ def main() -> None:
         # Whoever read our output has gone, which is how `… | head` ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception:  # noqa: BLE001 - the last line of defence: a mistake of ours, told in full and without secrets
+        click.echo(scrub(traceback.format_exc()), err=True)
+        _end("this is a mistake in the program; please report the lines above. Nothing durable is damaged", FAILED)
 
 
 def _end(sentence: str, code: int) -> None:
-    click.echo(f"account-bridge: {logs.scrub(sentence)}", err=True)
+    click.echo(f"account-bridge: {scrub(sentence)}", err=True)
     sys.exit(code)

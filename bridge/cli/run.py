@@ -13,6 +13,7 @@ from bridge.build import built
 from bridge.cli.common import FAILED, config_option, run_now, settings_of, stop_signals
 from bridge.config import Settings
 from bridge.doctor import examine
+from bridge.secret import scrub
 from bridge.web import serve as serve_status
 
 log = logs.get_logger(__name__)
@@ -59,7 +60,7 @@ def check(config: Path | None) -> None:
             is_well &= finding.is_well
             mark, style = ("ok  ", "green") if finding.is_well else ("FAIL", "bold red")
             console.print(f"[{style}]{mark}[/]  {finding.what:<14} ", end="")
-            console.print(logs.scrub(finding.words), markup=False)
+            console.print(scrub(finding.words), markup=False)
         return is_well
 
     if not run_now(examined()):

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.planted import planted_in
+
 PATIENCE_SECONDS = 60
 
 
@@ -81,6 +83,7 @@ class Command:
         code = self._process.wait(PATIENCE_SECONDS)
         for reader in self._readers:
             reader.join(PATIENCE_SECONDS)
+        assert not planted_in(self.printed), "a secret was printed"
         return code
 
     def terminate(self) -> int:
