@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,12 +18,18 @@ PATIENCE_SECONDS = 60
 
 
 class Command:
-    """A running ``account-bridge``; everything it prints is kept."""
+    """A running ``account-bridge``, or another *program*; everything it prints is kept."""
 
-    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        program: Sequence[str] = (sys.executable, "-m", "bridge"),
+    ) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bridge", *arguments],
+            [*program, *arguments],
             env={**clean, **(environment or {})},
             cwd=cwd,
             stdin=subprocess.DEVNULL,
@@ -50,6 +56,10 @@ class Command:
     def _keep(stream: Any, lines: list[str]) -> None:
         lines.extend(line.rstrip("\n") for line in stream)
         stream.close()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
 
     @property
     def printed(self) -> str:
@@ -89,6 +99,13 @@ class Command:
     def terminate(self) -> int:
         self._process.send_signal(signal.SIGTERM)
         return self.wait()
+
+    def pause(self) -> None:
+        """Freeze it."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         if self._process.poll() is None:

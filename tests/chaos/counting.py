@@ -1,0 +1,244 @@
+"""What a run is judged by: pure counting over what arrived, in the order in which it arrived.
+
+Every delivery to a consumer, and every effect that a consumer with an inbox made durable, is an ``Arrival``. Each
+carries the number of the last fault that was injected before it, so that whatever is wrong has a suspect.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from tests.chaos.faults import Fault, Kind
+
+Final = Mapping[str, Hashable]
+"""Where each account stands in the end, by guid: anything that can be compared."""
+
+
+class Arrival(NamedTuple):
+    """One delivery, or one effect."""
+
+    event_id: str
+    source: str
+    sequence: int
+    account: str
+    revision: int
+    fault: int = 0
+    """How many faults had been injected before."""
+    is_redelivered: bool = False
+    """The broker says that it delivered this message before."""
+    is_marked: bool = False
+    """The bridge says that it may have published this event before."""
+
+
+@dataclass(frozen=True)
+class History:
+    """All that one reader received, or one consumer with an inbox applied."""
+
+    name: str
+    arrivals: Sequence[Arrival]
+    is_applied: bool = False
+    """Arrivals are effects, of which an event may have one, however often it was delivered."""
+    differing: Sequence[str] = ()
+    """Accounts whose final state is not that of the PBX."""
+
+
+@dataclass
+class Tally:
+    """How often the promise was broken, or bent as far as it may be."""
+
+    lost: int = 0
+    out_of_order: int = 0
+    applied_twice: int = 0
+    delivered_twice: int = 0
+    delivered_twice_bound: int = 0
+    unannounced: int = 0
+    """Of the deliveries for a second time: those that neither the broker nor the bridge had marked as such."""
+
+    def counts(self) -> dict[str, int]:
+        """Return everything by name."""
+        return dict(vars(self))
+
+
+@dataclass
+class Result:
+    """What came of a run."""
+
+    changes: int
+    """Distinct events. The PBX merges edits of one account between two questions, so this is less than was done."""
+    window: int
+    faults: Sequence[Fault]
+    total: Tally = field(default_factory=Tally)
+    """Broken promises of all queues. What was published twice is twice in every queue, so there the worst counts."""
+    by_queue: dict[str, Tally] = field(default_factory=dict)
+    by_fault: dict[Kind, Tally] = field(default_factory=dict)
+
+    def injected(self, kind: Kind) -> int:
+        """Return how often that was done."""
+        return sum(fault.kind is kind for fault in self.faults)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts by name."""
+        return {
+            "changes": self.changes,
+            "bridge_kills": self.injected(Kind.BRIDGE_SIGKILL),
+            "broker_kills": self.injected(Kind.BROKER_KILL),
+            **self.total.counts(),
+            "window": self.window,
+            "by_fault": {
+                kind: {"injected": self.injected(kind), **tally.counts()} for kind, tally in self.by_fault.items()
+            },
+            "by_queue": {name: tally.counts() for name, tally in self.by_queue.items()},
+        }
+
+
+def count(histories: Sequence[History], faults: Sequence[Fault], *, window: int) -> Result:
+    """Return how the promise fared.
+
+    Up to *window* events are sent and not yet recorded as confirmed at any moment, and those may be published again
+    after a fault that ends the publisher's session; so many deliveries for a second time each of these faults may have
+    in each queue.
+    """
+    last = _last_sequences(histories)
+    changes = len({arrival.event_id for history in histories for arrival in history.arrivals})
+    result = Result(changes, window, faults)
+    result.by_fault = {kind: Tally() for kind in Kind}
+    repeats_by_kind: dict[Kind, Counter[str]] = defaultdict(Counter)
+    for fault in faults:
+        result.by_fault[fault.kind].delivered_twice_bound += window * fault.may_repeat
+    bound = sum(tally.delivered_twice_bound for tally in result.by_fault.values())
+    for history in histories:
+        tally = result.by_queue[history.name] = Tally(delivered_twice_bound=0 if history.is_applied else bound)
+        found: dict[str, Sequence[int]] = {
+            "lost": [*lost(history.arrivals, last), *[len(faults)] * len(history.differing)],
+            "out_of_order": out_of_order(history.arrivals),
+            "applied_twice": applied_twice(history.arrivals) if history.is_applied else (),
+            "delivered_twice": () if history.is_applied else delivered_twice(history.arrivals),
+            "unannounced": () if history.is_applied else delivered_twice(history.arrivals, unannounced_only=True),
+        }
+        for what, suspects in found.items():
+            setattr(tally, what, len(suspects))
+            for suspect in suspects:
+                if suspect:
+                    repeats_by_kind[faults[suspect - 1].kind][f"{what} {history.name}"] += 1
+    for kind, counter in repeats_by_kind.items():
+        for key, number in counter.items():
+            _add(result.by_fault[kind], key.partition(" ")[0], number)
+    for tally in result.by_queue.values():
+        for what, number in tally.counts().items():
+            _add(result.total, what, number)
+    return result
+
+
+def _add(tally: Tally, what: str, number: int) -> None:
+    """Add a promise broken in one more queue; what is in every queue counts once, by the worst of them."""
+    before = getattr(tally, what)
+    is_in_every_queue = what.startswith("delivered_twice") or what == "unannounced"
+    setattr(tally, what, max(before, number) if is_in_every_queue else before + number)
+
+
+def verdict(result: Result) -> Sequence[str]:
+    """Return a sentence for every broken promise; a run in which nothing happened has kept none."""
+    sentences = []
+    if not result.changes:
+        sentences.append("No change was made, so nothing was shown.")
+    if not result.injected(Kind.BRIDGE_SIGKILL) and not result.injected(Kind.BROKER_KILL):
+        sentences.append("Nothing was killed, so nothing was shown.")
+    for name, tally in result.by_queue.items():
+        if tally.lost:
+            sentences.append(f"{name}: {tally.lost} changes or final states of accounts were lost.")
+        if tally.out_of_order:
+            sentences.append(f"{name}: {tally.out_of_order} changes came for the first time behind a later one.")
+        if tally.applied_twice:
+            sentences.append(f"{name}: {tally.applied_twice} changes were applied more than once.")
+    for kind, tally in result.by_fault.items():
+        if tally.delivered_twice > tally.delivered_twice_bound:
+            sentences.append(
+                f"{kind}: {tally.delivered_twice} changes were published twice, "
+                f"{tally.delivered_twice_bound} is what may be after {result.injected(kind)} of them."
+            )
+    return sentences
+
+
+def lost(arrivals: Iterable[Arrival], last: Mapping[str, int]) -> Sequence[int]:
+    """Return a suspect for every number that never came, of each source up to its *last*.
+
+    The suspect is the fault before the next number that did come.
+    """
+    seen: dict[str, dict[int, int]] = defaultdict(dict)
+    for arrival in arrivals:
+        seen[arrival.source].setdefault(arrival.sequence, arrival.fault)
+    suspects = []
+    for source, end in last.items():
+        suspect = max(seen[source].values(), default=0)
+        for sequence in range(end, 0, -1):
+            if sequence in seen[source]:
+                suspect = seen[source][sequence]
+            else:
+                suspects.append(suspect)
+    return suspects[::-1]
+
+
+def out_of_order(arrivals: Iterable[Arrival]) -> Sequence[int]:
+    """Return the suspect of every first appearance behind one with a higher number of the same source."""
+    highest: dict[str, int] = defaultdict(int)
+    suspects = []
+    for arrival in first_appearances(arrivals):
+        if arrival.sequence < highest[arrival.source]:
+            suspects.append(arrival.fault)
+        else:
+            highest[arrival.source] = arrival.sequence
+    return suspects
+
+
+def applied_twice(effects: Iterable[Arrival]) -> Sequence[int]:
+    """Return the suspect of every event that has more than one effect: the fault before its second one."""
+    counted: Counter[str] = Counter()
+    suspects = []
+    for effect in effects:
+        counted[effect.event_id] += 1
+        if counted[effect.event_id] == 2:
+            suspects.append(effect.fault)
+    return suspects
+
+
+def delivered_twice(deliveries: Iterable[Arrival], *, unannounced_only: bool = False) -> Sequence[int]:
+    """Return the suspect of every delivery for a second time that the broker does not call one: published again."""
+    seen: set[str] = set()
+    suspects = []
+    for delivery in deliveries:
+        is_repeated = delivery.event_id in seen and not delivery.is_redelivered
+        if is_repeated and not (unannounced_only and delivery.is_marked):
+            suspects.append(delivery.fault)
+        seen.add(delivery.event_id)
+    return suspects
+
+
+def first_appearances(arrivals: Iterable[Arrival]) -> Iterable[Arrival]:
+    """Yield each event where it came first."""
+    seen: set[str] = set()
+    for arrival in arrivals:
+        if arrival.event_id not in seen:
+            seen.add(arrival.event_id)
+            yield arrival
+
+
+def differing(final: Final, truth: Final) -> Sequence[str]:
+    """Return the accounts that are not the same in both; one that is missing differs."""
+    return sorted(guid for guid in final.keys() | truth.keys() if final.get(guid) != truth.get(guid))
+
+
+def final_revisions(effects: Iterable[Arrival]) -> dict[str, int]:
+    """Return where each account stands after all these effects."""
+    revisions: dict[str, int] = {}
+    for effect in effects:
+        revisions[effect.account] = effect.revision
+    return revisions
+
+
+def _last_sequences(histories: Iterable[History]) -> dict[str, int]:
+    last: dict[str, int] = defaultdict(int)
+    for history in histories:
+        for arrival in history.arrivals:
+            last[arrival.source] = max(last[arrival.source], arrival.sequence)
+    return last

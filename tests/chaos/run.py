@@ -1,0 +1,289 @@
+"""A run: faults at random moments while accounts change without a pause, then peace, then the count."""
+
+import asyncio
+import random
+import sys
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bridge.config import RabbitMqTable
+from tests.chaos.counting import History, Result, count, differing, final_revisions
+from tests.chaos.errors import StandstillError
+from tests.chaos.faults import Fault, Kind, Link, plan
+from tests.chaos.site import ANSWER_SECONDS, HEARTBEAT_SECONDS, Site, built
+
+DEADLINE_SECONDS = 60.0
+"""From a fault that is over until changes arrive again; the bridge waits 15 s at most between two attempts."""
+
+LOOK_SECONDS = 0.01
+REPORT_SECONDS = 10.0
+EFFECTS_SECONDS = 0.2
+LONGEST_LAG = 3000
+"""Changes that a consumer may be behind before a fault waits for it."""
+
+BURST = 100
+TRICKLE_SECONDS = 0.03
+
+LATENCY_SECONDS = (0.0, 0.002, 0.02)
+"""Of the way to the broker, one of them for each round: over a longer way more is in flight when the fault comes."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to do."""
+
+    bridge_kills: int
+    broker_kills: int
+    seed: int
+    changes: int
+    queues: Sequence[str]
+    also: str | None = None
+
+
+class Run:
+    """One run at one site."""
+
+    def __init__(self, wish: Wish, site: Site) -> None:
+        self._wish = wish
+        self._site = site
+        self._chance = random.Random(f"run {wish.seed}")  # noqa: S311 - moments, no secrets
+        self._faults: list[Fault] = []
+        self._due = 0
+        """Edits to be made as soon as possible; one now and then is made anyway."""
+        self._began = time.monotonic()
+        self._seconds: dict[Kind, float] = defaultdict(float)
+
+    async def go(self) -> tuple[Result, list[str]]:
+        """Do everything that was wished, and return the count and what else was broken.
+
+        Raises:
+            StandstillError: the bridge did not come back.
+            CannotRunError: something else did not.
+
+        """
+        faults = plan(bridge_kills=self._wish.bridge_kills, broker_kills=self._wish.broker_kills, seed=self._wish.seed)
+        async with self._aside(self._keep_changing()) as changing, self._aside(self._keep_reading()):
+            async with self._aside(self._keep_reporting(len(faults))):
+                await self._progress(datetime.now(UTC))
+                for number, fault in enumerate(faults):
+                    began = time.monotonic()
+                    self._site.links[Link.BROKER].delay(self._chance.choice(LATENCY_SECONDS))
+                    await self._until_the_moment(len(faults) - number)
+                    await self._disturb(fault)
+                    await self._progress(datetime.now(UTC))
+                    self._seconds[fault.kind] += time.monotonic() - began
+                await self._enough_changes()
+                changing.cancel()
+                broken = await self._peace()
+        for applier in self._site.appliers:
+            applier.read_on()
+        self._say_what_took_long()
+        return count(self._histories(), self._faults, window=RabbitMqTable().window), broken
+
+    # What happens meanwhile
+
+    @asynccontextmanager
+    async def _aside(self, work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+        task = asyncio.create_task(work)
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()
+
+    def _say_what_took_long(self) -> None:
+        each = {
+            kind: seconds / sum(fault.kind is kind for fault in self._faults) for kind, seconds in self._seconds.items()
+        }
+        say("seconds for each: " + ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in sorted(each.items())))
+
+    async def _keep_changing(self) -> None:
+        """Edit accounts in bursts while some are due, and one at a time otherwise, so that there is always something."""
+        while True:
+            burst = min(self._due, self._chance.randint(1, BURST))
+            self._due -= burst
+            for _ in range(burst or 1):
+                self._site.pbx.random_mutation()
+            await asyncio.sleep(self._chance.uniform(0, TRICKLE_SECONDS) if burst else TRICKLE_SECONDS)
+
+    async def _keep_reading(self) -> None:
+        while True:
+            for applier in self._site.appliers:
+                applier.read_on()
+            await asyncio.sleep(EFFECTS_SECONDS)
+
+    async def _keep_reporting(self, planned: int) -> None:
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            kills = [
+                sum(fault.kind is kind for fault in self._faults) for kind in (Kind.BRIDGE_SIGKILL, Kind.BROKER_KILL)
+            ]
+            lag = max(self._lags(), default=0)
+            say(
+                f"{time.monotonic() - self._began:.0f} s: {len(self._faults)} of {planned} faults, {kills[0]} bridge kills, "
+                f"{kills[1]} broker kills, {self._changes} changes, consumers at most {lag} behind"
+            )
+
+    # What is waited for
+
+    @property
+    def _changes(self) -> int:
+        return max((reader.distinct for reader in self._site.readers), default=0)
+
+    def _lags(self) -> list[int]:
+        return [self._changes - len(applier.distinct) for applier in self._site.appliers]
+
+    async def _wait(self, is_so: Callable[[], bool], what: str) -> None:
+        """Wait until *is_so*.
+
+        Raises:
+            StandstillError: that took too long, or the bridge ended by itself.
+            CannotRunError: a consumer ended by itself.
+
+        """
+        until = time.monotonic() + DEADLINE_SECONDS
+        while not is_so():
+            self._site.check()
+            if time.monotonic() > until:
+                last = (
+                    f"after the fault {self._faults[-1]} (number {len(self._faults)})" if self._faults else "at first"
+                )
+                raise StandstillError(f"{what} within {DEADLINE_SECONDS:g} s {last}.")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _progress(self, since: datetime) -> None:
+        """Wait until every reader has a change of which the bridge learnt after *since*.
+
+        Rows are published in order: whatever is published again after a fault has then come.
+        """
+        await self._wait(
+            lambda: all(reader.newest > since for reader in self._site.readers), "No new change reached every queue"
+        )
+        await self._wait(lambda: max(self._lags(), default=0) < LONGEST_LAG, "A consumer with an inbox fell behind")
+
+    async def _until_the_moment(self, rounds_left: int) -> None:
+        """Make this round's share of changes, and wait until some part of them has arrived."""
+        share = max(1, (self._wish.changes - self._changes) // rounds_left)
+        self._due += share
+        goal = self._changes + self._chance.randint(0, share)
+        until = time.monotonic() + self._chance.uniform(0, 1)
+        await self._wait(lambda: self._changes >= goal or time.monotonic() > until, "")
+
+    async def _enough_changes(self) -> None:
+        while self._changes < self._wish.changes:
+            self._due += self._wish.changes - self._changes
+            await self._wait(lambda: not self._due, "The PBX was not read")
+            await self._progress(datetime.now(UTC))
+
+    # Faults
+
+    async def _disturb(self, fault: Fault) -> None:
+        self._faults.append(fault)
+        self._site.faults = len(self._faults)
+        match fault.kind:
+            case Kind.BRIDGE_SIGKILL:
+                await asyncio.to_thread(self._site.end_bridge, is_killed=True)
+                self._site.start_bridge()
+            case Kind.BRIDGE_SIGTERM:
+                await self._stop_bridge()
+                self._site.start_bridge()
+            case Kind.BRIDGE_SIGSTOP:
+                self._site.bridge.pause()
+                await asyncio.sleep(self._chance.uniform(0.1, HEARTBEAT_SECONDS / 2))
+                self._site.bridge.go_on()
+            case Kind.BROKER_KILL:
+                await asyncio.to_thread(self._site.broker.kill)
+                await asyncio.to_thread(self._site.broker.start)
+            case Kind.BROKER_ALARM:
+                await asyncio.to_thread(self._site.broker.alarm)
+                await asyncio.sleep(self._chance.uniform(0, 1))
+                await asyncio.to_thread(self._site.broker.end_alarm)
+            case Kind.CONSUMER_KILL:
+                await self._kill_consumer()
+            case _:
+                await self._disturb_link(fault)
+
+    async def _stop_bridge(self) -> None:
+        code = await asyncio.to_thread(self._site.end_bridge, is_killed=False)
+        if code:
+            raise StandstillError(f"the bridge ended with exit code {code} after SIGTERM: {self._site.bridge.err[-1:]}")
+
+    async def _kill_consumer(self) -> None:
+        applier = self._chance.choice(self._site.appliers)
+        await self._wait(lambda: bool(applier.since_start), f"The consumer {applier.name} applied nothing")
+        await asyncio.to_thread(applier.kill)
+        applier.read_on()
+        applier.start()
+
+    async def _disturb_link(self, fault: Fault) -> None:
+        assert fault.link is not None
+        link = self._site.links[fault.link]
+        # What the bridge must notice by itself it is given the time for, but not for more than is needed.
+        silence = 5 * HEARTBEAT_SECONDS if fault.link is Link.BROKER else 2 * ANSWER_SECONDS
+        match fault.kind:
+            case Kind.CUT_MID_FRAME:
+                cut = link.cut_mid_frame()
+                await self._wait(cut.is_set, "Nothing was sent that could be cut")
+            case Kind.BLACK_HOLE:
+                link.black_hole()
+                await link.until_given_up(self._chance.choice([0.5, silence]))
+            case Kind.HALF_OPEN:
+                link.half_open(self._chance.choice(["near", "far"]))
+                await link.until_given_up(self._chance.choice([0.5, silence]))
+            case Kind.DELAY:
+                link.delay(self._chance.uniform(0.05, 0.3))
+                await asyncio.sleep(self._chance.uniform(0.2, 1))
+                link.delay(0)
+        if fault.kind is not Kind.DELAY:
+            link.reset()
+
+    # The end
+
+    async def _peace(self) -> list[str]:
+        """Let everything arrive, end the bridge and empty the queues; what does not arrive in time is for the count."""
+        truth = self._site.truth()
+        until = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < until and any(reader.states != truth for reader in self._site.readers):
+            self._site.check()
+            await asyncio.sleep(LOOK_SECONDS)
+        await self._stop_bridge()
+        while time.monotonic() < until and (await self._site.waiting() or any(self._lags())):
+            await asyncio.sleep(EFFECTS_SECONDS)
+        left = await self._site.waiting()
+        return [f"{left} messages are left in the queues."] if left else []
+
+    def _histories(self) -> list[History]:
+        truth = self._site.truth()
+        readers = self._site.readers
+        revisions = readers[0].revisions
+        return [
+            *(History(reader.name, reader.deliveries, differing=differing(reader.states, truth)) for reader in readers),
+            *(
+                History(
+                    applier.name,
+                    applier.applied,
+                    is_applied=True,
+                    differing=differing(final_revisions(applier.applied), revisions),
+                )
+                for applier in self._site.appliers
+            ),
+        ]
+
+
+def say(words: str) -> None:
+    """Tell people how it goes."""
+    print(f"chaos: {words}", file=sys.stderr, flush=True)  # noqa: T201 - its output
+
+
+async def chaos(wish: Wish, folder: Path) -> tuple[Result, list[str]]:
+    """Build a site in *folder* and run there; raises what ``Run.go`` and ``built`` raise."""
+    async with built(folder, seed=wish.seed, kinds=wish.queues, also=wish.also) as site:
+        return await Run(wish, site).go()
