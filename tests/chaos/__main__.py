@@ -34,7 +34,7 @@ KINDS = ("quorum", "classic")
 @click.option("--also", help="Start this command as another consumer of every type of queue.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave store, logs and effects there.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object on stdout.")
-def main(  # noqa: PLR0913 - its options
+def main(  # noqa: PLR0913, PLR0917 - its options
     bridge_kills: int,
     broker_kills: int,
     seed: int,
@@ -58,8 +58,10 @@ def main(  # noqa: PLR0913 - its options
         if keep is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         else:
-            keep.mkdir(parents=True, exist_ok=True)
             folder = keep.resolve()
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise click.UsageError(f"--keep wants a new or an empty folder, which {keep} is not")
         try:
             result, broken = asyncio.run(chaos(wish, folder))
         except StandstillError as problem:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tests.chaos.counting import Arrival
-from tests.chaos.errors import CannotRunError
+from tests.chaos.errors import CannotRunError, StandstillError
 from tests.support.process import Command
 
 COLUMNS = 4
@@ -49,7 +49,10 @@ class SqliteEffects:
             database.close()
         if rows:
             self._position = rows[-1][0]
-        return [Arrival(*row[1:], fault=fault) for row in rows]
+        return [
+            Arrival(event_id, source, sequence, account, revision, fault)
+            for _, event_id, source, sequence, account, revision in rows
+        ]
 
 
 class TextEffects:
@@ -120,14 +123,14 @@ class Applier:
         """Look whether it still lives; one that is supervised is started again where it ended by itself.
 
         Raises:
-            CannotRunError: it ended by itself.
+            StandstillError: it ended by itself.
 
         """
         if self._command is None or self._command.is_running:
             return
         if not self._is_supervised:
             self._command.wait()
-            raise CannotRunError(f"the consumer {self.name} ended by itself: {self._command.printed[-2000:]}")
+            raise StandstillError(f"the consumer {self.name} ended by itself: {self._command.printed[-2000:]}")
         if self._ended_at is None:
             self._ended_at = time.monotonic()
         elif time.monotonic() - self._ended_at > PAUSE_SECONDS:

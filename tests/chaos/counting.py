@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from tests.chaos.faults import Fault, Kind
 
-Final = Mapping[str, Hashable]
-"""Where each account stands in the end, by guid: anything that can be compared."""
+States = Mapping[str, Hashable]
+"""Where each account stands, by guid: anything that can be compared."""
 
 
 class Arrival(NamedTuple):
@@ -72,6 +72,8 @@ class Result:
     """Broken promises of all queues. What was published twice is twice in every queue, so there the worst counts."""
     by_queue: dict[str, Tally] = field(default_factory=dict)
     by_fault: dict[Kind, Tally] = field(default_factory=dict)
+    most_after_one_fault: int = 0
+    """Of what was delivered twice: the most that a single fault left behind in a queue."""
 
     def injected(self, kind: Kind) -> int:
         """Return how often that was done."""
@@ -85,6 +87,7 @@ class Result:
             "broker_kills": self.injected(Kind.BROKER_KILL),
             **self.total.counts(),
             "window": self.window,
+            "most_after_one_fault": self.most_after_one_fault,
             "by_fault": {
                 kind: {"injected": self.injected(kind), **tally.counts()} for kind, tally in self.by_fault.items()
             },
@@ -99,39 +102,45 @@ def count(histories: Sequence[History], faults: Sequence[Fault], *, window: int)
     after a fault that ends the publisher's session; so many deliveries for a second time each of these faults may have
     in each queue.
     """
-    last = _last_sequences(histories)
     changes = len({arrival.event_id for history in histories for arrival in history.arrivals})
-    result = Result(changes, window, faults)
-    result.by_fault = {kind: Tally() for kind in Kind}
-    repeats_by_kind: dict[Kind, Counter[str]] = defaultdict(Counter)
+    result = Result(changes, window, faults, by_fault={kind: Tally() for kind in Kind})
     for fault in faults:
         result.by_fault[fault.kind].delivered_twice_bound += window * fault.may_repeat
     bound = sum(tally.delivered_twice_bound for tally in result.by_fault.values())
+    last = _last_sequences(histories)
     for history in histories:
-        tally = result.by_queue[history.name] = Tally(delivered_twice_bound=0 if history.is_applied else bound)
-        found: dict[str, Sequence[int]] = {
-            "lost": [*lost(history.arrivals, last), *[len(faults)] * len(history.differing)],
-            "out_of_order": out_of_order(history.arrivals),
-            "applied_twice": applied_twice(history.arrivals) if history.is_applied else (),
-            "delivered_twice": () if history.is_applied else delivered_twice(history.arrivals),
-            "unannounced": () if history.is_applied else delivered_twice(history.arrivals, unannounced_only=True),
-        }
+        found = _found(history, last, len(faults))
+        result.by_queue[history.name] = Tally(
+            **{what: len(suspects) for what, suspects in found.items()},
+            delivered_twice_bound=0 if history.is_applied else bound,
+        )
         for what, suspects in found.items():
-            setattr(tally, what, len(suspects))
-            for suspect in suspects:
-                if suspect:
-                    repeats_by_kind[faults[suspect - 1].kind][f"{what} {history.name}"] += 1
-    for kind, counter in repeats_by_kind.items():
-        for key, number in counter.items():
-            _add(result.by_fault[kind], key.partition(" ")[0], number)
+            blamed = Counter(suspects)
+            for kind, tally in result.by_fault.items():
+                here = sum(number for suspect, number in blamed.items() if suspect and faults[suspect - 1].kind is kind)
+                _add(tally, what, here)
+            if what == "delivered_twice":
+                result.most_after_one_fault = max(result.most_after_one_fault, *blamed.values(), 0)
     for tally in result.by_queue.values():
         for what, number in tally.counts().items():
             _add(result.total, what, number)
     return result
 
 
+def _found(history: History, last: Mapping[str, int], fault: int) -> dict[str, Sequence[int]]:
+    """Return the suspects of everything that is wrong with *history*; *fault* is the last of all."""
+    is_applied, arrivals = history.is_applied, history.arrivals
+    return {
+        "lost": [*lost(arrivals, last), *[fault] * len(history.differing)],
+        "out_of_order": out_of_order(arrivals),
+        "applied_twice": applied_twice(arrivals) if is_applied else (),
+        "delivered_twice": () if is_applied else delivered_twice(arrivals),
+        "unannounced": () if is_applied else delivered_twice(arrivals, unannounced_only=True),
+    }
+
+
 def _add(tally: Tally, what: str, number: int) -> None:
-    """Add a promise broken in one more queue; what is in every queue counts once, by the worst of them."""
+    """Add what another queue saw; what is published twice is in every queue, so of that the worst counts."""
     before = getattr(tally, what)
     is_in_every_queue = what.startswith("delivered_twice") or what == "unannounced"
     setattr(tally, what, max(before, number) if is_in_every_queue else before + number)
@@ -157,6 +166,10 @@ def verdict(result: Result) -> Sequence[str]:
                 f"{kind}: {tally.delivered_twice} changes were published twice, "
                 f"{tally.delivered_twice_bound} is what may be after {result.injected(kind)} of them."
             )
+    if result.most_after_one_fault > result.window:
+        sentences.append(f"After one fault {result.most_after_one_fault} changes came twice, more than a window.")
+    if result.total.unannounced:
+        sentences.append(f"{result.total.unannounced} changes came twice without a mark of the bridge or the broker.")
     return sentences
 
 
@@ -223,7 +236,7 @@ def first_appearances(arrivals: Iterable[Arrival]) -> Iterable[Arrival]:
             yield arrival
 
 
-def differing(final: Final, truth: Final) -> Sequence[str]:
+def differing(final: States, truth: States) -> Sequence[str]:
     """Return the accounts that are not the same in both; one that is missing differs."""
     return sorted(guid for guid in final.keys() | truth.keys() if final.get(guid) != truth.get(guid))
 

@@ -6,7 +6,7 @@ class ChaosError(Exception):
 
 
 class StandstillError(ChaosError):
-    """Nothing got through any more although everything was well again: that is a broken promise."""
+    """A part of ours ended, or let nothing through although everything was well again: that is a broken promise."""
 
 
 class CannotRunError(ChaosError):

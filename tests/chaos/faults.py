@@ -35,6 +35,8 @@ class Fault:
 
     kind: Kind
     link: Link | None = None
+    with_bridge: bool = False
+    """The bridge is killed too, while the broker starts: a kill of the bridge that is counted as such."""
 
     def __str__(self) -> str:
         return self.kind if self.link is None else f"{self.kind} of the connection to the {self.link}"
@@ -64,9 +66,11 @@ _ONE_IN: Final[dict[Kind, int]] = {
 def plan(*, bridge_kills: int, broker_kills: int, seed: int) -> Sequence[Fault]:
     """Return the faults in a random order that is the same for the same *seed*; every kind happens at least once.
 
-    What happens to a connection happens to both in turn.
+    What happens to a connection happens to both in turn. With every other kill of the broker the bridge is killed too.
     """
-    faults = [Fault(Kind.BRIDGE_SIGKILL)] * bridge_kills + [Fault(Kind.BROKER_KILL)] * broker_kills
+    together = min(bridge_kills, broker_kills // 2)
+    faults = [Fault(Kind.BRIDGE_SIGKILL)] * (bridge_kills - together)
+    faults += [Fault(Kind.BROKER_KILL, with_bridge=number < together) for number in range(broker_kills)]
     for kind, one_in in _ONE_IN.items():
         count = max(1, bridge_kills // one_in)
         if kind in _BREAKS_LINKS or kind is Kind.DELAY:

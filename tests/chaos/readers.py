@@ -10,6 +10,8 @@ import aio_pika
 import orjson
 from aio_pika.abc import AbstractIncomingMessage
 
+from bridge.broker import translated
+from bridge.errors import BridgeError
 from tests.chaos.counting import Arrival
 
 ACCOUNT_CHANGED = "pbx.account.changed"
@@ -106,7 +108,7 @@ class QueueReader(Notes):
     async def run(self) -> None:
         """Read until cancelled, however often the broker goes away."""
         while True:
-            with suppress(OSError, aio_pika.exceptions.AMQPError, RuntimeError):
+            with suppress(BridgeError), translated(None):
                 await self._read()
             await asyncio.sleep(PAUSE_SECONDS)
 
@@ -124,7 +126,7 @@ class QueueReader(Notes):
                 await queue.consume(self._take)
             await ended.wait()
         finally:
-            with suppress(OSError, aio_pika.exceptions.AMQPError, RuntimeError):
+            with suppress(BridgeError), translated(None):
                 async with asyncio.timeout(DEADLINE_SECONDS):
                     await connection.close()
 

@@ -27,6 +27,12 @@ EFFECTS_SECONDS = 0.2
 LONGEST_LAG = 3000
 """Changes that a consumer may be behind before a fault waits for it."""
 
+LONGEST_ROUND_SECONDS = 1.0
+"""Until the fault of a round comes, however many of its changes have arrived."""
+
+NODE_START_SECONDS = 3.0
+"""About as long as a broker takes to start."""
+
 BURST = 100
 TRICKLE_SECONDS = 0.03
 
@@ -68,19 +74,21 @@ class Run:
 
         """
         faults = plan(bridge_kills=self._wish.bridge_kills, broker_kills=self._wish.broker_kills, seed=self._wish.seed)
-        async with self._aside(self._keep_changing()) as changing, self._aside(self._keep_reading()):
-            async with self._aside(self._keep_reporting(len(faults))):
+        async with (
+            aside(self._keep_changing()) as changing,
+            aside(self._keep_reading()),
+            aside(self._keep_reporting(len(faults))),
+        ):
+            await self._progress(datetime.now(UTC))
+            for number, fault in enumerate(faults):
+                began = time.monotonic()
+                await self._until_the_moment(len(faults) - number)
+                await self._disturb(fault)
                 await self._progress(datetime.now(UTC))
-                for number, fault in enumerate(faults):
-                    began = time.monotonic()
-                    self._site.links[Link.BROKER].delay(self._chance.choice(LATENCY_SECONDS))
-                    await self._until_the_moment(len(faults) - number)
-                    await self._disturb(fault)
-                    await self._progress(datetime.now(UTC))
-                    self._seconds[fault.kind] += time.monotonic() - began
-                await self._enough_changes()
-                changing.cancel()
-                broken = await self._peace()
+                self._seconds[fault.kind] += time.monotonic() - began
+            await self._enough_changes()
+            changing.cancel()
+            broken = await self._peace()
         for applier in self._site.appliers:
             applier.read_on()
         self._say_what_took_long()
@@ -88,25 +96,15 @@ class Run:
 
     # What happens meanwhile
 
-    @asynccontextmanager
-    async def _aside(self, work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
-        task = asyncio.create_task(work)
-        try:
-            yield task
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            if not task.cancelled():
-                task.result()
+    def _done(self, kind: Kind) -> int:
+        return sum(fault.kind is kind for fault in self._faults)
 
     def _say_what_took_long(self) -> None:
-        each = {
-            kind: seconds / sum(fault.kind is kind for fault in self._faults) for kind, seconds in self._seconds.items()
-        }
-        say("seconds for each: " + ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in sorted(each.items())))
+        each = [f"{kind} {seconds / self._done(kind):.1f}" for kind, seconds in sorted(self._seconds.items())]
+        say(f"seconds for each: {', '.join(each)}")
 
     async def _keep_changing(self) -> None:
-        """Edit accounts in bursts while some are due, and one at a time otherwise, so that there is always something."""
+        """Edit accounts in bursts while edits are due, and otherwise one at a time, so that there is always news."""
         while True:
             burst = min(self._due, self._chance.randint(1, BURST))
             self._due -= burst
@@ -123,13 +121,10 @@ class Run:
     async def _keep_reporting(self, planned: int) -> None:
         while True:
             await asyncio.sleep(REPORT_SECONDS)
-            kills = [
-                sum(fault.kind is kind for fault in self._faults) for kind in (Kind.BRIDGE_SIGKILL, Kind.BROKER_KILL)
-            ]
-            lag = max(self._lags(), default=0)
             say(
-                f"{time.monotonic() - self._began:.0f} s: {len(self._faults)} of {planned} faults, {kills[0]} bridge kills, "
-                f"{kills[1]} broker kills, {self._changes} changes, consumers at most {lag} behind"
+                f"{time.monotonic() - self._began:.0f} s: {len(self._faults)} of {planned} faults, "
+                f"{self._done(Kind.BRIDGE_SIGKILL)} bridge kills, {self._done(Kind.BROKER_KILL)} broker kills, "
+                f"{self._changes} changes, consumers at most {max(self._lags(), default=0)} behind"
             )
 
     # What is waited for
@@ -170,12 +165,13 @@ class Run:
         await self._wait(lambda: max(self._lags(), default=0) < LONGEST_LAG, "A consumer with an inbox fell behind")
 
     async def _until_the_moment(self, rounds_left: int) -> None:
-        """Make this round's share of changes, and wait until some part of them has arrived."""
-        share = max(1, (self._wish.changes - self._changes) // rounds_left)
-        self._due += share
-        goal = self._changes + self._chance.randint(0, share)
-        until = time.monotonic() + self._chance.uniform(0, 1)
-        await self._wait(lambda: self._changes >= goal or time.monotonic() > until, "")
+        """Make this round's share of changes, more or less, and wait until some part of them has arrived."""
+        self._site.links[Link.BROKER].delay(self._chance.choice(LATENCY_SECONDS))
+        share = max(0, self._wish.changes - self._changes) / rounds_left
+        edits = round(share * self._chance.expovariate(1))
+        self._due += edits
+        goal, until = self._changes + self._chance.randint(0, edits), time.monotonic() + LONGEST_ROUND_SECONDS
+        await self._wait(lambda: self._changes >= goal or time.monotonic() > until, "The PBX was not read")
 
     async def _enough_changes(self) -> None:
         while self._changes < self._wish.changes:
@@ -186,8 +182,7 @@ class Run:
     # Faults
 
     async def _disturb(self, fault: Fault) -> None:
-        self._faults.append(fault)
-        self._site.faults = len(self._faults)
+        self._note(fault)
         match fault.kind:
             case Kind.BRIDGE_SIGKILL:
                 await asyncio.to_thread(self._site.end_bridge, is_killed=True)
@@ -201,7 +196,15 @@ class Run:
                 self._site.bridge.go_on()
             case Kind.BROKER_KILL:
                 await asyncio.to_thread(self._site.broker.kill)
-                await asyncio.to_thread(self._site.broker.start)
+                starting = asyncio.create_task(asyncio.to_thread(self._site.broker.start))
+                if fault.with_bridge:
+                    await asyncio.wait([starting], timeout=self._chance.uniform(0, NODE_START_SECONDS))
+                    self._note(Fault(Kind.BRIDGE_SIGKILL))
+                    await asyncio.to_thread(self._site.end_bridge, is_killed=True)
+                    if self._chance.random() < 1 / 2:
+                        await starting
+                    self._site.start_bridge()
+                await starting
             case Kind.BROKER_ALARM:
                 await asyncio.to_thread(self._site.broker.alarm)
                 await asyncio.sleep(self._chance.uniform(0, 1))
@@ -210,6 +213,11 @@ class Run:
                 await self._kill_consumer()
             case _:
                 await self._disturb_link(fault)
+        self._site.links[Link.BROKER].delay(0)
+
+    def _note(self, fault: Fault) -> None:
+        self._faults.append(fault)
+        self._site.faults = len(self._faults)
 
     async def _stop_bridge(self) -> None:
         code = await asyncio.to_thread(self._site.end_bridge, is_killed=False)
@@ -281,6 +289,19 @@ class Run:
 def say(words: str) -> None:
     """Tell people how it goes."""
     print(f"chaos: {words}", file=sys.stderr, flush=True)  # noqa: T201 - its output
+
+
+@asynccontextmanager
+async def aside(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """Do *work* meanwhile; what it failed of is raised."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
 
 
 async def chaos(wish: Wish, folder: Path) -> tuple[Result, list[str]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import shlex
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -13,12 +14,12 @@ from bridge.simulator.pbx import Pbx
 from bridge.simulator.people import info_of
 from bridge.simulator.server import Served, serve
 from tests.chaos.appliers import Applier, SqliteEffects, TextEffects, inbox_program
-from tests.chaos.errors import StandstillError
+from tests.chaos.errors import CannotRunError, StandstillError
 from tests.chaos.faults import Link
 from tests.chaos.readers import QueueReader, Reader, comparable
 from tests.support.process import Command
 from tests.support.proxy import Proxy
-from tests.support.rabbit import PrivateBroker
+from tests.support.rabbit import SERVER, PrivateBroker
 
 ACCOUNTS = 1000
 PASSWORD = "ch4os-s3cret"
@@ -27,6 +28,9 @@ EXCHANGE = "pbx.accounts"
 ROOT = Path(__file__).parents[2]
 HEARTBEAT_SECONDS = 2
 ANSWER_SECONDS = 2
+KEEP_MINUTES = 3
+"""How long the bridge keeps what is published: so short that it also forgets while all this goes on."""
+
 REMEMBER = 1000
 """What the pretend PBX keeps for looking back, of which nobody makes use here."""
 
@@ -63,6 +67,7 @@ class Site:
             "BRIDGE_STATUS_ENABLED": "false",
             "BRIDGE_WALK_NIGHTLY_AT": "never",
             "BRIDGE_LOG_FORMAT": "json",
+            "BRIDGE_REPLAY_KEEP_DAYS": str(KEEP_MINUTES / 24 / 60),
         }
 
     def fault(self) -> int:
@@ -91,8 +96,7 @@ class Site:
         """Look whether everything lives that should.
 
         Raises:
-            StandstillError: the bridge ended by itself.
-            CannotRunError: a consumer did.
+            StandstillError: the bridge or a consumer of ours ended by itself.
 
         """
         if not self.bridge.is_running:
@@ -195,6 +199,10 @@ async def built(folder: Path, *, seed: int, kinds: Sequence[str], also: str | No
         CannotRunError: RabbitMQ cannot be started.
 
     """
+    if not Path(SERVER).exists() and shutil.which("rabbitmq-server") is None:
+        raise CannotRunError(
+            "RabbitMQ is needed (the command rabbitmq-server); on Debian: apt-get install rabbitmq-server"
+        )
     pbx = Pbx(accounts=ACCOUNTS, seed=seed, password=PASSWORD, name=SOURCE, remember=REMEMBER)
     broker = PrivateBroker()
     async with AsyncExitStack() as stack:
