@@ -148,29 +148,32 @@ def _add(tally: Tally, what: str, number: int) -> None:
 
 def verdict(result: Result) -> Sequence[str]:
     """Return a sentence for every broken promise; a run in which nothing happened has kept none."""
-    sentences = []
-    if not result.changes:
-        sentences.append("No change was made, so nothing was shown.")
-    if not result.injected(Kind.BRIDGE_SIGKILL) and not result.injected(Kind.BROKER_KILL):
-        sentences.append("Nothing was killed, so nothing was shown.")
-    for name, tally in result.by_queue.items():
-        if tally.lost:
-            sentences.append(f"{name}: {tally.lost} changes or final states of accounts were lost.")
-        if tally.out_of_order:
-            sentences.append(f"{name}: {tally.out_of_order} changes came for the first time behind a later one.")
-        if tally.applied_twice:
-            sentences.append(f"{name}: {tally.applied_twice} changes were applied more than once.")
-    for kind, tally in result.by_fault.items():
-        if tally.delivered_twice > tally.delivered_twice_bound:
-            sentences.append(
-                f"{kind}: {tally.delivered_twice} changes were published twice, "
-                f"{tally.delivered_twice_bound} is what may be after {result.injected(kind)} of them."
-            )
-    if result.most_after_one_fault > result.window:
-        sentences.append(f"After one fault {result.most_after_one_fault} changes came twice, more than a window.")
-    if result.total.unannounced:
-        sentences.append(f"{result.total.unannounced} changes came twice without a mark of the bridge or the broker.")
-    return sentences
+    total, kills = result.total, result.injected(Kind.BRIDGE_SIGKILL) + result.injected(Kind.BROKER_KILL)
+    sentences = [sentence for name, tally in result.by_queue.items() for sentence in _broken_in(name, tally)]
+    sentences += [
+        f"{kind}: {tally.delivered_twice} changes were published twice, "
+        f"{tally.delivered_twice_bound} is what may be after {result.injected(kind)} of them."
+        for kind, tally in result.by_fault.items()
+        if tally.delivered_twice > tally.delivered_twice_bound
+    ]
+    others = {
+        "No change was made, so nothing was shown.": not result.changes,
+        "Nothing was killed, so nothing was shown.": not kills,
+        f"After one fault {result.most_after_one_fault} changes came twice, more than a window.": (
+            result.most_after_one_fault > result.window
+        ),
+        f"{total.unannounced} changes came twice without a mark of the bridge or the broker.": total.unannounced > 0,
+    }
+    return [*sentences, *(sentence for sentence, is_so in others.items() if is_so)]
+
+
+def _broken_in(queue: str, tally: Tally) -> Sequence[str]:
+    broken = {
+        f"{queue}: {tally.lost} changes or final states of accounts were lost.": tally.lost,
+        f"{queue}: {tally.out_of_order} changes came for the first time behind a later one.": tally.out_of_order,
+        f"{queue}: {tally.applied_twice} changes were applied more than once.": tally.applied_twice,
+    }
+    return [sentence for sentence, number in broken.items() if number]
 
 
 def lost(arrivals: Iterable[Arrival], last: Mapping[str, int]) -> Sequence[int]:

@@ -88,9 +88,9 @@ class Command:
             time.sleep(0.02)
         raise AssertionError(f"no {pattern!r} in:\n{self.printed}")
 
-    def wait(self) -> int:
+    def wait(self, *, seconds: float = PATIENCE_SECONDS) -> int:
         """Return the exit code once it has ended."""
-        code = self._process.wait(PATIENCE_SECONDS)
+        code = self._process.wait(seconds)
         for reader in self._readers:
             reader.join(PATIENCE_SECONDS)
         assert not planted_in(self.printed), "a secret was printed"
