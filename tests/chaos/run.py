@@ -77,7 +77,7 @@ class Run:
         async with (
             aside(self._keep_changing()) as changing,
             aside(self._keep_reading()),
-            aside(self._keep_reporting(len(faults))),
+            aside(self._keep_reporting(sum(1 + fault.with_bridge for fault in faults))),
         ):
             await self._progress(datetime.now(UTC))
             for number, fault in enumerate(faults):
