@@ -33,7 +33,7 @@ class SqliteEffects:
     def read_on(self, fault: int) -> Sequence[Arrival]:
         """Return what came since the last call."""
         if not self._path.exists():
-            return ()
+            return []
         database = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=30)
         try:
             rows = database.execute(
@@ -43,7 +43,7 @@ class SqliteEffects:
             ).fetchall()
         except sqlite3.OperationalError as problem:
             if "no such table" in str(problem):  # its process has only just begun
-                return ()
+                return []
             raise
         finally:
             database.close()
@@ -66,12 +66,13 @@ class TextEffects:
     def read_on(self, fault: int) -> Sequence[Arrival]:
         """Return what came since the last call, whole lines only."""
         if not self._path.exists():
-            return ()
+            return []
         with self._path.open("rb") as file:
             file.seek(self._offset)
             whole, newline, _ = file.read().rpartition(b"\n")
         self._offset += len(whole) + len(newline)
-        return [self._effect(line, fault) for line in whole.decode("utf-8", "replace").splitlines()]
+        lines = whole.decode("utf-8", "replace").split("\n") if newline else []
+        return [self._effect(line, fault) for line in lines]
 
     def _effect(self, line: str, fault: int) -> Arrival:
         columns = line.split("\t")

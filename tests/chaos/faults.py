@@ -53,7 +53,7 @@ _BREAKS_LINKS: Final = frozenset({Kind.CUT_MID_FRAME, Kind.BLACK_HOLE, Kind.HALF
 _ONE_IN: Final[dict[Kind, int]] = {
     Kind.CONSUMER_KILL: 5,
     Kind.CUT_MID_FRAME: 10,
-    Kind.BRIDGE_SIGTERM: 15,
+    Kind.BRIDGE_SIGTERM: 10,
     Kind.BRIDGE_SIGSTOP: 25,
     Kind.DELAY: 25,
     Kind.BROKER_ALARM: 40,
