@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+import orjson
 
 from bridge import logs
 from bridge.config import CONFIG_VARIABLE, Settings
@@ -42,6 +43,24 @@ def settings_of(config: Path | None, *, require: bool = True, level: str | None 
 def run_now(work: Coroutine[Any, Any, Result]) -> Result:
     """Return what *work* returns."""
     return asyncio.run(work)
+
+
+def print_json(content: Any, *, indent: bool = True) -> None:
+    """Print *content* as JSON on stdout, on one line without *indent*; see ``safe_json``."""
+    option = orjson.OPT_UTC_Z | (orjson.OPT_INDENT_2 if indent else 0)
+    click.echo(safe_json(orjson.dumps(content, option=option)))
+
+
+def safe_json(text: bytes) -> str:
+    """Return the same JSON with everything escaped that a terminal might obey, not only what JSON itself escapes."""
+    told = text.decode()
+    return told if told.isprintable() else "".join(_escaped(character) for character in told)
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable() or character == "\n":
+        return character
+    return "".join(f"\\u{unit:04x}" for unit in memoryview(character.encode("utf-16-le")).cast("H"))
 
 
 @contextlib.contextmanager

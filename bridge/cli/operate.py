@@ -12,7 +12,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from bridge.cli.common import FAILED, config_option, run_now, settings_of
+from bridge.cli.common import FAILED, config_option, print_json, run_now, settings_of
 from bridge.control import ask, not_parked, parked_as_json, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.store.sqlite import SqliteStore
@@ -65,7 +65,7 @@ def parked(context: click.Context, config: Path | None, *, as_json: bool) -> Non
 
     found = orjson.loads(_done(config, "GET", "/parked", offline=listed))
     if as_json:
-        click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+        print_json(found)
         return
     console = Console(highlight=False, soft_wrap=True)
     for event in found:

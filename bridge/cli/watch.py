@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from bridge import logs
-from bridge.cli.common import config_option, run_now, settings_of, stop_signals
+from bridge.cli.common import config_option, run_now, safe_json, settings_of, stop_signals
 from bridge.cloudevents import AccountChanged
 from bridge.consumer.client import ACCOUNT_KEYS, Delivery, Start, subscribe
 from bridge.errors import BadConfig, BridgeError
@@ -97,7 +97,7 @@ async def _tail(
 def shower(*, as_json: bool, accounts: int = 0) -> Callable[[AccountChanged, bytes], None]:
     """Return what shows an event; of a long first walk only the beginning and the progress are shown."""
     if as_json:
-        return lambda _event, body: click.echo(body)
+        return lambda _event, body: click.echo(safe_json(body))
     console = Console(highlight=False, soft_wrap=True)
 
     def show(event: AccountChanged, _body: bytes) -> None:

@@ -19,6 +19,7 @@ import orjson
 
 from bridge.errors import StoreInUse, StoreUnusable
 from bridge.model import Backlog, OutboxRow, Parked, Place, SourceName
+from bridge.store.sentences import cannot_open, damaged, of_sqlite
 from bridge.store.sql import migrations, queries
 from bridge.store.transaction import SqliteTransaction, as_text
 
@@ -260,7 +261,7 @@ class SqliteStore:
         try:
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as problem:
-            raise StoreUnusable(_cannot_open(self._path, problem)) from problem
+            raise StoreUnusable(cannot_open(self._path, problem)) from problem
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as problem:
@@ -278,7 +279,7 @@ class SqliteStore:
         try:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as problem:
-            raise StoreUnusable(_cannot_open(self._path, problem)) from problem
+            raise StoreUnusable(cannot_open(self._path, problem)) from problem
         # Opened here and used by the store's own thread afterwards: one at a time, which is what SQLite asks.
         connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
@@ -313,7 +314,7 @@ class SqliteStore:
         if was_open is not None and was_open[0]:
             found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]  # measured: 0.25 s for 300 MB
             if found != "ok":
-                raise StoreUnusable(_damaged(self._path, found))
+                raise StoreUnusable(damaged(self._path, found))
             self._execute("mark_first_in_doubt", limit=WINDOW_ROWS)
         self._execute("set_meta_value", name="open", value=b"yes")
 
@@ -322,34 +323,8 @@ class SqliteStore:
         try:
             yield
         except sqlite3.Error as problem:
-            raise StoreUnusable(_sentence(self._path, problem)) from problem
+            raise StoreUnusable(of_sqlite(self._path, problem)) from problem
 
 
 def _positions(rows: Sequence[OutboxRow]) -> str:
     return orjson.dumps([row.position for row in rows]).decode()
-
-
-def _cannot_open(path: Path, problem: OSError) -> str:
-    return (
-        f"the store {path} cannot be opened: {problem.strerror}. "
-        f"Let the bridge's user write to {path.parent}, or set store.url to another place"
-    )
-
-
-def _sentence(path: Path, problem: sqlite3.Error) -> str:
-    name = getattr(problem, "sqlite_errorname", "")
-    if name.startswith("SQLITE_FULL"):
-        return f"the disk that holds the store {path} is full. Make room and start the bridge again; nothing is lost"
-    if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")):
-        return f"the store {path} cannot be written ({problem}). Let the bridge's user write to {path.parent}"
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return _damaged(path, problem)
-    return f"the store {path} cannot be used: {problem}"
-
-
-def _damaged(path: Path, problem: object) -> str:
-    what = " ".join(str(problem).split())
-    return (
-        f"the store {path} is damaged or no store of a bridge ({what}). Put a backup in its place, or move the file "
-        "away: a new walk then publishes the present state"
-    )

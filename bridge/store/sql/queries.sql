@@ -74,10 +74,11 @@ UPDATE outbox SET published_at = :published_at, is_in_doubt = 0
 WHERE position IN (SELECT value FROM json_each(:positions));
 
 -- mark_in_doubt: sent, but the session ended before a confirm came
-UPDATE outbox SET is_in_doubt = 1 WHERE position IN (SELECT value FROM json_each(:positions));
+UPDATE outbox SET is_in_doubt = 1, attempts = attempts + 1
+WHERE position IN (SELECT value FROM json_each(:positions));
 
 -- mark_first_in_doubt: after an unclean stop, what may have been on its way
-UPDATE outbox SET is_in_doubt = 1 WHERE position IN
+UPDATE outbox SET is_in_doubt = 1, attempts = attempts + 1 WHERE position IN
     (SELECT position FROM outbox WHERE published_at IS NULL AND is_held = 0 ORDER BY position LIMIT :limit);
 
 -- count_unpublished: how much is still to be sent
@@ -92,7 +93,8 @@ SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes, count(parked_a
 FROM outbox WHERE is_held = 1;
 
 -- park: a row that the broker refused for good
-UPDATE outbox SET parked_at = :parked_at, parked_reason = :reason, is_in_doubt = 0 WHERE position = :position;
+UPDATE outbox SET parked_at = :parked_at, parked_reason = :reason, is_in_doubt = 0,
+    attempts = attempts + 1 WHERE position = :position;
 
 -- unpark: try it once more
 UPDATE outbox SET parked_at = NULL, parked_reason = NULL WHERE position = :position AND parked_at IS NOT NULL;
@@ -120,3 +122,50 @@ FROM outbox JOIN source ON source.id = outbox.source_id WHERE parked_at IS NOT N
 -- prune_published: in small steps, so that no transaction is long
 DELETE FROM outbox WHERE position IN
     (SELECT position FROM outbox WHERE published_at < :before ORDER BY published_at LIMIT :limit);
+
+-- meta_values: those that begin alike
+SELECT name, value FROM meta WHERE name GLOB :pattern ORDER BY name;
+
+-- drop_meta_value: no longer so
+DELETE FROM meta WHERE name = :name;
+
+-- known_accounts: a page of the mirror, for an operator
+SELECT account.id AS number, source.name AS source, key, account.guid, account.usn, account.ausn, content, revision,
+    is_deleted, last_walk, missed
+FROM account JOIN source ON source.id = source_id WHERE account.id > :after ORDER BY account.id LIMIT :limit;
+
+-- known_account: one of them
+SELECT account.id AS number, source.name AS source, key, account.guid, account.usn, account.ausn, content, revision,
+    is_deleted, last_walk, missed
+FROM account JOIN source ON source.id = source_id WHERE source.name = :source AND key = :key;
+
+-- events_of_account: sent or not, in order; no index, since only operators ask and every event would pay for it
+SELECT position, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at,
+    published_at, is_in_doubt, attempts, is_held, parked_reason, discarded_reason, forgotten_at
+FROM outbox JOIN source ON source.id = outbox.source_id
+WHERE source.name = :source AND account = :key ORDER BY position;
+
+-- event: by its id
+SELECT position, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at,
+    published_at, is_in_doubt, attempts, is_held, parked_reason, discarded_reason, forgotten_at
+FROM outbox JOIN source ON source.id = outbox.source_id WHERE event_id = :event_id;
+
+-- recorded_events: a page of those made since a time
+SELECT position, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at,
+    published_at, is_in_doubt, attempts, is_held, parked_reason, discarded_reason, forgotten_at
+FROM outbox JOIN source ON source.id = outbox.source_id
+WHERE position > :after AND created_at >= :since ORDER BY position LIMIT :limit;
+
+-- last_position: of the newest event
+SELECT coalesce(max(position), 0) FROM outbox;
+
+-- sources: every PBX that was ever followed
+SELECT name, guid, usn, ausn, sequence, walk, verified_at,
+    (SELECT count(*) FROM account WHERE source_id = source.id AND NOT is_deleted) AS accounts,
+    (SELECT count(*) FROM account WHERE source_id = source.id AND is_deleted) AS deleted
+FROM source ORDER BY name;
+
+-- count_outbox: what there is, by kind
+SELECT count(*) AS events, count(published_at) AS done, count(discarded_reason) AS discarded,
+    count(forgotten_at) AS forgotten, min(created_at) AS oldest_at, max(published_at) AS last_published_at
+FROM outbox;
