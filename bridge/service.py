@@ -6,10 +6,10 @@ pauses; what somebody has to mend (``Misconfigured``) slowly and loudly; anythin
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
@@ -23,7 +23,7 @@ from bridge.delivery.reconcile import Brake
 from bridge.errors import BridgeError, Misconfigured, OutboxFull, Transient
 from bridge.intake import Intake, Told
 from bridge.logs import get_logger
-from bridge.model import Backlog, OutboxRow, Parked, Place, SourceName
+from bridge.model import Backlog, OutboxRow, Parked, Pause, Place, SourceName
 from bridge.normalize import Rules
 from bridge.secret import scrub
 from bridge.source import Heard, PbxSource
@@ -127,13 +127,19 @@ class Pbx:
     """Rows that may be read and not yet committed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Followed:
     """A PBX being followed."""
 
     source: PbxSource
     intake: Intake
     schedule: WalkSchedule
+    pause: Pause | None = None
+    """What an operator said who wants it not to be read."""
+    may_read: asyncio.Event = field(default_factory=asyncio.Event)
+    """Cleared while that is so."""
+    pausing: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while that is so, for who reads at the moment."""
 
 
 class KeptStore(Store, Protocol):
@@ -154,6 +160,15 @@ class KeptStore(Store, Protocol):
 
     def discard(self, position: int, reason: str, at: datetime) -> bool:
         """Never send a parked row, let go what waits behind it, and return whether there was one at *position*."""
+
+    def paused(self) -> Mapping[SourceName, Pause]:
+        """Return the PBXs that an operator wants not to be read."""
+
+    def pause(self, source: SourceName, pause: Pause) -> None:
+        """Record that *source* is not to be read."""
+
+    def resume(self, source: SourceName) -> bool:
+        """Record that *source* may be read again, and return whether it was paused."""
 
     def place(self, source: SourceName) -> Place:
         """Return where *source* stands."""
@@ -270,7 +285,8 @@ class Bridge:
             schedule=schedule,
             ask_ahead=pbx.ask_ahead,
         )
-        self._followed[pbx.name] = _Followed(pbx.source, intake, schedule)
+        followed = self._followed[pbx.name] = _Followed(pbx.source, intake, schedule)
+        self._hold(pbx.name, (await self._offload(self._store.paused)).get(pbx.name))
 
         async def hand_on(heard: Heard) -> None:
             if self._full:
@@ -288,7 +304,12 @@ class Bridge:
             if self._full:
                 part.fails(self._full, Level.WARN, utc_now())
                 await self._has_room.wait()
-            await pbx.source.read(intake.cursor, hand_on)
+            while True:
+                await followed.may_read.wait()
+                await _unless(followed.pausing, pbx.source.read(intake.cursor, hand_on))
+                await intake.settle()
+                intake.abandon_walk()
+                self._show_pause(pbx.name)  # over whatever the reading said last
 
         intake.cursor = place.cursor
         log.info("source.starting", source=pbx.name, events_so_far=place.sequence, resumes=not place.cursor.is_start)
@@ -314,6 +335,47 @@ class Bridge:
         followed.schedule.ask()
         self._walk_check.set()
         return True
+
+    async def pause(self, name: SourceName, reason: str) -> bool:
+        """Read a PBX no more until ``resume``, restarts included; False where there is none of that name."""
+        if name not in self._followed:
+            return False
+        pause = Pause(utc_now(), reason)
+        await self._offload(self._store.pause, name, pause)
+        log.warning("source.paused", source=name, reason=reason)
+        self._hold(name, pause)
+        return True
+
+    async def resume(self, name: SourceName) -> bool:
+        """Read a PBX again; False where there is none of that name, or it was not paused."""
+        if name not in self._followed or not await self._offload(self._store.resume, name):
+            return False
+        log.info("source.resumed", source=name)
+        self._hold(name, None)
+        return True
+
+    def _hold(self, name: SourceName, pause: Pause | None) -> None:
+        followed = self._followed[name]
+        before, followed.pause = followed.pause, pause
+        if pause is not None:
+            followed.may_read.clear()
+            followed.pausing.set()
+        else:
+            followed.pausing.clear()
+            followed.may_read.set()
+            if before is not None:
+                followed.schedule.came_back(utc_now() - before.since)
+        self._show_pause(name)
+
+    def _show_pause(self, name: SourceName) -> None:
+        part, pause = self.board.sources[name], self._followed[name].pause
+        was_paused, part.is_paused = part.is_paused, pause is not None
+        if pause is not None:
+            reason = f" ({pause.reason})" if pause.reason else ""
+            part.does(f"paused by an operator{reason}", Level.WARN, utc_now())
+            part.since, part.problem = pause.since, ""
+        elif was_paused:
+            part.does("starting", Level.WARN, utc_now())
 
     async def parked(self) -> Sequence[Parked]:
         """Return the events that the broker refused for good, the oldest first."""
@@ -413,6 +475,20 @@ class Bridge:
             self._has_room.set()
             log.info("outbox.has_room")
         self._full = full
+
+
+async def _unless(hindrance: asyncio.Event, work: Coroutine[Any, Any, Any]) -> None:
+    """Do *work* until it ends, or break it off as soon as *hindrance* is set; raises what it raises."""
+    working, hindered = asyncio.create_task(work), asyncio.create_task(hindrance.wait())
+    try:
+        await asyncio.wait([working, hindered], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        hindered.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait([working])
+    if not working.cancelled():
+        working.result()
 
 
 def _first(failures: ExceptionGroup[Exception]) -> Exception:

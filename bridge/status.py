@@ -68,6 +68,8 @@ class SourcePart(Part):
     """``known``: what a full walk did not see is gone. ``unknown``: no end of a walk could be proven."""
     warning: str = ""
     """What somebody should look at although changes flow; stands until the next proven full walk."""
+    is_paused: bool = False
+    """An operator wants it not to be read: no fault, and no reason to be not ready."""
     noise: int = 0
     """Messages that could not be read."""
     last_change_at: datetime | None = None
@@ -106,7 +108,8 @@ class Board:
     def is_ready(self, now: datetime) -> bool:
         """Tell whether changes flow: both ends usable, nothing waiting for long."""
         is_late = self.oldest_unsent_at is not None and now - self.oldest_unsent_at > MAX_UNSENT_AGE
-        return not is_late and all(part.is_usable for part in (self.broker, *self.sources.values()))
+        sources = [source for source in self.sources.values() if not source.is_paused]
+        return not is_late and all(part.is_usable for part in (self.broker, *sources))
 
     def sentences(self, now: datetime) -> list[str]:
         """Return what a person wants to know first."""

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from bridge.cli.common import FAILED, config_option, print_json, run_now, settings_of
-from bridge.control import ask, not_parked, parked_as_json, socket_path
+from bridge.control import ask, no_pbx, not_parked, not_paused, parked_as_json, paused, resumed, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
+from bridge.model import Pause, SourceName
 from bridge.store.sqlite import SqliteStore
 from bridge.terminal import clean
 
@@ -47,11 +48,44 @@ def resync(config: Path | None, source: str, *, accept_deletions: bool) -> None:
     click.echo(run_now(ask(_socket(config), "POST", f"/resync/{quote(source, safe='')}", **query)).decode().strip())
 
 
-@click.group(invoke_without_command=True)
+@click.command()
+@config_option
+@click.argument("source")
+@click.option("--reason", default="", help="Why; shown in the status and by trace.")
+def pause(config: Path | None, source: str, *, reason: str) -> None:
+    """Read a PBX no more, until it is resumed; also across restarts of the bridge."""
+
+    def noted(store: SqliteStore) -> bytes:
+        store.pause(_configured(config, source), Pause(datetime.now(UTC), reason))
+        return paused(source).encode()
+
+    click.echo(_done(config, "POST", f"/pause/{quote(source, safe='')}", offline=noted, reason=reason).decode().strip())
+
+
+@click.command()
+@config_option
+@click.argument("source")
+def resume(config: Path | None, source: str) -> None:
+    """Read a paused PBX again, from where it was paused."""
+
+    def noted(store: SqliteStore) -> bytes:
+        return (resumed(source) if store.resume(_configured(config, source)) else not_paused(source)).encode()
+
+    click.echo(_done(config, "POST", f"/resume/{quote(source, safe='')}", offline=noted).decode().strip())
+
+
+def _configured(config: Path | None, source: str) -> SourceName:
+    known = [pbx.name for pbx in settings_of(config, require=False, level="error").pbx]
+    if source not in known:
+        raise BridgeError(no_pbx(source, known))
+    return SourceName(source)
+
+
+@click.group("parked", invoke_without_command=True)
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.pass_context
-def parked(context: click.Context, config: Path | None, *, as_json: bool) -> None:
+def parked_group(context: click.Context, config: Path | None, *, as_json: bool) -> None:
     """List the events that the broker refused for good; each holds back the later ones of its account.
 
     With a subcommand, decide about one of them, by the number in front of it.
@@ -74,7 +108,7 @@ def parked(context: click.Context, config: Path | None, *, as_json: bool) -> Non
         console.print("No event is parked.")
 
 
-@parked.command()
+@parked_group.command()
 @click.argument("position", type=click.IntRange(min=1))
 @click.pass_obj
 def retry(config: Path | None, position: int) -> None:
@@ -88,7 +122,7 @@ def retry(config: Path | None, position: int) -> None:
     click.echo(_done(config, "POST", f"/parked/{position}/retry", offline=unpark).decode().strip())
 
 
-@parked.command()
+@parked_group.command()
 @click.argument("position", type=click.IntRange(min=1))
 @click.option("--reason", required=True, help="Why; kept with the event and in the log.")
 @click.confirmation_option(prompt="No subscriber will ever hear of this change. Discard it?")
@@ -133,4 +167,4 @@ def _line(event: dict[str, Any]) -> Text:
     )
 
 
-COMMANDS: Final = (status, resync, parked)
+COMMANDS: Final = (status, resync, pause, resume, parked_group)

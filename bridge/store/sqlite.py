@@ -8,7 +8,7 @@ import fcntl
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -18,7 +18,8 @@ from typing import Any, Final, Self
 import orjson
 
 from bridge.errors import StoreInUse, StoreUnusable
-from bridge.model import Backlog, OutboxRow, Parked, Place, SourceName
+from bridge.model import Backlog, OutboxRow, Parked, Pause, Place, SourceName
+from bridge.store.reader import PAUSED, pauses_in
 from bridge.store.sentences import cannot_open, damaged, of_sqlite
 from bridge.store.sql import migrations, queries
 from bridge.store.transaction import SqliteTransaction, as_text
@@ -204,6 +205,21 @@ class SqliteStore:
             self._execute("release")
         self._count_backlog()
         return is_found
+
+    def paused(self) -> Mapping[SourceName, Pause]:
+        """Return the PBXs that an operator wants not to be read."""
+        with self._translated():
+            return pauses_in(self._execute("meta_values", pattern=f"{PAUSED}*").fetchall())
+
+    def pause(self, source: SourceName, pause: Pause) -> None:
+        """Record that *source* is not to be read, until ``resume``."""
+        with self._translated():
+            self._execute("set_meta_value", name=f"{PAUSED}{source}", value=orjson.dumps(pause))
+
+    def resume(self, source: SourceName) -> bool:
+        """Record that *source* may be read again, and return whether it was paused."""
+        with self._translated():
+            return self._execute("drop_meta_value", name=f"{PAUSED}{source}").rowcount == 1
 
     def oldest_unpublished_at(self) -> datetime | None:
         """Return when the oldest event was made that is still to be sent."""
