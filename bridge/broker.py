@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import aio_pika
 import aiormq.exceptions as amqp
-from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from pamqp.exceptions import AMQPInternalError, PAMQPException
 from yarl import URL
 
@@ -29,6 +29,14 @@ CLOSE_SECONDS: Final = 3.0
 
 HEARTBEAT_SECONDS: Final = 10
 """Asked of the broker. A connection on which nothing arrives counts as dead after three of them and a bit (33 s)."""
+
+
+LOG_FIRST_SECONDS: Final = 1.0
+"""How long to wait for the first message at the end of the log; an empty one has none."""
+LOG_TAIL_SECONDS: Final = 0.2
+"""And for each one behind it."""
+LOG_TAIL_MESSAGES: Final = 10_000
+"""More than any chunk has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +216,32 @@ async def verify(connection: AbstractConnection, topology: Topology) -> None:
     for queue in [topology.log] * topology.has_log + [*topology.queues]:
         async with _step(connection, f"the queue {queue}", topology) as channel:
             await channel.declare_queue(queue, passive=True)
+
+
+async def newest_in_log(connection: AbstractConnection, topology: Topology) -> Sequence[bytes]:
+    """Return the messages at the end of the log, the last one among them; none where it is empty.
+
+    The broker keeps a stream in chunks and tells of no end: what comes at once is the last chunk.
+
+    Raises:
+        TopologyMismatch: there is no log, or this user may not read it.
+        BrokerUnreachable: the connection broke.
+
+    """
+    came: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
+    found: list[bytes] = []
+    async with _step(connection, f"the stream {topology.log}", topology) as channel:
+        await channel.set_qos(prefetch_count=LOG_TAIL_MESSAGES)
+        stream = await channel.declare_queue(topology.log, passive=True)
+        tag = await stream.consume(came.put, arguments={"x-stream-offset": "last"})
+        with suppress(TimeoutError):
+            while len(found) < LOG_TAIL_MESSAGES:
+                async with asyncio.timeout(LOG_TAIL_SECONDS if found else LOG_FIRST_SECONDS):
+                    message = await came.get()
+                await message.ack()
+                found.append(message.body)
+        await stream.cancel(tag)
+    return found
 
 
 async def hold_fence(connection: AbstractConnection, name: str, topology: Topology) -> None:

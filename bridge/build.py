@@ -1,17 +1,20 @@
 """The running bridge, put together from the settings."""
 
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import time, timedelta
+from functools import partial
 from pathlib import Path
 
 from bridge import __version__
-from bridge.broker import Subscription, Topology
+from bridge.broker import Subscription, Topology, connect, declare, newest_in_log, verify
+from bridge.cloudevents import numbers_in
 from bridge.config import PbxTable, Settings
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
 from bridge.errors import BadConfig
+from bridge.frames import APP_ID
 from bridge.intake import Told
 from bridge.logs import get_logger
 from bridge.normalize import Projection, Rules
@@ -53,6 +56,7 @@ def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told:
             habits=habits_of(settings),
             limits=limits_of(settings),
             on_told=on_told,
+            newest_in_log=partial(newest_numbers, settings) if settings.rabbitmq.log_stream else None,
         )
 
 
@@ -101,6 +105,19 @@ def publisher_of(settings: Settings, part: Part) -> Publisher:
         ssl_context=tls(rabbitmq.ca_file),
         on_state=does,
     )
+
+
+async def newest_numbers(settings: Settings, lineage: str) -> Mapping[str, int]:
+    """Return the last sequence of each source in the log, as far as events of *lineage* stand at its end.
+
+    Raises:
+        BridgeError: the broker cannot be asked.
+
+    """
+    rabbitmq, topology = settings.rabbitmq, topology_of(settings)
+    async with connect(rabbitmq.urls, client_name=APP_ID, ssl_context=tls(rabbitmq.ca_file)) as connection:
+        await (declare if rabbitmq.declare else verify)(connection, topology)
+        return numbers_in(await newest_in_log(connection, topology), lineage)
 
 
 def topology_of(settings: Settings) -> Topology:

@@ -149,6 +149,17 @@ class KeptStore(Store, Protocol):
     def backlog(self) -> Backlog:
         """What the outbox has that is not done; may be asked from any thread."""
 
+    @property
+    def restored(self) -> str:
+        """Why the present lineage began, where that was because an older copy of the store was put back."""
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether it was compared with the log since it was opened."""
+
+    def check(self, newest: Mapping[str, int], now: datetime) -> bool:
+        """Compare with the last numbers in the log, and return whether a new lineage had to begin."""
+
     def free_bytes(self) -> int:
         """Return how much its disk has left."""
 
@@ -198,8 +209,10 @@ class Bridge:
         limits: Limits = Limits(),  # noqa: B008 - the same
         on_told: Callable[[Told], None] = lambda _told: None,
         on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
+        newest_in_log: Callable[[str], Awaitable[Mapping[str, int]]] | None = None,
     ) -> None:
         self.board = board
+        self._newest_in_log = newest_in_log
         self._store = store
         self._pbxs = pbxs
         self._rules = rules
@@ -239,6 +252,10 @@ class Bridge:
         """
         try:
             await self._measure()
+            if self._store.restored and not any(
+                [await self._offload(self._store.verified_at, p.name) for p in self._pbxs]
+            ):
+                self._warn_of_restored()
             async with asyncio.TaskGroup() as group:
                 readers = [group.create_task(self._follow(pbx), name=f"read {pbx.name}") for pbx in self._pbxs]
                 draining = group.create_task(self._keep_draining(), name="drain")
@@ -419,7 +436,29 @@ class Bridge:
         write("source.failed", source=name, problem=str(problem), again_in_seconds=round(pause_seconds, 1))
 
     async def _keep_draining(self) -> None:
-        await keep_trying(self._drain.run, self._publishing, self._broker_failed)
+        await keep_trying(self._check_and_drain, self._publishing, self._broker_failed)
+
+    async def _check_and_drain(self) -> None:
+        """Publish, but not before it is known that no number was used for something else: see ``store.lineage``."""
+        if not self._store.is_checked:
+            newest = await self._newest_numbers()
+            if await self._offload(self._store.check, newest, utc_now()):
+                self._warn_of_restored()
+                for followed in self._followed.values():
+                    followed.schedule.ask()
+        await self._drain.run()
+
+    async def _newest_numbers(self) -> Mapping[str, int]:
+        try:
+            return await self._newest_in_log(self._store.lineage) if self._newest_in_log is not None else {}
+        except Misconfigured as problem:  # a user who may write and not read can publish all the same
+            log.warning("store.not_compared_with_the_log", problem=str(problem))
+            return {}
+
+    def _warn_of_restored(self) -> None:
+        log.warning("store.restored", problem=self._store.restored, lineage=self._store.lineage)
+        for part in self.board.sources.values():
+            part.warning = f"A full walk has to find what is different now: {self._store.restored}."
 
     def _broker_failed(self, problem: BridgeError, pause_seconds: float) -> None:
         level = Level.ERROR if isinstance(problem, Misconfigured) else Level.WARN

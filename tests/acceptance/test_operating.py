@@ -1,13 +1,23 @@
 """Operators' commands beside a running bridge."""
 
 import asyncio
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
+import pytest
 
 from tests.support.process import run
 from tests.support.rabbit import PrivateBroker
 from tests.support.site import Site, site, stopped
+from tests.support.witness import Witness
+
+
+@pytest.fixture
+def broken() -> Iterator[PrivateBroker]:
+    with PrivateBroker() as started:
+        yield started
 
 
 async def told(place: Site, *arguments: str, code: int = 0) -> str:
@@ -54,3 +64,74 @@ async def test_why_a_change_was_not_seen_downstream_is_told_within_seconds(
                     await asyncio.sleep(0.1)
             assert "hq is being read" in words
             assert await stopped(bridge) == 0
+
+
+async def test_a_backup_put_back_uses_no_number_twice_and_ends_with_the_truth(
+    tmp_path: Path, broker: PrivateBroker
+) -> None:
+    async with site(tmp_path, broker, accounts=10) as place:
+        first, second, third = sorted(place.pbx.truth())[:3]
+        with place.bridge() as bridge:
+            early = await place.witness(until=10)
+            assert "is copied to" in await told(place, "backup", str(tmp_path / "copy.db"))
+            place.pbx.change_display_name(first, "after the copy")
+            place.pbx.change_display_name(second, "after the copy")
+            early.deliveries += (await place.witness(until=2)).deliveries
+            assert await stopped(bridge) == 0
+        assert "begins a new lineage" in await told(place, "restore", "--yes", str(tmp_path / "copy.db"))
+        place.pbx.change_display_name(third, "while nobody looked")
+        with place.bridge() as bridge:
+            late = await place.witness(until=3)
+            await asyncio.to_thread(bridge.wait_for_log, "source.verified")
+            assert bridge.logs("store.restored")
+            assert await stopped(bridge) == 0
+    once_only(early, late)
+    assert {event["subject"] for event in late.deliveries} == {first, second, third}
+    known = {event["id"] for event in early.deliveries}
+    assert [event["subject"] for event in late.deliveries if event["id"] not in known] == [third]
+
+
+@pytest.mark.parametrize("is_broker_away", [False, True])
+async def test_a_machine_set_back_uses_no_number_twice_and_ends_with_the_truth(
+    tmp_path: Path, broken: PrivateBroker, *, is_broker_away: bool
+) -> None:
+    """Nothing beside the store can tell, since it was set back as well: the log at the broker does."""
+    store, snapshot = tmp_path / "store", tmp_path / "snapshot"
+    store.mkdir()
+    async with site(store, broken, accounts=10) as place:
+        first, second, third = sorted(place.pbx.truth())[:3]
+        with place.bridge() as bridge:
+            early = await place.witness(until=10)
+            assert await stopped(bridge) == 0
+        shutil.copytree(store, snapshot)
+        with place.bridge() as bridge:
+            place.pbx.change_display_name(first, "after the snapshot")
+            place.pbx.change_display_name(second, "after the snapshot")
+            early.deliveries += (await place.witness(until=2)).deliveries
+            assert await stopped(bridge) == 0
+        shutil.rmtree(store)
+        shutil.copytree(snapshot, store)
+        place.pbx.change_display_name(third, "while nobody looked")
+        if is_broker_away:
+            await asyncio.to_thread(broken.stop)
+        with place.bridge() as bridge:
+            if is_broker_away:
+                await asyncio.to_thread(bridge.wait_for_log, "broker.failed")
+                async with asyncio.timeout(30):
+                    while "while nobody looked" not in await told(place, "accounts"):
+                        await asyncio.sleep(0.1)
+                await asyncio.to_thread(broken.start)
+            await asyncio.to_thread(bridge.wait_for_log, "store.restored")
+            late = await place.witness(until=3)
+            assert await stopped(bridge) == 0
+    once_only(early, late)
+    assert {event["subject"] for event in late.deliveries} == {first, second, third}
+
+
+def once_only(early: Witness, late: Witness) -> None:
+    """Hold that each number of a lineage belongs to one event, and that the new lineage counts from 1."""
+    owners: dict[tuple[str, str], str] = {}
+    for event in [*early.deliveries, *late.deliveries]:
+        assert owners.setdefault((event["lineage"], event["sequence"]), event["id"]) == event["id"]
+    assert {event["lineage"] for event in early.deliveries}.isdisjoint(event["lineage"] for event in late.deliveries)
+    assert late.sequences == list(range(1, len(late.sequences) + 1))

@@ -169,3 +169,28 @@ FROM source ORDER BY name;
 SELECT count(*) AS events, count(published_at) AS done, count(discarded_reason) AS discarded,
     count(forgotten_at) AS forgotten, min(created_at) AS oldest_at, max(published_at) AS last_published_at
 FROM outbox;
+
+-- doubt_unsent_until: a restored copy cannot know whether these were sent
+UPDATE outbox SET is_in_doubt = 1 WHERE published_at IS NULL AND position <= :position;
+
+-- drop_unsent_certificates: never sent, and void in a new lineage, which begins with a walk of its own
+DELETE FROM outbox WHERE published_at IS NULL AND position > :position AND account IS NULL;
+
+-- restart_sequences: a new lineage counts from 1, and nothing is verified in it
+UPDATE source SET sequence = 0, verified_at = NULL, certificate = NULL;
+
+-- restart_revisions: the same for accounts
+UPDATE account SET revision = 0;
+
+-- unsent_behind: a page of what gets numbers of the new lineage
+SELECT position, source_id, account, body FROM outbox
+WHERE published_at IS NULL AND position > :position AND account IS NOT NULL ORDER BY position LIMIT 500;
+
+-- renumber_event: before it is ever sent
+UPDATE outbox SET sequence = :sequence, body = :body WHERE position = :position;
+
+-- renumber_account: the last revision made in the new lineage
+UPDATE account SET revision = :revision WHERE source_id = :source_id AND key = :key;
+
+-- renumber_source: the last sequence made in the new lineage
+UPDATE source SET sequence = :sequence WHERE id = :source_id;
