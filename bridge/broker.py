@@ -9,9 +9,10 @@ import shlex
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 import aio_pika
 import aiormq.exceptions as amqp
@@ -242,6 +243,32 @@ async def newest_in_log(connection: AbstractConnection, topology: Topology) -> S
                 found.append(message.body)
         await stream.cancel(tag)
     return found
+
+
+@asynccontextmanager
+async def detour(connection: AbstractConnection, topology: Topology, queue: str) -> AsyncIterator[str]:
+    """Make an exchange that leads to *queue* and nowhere else, as long as inside; yields its name.
+
+    Its name begins like that of the real one, so that the same permissions do. The default exchange would need another.
+
+    Raises:
+        TopologyMismatch: there is no such queue, or this user may not bind it.
+        BrokerUnreachable: the connection broke.
+
+    """
+    name = f"{topology.exchange}.detour.{uuid4().hex[:12]}"
+    wanted = replace(topology, subscriptions=[Subscription(queue)])
+    async with _step(connection, f"the queue {queue}", wanted) as channel:
+        await channel.declare_queue(queue, passive=True)
+    async with _step(connection, f"a binding of the queue {queue} to the exchange {name}", wanted) as channel:
+        exchange = await channel.declare_exchange(name, aio_pika.ExchangeType.FANOUT, auto_delete=True)
+        bound = await channel.get_queue(queue, ensure=False)
+        await bound.bind(exchange)
+    try:
+        yield name
+    finally:
+        async with _step(connection, f"the exchange {name}", wanted) as channel:
+            await channel.exchange_delete(name)
 
 
 async def hold_fence(connection: AbstractConnection, name: str, topology: Topology) -> None:

@@ -77,6 +77,16 @@ def event_id(change: AccountChange) -> str:
     return str(uuid5(_NAMESPACE, orjson.dumps(parts).decode()))
 
 
+def snapshot_id(change: AccountChange, lineage: str, run: str) -> str:
+    """Return the id of the event that tells the state of an account in the snapshot *run*.
+
+    Not that of the change which led to it: a subscriber that gets the state first and the change later has to apply
+    both, or else what it got in between would stand.
+    """
+    parts = [change.source, lineage, "snapshot", run, change.account["guid"], change.revision]
+    return str(uuid5(_NAMESPACE, orjson.dumps(parts).decode()))
+
+
 def routing_key(change: AccountChange) -> str:
     """Return ``<source>.account.<change>``, so that ``#.account.created`` is a useful binding."""
     return f"{change.source}.account.{change.kind}"

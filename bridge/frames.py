@@ -16,6 +16,8 @@ APP_ID: Final = "pbx-account-bridge"
 ID_HEADER: Final = "x-deduplication-header"
 """What the de-duplication plugin of RabbitMQ looks at."""
 DOUBT_HEADER: Final = "x-redelivered-by-bridge"
+LABEL_HEADER: Final = "x-label"
+"""``replay`` or ``snapshot`` where an operator had an event sent to one queue."""
 
 _METHOD, _HEADER, _BODY, _END = 1, 2, 3, 0xCE
 _BASIC, _PUBLISH = 60, 40
@@ -56,7 +58,7 @@ def _ends(event_type: str) -> tuple[bytes, bytes]:
     return _short(CONTENT_TYPE) + _short("utf-8"), _short(event_type) + _short(APP_ID)
 
 
-def publish_frames(row: OutboxRow, *, channel: int, exchange: str, frame_max: int) -> bytes:
+def publish_frames(row: OutboxRow, *, channel: int, exchange: str, frame_max: int, label: str = "") -> bytes:
     """Return the bytes that publish *row*: persistent, with its id as message id; a change is mandatory.
 
     *frame_max* is what the broker agreed to, 0 for no limit; a larger body goes out in several frames.
@@ -64,6 +66,8 @@ def publish_frames(row: OutboxRow, *, channel: int, exchange: str, frame_max: in
     table = _short(ID_HEADER) + b"S" + _long(row.event_id)
     if row.is_in_doubt:
         table += _short(DOUBT_HEADER) + b"t\x01"
+    if label:
+        table += _short(LABEL_HEADER) + b"S" + _long(label)
     first, last = _ends(row.event_type)
     header = b"".join(
         (

@@ -45,7 +45,7 @@ class Publisher:
     """Makes sessions. *urls* is asked for each of them, so that a changed password is used.
 
     *fences* are held while publishing, one for every source, so that no second bridge publishes for the same one.
-    *on_state* is told ``connecting``, ``connected``, and ``blocked: <reason>``.
+    *on_state* is told ``connecting``, ``connected``, and ``blocked: <reason>``. A *label* goes with every message.
     """
 
     def __init__(  # noqa: PLR0913 - what an operator may say about a broker
@@ -58,7 +58,9 @@ class Publisher:
         confirm_deadline_seconds: float = 30.0,
         ssl_context: ssl.SSLContext | None = None,
         on_state: Callable[[str], None] = lambda _state: None,
+        label: str = "",
     ) -> None:
+        self._label = label
         self._urls = urls
         self._topology = topology
         self._is_declaring = is_declaring
@@ -85,7 +87,7 @@ class Publisher:
             await (declare if self._is_declaring else verify)(connection, self._topology)
             for fence in self._fences:
                 await hold_fence(connection, fence, self._topology)
-            session = PublisherSession(connection, self._topology, self._on_state)
+            session = PublisherSession(connection, self._topology, self._on_state, self._label)
             await session.open()
             self._on_state("connected")
             over = BrokerUnreachable("this session is over")
@@ -104,7 +106,10 @@ class Publisher:
 class PublisherSession:
     """The ``Session`` of ``delivery``."""
 
-    def __init__(self, connection: AbstractConnection, topology: Topology, on_state: Callable[[str], None]) -> None:
+    def __init__(
+        self, connection: AbstractConnection, topology: Topology, on_state: Callable[[str], None], label: str
+    ) -> None:
+        self._label = label
         self._connection = connection
         self._topology = topology
         self._on_state = on_state
@@ -153,8 +158,9 @@ class PublisherSession:
             raise self._ledger.refusal
         frame_max = self._channel.connection.connection_tune.frame_max
         exchange = self._topology.exchange
+        number, label = self._channel.number, self._label
         payload = b"".join(
-            publish_frames(row, channel=self._channel.number, exchange=exchange, frame_max=frame_max) for row in rows
+            publish_frames(row, channel=number, exchange=exchange, frame_max=frame_max, label=label) for row in rows
         )
         if not self._ledger.outstanding:
             self._last_progress = self._loop.time()

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Coroutine, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,6 +27,14 @@ config_option = click.option(
     envvar=CONFIG_VARIABLE,
     help="The TOML file with the settings. BRIDGE_… variables win over it.",
 )
+
+
+def time_option(_context: click.Context, _option: click.Parameter, text: str) -> datetime:
+    """Return the time an option names; without a zone it is that of this machine."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError as problem:
+        raise click.BadParameter(f"must be a time like 2026-11-23T20:00, not {text!r}") from problem
 
 
 def settings_of(config: Path | None, *, require: bool = True, level: str | None = None) -> Settings:

@@ -40,7 +40,7 @@ def trace_command(config: Path | None, who: str, *, as_json: bool) -> None:
     settings = settings_of(config, require=False, level="error")
     live = _live(settings)
     with StoreReader(settings.store.path) as store:
-        meant = _meant(store, who)
+        found = meant(store, who)
         sources = {source.name: source for source in store.sources()}
         told = [
             trace(
@@ -51,17 +51,17 @@ def trace_command(config: Path | None, who: str, *, as_json: bool) -> None:
                 unpublished=_unpublished(settings, known.source),
                 keep_days=settings.replay.keep_days,
             )
-            for known in meant[:MAX_TRACED]
+            for known in found[:MAX_TRACED]
         ]
         sentences = [] if told else _nobody(store, who, settings)
-    if len(meant) > MAX_TRACED:
-        sentences = [f"{len(meant)} accounts answer to {who!r}; these are the first {MAX_TRACED}. Ask by guid."]
+    if len(found) > MAX_TRACED:
+        sentences = [f"{len(found)} accounts answer to {who!r}; these are the first {MAX_TRACED}. Ask by guid."]
     if as_json:
         print_json({"who": who, "accounts": [asdict(found) for found in told], "sentences": sentences})
     else:
         console = Console(highlight=False, soft_wrap=True)
-        for found in told:
-            _show(console, found)
+        for one in told:
+            _show(console, one)
         for sentence in sentences:
             console.print(Text(clean(sentence)))
     if not told:
@@ -103,7 +103,8 @@ def _live(settings: Settings) -> Live:
     return Live.of(orjson.loads(answer))
 
 
-def _meant(store: StoreReader, who: str) -> Sequence[KnownAccount]:
+def meant(store: StoreReader, who: str) -> Sequence[KnownAccount]:
+    """Return the accounts that answer to *who*, at present or, where none does, formerly."""
     if _EVENT_ID.fullmatch(who):
         event = store.event(who.lower())
         if event is not None and event.account_key is not None:

@@ -10,7 +10,7 @@ import traceback
 import click
 
 from bridge import __version__
-from bridge.cli import keep, look, operate, pretend, run, watch
+from bridge.cli import again, keep, look, operate, pretend, run, watch
 from bridge.cli.common import FAILED, MISUSED
 from bridge.errors import BadConfig, BridgeError
 from bridge.secret import scrub
@@ -22,7 +22,15 @@ def commands() -> None:
     """Publish every account change of innovaphone PBXs to RabbitMQ, each change once."""
 
 
-for command in (*run.COMMANDS, *operate.COMMANDS, *look.COMMANDS, *keep.COMMANDS, *watch.COMMANDS, *pretend.COMMANDS):
+for command in (
+    *run.COMMANDS,
+    *operate.COMMANDS,
+    *look.COMMANDS,
+    *keep.COMMANDS,
+    *again.COMMANDS,
+    *watch.COMMANDS,
+    *pretend.COMMANDS,
+):
     commands.add_command(command)
 
 

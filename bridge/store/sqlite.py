@@ -119,9 +119,10 @@ class SqliteStore:
             with self._translated():
                 self._connection = self._connect()
                 self._migrate()
+                is_new = self._execute("meta_value", name="lineage").fetchone() is None
                 self._read_meta()
                 self._recover()
-                self._recognise()
+                self._recognise(is_new=is_new)
                 self._begin_life()
                 self._count_backlog()
                 self._is_whole = True
@@ -344,7 +345,7 @@ class SqliteStore:
         noted = self._execute("meta_value", name=RESTORED).fetchone()
         self._restored = None if noted is None else orjson.loads(noted["value"])
 
-    def _recognise(self) -> None:
+    def _recognise(self, *, is_new: bool) -> None:
         """Begin a new lineage where this file is an older copy of the store; see ``lineage``."""
         copied, life = (self._execute("meta_value", name=name).fetchone() for name in (COPIED, "life"))
         why = ""
@@ -352,6 +353,9 @@ class SqliteStore:
             why = f"the copy of {orjson.loads(copied['value'])['at']}"
         elif life is not None and self._lives and life["value"].decode() not in self._lives:
             why = "another file than the one that was last open here"
+        if is_new:  # no log can have a lineage that has just begun
+            self._is_checked = True
+            return
         with self.transaction():
             if why:  # what it has not sent was given its numbers before it was copied, and may have been sent since
                 begin(self._db, why, datetime.now(UTC), behind=self._execute("last_position").fetchone()[0])

@@ -1,17 +1,25 @@
 """Operators' commands beside a running bridge."""
 
 import asyncio
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import aio_pika
 import orjson
 import pytest
+from jsonschema import Draft202012Validator
 
 from tests.support.process import run
 from tests.support.rabbit import PrivateBroker
 from tests.support.site import Site, site, stopped
-from tests.support.witness import Witness
+from tests.support.witness import Witness, bind
+
+SCHEMA = Draft202012Validator(
+    json.loads((Path(__file__).parents[2] / "schemas" / "account-changed.v1.schema.json").read_text("utf-8"))
+)
 
 
 @pytest.fixture
@@ -20,9 +28,10 @@ def broken() -> Iterator[PrivateBroker]:
         yield started
 
 
-async def told(place: Site, *arguments: str, code: int = 0) -> str:
+async def told(place: Site, *arguments: str, code: int | None = 0) -> str:
+    """Return what the command prints on stdout; it has to end with *code*, if one is given."""
     got, command = await asyncio.to_thread(run, *arguments, environment=place.environment)
-    assert got == code, command.printed
+    assert code in {None, got}, command.printed
     return "\n".join(command.out)
 
 
@@ -135,3 +144,92 @@ def once_only(early: Witness, late: Witness) -> None:
         assert owners.setdefault((event["lineage"], event["sequence"]), event["id"]) == event["id"]
     assert {event["lineage"] for event in early.deliveries}.isdisjoint(event["lineage"] for event in late.deliveries)
     assert late.sequences == list(range(1, len(late.sequences) + 1))
+
+
+async def test_a_replay_reaches_one_queue_with_the_same_bytes_and_a_label(
+    tmp_path: Path, broker: PrivateBroker
+) -> None:
+    """With no more permissions than the README gives the bridge."""
+    broker.ctl("add_user", "narrow", "narrow")
+    allowed = r"^pbx\.accounts"
+    broker.ctl("set_permissions", "narrow", allowed, allowed, allowed)
+    async with site(tmp_path, broker, accounts=600) as place:
+        place.environment["BRIDGE_RABBITMQ_URL"] = broker.url_of("narrow", "narrow")
+        with place.bridge() as bridge:
+            live = await place.witness(until=600)
+            guid = live.deliveries[0]["subject"]
+            place.pbx.change_display_name(guid, "Erika")
+            live.deliveries += (await place.witness(until=1)).deliveries
+            other = f"{place.exchange}.other"
+            await durable_queue(broker, other)
+            words = await told(place, "replay", "--queue", other, "--since", "2020-01-01")
+            assert words.startswith(f"601 events were sent to {other} again")
+            replayed = await messages(broker, other)
+            assert [json.loads(message.body) for message in replayed] == live.deliveries
+            assert {message.headers["x-label"] for message in replayed} == {"replay"}
+            assert {message.routing_key for message in replayed} == {"hq.account.created", "hq.account.updated"}
+            assert await place.witness(until=0) == Witness(), "nobody else gets anything"
+            words = await told(place, "replay", "--queue", other, "--since", "2020-01-01", "--account", guid, "--json")
+            assert json.loads(words) == {"queue": other, "sent": 2, "forgotten": 0}
+            assert "no event that was sent since" in await told(
+                place, "replay", "--queue", other, "--since", "2999-01-01"
+            )
+            assert await told(place, "replay", "--queue", "nowhere", "--since", "2020-01-01", code=1) == ""
+            assert await stopped(bridge) == 0
+    assert "detour" not in broker.ctl("list_exchanges", "name")
+
+
+async def test_a_snapshot_brings_one_queue_to_the_present_state_while_changes_go_on(
+    tmp_path: Path, broker: PrivateBroker
+) -> None:
+    async with site(tmp_path, broker, accounts=2000) as place:
+        with place.bridge() as bridge:
+            await place.witness(until=2000)
+            late = f"{place.exchange}.late"
+            await bind(broker, place.exchange, late)  # its subscriber begins with live events, and then a snapshot
+            changing = asyncio.create_task(change_now_and_then(place))
+            words = json.loads(await told(place, "snapshot", "--queue", late, "--json"))
+            changing.cancel()
+            assert words["sent"] >= 2000 - 10
+            place.pbx.change_display_name(place.pbx.pick(), "the last word")
+            async with asyncio.timeout(30):
+                while "the broker confirmed it" not in await told(place, "trace", "the last word", code=None):
+                    await asyncio.sleep(0.1)
+            assert await stopped(bridge) == 0
+            events = [(json.loads(message.body), message) for message in await messages(broker, late)]
+        for event, _ in events[:: len(events) // 50]:
+            SCHEMA.validate(event)
+        seen: set[str] = set()
+        state: dict[str, Any] = {}
+        for event, _ in events:  # as a subscriber that remembers ids and nothing else
+            if event["id"] not in seen:
+                seen.add(event["id"])
+                state[event["subject"]] = event["data"]["account"]
+                if event["data"]["change"] == "deleted":
+                    del state[event["subject"]]
+        assert {guid: account["display_name"] for guid, account in state.items()} == {
+            guid: record.dn for guid, record in place.pbx.truth().items()
+        }
+        snapshots = [message for _, message in events if message.headers.get("x-label") == "snapshot"]
+        assert len(snapshots) == words["sent"] + words["again"]
+
+
+async def change_now_and_then(place: Site) -> None:
+    while True:
+        place.pbx.change_display_name(place.pbx.pick())
+        await asyncio.sleep(0.01)
+
+
+async def durable_queue(broker: PrivateBroker, name: str) -> None:
+    async with await aio_pika.connect(broker.url) as connection:
+        await (await connection.channel()).declare_queue(name, durable=True)
+
+
+async def messages(broker: PrivateBroker, queue: str) -> list[aio_pika.abc.AbstractIncomingMessage]:
+    """Take everything that is in the queue."""
+    found = []
+    async with await aio_pika.connect(broker.url) as connection:
+        declared = await (await connection.channel()).declare_queue(queue, passive=True)
+        while (message := await declared.get(no_ack=True, fail=False)) is not None:
+            found.append(message)
+    return found
