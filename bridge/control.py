@@ -18,9 +18,9 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from bridge import logs
 from bridge.errors import BridgeError, NobodyAnswers
-from bridge.logs import get_logger
-from bridge.model import Parked, SourceName
+from bridge.model import AccountGuid, Forgotten, Parked, SourceName
 from bridge.status import Board
 
 DEADLINE_SECONDS: Final = 30
@@ -29,7 +29,7 @@ DEADLINE_SECONDS: Final = 30
 _MAX_PATH_BYTES: Final = 103
 """Of a socket file, on every system we know."""
 
-log = get_logger(__name__)
+log = logs.get_logger(__name__)
 
 
 class Steered(Protocol):
@@ -45,6 +45,9 @@ class Steered(Protocol):
 
     async def resume(self, name: SourceName) -> bool:
         """Read a PBX again; False where there is none of that name, or it was not paused."""
+
+    async def forget(self, guid: AccountGuid) -> Forgotten:
+        """Take the personal data of an account out of the store, unless events of it are to be sent yet."""
 
     async def parked(self) -> Sequence[Parked]:
         """Return the events that the broker refused for good."""
@@ -110,10 +113,18 @@ def _routes(bridge: Steered) -> list[web.RouteDef]:
             return _missing(no_pbx(name, bridge.board.sources))
         return web.Response(text="a full walk begins as soon as the PBX is reached\n")
 
+    async def recent(_request: web.Request) -> web.Response:
+        return web.Response(text="".join(f"{line}\n" for line in logs.recent()))
+
+    async def forget(request: web.Request) -> web.Response:
+        return _json(await bridge.forget(AccountGuid(request.match_info["guid"])))
+
     return [
         web.get("/livez", live),
         web.get("/status", status),
         web.post("/resync/{name}", resync),
+        web.get("/logs", recent),
+        web.post("/forget/{guid}", forget),
         *_pausing(bridge),
         *_parking(bridge),
     ]

@@ -2,8 +2,9 @@
 
 import logging
 import sys
-from collections.abc import MutableMapping
-from typing import Any, Literal
+from collections import deque
+from collections.abc import MutableMapping, Sequence
+from typing import Any, Final, Literal
 
 import structlog
 
@@ -11,10 +12,32 @@ from bridge.secret import scrub
 
 Format = Literal["auto", "text", "json"]
 
+RECENT_LINES: Final = 1000
+"""Kept in memory; about 300 KB."""
+
 
 def get_logger(name: str) -> Any:
     """Return the logger of a module; events are named ``subject.happened`` and carry fields."""
     return structlog.stdlib.get_logger(name)
+
+
+def recent() -> Sequence[str]:
+    """Return the last lines, as JSON whatever the format on stderr is, the oldest first."""
+    return list(_recent.lines)
+
+
+class _Recent(logging.Handler):
+    """Keeps the last lines in memory, for a support bundle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[str] = deque(maxlen=RECENT_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+_recent: Final = _Recent()
 
 
 def configure(level: str = "info", log_format: Format = "auto") -> None:
@@ -39,14 +62,15 @@ def configure(level: str = "info", log_format: Format = "auto") -> None:
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _scrub_fields, renderer],
+    for each, render in ((handler, renderer), (_recent, structlog.processors.JSONRenderer(ensure_ascii=False))):
+        each.setFormatter(
+            structlog.stdlib.ProcessorFormatter(
+                foreign_pre_chain=shared,
+                processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _scrub_fields, render],
+            )
         )
-    )
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler, _recent]
     root.setLevel(level.upper())
     # What these tell on their own is told by our events, with more sense.
     for name in ("aiormq", "aio_pika", "websockets", "aiohttp", "asyncio"):
@@ -54,14 +78,15 @@ def configure(level: str = "info", log_format: Format = "auto") -> None:
 
 
 def _scrub_fields(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {name: value if name.startswith("_") else _scrubbed(value) for name, value in fields.items()}
+    return {name: value if name.startswith("_") else scrub_all(value) for name, value in fields.items()}
 
 
-def _scrubbed(value: Any) -> Any:
+def scrub_all(value: Any) -> Any:
+    """Return *value*, which may be nested, with every text in it scrubbed; what is no JSON becomes text."""
     if isinstance(value, str):
         return scrub(value)
     if isinstance(value, dict):
-        return {scrub(str(name)): _scrubbed(inner) for name, inner in value.items()}
+        return {scrub(str(name)): scrub_all(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_scrubbed(inner) for inner in value]
+        return [scrub_all(inner) for inner in value]
     return value if isinstance(value, int | float | bool | None) else scrub(str(value))

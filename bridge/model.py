@@ -284,3 +284,17 @@ class SourceRecord:
     deleted: int
     """Deleted ones, kept so that their revisions go on."""
     paused: Pause | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What came of the wish that an account's personal data be forgotten."""
+
+    accounts: int
+    """Entries of the mirror that keep nothing but numbers now."""
+    events: int
+    """Events of which nothing but numbers is kept now."""
+    present_at: Sequence[SourceName]
+    """PBXs that still have the account, whose entry is therefore left as it is."""
+    unsent: int
+    """Events that are to be sent yet; where there are any, nothing was done unless asked for."""

@@ -23,8 +23,8 @@ from bridge.delivery.reconcile import Brake
 from bridge.errors import BridgeError, Misconfigured, OutboxFull, Transient
 from bridge.intake import Intake, Told
 from bridge.logs import get_logger
-from bridge.model import Backlog, OutboxRow, Parked, Pause, Place, SourceName
-from bridge.normalize import Rules
+from bridge.model import AccountGuid, Backlog, Forgotten, OutboxRow, Parked, Pause, Place, SourceName
+from bridge.normalize import Rules, account_key
 from bridge.secret import scrub
 from bridge.source import Heard, PbxSource
 from bridge.status import Board, Level
@@ -180,6 +180,9 @@ class KeptStore(Store, Protocol):
 
     def resume(self, source: SourceName) -> bool:
         """Record that *source* may be read again, and return whether it was paused."""
+
+    def forget(self, key: str, at: datetime, *, discard_unsent: bool) -> Forgotten:
+        """Take the personal data of an account out of mirror and events."""
 
     def place(self, source: SourceName) -> Place:
         """Return where *source* stands."""
@@ -397,6 +400,12 @@ class Bridge:
     async def parked(self) -> Sequence[Parked]:
         """Return the events that the broker refused for good, the oldest first."""
         return await self._offload(self._store.parked)
+
+    async def forget(self, guid: AccountGuid) -> Forgotten:
+        """Take the personal data of an account out of the store, unless events of it are to be sent yet."""
+        done = await self._offload(partial(self._store.forget, account_key(guid), utc_now(), discard_unsent=False))
+        log.info("account.forgotten", accounts=done.accounts, events=done.events, unsent=done.unsent)
+        return done
 
     async def retry(self, position: int) -> bool:
         """Send a parked event once more, and return whether there was one at *position*."""

@@ -10,7 +10,7 @@ import traceback
 import click
 
 from bridge import __version__
-from bridge.cli import again, keep, look, operate, pretend, run, watch
+from bridge.cli import again, bundle, keep, look, operate, pretend, run, watch
 from bridge.cli.common import FAILED, MISUSED
 from bridge.errors import BadConfig, BridgeError
 from bridge.secret import scrub
@@ -27,6 +27,7 @@ for command in (
     *operate.COMMANDS,
     *look.COMMANDS,
     *keep.COMMANDS,
+    *bundle.COMMANDS,
     *again.COMMANDS,
     *watch.COMMANDS,
     *pretend.COMMANDS,

@@ -59,7 +59,11 @@ def pause(config: Path | None, source: str, *, reason: str) -> None:
         store.pause(_configured(config, source), Pause(datetime.now(UTC), reason))
         return paused(source).encode()
 
-    click.echo(_done(config, "POST", f"/pause/{quote(source, safe='')}", offline=noted, reason=reason).decode().strip())
+    click.echo(
+        done_by_bridge(config, "POST", f"/pause/{quote(source, safe='')}", offline=noted, reason=reason)
+        .decode()
+        .strip()
+    )
 
 
 @click.command()
@@ -71,7 +75,7 @@ def resume(config: Path | None, source: str) -> None:
     def noted(store: SqliteStore) -> bytes:
         return (resumed(source) if store.resume(_configured(config, source)) else not_paused(source)).encode()
 
-    click.echo(_done(config, "POST", f"/resume/{quote(source, safe='')}", offline=noted).decode().strip())
+    click.echo(done_by_bridge(config, "POST", f"/resume/{quote(source, safe='')}", offline=noted).decode().strip())
 
 
 def _configured(config: Path | None, source: str) -> SourceName:
@@ -97,7 +101,7 @@ def parked_group(context: click.Context, config: Path | None, *, as_json: bool) 
     def listed(store: SqliteStore) -> bytes:
         return orjson.dumps([parked_as_json(found) for found in store.parked()], option=orjson.OPT_UTC_Z)
 
-    found = orjson.loads(_done(config, "GET", "/parked", offline=listed))
+    found = orjson.loads(done_by_bridge(config, "GET", "/parked", offline=listed))
     if as_json:
         print_json(found)
         return
@@ -119,7 +123,7 @@ def retry(config: Path | None, position: int) -> None:
             raise BridgeError(not_parked(position))
         return f"event {position} is sent once more when the bridge runs".encode()
 
-    click.echo(_done(config, "POST", f"/parked/{position}/retry", offline=unpark).decode().strip())
+    click.echo(done_by_bridge(config, "POST", f"/parked/{position}/retry", offline=unpark).decode().strip())
 
 
 @parked_group.command()
@@ -135,10 +139,12 @@ def discard(config: Path | None, position: int, reason: str) -> None:
             raise BridgeError(not_parked(position))
         return f"event {position} is discarded".encode()
 
-    click.echo(_done(config, "POST", f"/parked/{position}/discard", offline=dropped, reason=reason).decode().strip())
+    click.echo(
+        done_by_bridge(config, "POST", f"/parked/{position}/discard", offline=dropped, reason=reason).decode().strip()
+    )
 
 
-def _done(
+def done_by_bridge(
     config: Path | None, method: str, target: str, *, offline: Callable[[SqliteStore], bytes], **query: str
 ) -> bytes:
     """Return what the running bridge answers; where none runs, what *offline* does with its store."""

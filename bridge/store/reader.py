@@ -103,6 +103,10 @@ class StoreReader:
             yield list(map(_recorded, page))
             after = page[-1]["position"]
 
+    def unsent(self) -> list[RecordedEvent]:
+        """Return the oldest events that are not done, held ones first; no more than a page."""
+        return list(map(_recorded, self._rows("unsent_events", limit=PAGE_ROWS)))
+
     def last_position(self) -> int:
         """Return the position of the newest event."""
         return int(self._rows("last_position")[0][0])

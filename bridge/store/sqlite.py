@@ -17,7 +17,8 @@ from typing import Any, Final, Self
 import orjson
 
 from bridge.errors import StoreUnusable
-from bridge.model import Backlog, OutboxRow, Parked, Pause, Place, SourceName
+from bridge.model import Backlog, Forgotten, OutboxRow, Parked, Pause, Place, SourceName
+from bridge.store.forgetting import forget
 from bridge.store.lineage import COPIED, RESTORED, Mark, begin, has_passed, mark, new_lineage, settled
 from bridge.store.lock import StoreLock
 from bridge.store.reader import PAUSED, pauses_in
@@ -258,6 +259,14 @@ class SqliteStore:
         """Record that *source* may be read again, and return whether it was paused."""
         with self._translated():
             return self._execute("drop_meta_value", name=f"{PAUSED}{source}").rowcount == 1
+
+    def forget(self, key: str, at: datetime, *, discard_unsent: bool) -> Forgotten:
+        """Take the personal data of an account out of mirror and events; see ``forgetting``."""
+        with self._translated():
+            done = forget(self._db, key, at, discard_unsent=discard_unsent)
+            self._execute("release")
+            self._count_backlog()
+            return done
 
     def oldest_unpublished_at(self) -> datetime | None:
         """Return when the oldest event was made that is still to be sent."""

@@ -3,9 +3,12 @@
 import asyncio
 import json
 import shutil
+import stat
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aio_pika
 import orjson
@@ -233,3 +236,48 @@ async def messages(broker: PrivateBroker, queue: str) -> list[aio_pika.abc.Abstr
         while (message := await declared.get(no_ack=True, fail=False)) is not None:
             found.append(message)
     return found
+
+
+async def test_a_support_bundle_has_no_secret_and_no_person_in_it(tmp_path: Path, broken: PrivateBroker) -> None:
+    secrets = ["pl4nted-s3cret", 'br0ker "s3cret" \u00e9/@', "t0ken-s3cret"]
+    broken.ctl("add_user", "spy", secrets[1])
+    broken.ctl("set_permissions", "spy", ".*", ".*", ".*")
+    async with site(tmp_path, broken, accounts=10) as place:
+        guid = place.pbx.pick()
+        place.pbx.change_display_name(guid, "Planted Person")
+        place.environment |= {
+            "BRIDGE_RABBITMQ_URL": broken.url_of("spy", quote(secrets[1], safe="")),
+            "BRIDGE_STATUS_TOKEN": secrets[2],
+            "BRIDGE_LOG_LEVEL": "debug",
+        }
+        with place.bridge() as bridge:
+            await place.witness(until=10)
+            await asyncio.to_thread(broken.stop)
+            place.pbx.change_extension(guid, "4711-0815")
+            await asyncio.to_thread(bridge.wait_for_log, "broker.failed")
+            async with asyncio.timeout(30):
+                while "NOT SENT yet" not in await told(place, "trace", guid):
+                    await asyncio.sleep(0.1)
+            running, stopped_one = tmp_path / "running.zip", tmp_path / "stopped.zip"
+            await told(place, "support-bundle", "--output", str(running))
+            assert await told(place, "support-bundle", "--output", str(running), code=1) == ""
+            assert await stopped(bridge) == 0
+        await told(place, "support-bundle", "--output", str(stopped_one))
+        people = [text for record in place.pbx.truth().values() for text in (record.dn, record.cn, record.h323)]
+        forms = [form for secret in secrets for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1])]
+        for file in (running, stopped_one):
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+            content = unpacked(file)
+            text = b"\n".join([file.read_bytes(), *content.values(), *map(str.encode, content)]).decode("latin-1")
+            words = [*forms, *people, "Planted Person", "4711-0815", guid]
+            assert not [word for word in words if word.encode().decode("latin-1") in text]
+            assert json.loads(content["about.json"])["account-bridge"]
+            assert json.loads(content["settings.json"])["pbx"][0]["name"] == "hq"
+            assert json.loads(content["store.json"])["waiting_or_held"][0]["routing_key"] == "hq.account.updated"
+        assert b"broker.failed" in unpacked(running)["log.jsonl"]
+        assert b"no bridge answers" in unpacked(stopped_one)["log.jsonl"]
+
+
+def unpacked(file: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(file) as bundle:
+        return {name: bundle.read(name) for name in bundle.namelist()}

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from bridge.control import ask, serve, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
-from bridge.model import Parked, SourceName
+from bridge.model import AccountGuid, Forgotten, Parked, SourceName
 from bridge.status import Board, Level, Part, SourcePart
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -44,6 +44,10 @@ class Told:
     async def resume(self, name: SourceName) -> bool:
         self.heard.append(("resume", name))
         return self.heard.count(("resume", name)) == 1
+
+    async def forget(self, guid: AccountGuid) -> Forgotten:
+        self.heard.append(("forget", guid))
+        return Forgotten(1, 2, [], 0)
 
     async def parked(self) -> Sequence[Parked]:
         return [Parked(7, SourceName("hq"), 3, "id-3", "hq.account.created", BODY, NOW, NOW, "too large", 2)]
@@ -140,3 +144,10 @@ async def test_a_pause_and_its_end_are_told_in_words(path: Path) -> None:
             ):
                 await ask(path, "POST", target)
     assert bridge.heard[0] == ("pause", "hq", "firmware")
+
+
+async def test_forgetting_goes_through_the_running_bridge(path: Path) -> None:
+    bridge = Told()
+    async with serve(bridge, path):
+        assert orjson.loads(await ask(path, "POST", "/forget/a%2F1"))["events"] == 2
+    assert bridge.heard == [("forget", "a/1")]

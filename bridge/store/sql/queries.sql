@@ -194,3 +194,26 @@ UPDATE account SET revision = :revision WHERE source_id = :source_id AND key = :
 
 -- renumber_source: the last sequence made in the new lineage
 UPDATE source SET sequence = :sequence WHERE id = :source_id;
+
+-- account_everywhere: one account, at every PBX that has or had it
+SELECT account.id, source_id, source.name AS source, account_guid, is_deleted
+FROM account JOIN source ON source.id = source_id WHERE key = :key;
+
+-- events_with_person: those of one account that still tell something about it
+SELECT position, body, published_at FROM outbox
+WHERE source_id = :source_id AND account = :key AND forgotten_at IS NULL;
+
+-- forget_account: numbers and digest stay, so that nothing is taken for news
+UPDATE account SET content = :content WHERE id = :id;
+
+-- forget_event: the same; one that was not sent never is
+UPDATE outbox SET body = :body, forgotten_at = :at, is_held = 0, parked_at = NULL, parked_reason = NULL,
+    discarded_reason = iif(published_at IS NULL, 'its account was forgotten', discarded_reason),
+    published_at = coalesce(published_at, :at)
+WHERE position = :position;
+
+-- unsent_events: for somebody who wants to know what does not move
+SELECT position, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at,
+    published_at, is_in_doubt, attempts, is_held, parked_reason, discarded_reason, forgotten_at
+FROM outbox JOIN source ON source.id = outbox.source_id
+WHERE published_at IS NULL ORDER BY is_held DESC, position LIMIT :limit;
