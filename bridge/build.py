@@ -46,9 +46,14 @@ def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told:
         board.oldest_unsent_at = store.oldest_unpublished_at()
         yield Bridge(
             store,
-            [Pbx(pbx.name, source_of(pbx, board.sources[pbx.name]), pbx.ask_ahead) for pbx in settings.pbx],
+            [
+                Pbx(
+                    pbx.name, source_of(pbx, board.sources[pbx.name]), pbx.ask_ahead, rules_of(settings, pbx, store.key)
+                )
+                for pbx in settings.pbx
+            ],
             publisher_of(settings, board.broker),
-            rules=rules_of(settings, store.key),
+            rules=Rules(key=store.key),
             board=board,
             window=settings.rabbitmq.window,
             keep=timedelta(days=settings.replay.keep_days),
@@ -135,9 +140,9 @@ def topology_of(settings: Settings) -> Topology:
     )
 
 
-def rules_of(settings: Settings, key: bytes) -> Rules:
-    """Return how rows are judged; *key* is the store's."""
-    publish = settings.publish
+def rules_of(settings: Settings, pbx: PbxTable, key: bytes) -> Rules:
+    """Return how rows of *pbx* are judged; *key* is the store's."""
+    publish = settings.publish_of(pbx.name)
     projection = Projection.of(include=publish.include, exclude=publish.exclude, mask=publish.mask)
     return Rules(key=key, projection=projection, skip_unchanged=publish.skip_unchanged)
 

@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from bridge.errors import BadConfig
-from bridge.mistakes import Places, did_you_mean
+from bridge.mistakes import Key, Places, did_you_mean, lines_of
 from bridge.model import SourceName
 from bridge.normalize import FIELDS, OPTIONAL_FIELDS
 from bridge.secret import HIDDEN, Secret, without_password
@@ -66,6 +66,11 @@ def _names_fields(names: Sequence[str]) -> Sequence[str]:
         if name not in (*FIELDS, *OPTIONAL_FIELDS):
             raise ValueError(f"{name!r} is no field of an account{did_you_mean(name, (*FIELDS, *OPTIONAL_FIELDS))}")
     return names
+
+
+def _keep_guid(*lists: Sequence[str] | None) -> None:
+    if any("guid" in (names or ()) for names in lists):
+        raise ValueError("guid can be neither excluded nor masked: it is what an event is about")
 
 
 def _of_the_form(pattern: str, words: str) -> AfterValidator:
@@ -178,8 +183,7 @@ class PublishTable(_Table):
 
     @model_validator(mode="after")
     def _guid_stays(self) -> Self:
-        if "guid" in (*self.exclude, *self.mask):
-            raise ValueError("guid can be neither excluded nor masked: it is what an event is about")
+        _keep_guid(self.exclude, self.mask)
         return self
 
 
@@ -272,12 +276,26 @@ class PbxTable(_Table):
     server_name: str | None = None
     """The name its certificate carries, where that is not the one in url."""
 
+    include: FieldNames | None = None
+    """For this PBX instead of what publish.include says."""
+    exclude: FieldNames | None = None
+    """For this PBX instead of what publish.exclude says."""
+    mask: FieldNames | None = None
+    """For this PBX instead of what publish.mask says."""
+    skip_unchanged: bool | None = None
+    """For this PBX instead of what publish.skip_unchanged says."""
+
     @field_validator("password_file")
     @classmethod
     def _password_is_there(cls, file: Path | None, others: ValidationInfo) -> Path | None:
         if file is None and others.data.get("password") is None:
             raise ValueError("is missing, and so is password (BRIDGE_PBX_PASSWORD_FILE or BRIDGE_PBX_PASSWORD)")
         return file
+
+    @model_validator(mode="after")
+    def _guid_stays(self) -> Self:
+        _keep_guid(self.exclude, self.mask)
+        return self
 
     @property
     def full_url(self) -> str:
@@ -351,7 +369,7 @@ class Settings(_Table):
         """
         text, tables = _read(file)
         mistakes: list[str] = []
-        origins: dict[tuple[str | int, ...], str] = {}
+        origins: dict[Key, str] = {}
         _overlay(tables, environment, mistakes, origins)
         settings = cls()
         try:
@@ -369,6 +387,12 @@ class Settings(_Table):
             raise BadConfig("\n  ".join([f"the configuration has {count}:", *mistakes]))
         return settings
 
+    def publish_of(self, pbx: SourceName) -> PublishTable:
+        """Return what is published of one PBX: as ``[publish]`` says, unless its own table says something else."""
+        own = next((table for table in self.pbx if table.name == pbx), None)
+        told = {} if own is None else {name: getattr(own, name) for name in PublishTable.model_fields}
+        return self.publish.model_copy(update={name: value for name, value in told.items() if value is not None})
+
     def redacted(self) -> dict[str, Any]:
         """Return the settings as shown to people."""
         shown = self.model_dump(mode="json", exclude_none=True)
@@ -378,6 +402,32 @@ class Settings(_Table):
             if "password" in pbx:
                 pbx["password"] = HIDDEN
         return shown
+
+
+def origins(file: Path | None, environment: Mapping[str, str]) -> Mapping[Key, str]:
+    """Return where each setting that was given comes from: a line of the file, or a variable.
+
+    Raises:
+        BadConfig: the file cannot be read.
+
+    """
+    text, tables = _read(file)
+    variables: dict[Key, str] = {}
+    in_file = dict.fromkeys(_leaves(tables), f"{file}")
+    lines = {key: f"{file}, line {line}" for key, line in lines_of(text) if key in in_file}
+    _overlay(tables, environment, [], variables)
+    return in_file | lines | variables
+
+
+def _leaves(tables: Any, key: Key = ()) -> Iterator[Key]:
+    if isinstance(tables, Mapping):
+        for name, value in tables.items():
+            yield from _leaves(value, (*key, name))
+    elif isinstance(tables, list) and any(isinstance(item, Mapping) for item in tables):
+        for number, item in enumerate(tables):
+            yield from _leaves(item, (*key, number))
+    else:
+        yield key
 
 
 def _read(file: Path | None) -> tuple[str, dict[str, Any]]:
@@ -398,7 +448,7 @@ def _overlay(
     tables: dict[str, Any],
     environment: Mapping[str, str],
     mistakes: list[str],
-    origins: dict[tuple[str | int, ...], str],
+    origins: dict[Key, str],
 ) -> None:
     """Put ``BRIDGE_TABLE_KEY`` variables over *tables*; ``BRIDGE_PBX_…`` is the first PBX."""
     known = {
@@ -414,7 +464,7 @@ def _overlay(
             mistakes.append(f"{variable}: there is no such variable{did_you_mean(variable, known)}")
             continue
         table, key = known[variable]
-        path: tuple[str | int, ...] = (table, 0, key) if table == "pbx" else (table, key)
+        path: Key = (table, 0, key) if table == "pbx" else (table, key)
         target = tables.setdefault(table, [{}] if table == "pbx" else {})
         if isinstance(target, list):
             target = target[0] if target else None
@@ -435,10 +485,10 @@ def _keys_of(annotation: Any) -> Iterator[str]:
 
 
 def _is_list(table: str, key: str) -> bool:
-    return table == "publish" and key in {"include", "exclude", "mask"}
+    return table in {"publish", "pbx"} and key in {"include", "exclude", "mask"}
 
 
-def _siblings(path: tuple[str | int, ...]) -> Sequence[str]:
+def _siblings(path: Key) -> Sequence[str]:
     if len(path) == 1:
         return list(Settings.model_fields)
     field = Settings.model_fields.get(str(path[0]))

@@ -125,6 +125,8 @@ class Pbx:
     source: PbxSource
     ask_ahead: int = 256
     """Rows that may be read and not yet committed."""
+    rules: Rules | None = None
+    """How its rows are judged, where that is not as those of the other PBXs are."""
 
 
 @dataclass(slots=True)
@@ -296,7 +298,7 @@ class Bridge:
         intake = Intake(
             pbx.name,
             self._store,
-            rules=self._rules,
+            rules=pbx.rules or self._rules,
             run=self._offload,
             clock=utc_now,
             part=part,

@@ -147,8 +147,8 @@ def _nobody(store: StoreReader, who: str, settings: Settings) -> list[str]:
     return sentences
 
 
-def _unpublished(settings: Settings, _source: str) -> list[str]:
-    publish = settings.publish
+def _unpublished(settings: Settings, source: SourceName) -> list[str]:
+    publish = settings.publish_of(source)
     return [*publish.exclude, *(f"{name} (masked)" for name in publish.mask)]
 
 

@@ -10,7 +10,7 @@ import traceback
 import click
 
 from bridge import __version__
-from bridge.cli import again, bundle, keep, look, operate, pretend, run, watch
+from bridge.cli import again, bundle, keep, look, operate, pretend, run, settings, watch
 from bridge.cli.common import FAILED, MISUSED
 from bridge.errors import BadConfig, BridgeError
 from bridge.secret import scrub
@@ -28,6 +28,7 @@ for command in (
     *look.COMMANDS,
     *keep.COMMANDS,
     *bundle.COMMANDS,
+    *settings.COMMANDS,
     *again.COMMANDS,
     *watch.COMMANDS,
     *pretend.COMMANDS,
