@@ -28,6 +28,8 @@ class Reader(Protocol):
     name: str
     distinct: int
     """How many different changes came."""
+    may_repeat: bool
+    """False where nothing may ever come twice."""
 
     @property
     def deliveries(self) -> Sequence[Arrival]:
@@ -98,6 +100,8 @@ def comparable(account: Mapping[str, Any]) -> bytes:
 
 class QueueReader(Notes):
     """Reads a queue with aio-pika and acknowledges each message once it is written down."""
+
+    may_repeat = True
 
     def __init__(self, name: str, url: str, queue: str, fault: Callable[[], int]) -> None:
         super().__init__(fault)

@@ -140,8 +140,7 @@ class Run:
         """Wait until *is_so*.
 
         Raises:
-            StandstillError: that took too long, or the bridge ended by itself.
-            CannotRunError: a consumer ended by itself.
+            StandstillError: that took too long, or the bridge or a consumer of ours ended by itself.
 
         """
         until = time.monotonic() + DEADLINE_SECONDS
@@ -266,14 +265,23 @@ class Run:
         while time.monotonic() < until and (await self._site.waiting() or any(self._lags())):
             await asyncio.sleep(EFFECTS_SECONDS)
         left = await self._site.waiting()
-        return [f"{left} messages are left in the queues."] if left else []
+        broken = [f"{left} messages are left in the queues."] if left else []
+        return broken + [f"The PBX complains: {mistake}" for mistake in self._site.pbx.oracle.mistakes]
 
     def _histories(self) -> list[History]:
         truth = self._site.truth()
         readers = self._site.readers
         revisions = readers[0].revisions
         return [
-            *(History(reader.name, reader.deliveries, differing=differing(reader.states, truth)) for reader in readers),
+            *(
+                History(
+                    reader.name,
+                    reader.deliveries,
+                    may_repeat=reader.may_repeat,
+                    differing=differing(reader.states, truth),
+                )
+                for reader in readers
+            ),
             *(
                 History(
                     applier.name,

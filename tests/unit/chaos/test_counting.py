@@ -103,6 +103,13 @@ def test_a_change_that_comes_twice_after_a_stop_in_good_order_breaks_the_promise
     result = judged(first, again(first, fault=2), faults=(KILL, TERM))
     assert result.by_fault[Kind.BRIDGE_SIGTERM].delivered_twice == 1
     assert verdict(result) == ["bridge_sigterm: 1 changes were published twice, 0 is what may be after 1 of them."]
+    assert result.by_queue["q"].delivered_twice_bound == WINDOW, "of the kill, which is no excuse"
+
+
+def test_where_nothing_may_repeat_a_single_repetition_breaks_the_promise() -> None:
+    (first,) = came(1)
+    result = count([History("log", [first, again(first)], may_repeat=False)], [KILL], window=WINDOW)
+    assert verdict(result) == ["log: 1 changes came twice, 0 may."]
 
 
 def test_a_fault_of_the_way_to_the_pbx_allows_no_repetition() -> None:
