@@ -192,6 +192,9 @@ class KeptStore(Store, Protocol):
     def verified_at(self, source: SourceName) -> datetime | None:
         """Return when the last full walk of the present epoch was proven, if one was."""
 
+    def absent(self, source: SourceName) -> int:
+        """Return how many accounts the last proven walk did not see, without those that wait for a human yes."""
+
     def prune(self, before: datetime, limit: int) -> int:
         """Forget up to *limit* rows published before that time, and return how many that were."""
 
@@ -294,7 +297,8 @@ class Bridge:
         verified_at = await self._offload(self._store.verified_at, pbx.name)
         part.verified_at = verified_at
         part.deletions = "known" if verified_at is not None else "unknown"
-        schedule = WalkSchedule(pbx.name, self._habits, verified_at)
+        absent = await self._offload(self._store.absent, pbx.name)
+        schedule = WalkSchedule(pbx.name, self._habits, verified_at, absent=absent)
         intake = Intake(
             pbx.name,
             self._store,

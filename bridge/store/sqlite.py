@@ -280,6 +280,13 @@ class SqliteStore:
             row = self._execute("verified_at", name=source).fetchone()
             return datetime.fromisoformat(row["verified_at"]) if row and row["verified_at"] else None
 
+    def absent(self, source: SourceName) -> int:
+        """Return how many accounts the last proven full walk of the present epoch did not see, held ones excepted."""
+        with self._translated():
+            row = self._execute("certificate", name=source).fetchone()
+            certificate = orjson.loads(row["certificate"]) if row and row["certificate"] else {"absent": 0, "held": 0}
+            return int(certificate["absent"] - certificate["held"])
+
     def count_accounts(self, source: SourceName) -> int:
         """Return how many accounts *source* has at present."""
         with self._translated():

@@ -76,6 +76,8 @@ class Result:
     by_fault: dict[Kind, Tally] = field(default_factory=dict)
     most_after_one_fault: int = 0
     """Of what was delivered twice: the most that a single fault left behind in a queue."""
+    deletions_found_by_walks: int = 0
+    """What the PBX did not report while its list was read from the start, and two full walks found."""
 
     def injected(self, kind: Kind) -> int:
         """Return how often that was done."""
@@ -90,6 +92,7 @@ class Result:
             **self.total.counts(),
             "window": self.window,
             "most_after_one_fault": self.most_after_one_fault,
+            "deletions_found_by_walks": self.deletions_found_by_walks,
             "by_fault": {
                 kind: {"injected": self.injected(kind), **tally.counts()} for kind, tally in self.by_fault.items()
             },

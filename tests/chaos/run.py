@@ -21,6 +21,10 @@ from tests.chaos.site import ANSWER_SECONDS, HEARTBEAT_SECONDS, Site, built
 DEADLINE_SECONDS = 60.0
 """From a fault that is over until changes arrive again; the bridge waits 15 s at most between two attempts."""
 
+QUIET_SECONDS = 20.0
+"""Without a delivery while nobody disturbs anything: longer than any pause of the bridge."""
+
+MOST_NAMED = 5
 LOOK_SECONDS = 0.01
 REPORT_SECONDS = 10.0
 EFFECTS_SECONDS = 0.2
@@ -64,6 +68,8 @@ class Run:
         """Edits to be made as soon as possible; one now and then is made anyway."""
         self._began = time.monotonic()
         self._seconds: dict[Kind, float] = defaultdict(float)
+        self._differing: dict[str, Sequence[str]] = {}
+        self._found_by_walks = 0
 
     async def go(self) -> tuple[Result, list[str]]:
         """Do everything that was wished, and return the count and what else was broken.
@@ -92,7 +98,13 @@ class Run:
         for applier in self._site.appliers:
             applier.read_on()
         self._say_what_took_long()
-        return count(self._histories(), self._faults, window=RabbitMqTable().window), broken
+        histories = self._histories()
+        for history in histories:
+            if history.differing:
+                say(f"{history.name}: not as the PBX has them: {', '.join(history.differing[:MOST_NAMED])}")
+        result = count(histories, self._faults, window=RabbitMqTable().window)
+        result.deletions_found_by_walks = self._found_by_walks
+        return result, broken
 
     # What happens meanwhile
 
@@ -255,21 +267,45 @@ class Run:
     # The end
 
     async def _peace(self) -> list[str]:
-        """Let everything arrive, end the bridge and empty the queues; what does not arrive in time is for the count."""
+        """Let everything arrive, end the bridge and empty the queues; what does not arrive in time is for the count.
+
+        A PBX need not report a deletion to whoever reads its list from the start at that moment; two full walks find
+        what it did not. Nothing else is left for them: whatever differs before them is lost.
+        """
+        await self._calm()
         truth = self._site.truth()
-        until = time.monotonic() + DEADLINE_SECONDS
-        while time.monotonic() < until and any(reader.states != truth for reader in self._site.readers):
-            self._site.check()
-            await asyncio.sleep(LOOK_SECONDS)
+        self._differing = {reader.name: differing(reader.states, truth) for reader in self._site.readers}
+        unreported = {guid for differs in self._differing.values() for guid in differs if guid not in truth}
+        if unreported:
+            say(f"{len(unreported)} deletions were not reported; two full walks look for them")
+            for _ in range(2):
+                await asyncio.to_thread(self._site.walk)
+            await self._calm()
+            self._found_by_walks = len(unreported)
+        for reader in self._site.readers:
+            healed = unreported - set(differing(reader.states, truth))
+            self._differing[reader.name] = [guid for guid in self._differing[reader.name] if guid not in healed]
         await self._stop_bridge()
+        until = time.monotonic() + DEADLINE_SECONDS
         while time.monotonic() < until and (await self._site.waiting() or any(self._lags())):
             await asyncio.sleep(EFFECTS_SECONDS)
         left = await self._site.waiting()
         broken = [f"{left} messages are left in the queues."] if left else []
         return broken + [f"The PBX complains: {mistake}" for mistake in self._site.pbx.oracle.mistakes]
 
+    async def _calm(self) -> None:
+        """Wait until every reader has the truth, or nothing has come for a while."""
+        truth, last, since = self._site.truth(), -1, time.monotonic()
+        while any(reader.states != truth for reader in self._site.readers):
+            self._site.check()
+            came = sum(len(reader.deliveries) for reader in self._site.readers)
+            if came != last:
+                last, since = came, time.monotonic()
+            if time.monotonic() - since > QUIET_SECONDS:
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+
     def _histories(self) -> list[History]:
-        truth = self._site.truth()
         readers = self._site.readers
         revisions = readers[0].revisions
         return [
@@ -278,7 +314,7 @@ class Run:
                     reader.name,
                     reader.deliveries,
                     may_repeat=reader.may_repeat,
-                    differing=differing(reader.states, truth),
+                    differing=self._differing[reader.name],
                 )
                 for reader in readers
             ),

@@ -17,7 +17,7 @@ from tests.chaos.appliers import Applier, SqliteEffects, TextEffects, inbox_prog
 from tests.chaos.errors import CannotRunError, StandstillError
 from tests.chaos.faults import Link
 from tests.chaos.readers import QueueReader, Reader, comparable
-from tests.support.process import Command
+from tests.support.process import Command, run
 from tests.support.proxy import Proxy
 from tests.support.rabbit import SERVER, PrivateBroker
 
@@ -117,6 +117,19 @@ class Site:
             row = Row(Cursor(), AccountGuid(guid), record.h323, info)
             told[guid] = comparable(account_of(row, None, Rules(key=b"")))
         return told
+
+    def walk(self) -> None:
+        """Have the bridge read the whole list of the PBX once more, as an operator would, and wait until it is over.
+
+        Raises:
+            StandstillError: the bridge did not take the wish.
+
+        """
+        walks = len(self.bridge.logs("source.verified"))
+        code, asked = run("resync", SOURCE, "--accept-deletions", environment=self._environment, cwd=self.folder)
+        if code:
+            raise StandstillError(f"the bridge does not walk when asked to: {asked.printed}")
+        self.bridge.wait_for_log("source.verified", walks + 1)
 
     async def waiting(self) -> int:
         """Return how many messages wait in all queues."""

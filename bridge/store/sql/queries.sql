@@ -48,6 +48,9 @@ UPDATE account SET missed = missed + 1 WHERE source_id = :source_id AND last_wal
 SELECT key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted, reuse
 FROM account WHERE source_id = :source_id AND missed >= :missed AND NOT is_deleted ORDER BY key LIMIT :limit;
 
+-- certificate: the latest of a source in the present epoch
+SELECT certificate FROM source WHERE name = :name AND verified_at IS NOT NULL;
+
 -- certify: the latest certificate of a source
 UPDATE source SET verified_at = :verified_at, certificate = :certificate WHERE id = :source_id;
 
