@@ -281,3 +281,21 @@ async def test_a_support_bundle_has_no_secret_and_no_person_in_it(tmp_path: Path
 def unpacked(file: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(file) as bundle:
         return {name: bundle.read(name) for name in bundle.namelist()}
+
+
+async def test_a_shadow_shows_what_would_be_sent_and_nobody_notices(tmp_path: Path, broker: PrivateBroker) -> None:
+    async with site(tmp_path, broker, accounts=30) as place:
+        place.environment |= {"BRIDGE_RABBITMQ_URL": "amqp://nobody.invalid/", "BRIDGE_PUBLISH_EXCLUDE": "emails"}
+        printed = await told(place, "run", "--shadow", "--once")
+        assert "Nothing was published. 30 events would have been" in printed
+        assert "30  hq.account.created" in printed
+        assert "hq: kept back by configuration: emails" in printed
+        place.pbx.change_display_name(place.pbx.pick(), "\x1b[31mlater")
+        *events, summary = map(json.loads, (await told(place, "run", "--shadow", "--once", "--json")).splitlines())
+        assert [event["data"]["account"]["display_name"] for event in events] == ["\x1b[31mlater"], "its own cursor"
+        assert summary["events"] == {"hq.account.updated": 1}
+        assert not (tmp_path / "bridge.db").exists()
+        place.environment["BRIDGE_PBX_URL"] = "ws://127.0.0.1:1"
+        assert "hq: NOT READ: no connection" in await told(place, "run", "--shadow", "--once", code=1)
+        assert await told(place, "run", "--once", code=2) == ""
+    assert await place.witness(until=0) == Witness()
