@@ -7,7 +7,7 @@ import asyncio
 import re
 import shlex
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -217,6 +217,41 @@ async def verify(connection: AbstractConnection, topology: Topology) -> None:
     for queue in [topology.log] * topology.has_log + [*topology.queues]:
         async with _step(connection, f"the queue {queue}", topology) as channel:
             await channel.declare_queue(queue, passive=True)
+
+
+def server_of(connection: AbstractConnection) -> str:
+    """Return what the broker says about itself."""
+    transport: Any = connection.transport
+    properties: Mapping[str, Any] = {} if transport is None else transport.connection.server_properties
+    return f"{properties.get('product', 'a broker')} {properties.get('version', 'of unknown version')}"
+
+
+async def may_publish(connection: AbstractConnection, topology: Topology) -> None:
+    """Return if this user may publish to the exchange; what is tried for that reaches nobody.
+
+    Raises:
+        TopologyMismatch: this user may not.
+        BrokerUnreachable: the connection broke.
+
+    """
+    async with _step(connection, f"the exchange {topology.exchange}", topology) as channel:
+        underlying: Any = await channel.get_underlay_channel()
+        await underlying.tx_select()
+        await underlying.basic_publish(b"", exchange=topology.exchange, routing_key="account-bridge.check")
+        await underlying.tx_rollback()  # before which nothing is delivered
+
+
+async def depth(connection: AbstractConnection, topology: Topology, queue: str) -> tuple[int, int]:
+    """Return how many messages wait in a queue, and how many consumers read it.
+
+    Raises:
+        TopologyMismatch: there is no such queue.
+        BrokerUnreachable: the connection broke.
+
+    """
+    async with _step(connection, f"the queue {queue}", topology) as channel:
+        declared = (await channel.declare_queue(queue, passive=True)).declaration_result
+        return declared.message_count or 0, declared.consumer_count or 0
 
 
 async def newest_in_log(connection: AbstractConnection, topology: Topology) -> Sequence[bytes]:

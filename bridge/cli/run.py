@@ -17,8 +17,9 @@ from bridge.cli.common import FAILED, config_option, print_json, run_now, settin
 from bridge.cli.shadow import play_shadow
 from bridge.cli.watch import shower
 from bridge.config import Settings
-from bridge.doctor import examine
+from bridge.doctor import Finding, examine
 from bridge.secret import scrub
+from bridge.status import Level
 from bridge.terminal import clean
 from bridge.web import serve as serve_status
 
@@ -72,22 +73,32 @@ async def _bridge(settings: Settings) -> None:
 
 @click.command()
 @config_option
-def check(config: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def check(config: Path | None, *, as_json: bool) -> None:
     """Try the store, the PBXs and the broker for real, and say what is wrong and how to mend it."""
     settings = settings_of(config, level="error")
     console = Console(highlight=False, soft_wrap=True)
 
-    async def examined() -> bool:
-        is_well = True
+    async def examined() -> list[Finding]:
+        found = []
         async for finding in examine(settings):
-            is_well &= finding.is_well
-            mark, style = ("ok  ", "green") if finding.is_well else ("FAIL", "bold red")
-            console.print(f"[{style}]{mark}[/]  {finding.what:<14} ", end="")
-            console.print(scrub(finding.words), markup=False)
-        return is_well
+            found.append(finding)
+            if not as_json:
+                console.print(_line(finding))
+        return found
 
-    if not run_now(examined()):
+    found = run_now(examined())
+    if as_json:
+        print_json([{**asdict(finding), "words": scrub(finding.words)} for finding in found])
+    if not all(finding.is_well for finding in found):
         sys.exit(FAILED)
 
+
+def _line(finding: Finding) -> Text:
+    mark, style = _MARKS[finding.level]
+    return Text.assemble((mark, style), f"  {finding.what:<14} ", scrub(finding.words))
+
+
+_MARKS: Final = {Level.OK: ("ok  ", "green"), Level.WARN: ("warn", "yellow"), Level.ERROR: ("FAIL", "bold red")}
 
 COMMANDS: Final = (run, check)
