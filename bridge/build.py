@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from bridge import __version__
-from bridge.broker import Subscription, Topology, connect, declare, newest_in_log, verify
+from bridge.broker import Subscription, Topology, connect, declare, verify
 from bridge.cloudevents import numbers_in
 from bridge.config import PbxTable, Settings
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
+from bridge.errands import newest_in_log
 from bridge.errors import BadConfig
 from bridge.frames import APP_ID
 from bridge.intake import Told

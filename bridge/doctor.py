@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 from aio_pika.abc import AbstractConnection
 
-from bridge.broker import Topology, connect, declare, depth, hold_fence, may_publish, server_of, verify
+from bridge.broker import Topology, connect, declare, hold_fence, verify
 from bridge.build import source_of, tls, topology_of
 from bridge.config import PbxTable, Settings
+from bridge.errands import depth, may_publish, server_of
 from bridge.errors import BridgeError, BrokerUnreachable, StoreInUse
 from bridge.model import Cursor
 from bridge.source import Heard
