@@ -9,14 +9,13 @@ import shlex
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
-from uuid import uuid4
 
 import aio_pika
 import aiormq.exceptions as amqp
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from pamqp.exceptions import AMQPInternalError, PAMQPException
 from yarl import URL
 
@@ -30,14 +29,6 @@ CLOSE_SECONDS: Final = 3.0
 
 HEARTBEAT_SECONDS: Final = 10
 """Asked of the broker. A connection on which nothing arrives counts as dead after three of them and a bit (33 s)."""
-
-
-LOG_FIRST_SECONDS: Final = 1.0
-"""How long to wait for the first message at the end of the log; an empty one has none."""
-LOG_TAIL_SECONDS: Final = 0.2
-"""And for each one behind it."""
-LOG_TAIL_MESSAGES: Final = 10_000
-"""More than any chunk has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +155,10 @@ async def declare(connection: AbstractConnection, topology: Topology) -> None:
 
 async def _declare(connection: AbstractConnection, topology: Topology) -> None:
     name = topology.exchange
-    async with _step(connection, f"the exchange {name}", topology) as channel:
+    async with step(connection, f"the exchange {name}", topology) as channel:
         await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
     if topology.has_log:
-        async with _step(connection, f"the stream {topology.log}", topology) as channel:
+        async with step(connection, f"the stream {topology.log}", topology) as channel:
             arguments: dict[str, Any] = {
                 "x-queue-type": "stream",
                 "x-max-age": topology.log_max_age,
@@ -181,7 +172,7 @@ async def _declare(connection: AbstractConnection, topology: Topology) -> None:
 
 async def _declare_subscription(connection: AbstractConnection, topology: Topology, wanted: Subscription) -> None:
     dead, dead_exchange = f"{wanted.queue}.dead", topology.dead_letter_exchange
-    async with _step(connection, f"the exchange {dead_exchange}", topology) as channel:
+    async with step(connection, f"the exchange {dead_exchange}", topology) as channel:
         await channel.declare_exchange(dead_exchange, aio_pika.ExchangeType.DIRECT, durable=True)
     for queue, more in (
         (dead, {}),
@@ -191,7 +182,7 @@ async def _declare_subscription(connection: AbstractConnection, topology: Topolo
             | ({"x-delivery-limit": wanted.delivery_limit} if wanted.queue_type == "quorum" else {}),
         ),
     ):
-        async with _step(connection, f"the queue {queue}", topology) as channel:
+        async with step(connection, f"the queue {queue}", topology) as channel:
             arguments: dict[str, Any] = {"x-queue-type": wanted.queue_type, **more}
             declared = await channel.declare_queue(queue, durable=True, arguments=arguments)
             if queue == dead:
@@ -212,63 +203,11 @@ async def verify(connection: AbstractConnection, topology: Topology) -> None:
         BrokerUnreachable: the connection broke.
 
     """
-    async with _step(connection, f"the exchange {topology.exchange}", topology) as channel:
+    async with step(connection, f"the exchange {topology.exchange}", topology) as channel:
         await channel.declare_exchange(topology.exchange, aio_pika.ExchangeType.TOPIC, durable=True, passive=True)
     for queue in [topology.log] * topology.has_log + [*topology.queues]:
-        async with _step(connection, f"the queue {queue}", topology) as channel:
+        async with step(connection, f"the queue {queue}", topology) as channel:
             await channel.declare_queue(queue, passive=True)
-
-
-async def newest_in_log(connection: AbstractConnection, topology: Topology) -> Sequence[bytes]:
-    """Return the messages at the end of the log, the last one among them; none where it is empty.
-
-    The broker keeps a stream in chunks and tells of no end: what comes at once is the last chunk.
-
-    Raises:
-        TopologyMismatch: there is no log, or this user may not read it.
-        BrokerUnreachable: the connection broke.
-
-    """
-    came: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
-    found: list[bytes] = []
-    async with _step(connection, f"the stream {topology.log}", topology) as channel:
-        await channel.set_qos(prefetch_count=LOG_TAIL_MESSAGES)
-        stream = await channel.declare_queue(topology.log, passive=True)
-        tag = await stream.consume(came.put, arguments={"x-stream-offset": "last"})
-        with suppress(TimeoutError):
-            while len(found) < LOG_TAIL_MESSAGES:
-                async with asyncio.timeout(LOG_TAIL_SECONDS if found else LOG_FIRST_SECONDS):
-                    message = await came.get()
-                await message.ack()
-                found.append(message.body)
-        await stream.cancel(tag)
-    return found
-
-
-@asynccontextmanager
-async def detour(connection: AbstractConnection, topology: Topology, queue: str) -> AsyncIterator[str]:
-    """Make an exchange that leads to *queue* and nowhere else, as long as inside; yields its name.
-
-    Its name begins like that of the real one, so that the same permissions do. The default exchange would need another.
-
-    Raises:
-        TopologyMismatch: there is no such queue, or this user may not bind it.
-        BrokerUnreachable: the connection broke.
-
-    """
-    name = f"{topology.exchange}.detour.{uuid4().hex[:12]}"
-    wanted = replace(topology, subscriptions=[Subscription(queue)])
-    async with _step(connection, f"the queue {queue}", wanted) as channel:
-        await channel.declare_queue(queue, passive=True)
-    async with _step(connection, f"a binding of the queue {queue} to the exchange {name}", wanted) as channel:
-        exchange = await channel.declare_exchange(name, aio_pika.ExchangeType.FANOUT, auto_delete=True)
-        bound = await channel.get_queue(queue, ensure=False)
-        await bound.bind(exchange)
-    try:
-        yield name
-    finally:
-        async with _step(connection, f"the exchange {name}", wanted) as channel:
-            await channel.exchange_delete(name)
 
 
 async def hold_fence(connection: AbstractConnection, name: str, topology: Topology) -> None:
@@ -282,7 +221,7 @@ async def hold_fence(connection: AbstractConnection, name: str, topology: Topolo
 
     """
     try:
-        async with _step(connection, f"the fence {name}", topology) as channel:
+        async with step(connection, f"the fence {name}", topology) as channel:
             await channel.declare_queue(name, durable=False, exclusive=True)
     except TopologyMismatch as problem:
         if isinstance(problem.__cause__, amqp.ChannelLockedResource):
@@ -294,7 +233,7 @@ async def hold_fence(connection: AbstractConnection, name: str, topology: Topolo
 
 
 @asynccontextmanager
-async def _step(connection: AbstractConnection, what: str, topology: Topology) -> AsyncIterator[AbstractChannel]:
+async def step(connection: AbstractConnection, what: str, topology: Topology) -> AsyncIterator[AbstractChannel]:
     """Open a channel for one thing, since a refusal closes its channel, and say what was refused."""
     with translated(None, what, permission_command(connection, topology)):
         async with asyncio.timeout(DEADLINE_SECONDS):

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from bridge import __version__
-from bridge.broker import Subscription, Topology, connect, declare, newest_in_log, verify
+from bridge.broker import Subscription, Topology, connect, declare, verify
 from bridge.cloudevents import numbers_in
 from bridge.config import PbxTable, Settings
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
+from bridge.errands import newest_in_log
 from bridge.errors import BadConfig
 from bridge.frames import APP_ID
 from bridge.intake import Told
@@ -23,6 +24,7 @@ from bridge.service import Bridge, Pbx, utc_now
 from bridge.source import PbxSource
 from bridge.status import Board, Level, Part, SourcePart
 from bridge.store.sqlite import SqliteStore
+from bridge.terminal import TerminalPublisher
 from bridge.walk.decisions import Pace
 from bridge.walk.schedule import Habits
 
@@ -30,8 +32,15 @@ log = get_logger(__name__)
 
 
 @contextmanager
-def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told: None) -> Iterator[Bridge]:
+def built(
+    settings: Settings,
+    *,
+    shadow: TerminalPublisher | None = None,
+    on_told: Callable[[Told], None] = lambda _told: None,
+) -> Iterator[Bridge]:
     """Open the store and build a bridge of what *settings* say.
+
+    With *shadow* it hands its events to that, and has a store of its own beside the real one: no broker is touched.
 
     Raises:
         StoreInUse: another bridge has the store open.
@@ -42,7 +51,8 @@ def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told:
     now = utc_now()
     board = Board(version=__version__, started_at=now, broker=Part(since=now))
     board.sources = {pbx.name: SourcePart(since=now) for pbx in settings.pbx}
-    with SqliteStore(settings.store.path) as store:
+    path = settings.store.path
+    with SqliteStore(path if shadow is None else path.with_name(f"{path.name}.shadow")) as store:
         board.oldest_unsent_at = store.oldest_unpublished_at()
         yield Bridge(
             store,
@@ -52,7 +62,7 @@ def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told:
                 )
                 for pbx in settings.pbx
             ],
-            publisher_of(settings, board.broker),
+            shadow or publisher_of(settings, board.broker),
             rules=Rules(key=store.key),
             board=board,
             window=settings.rabbitmq.window,
@@ -61,7 +71,9 @@ def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told:
             habits=habits_of(settings),
             limits=limits_of(settings),
             on_told=on_told,
-            newest_in_log=partial(newest_numbers, settings) if settings.rabbitmq.log_stream else None,
+            newest_in_log=partial(newest_numbers, settings)
+            if settings.rabbitmq.log_stream and shadow is None
+            else None,
         )
 
 

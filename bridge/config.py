@@ -310,7 +310,7 @@ class PbxTable(_Table):
 
 
 class SubscriberTable(_Table):
-    """A queue that is declared before its subscriber first connects, so that it misses nothing."""
+    """A queue that is declared before its subscriber first connects, so that it misses nothing; one for each."""
 
     queue: str = Field(min_length=1, max_length=255)
     """Its name."""
@@ -342,7 +342,7 @@ class Settings(_Table):
     pbx: tuple[PbxTable, ...] = ()
     """One for each PBX."""
     subscriber: tuple[SubscriberTable, ...] = ()
-    """A queue that is made before its subscriber first connects, so that it misses nothing."""
+    """A queue that is made before its subscriber first connects, so that it misses nothing; one for each."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

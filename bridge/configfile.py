@@ -69,7 +69,7 @@ def commented() -> str:
         is_list = _model(field) is not field.annotation
         is_wanted = table != "subscriber"
         header = f"[[{table}]]" if is_list else f"[{table}]"
-        lines += ["", *_comment(f"{field.description}{' Once for each.' if is_list else ''}")]
+        lines += ["", *_comment(str(field.description))]
         lines.append(header if is_wanted else f"#{header}")
         for name, setting in _model(field).model_fields.items():
             lines += _comment(str(setting.description))

@@ -9,11 +9,12 @@ from uuid import uuid4
 
 import click
 
-from bridge.broker import Topology, connect, detour
+from bridge.broker import Topology, connect
 from bridge.build import tls
 from bridge.cli.common import config_option, print_json, run_now, settings_of, time_option
 from bridge.cli.look import meant
 from bridge.config import Settings
+from bridge.errands import detour
 from bridge.errors import BadConfig, BridgeError
 from bridge.frames import APP_ID
 from bridge.publisher import Publisher

@@ -1,10 +1,11 @@
 """Commands that steer a running bridge, or work on its store while it is stopped."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from time import sleep
+from typing import Any, Final, NoReturn
 from urllib.parse import quote
 
 import click
@@ -12,12 +13,16 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from bridge.cli.common import FAILED, config_option, print_json, run_now, settings_of
+from bridge.cli.common import FAILED, config_option, print_json, run_now, safe_json, settings_of
 from bridge.control import ask, no_pbx, not_parked, not_paused, parked_as_json, paused, resumed, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.model import Pause, SourceName
 from bridge.store.sqlite import SqliteStore
 from bridge.terminal import clean
+
+WATCH_SECONDS: Final = 2.0
+
+_STYLES: Final = {"ok": "bold green", "warn": "bold yellow", "error": "bold red"}
 
 
 @click.command()
@@ -25,17 +30,45 @@ from bridge.terminal import clean
 @click.option("--json", "as_json", is_flag=True, help="The whole status as JSON.")
 @click.option("--quiet", is_flag=True, help="Print nothing; the exit code tells.")
 @click.option("--live", is_flag=True, help="Ask only whether the process turns, not whether changes flow.")
-def status(config: Path | None, *, as_json: bool, quiet: bool, live: bool) -> None:
+@click.option("--watch", is_flag=True, help="Show it anew every two seconds, until stopped.")
+def status(config: Path | None, *, as_json: bool, quiet: bool, live: bool, watch: bool) -> None:
     """Ask the running bridge how it is doing; exit code 0 where changes flow."""
-    text = run_now(ask(_socket(config), "GET", "/livez" if live else "/status")).decode().strip()
-    is_well, words = True, text
-    if not live:
+    path = _socket(config)
+    if watch:
+        if as_json or quiet or live:
+            raise click.UsageError("--watch goes with no other option")
+        _watch(path)
+    text = run_now(ask(path, "GET", "/livez" if live else "/status")).decode().strip()
+    is_well = True
+    if live:
+        words = Text(text)
+    else:
         told = orjson.loads(text)
         is_well = bool(told["ready"])
-        words = text if as_json else "\n".join(told["sentences"])
-    if not quiet:
-        click.echo(words)
+        words = _board(told)
+    if as_json:
+        click.echo(safe_json(text.encode()))
+    elif not quiet:
+        Console(highlight=False, soft_wrap=True).print(words)
     sys.exit(0 if is_well else FAILED)
+
+
+def _board(told: Mapping[str, Any]) -> Text:
+    """Return the sentences of the status page, the first in the colour of the whole."""
+    first, *others = (clean(sentence) for sentence in told["sentences"])
+    return Text("\n").join([Text(first, style=_STYLES.get(told["level"], "")), *map(Text, others)])
+
+
+def _watch(path: Path) -> NoReturn:
+    console = Console(highlight=False, soft_wrap=True)
+    while True:
+        try:
+            words = _board(orjson.loads(run_now(ask(path, "GET", "/status"))))
+        except NobodyAnswers as problem:  # it may be on its way up again
+            words = Text(str(problem), style=_STYLES["error"])
+        console.clear()  # of a terminal; does nothing to a file
+        console.print(Text(f"{datetime.now(UTC).astimezone():%H:%M:%S}", style="dim"), words, sep="\n")
+        sleep(WATCH_SECONDS)
 
 
 @click.command()

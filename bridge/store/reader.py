@@ -107,6 +107,10 @@ class StoreReader:
         """Return the oldest events that are not done, held ones first; no more than a page."""
         return list(map(_recorded, self._rows("unsent_events", limit=PAGE_ROWS)))
 
+    def newest_at(self) -> datetime | None:
+        """Return when the newest event was made."""
+        return next((_moment(row["created_at"]) for row in self._rows("newest_event")), None)
+
     def last_position(self) -> int:
         """Return the position of the newest event."""
         return int(self._rows("last_position")[0][0])

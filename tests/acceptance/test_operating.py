@@ -15,7 +15,7 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 
-from tests.support.process import run
+from tests.support.process import Command, run
 from tests.support.rabbit import PrivateBroker
 from tests.support.site import Site, site, stopped
 from tests.support.witness import Witness, bind
@@ -281,3 +281,57 @@ async def test_a_support_bundle_has_no_secret_and_no_person_in_it(tmp_path: Path
 def unpacked(file: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(file) as bundle:
         return {name: bundle.read(name) for name in bundle.namelist()}
+
+
+async def test_a_shadow_shows_what_would_be_sent_and_nobody_notices(tmp_path: Path, broker: PrivateBroker) -> None:
+    async with site(tmp_path, broker, accounts=30) as place:
+        place.environment |= {"BRIDGE_RABBITMQ_URL": "amqp://nobody.invalid/", "BRIDGE_PUBLISH_EXCLUDE": "emails"}
+        printed = await told(place, "run", "--shadow", "--once")
+        assert "Nothing was published. 30 events would have been" in printed
+        assert "30  hq.account.created" in printed
+        assert "hq: kept back by configuration: emails" in printed
+        place.pbx.change_display_name(place.pbx.pick(), "\x1b[31mlater")
+        *events, summary = map(json.loads, (await told(place, "run", "--shadow", "--once", "--json")).splitlines())
+        assert [event["data"]["account"]["display_name"] for event in events] == ["\x1b[31mlater"], "its own cursor"
+        assert summary["events"] == {"hq.account.updated": 1}
+        assert not (tmp_path / "bridge.db").exists()
+        place.environment["BRIDGE_PBX_URL"] = "ws://127.0.0.1:1"
+        assert "hq: NOT READ: no connection" in await told(place, "run", "--shadow", "--once", code=1)
+        assert await told(place, "run", "--once", code=2) == ""
+    assert await place.witness(until=0) == Witness()
+
+
+async def test_tail_shows_only_what_is_asked_for(tmp_path: Path, broker: PrivateBroker) -> None:
+    async with site(tmp_path, broker, accounts=10) as place:
+        first, second = sorted(place.pbx.truth())[:2]
+        with place.bridge() as bridge:
+            await place.witness(until=10)
+            place.pbx.change_extension(first, "4031")
+            place.pbx.change_display_name(second, "Erika")
+            await place.witness(until=2)
+            tail = ("tail", "--from", "first", "--json")
+            for options, expected in (
+                (("--field", "numbers"), [first]),
+                (("--account", "Erika"), [second]),
+                (("--account", "4031"), [first]),
+                (("--change", "updated", "--source", "hq"), [first, second]),
+            ):
+                with Command(*tail, *options, environment=place.environment) as tailing:
+                    async with asyncio.timeout(30):
+                        while len(tailing.out) < len(expected):
+                            await asyncio.sleep(0.05)
+                    assert [json.loads(line)["subject"] for line in tailing.out] == expected
+            assert await stopped(bridge) == 0
+
+
+async def test_a_watched_status_is_shown_anew_until_stopped(tmp_path: Path, broker: PrivateBroker) -> None:
+    async with site(tmp_path, broker, accounts=3) as place:
+        with place.bridge() as bridge, Command("status", "--watch", environment=place.environment) as watching:
+            async with asyncio.timeout(30):
+                while "verified" not in watching.printed:
+                    await asyncio.sleep(0.05)
+                assert await stopped(bridge) == 0
+                while "no bridge answers" not in watching.printed:
+                    await asyncio.sleep(0.05)
+            assert watching.terminate() != 0
+    assert "Traceback" not in watching.printed

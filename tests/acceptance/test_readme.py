@@ -68,12 +68,12 @@ def test_the_settings_it_shows_are_settings(tmp_path: Path) -> None:
 
 
 def test_every_command_it_names_is_one_and_the_other_way_round() -> None:
-    named = set(re.findall(r"^\| `account-bridge (\w+)", README, re.MULTILINE))
+    named = set(re.findall(r"^\| `account-bridge ([\w-]+)", README, re.MULTILINE))
     assert named == set(commands.commands)
 
 
 def test_every_option_it_names_is_one() -> None:
-    for name, words in re.findall(r"^\| `account-bridge (\w+)` \| (.*) \|$", README, re.MULTILINE):
+    for name, words in re.findall(r"^\| `account-bridge ([\w-]+)` \| (.*) \|$", README, re.MULTILINE):
         options = {option for parameter in commands.commands[name].params for option in parameter.opts}
         assert set(re.findall(r"`(--[\w-]+)", words)) <= options
 

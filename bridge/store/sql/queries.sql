@@ -220,3 +220,6 @@ SELECT position, source.name AS source, outbox.sequence, event_id, event_type, a
     published_at, is_in_doubt, attempts, is_held, parked_reason, discarded_reason, forgotten_at
 FROM outbox JOIN source ON source.id = outbox.source_id
 WHERE published_at IS NULL ORDER BY is_held DESC, position LIMIT :limit;
+
+-- newest_event: what a clock has to be behind
+SELECT created_at FROM outbox ORDER BY position DESC LIMIT 1;
