@@ -7,7 +7,7 @@ import asyncio
 import re
 import shlex
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -39,6 +39,12 @@ LOG_TAIL_SECONDS: Final = 0.2
 LOG_TAIL_MESSAGES: Final = 10_000
 """More than any chunk has."""
 
+SEGMENT_BYTES: Final = 500_000_000
+"""RabbitMQ's own default for the pieces of a stream."""
+
+SEGMENTS: Final = 10
+"""A log is kept in at least so many pieces, and loses one at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
@@ -60,12 +66,39 @@ class Topology:
     has_log: bool = True
     log_max_age: str = "30D"
     log_max_bytes: int = 5_000_000_000
+    log_partitions: int = 0
+    """How many streams the log is, where it is written by the stream protocol; 0: the exchange feeds it."""
     subscriptions: Sequence[Subscription] = ()
 
     @property
     def log(self) -> str:
         """Name of the stream that keeps everything."""
         return f"{self.exchange}.log"
+
+    @property
+    def log_streams(self) -> Sequence[str]:
+        """Names of the streams that are the log."""
+        if self.log_partitions <= 1:
+            return [self.log]
+        return [f"{self.log}-{number}" for number in range(self.log_partitions)]
+
+    @property
+    def log_arguments(self) -> Mapping[str, Any]:
+        """How long the log keeps things."""
+        segment = self.log_max_bytes // SEGMENTS
+        # Whole segments are removed, and they are of 500 MB unless something else is said: too much for a small log.
+        smaller = {"x-stream-max-segment-size-bytes": segment} if segment < SEGMENT_BYTES else {}
+        return {
+            "x-queue-type": "stream",
+            "x-max-age": self.log_max_age,
+            "x-max-length-bytes": self.log_max_bytes,
+            **smaller,
+        }
+
+    @property
+    def is_log_bound(self) -> bool:
+        """Whether the exchange feeds the log."""
+        return self.has_log and not self.log_partitions
 
     @property
     def dead_letter_exchange(self) -> str:
@@ -164,24 +197,24 @@ async def declare(connection: AbstractConnection, topology: Topology) -> None:
 
 async def _declare(connection: AbstractConnection, topology: Topology) -> None:
     name = topology.exchange
-    async with _step(connection, f"the exchange {name}", topology) as channel:
+    async with step(connection, f"the exchange {name}", topology) as channel:
         await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
-    if topology.has_log:
-        async with _step(connection, f"the stream {topology.log}", topology) as channel:
-            arguments: dict[str, Any] = {
-                "x-queue-type": "stream",
-                "x-max-age": topology.log_max_age,
-                "x-max-length-bytes": topology.log_max_bytes,
-            }
-            stream = await channel.declare_queue(topology.log, durable=True, arguments=arguments)
+    if topology.is_log_bound:
+        async with step(connection, f"the stream {topology.log}", topology) as channel:
+            stream = await channel.declare_queue(topology.log, durable=True, arguments=dict(topology.log_arguments))
             await stream.bind(name, "#")
+    elif topology.has_log:
+        # It may still be bound from former times, and would have everything twice. No error where it is not.
+        async with step(connection, f"the binding of the stream {topology.log}", topology) as channel:
+            former = await channel.get_queue(topology.log, ensure=False)
+            await former.unbind(name, "#")
     for subscription in topology.subscriptions:
         await _declare_subscription(connection, topology, subscription)
 
 
 async def _declare_subscription(connection: AbstractConnection, topology: Topology, wanted: Subscription) -> None:
     dead, dead_exchange = f"{wanted.queue}.dead", topology.dead_letter_exchange
-    async with _step(connection, f"the exchange {dead_exchange}", topology) as channel:
+    async with step(connection, f"the exchange {dead_exchange}", topology) as channel:
         await channel.declare_exchange(dead_exchange, aio_pika.ExchangeType.DIRECT, durable=True)
     for queue, more in (
         (dead, {}),
@@ -191,7 +224,7 @@ async def _declare_subscription(connection: AbstractConnection, topology: Topolo
             | ({"x-delivery-limit": wanted.delivery_limit} if wanted.queue_type == "quorum" else {}),
         ),
     ):
-        async with _step(connection, f"the queue {queue}", topology) as channel:
+        async with step(connection, f"the queue {queue}", topology) as channel:
             arguments: dict[str, Any] = {"x-queue-type": wanted.queue_type, **more}
             declared = await channel.declare_queue(queue, durable=True, arguments=arguments)
             if queue == dead:
@@ -212,10 +245,10 @@ async def verify(connection: AbstractConnection, topology: Topology) -> None:
         BrokerUnreachable: the connection broke.
 
     """
-    async with _step(connection, f"the exchange {topology.exchange}", topology) as channel:
+    async with step(connection, f"the exchange {topology.exchange}", topology) as channel:
         await channel.declare_exchange(topology.exchange, aio_pika.ExchangeType.TOPIC, durable=True, passive=True)
-    for queue in [topology.log] * topology.has_log + [*topology.queues]:
-        async with _step(connection, f"the queue {queue}", topology) as channel:
+    for queue in [topology.log] * topology.is_log_bound + [*topology.queues]:
+        async with step(connection, f"the queue {queue}", topology) as channel:
             await channel.declare_queue(queue, passive=True)
 
 
@@ -229,11 +262,18 @@ async def newest_in_log(connection: AbstractConnection, topology: Topology) -> S
         BrokerUnreachable: the connection broke.
 
     """
+    found: list[bytes] = []
+    for name in topology.log_streams:
+        found += await _newest_in(connection, name, topology)
+    return found
+
+
+async def _newest_in(connection: AbstractConnection, name: str, topology: Topology) -> Sequence[bytes]:
     came: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
     found: list[bytes] = []
-    async with _step(connection, f"the stream {topology.log}", topology) as channel:
+    async with step(connection, f"the stream {name}", topology) as channel:
         await channel.set_qos(prefetch_count=LOG_TAIL_MESSAGES)
-        stream = await channel.declare_queue(topology.log, passive=True)
+        stream = await channel.declare_queue(name, passive=True)
         tag = await stream.consume(came.put, arguments={"x-stream-offset": "last"})
         with suppress(TimeoutError):
             while len(found) < LOG_TAIL_MESSAGES:
@@ -258,16 +298,16 @@ async def detour(connection: AbstractConnection, topology: Topology, queue: str)
     """
     name = f"{topology.exchange}.detour.{uuid4().hex[:12]}"
     wanted = replace(topology, subscriptions=[Subscription(queue)])
-    async with _step(connection, f"the queue {queue}", wanted) as channel:
+    async with step(connection, f"the queue {queue}", wanted) as channel:
         await channel.declare_queue(queue, passive=True)
-    async with _step(connection, f"a binding of the queue {queue} to the exchange {name}", wanted) as channel:
+    async with step(connection, f"a binding of the queue {queue} to the exchange {name}", wanted) as channel:
         exchange = await channel.declare_exchange(name, aio_pika.ExchangeType.FANOUT, auto_delete=True)
         bound = await channel.get_queue(queue, ensure=False)
         await bound.bind(exchange)
     try:
         yield name
     finally:
-        async with _step(connection, f"the exchange {name}", wanted) as channel:
+        async with step(connection, f"the exchange {name}", wanted) as channel:
             await channel.exchange_delete(name)
 
 
@@ -282,7 +322,7 @@ async def hold_fence(connection: AbstractConnection, name: str, topology: Topolo
 
     """
     try:
-        async with _step(connection, f"the fence {name}", topology) as channel:
+        async with step(connection, f"the fence {name}", topology) as channel:
             await channel.declare_queue(name, durable=False, exclusive=True)
     except TopologyMismatch as problem:
         if isinstance(problem.__cause__, amqp.ChannelLockedResource):
@@ -294,7 +334,7 @@ async def hold_fence(connection: AbstractConnection, name: str, topology: Topolo
 
 
 @asynccontextmanager
-async def _step(connection: AbstractConnection, what: str, topology: Topology) -> AsyncIterator[AbstractChannel]:
+async def step(connection: AbstractConnection, what: str, topology: Topology) -> AsyncIterator[AbstractChannel]:
     """Open a channel for one thing, since a refusal closes its channel, and say what was refused."""
     with translated(None, what, permission_command(connection, topology)):
         async with asyncio.timeout(DEADLINE_SECONDS):

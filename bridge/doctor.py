@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from time import perf_counter
 
 from bridge.broker import connect, declare, verify
-from bridge.build import source_of, tls, topology_of
+from bridge.build import needs_streams, source_of, tls, topology_of
 from bridge.config import PbxTable, Settings
 from bridge.errors import BridgeError, StoreInUse
 from bridge.model import Cursor
@@ -35,6 +35,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     for pbx in settings.pbx:
         yield await _pbx(pbx)
     yield await _broker(settings)
+    if settings.rabbitmq.writes_log:
+        yield await _log(settings)
 
 
 def _store(settings: Settings) -> Finding:
@@ -88,5 +90,26 @@ async def _broker(settings: Settings) -> Finding:
         return Finding("broker", is_well=False, words=str(problem))
     done = "declared" if rabbitmq.declare else "found"
     queues = [wanted.queue for wanted in topology.subscriptions]
-    parts = [f"exchange {topology.exchange}", *([f"stream {topology.log}"] if topology.has_log else []), *queues]
+    parts = [f"exchange {topology.exchange}", *([f"stream {topology.log}"] if topology.is_log_bound else []), *queues]
     return Finding("broker", is_well=True, words=f"logged in; {done}: {', '.join(parts)}")
+
+
+async def _log(settings: Settings) -> Finding:
+    rabbitmq, topology = settings.rabbitmq, topology_of(settings)
+    try:
+        needs_streams()
+        from bridge.log_publisher import provide_log  # noqa: PLC0415 - needs the extra "stream"
+        from bridge.streams import connect_stream  # noqa: PLC0415 - the same
+
+        context, name = tls(rabbitmq.ca_file), "account-bridge check"
+        async with (
+            connect(rabbitmq.urls, client_name=name, ssl_context=context) as amqp,
+            connect_stream(rabbitmq.stream_urls, client_name=name, ssl_context=context) as streams,
+        ):
+            await provide_log(amqp, topology, is_declaring=rabbitmq.declare)
+            # Under no name that anybody writes by: this is about permission, and about the streams being alive.
+            for number, stream in enumerate(topology.log_streams):
+                await streams.declare_publisher(number, name, stream)
+    except BridgeError as problem:
+        return Finding("log", is_well=False, words=str(problem))
+    return Finding("log", is_well=True, words=f"stream port logged in; writable: {', '.join(topology.log_streams)}")
