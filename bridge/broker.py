@@ -7,7 +7,7 @@ import asyncio
 import re
 import shlex
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -31,6 +31,13 @@ HEARTBEAT_SECONDS: Final = 10
 """Asked of the broker. A connection on which nothing arrives counts as dead after three of them and a bit (33 s)."""
 
 
+SEGMENT_BYTES: Final = 500_000_000
+"""RabbitMQ's own default for the pieces of a stream."""
+
+SEGMENTS: Final = 10
+"""A log is kept in at least so many pieces, and loses one at a time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """A queue that is declared before its subscriber first connects."""
@@ -51,12 +58,39 @@ class Topology:
     has_log: bool = True
     log_max_age: str = "30D"
     log_max_bytes: int = 5_000_000_000
+    log_partitions: int = 0
+    """How many streams the log is, where it is written by the stream protocol; 0: the exchange feeds it."""
     subscriptions: Sequence[Subscription] = ()
 
     @property
     def log(self) -> str:
         """Name of the stream that keeps everything."""
         return f"{self.exchange}.log"
+
+    @property
+    def log_streams(self) -> Sequence[str]:
+        """Names of the streams that are the log."""
+        if self.log_partitions <= 1:
+            return [self.log]
+        return [f"{self.log}-{number}" for number in range(self.log_partitions)]
+
+    @property
+    def log_arguments(self) -> Mapping[str, Any]:
+        """How long the log keeps things."""
+        segment = self.log_max_bytes // SEGMENTS
+        # Whole segments are removed, and they are of 500 MB unless something else is said: too much for a small log.
+        smaller = {"x-stream-max-segment-size-bytes": segment} if segment < SEGMENT_BYTES else {}
+        return {
+            "x-queue-type": "stream",
+            "x-max-age": self.log_max_age,
+            "x-max-length-bytes": self.log_max_bytes,
+            **smaller,
+        }
+
+    @property
+    def is_log_bound(self) -> bool:
+        """Whether the exchange feeds the log."""
+        return self.has_log and not self.log_partitions
 
     @property
     def dead_letter_exchange(self) -> str:
@@ -157,15 +191,15 @@ async def _declare(connection: AbstractConnection, topology: Topology) -> None:
     name = topology.exchange
     async with step(connection, f"the exchange {name}", topology) as channel:
         await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
-    if topology.has_log:
+    if topology.is_log_bound:
         async with step(connection, f"the stream {topology.log}", topology) as channel:
-            arguments: dict[str, Any] = {
-                "x-queue-type": "stream",
-                "x-max-age": topology.log_max_age,
-                "x-max-length-bytes": topology.log_max_bytes,
-            }
-            stream = await channel.declare_queue(topology.log, durable=True, arguments=arguments)
+            stream = await channel.declare_queue(topology.log, durable=True, arguments=dict(topology.log_arguments))
             await stream.bind(name, "#")
+    elif topology.has_log:
+        # It may still be bound from former times, and would have everything twice. No error where it is not.
+        async with step(connection, f"the binding of the stream {topology.log}", topology) as channel:
+            former = await channel.get_queue(topology.log, ensure=False)
+            await former.unbind(name, "#")
     for subscription in topology.subscriptions:
         await _declare_subscription(connection, topology, subscription)
 
@@ -205,7 +239,7 @@ async def verify(connection: AbstractConnection, topology: Topology) -> None:
     """
     async with step(connection, f"the exchange {topology.exchange}", topology) as channel:
         await channel.declare_exchange(topology.exchange, aio_pika.ExchangeType.TOPIC, durable=True, passive=True)
-    for queue in [topology.log] * topology.has_log + [*topology.queues]:
+    for queue in [topology.log] * topology.is_log_bound + [*topology.queues]:
         async with step(connection, f"the queue {queue}", topology) as channel:
             await channel.declare_queue(queue, passive=True)
 

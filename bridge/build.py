@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import time, timedelta
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from bridge import __version__
@@ -20,9 +21,9 @@ from bridge.intake import Told
 from bridge.logs import get_logger
 from bridge.normalize import Projection, Rules
 from bridge.publisher import Publisher
-from bridge.service import Bridge, Pbx, utc_now
+from bridge.service import Bridge, Log, Pbx, utc_now
 from bridge.source import PbxSource
-from bridge.status import Board, Level, Part, SourcePart
+from bridge.status import Board, Level, LogPart, Part, SourcePart
 from bridge.store.sqlite import SqliteStore
 from bridge.terminal import TerminalPublisher
 from bridge.walk.decisions import Pace
@@ -45,7 +46,7 @@ def built(
     Raises:
         StoreInUse: another bridge has the store open.
         StoreUnusable: the store cannot be used.
-        BadConfig: a file named in the settings cannot be used.
+        BadConfig: a file named in the settings cannot be used, or the log cannot be written in another way right now.
 
     """
     now = utc_now()
@@ -54,6 +55,7 @@ def built(
     path = settings.store.path
     with SqliteStore(path if shadow is None else path.with_name(f"{path.name}.shadow")) as store:
         board.oldest_unsent_at = store.oldest_unpublished_at()
+        written_log = log_of(settings, store, board)
         yield Bridge(
             store,
             [
@@ -70,6 +72,7 @@ def built(
             brake=brake_of(settings),
             habits=habits_of(settings),
             limits=limits_of(settings),
+            written_log=written_log,
             on_told=on_told,
             newest_in_log=partial(newest_numbers, settings)
             if settings.rabbitmq.log_stream and shadow is None
@@ -134,7 +137,55 @@ async def newest_numbers(settings: Settings, lineage: str) -> Mapping[str, int]:
     rabbitmq, topology = settings.rabbitmq, topology_of(settings)
     async with connect(rabbitmq.urls, client_name=APP_ID, ssl_context=tls(rabbitmq.ca_file)) as connection:
         await (declare if rabbitmq.declare else verify)(connection, topology)
+        if topology.log_partitions:
+            needs_streams()
+            from bridge.log_publisher import provide_log  # noqa: PLC0415 - needs the extra "stream"
+
+            await provide_log(connection, topology, is_declaring=rabbitmq.declare)
         return numbers_in(await newest_in_log(connection, topology), lineage)
+
+
+def log_of(settings: Settings, store: SqliteStore, board: Board) -> Log | None:
+    """Return what writes the log by the stream protocol; ``None`` where the exchange feeds it, or there is none.
+
+    Raises:
+        BadConfig: the package for it is missing, or the log was written in another way and not to its end.
+
+    """
+    rabbitmq = settings.rabbitmq
+    if not rabbitmq.writes_log:
+        store.log.end()
+        return None
+    needs_streams()
+    from bridge.log_publisher import LogPublisher, producer_of  # noqa: PLC0415 - needs the extra "stream"
+
+    store.log.begin(rabbitmq.log_partitions)
+    part = board.log = LogPart(since=board.started_at, oldest_unsent_at=store.log.oldest_unpublished_at())
+
+    def does(doing: str) -> None:
+        part.does(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
+        log.info("log.state", state=doing)
+
+    publisher = LogPublisher(
+        lambda: rabbitmq.urls,
+        lambda: rabbitmq.stream_urls,
+        topology=topology_of(settings),
+        producer=lambda: producer_of(store.lineage),
+        is_declaring=rabbitmq.declare,
+        fences=[f"{rabbitmq.exchange}.log.writer.{pbx.name}" for pbx in settings.pbx],
+        confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
+        ssl_context=tls(rabbitmq.ca_file),
+        on_state=does,
+    )
+    return Log(store.log, publisher, part)
+
+
+def needs_streams() -> None:
+    """Raise a ``BadConfig`` with the remedy where the package for the stream protocol is not installed."""
+    if find_spec("rstream") is None:
+        raise BadConfig(
+            "rabbitmq.stream_url needs a package that is not installed: pip install 'pbx-account-bridge[stream]'"
+        )
 
 
 def topology_of(settings: Settings) -> Topology:
@@ -145,6 +196,7 @@ def topology_of(settings: Settings) -> Topology:
         has_log=rabbitmq.log_stream,
         log_max_age=rabbitmq.log_max_age,
         log_max_bytes=rabbitmq.log_max_bytes,
+        log_partitions=rabbitmq.log_partitions if rabbitmq.writes_log else 0,
         subscriptions=[
             Subscription(wanted.queue, wanted.keys, wanted.delivery_limit, wanted.queue_type)
             for wanted in settings.subscriber

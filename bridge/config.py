@@ -90,6 +90,16 @@ def _amqp(url: SecretStr) -> SecretStr:
     return url
 
 
+def _stream(url: SecretStr) -> SecretStr:
+    for one in url.get_secret_value().split(","):
+        parts = urlsplit(one.strip())
+        if parts.scheme not in {"rabbitmq-stream", "rabbitmq-stream+tls"} or not parts.hostname:
+            raise ValueError(
+                "must look like rabbitmq-stream://user:password@host:5552/vhost (rabbitmq-stream+tls and 5551 for TLS)"
+            )
+    return url
+
+
 def _websocket(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("ws", "wss") or not parts.hostname:
@@ -130,6 +140,12 @@ class RabbitMqTable(_Table):
     """How long the log keeps events: a number and one of Y M D h m s."""
     log_max_bytes: int = Field(5_000_000_000, ge=1_000_000)
     """How large the log may become."""
+    stream_url: Annotated[SecretStr, AfterValidator(_stream)] | None = None
+    """The stream port: the log is written through it, each event once. Without it the exchange feeds the log."""
+    stream_url_file: SecretFile | None = None
+    """A file with that, read again at every login."""
+    log_partitions: int = Field(1, ge=1, le=64)
+    """Into how many streams the log is split, by account; more than one needs stream_url."""
     window: int = Field(256, ge=1, le=1024)
     """Unconfirmed events at a time; as many may be delivered twice after a kill."""
     confirm_timeout_seconds: float = Field(30, gt=0)
@@ -140,7 +156,26 @@ class RabbitMqTable(_Table):
     @property
     def urls(self) -> Sequence[str]:
         """The broker's hosts in the order in which they are tried; read anew where they come from a file."""
-        secret = self._secret("url")
+        return self._hosts("url")
+
+    @property
+    def stream_urls(self) -> Sequence[str]:
+        """The broker's stream ports, the same way; none where the exchange feeds the log."""
+        return self._hosts("stream_url")
+
+    @property
+    def writes_log(self) -> bool:
+        """Whether the bridge writes the log itself, by the stream protocol."""
+        return self.log_stream and (self.stream_url is not None or self.stream_url_file is not None)
+
+    @model_validator(mode="after")
+    def _partitions_need_streams(self) -> Self:
+        if self.log_partitions > 1 and not self.writes_log:
+            raise ValueError("log_partitions needs stream_url (and log_stream): an exchange feeds one stream only")
+        return self
+
+    def _hosts(self, name: str) -> Sequence[str]:
+        secret = self._secret(name)
         return [] if secret is None else [url.strip() for url in secret.reveal().split(",") if url.strip()]
 
 
@@ -398,6 +433,8 @@ class Settings(_Table):
         shown = self.model_dump(mode="json", exclude_none=True)
         if self.rabbitmq.urls:
             shown["rabbitmq"]["url"] = ",".join(without_password(url) for url in self.rabbitmq.urls)
+        if self.rabbitmq.stream_urls:
+            shown["rabbitmq"]["stream_url"] = ",".join(without_password(url) for url in self.rabbitmq.stream_urls)
         for pbx in shown["pbx"]:
             if "password" in pbx:
                 pbx["password"] = HIDDEN

@@ -7,7 +7,7 @@ ends it for good, whatever is confirmed behind.
 
 from collections.abc import Sequence
 
-from bridge.errors import BrokerDidNotConfirm
+from bridge.errors import BridgeError, BrokerDidNotConfirm
 
 
 class Ledger:
@@ -21,7 +21,7 @@ class Ledger:
         self._refused_tag = 0
         self.confirmed = 0
         """Length of the unbroken confirmed prefix."""
-        self.refusal: BrokerDidNotConfirm | None = None
+        self.refusal: BridgeError | None = None
         """Why the first refused message was refused."""
 
     def __repr__(self) -> str:
@@ -73,11 +73,14 @@ class Ledger:
                 first, BrokerDidNotConfirm("the broker refused a message (nack): is a queue full, or its node down?")
             )
 
-    def returned(self, event_id: str | None, refusal: BrokerDidNotConfirm) -> None:
-        """Record that a message came back because no queue takes it; its confirm, which follows, means nothing."""
+    def returned(self, event_id: str | None, refusal: BridgeError) -> None:
+        """Record that a message came back because no queue takes it; its confirm, which follows, means nothing.
+
+        Or that it could not be sent at all, and that nothing behind it was.
+        """
         if event_id in self._unconfirmed:
             self._refuse(self.confirmed + 1 + self._unconfirmed.index(event_id), refusal)
 
-    def _refuse(self, tag: int, refusal: BrokerDidNotConfirm) -> None:
+    def _refuse(self, tag: int, refusal: BridgeError) -> None:
         if not self._refused_tag or tag < self._refused_tag:
             self._refused_tag, self.refusal = tag, refusal

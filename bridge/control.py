@@ -206,6 +206,7 @@ def parked_as_json(parked: Parked) -> dict[str, Any]:
     account = event["data"].get("account", {})
     return {
         "position": parked.position,
+        "refused_by": parked.refused_by,
         "event": parked.event_id,
         "source": parked.source,
         "sequence": parked.sequence,

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from aio_pika.abc import AbstractConnection
 
 from bridge.broker import Topology, connect, declare, hold_fence, verify
-from bridge.build import source_of, tls, topology_of
+from bridge.build import needs_streams, source_of, tls, topology_of
 from bridge.config import PbxTable, Settings
 from bridge.errands import depth, may_publish, server_of
 from bridge.errors import BridgeError, BrokerUnreachable, StoreInUse
@@ -60,6 +60,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
             yield await _pbx(pbx)
     async for finding in _broker(settings):
         yield finding
+    if settings.rabbitmq.writes_log:
+        yield await _log(settings)
 
 
 def _store(settings: Settings) -> Finding:
@@ -120,7 +122,7 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
             await (declare if rabbitmq.declare else verify)(connection, topology)
             done = "declared" if rabbitmq.declare else "found"
             queues = [f"{wanted.queue_type} queue {wanted.queue}" for wanted in topology.subscriptions]
-            log = [f"stream {topology.log}"] * topology.has_log
+            log = [f"stream {topology.log}"] * topology.is_log_bound
             yield Finding(
                 what, Level.OK, f"{done}: {', '.join([f'topic exchange {topology.exchange}', *log, *queues])}"
             )
@@ -210,3 +212,24 @@ def _clock(settings: Settings) -> Finding:
                     "timedatectl set-ntp true",
                 )
     return Finding("clock", Level.OK, zone)
+
+
+async def _log(settings: Settings) -> Finding:
+    rabbitmq, topology = settings.rabbitmq, topology_of(settings)
+    try:
+        needs_streams()
+        from bridge.log_publisher import provide_log  # noqa: PLC0415 - needs the extra "stream"
+        from bridge.streams import connect_stream  # noqa: PLC0415 - the same
+
+        context, name = tls(rabbitmq.ca_file), "account-bridge check"
+        async with (
+            connect(rabbitmq.urls, client_name=name, ssl_context=context) as amqp,
+            connect_stream(rabbitmq.stream_urls, client_name=name, ssl_context=context) as streams,
+        ):
+            await provide_log(amqp, topology, is_declaring=rabbitmq.declare)
+            # Under no name that anybody writes by: this is about permission, and about the streams being alive.
+            for number, stream in enumerate(topology.log_streams):
+                await streams.declare_publisher(number, name, stream)
+    except BridgeError as problem:
+        return Finding("log", Level.ERROR, str(problem))
+    return Finding("log", Level.OK, f"logged in at the stream port; writable: {', '.join(topology.log_streams)}")

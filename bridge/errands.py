@@ -65,11 +65,18 @@ async def newest_in_log(connection: AbstractConnection, topology: Topology) -> S
         BrokerUnreachable: the connection broke.
 
     """
+    found: list[bytes] = []
+    for name in topology.log_streams:
+        found += await _newest_in(connection, name, topology)
+    return found
+
+
+async def _newest_in(connection: AbstractConnection, name: str, topology: Topology) -> Sequence[bytes]:
     came: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
     found: list[bytes] = []
-    async with step(connection, f"the stream {topology.log}", topology) as channel:
+    async with step(connection, f"the stream {name}", topology) as channel:
         await channel.set_qos(prefetch_count=LOG_TAIL_MESSAGES)
-        stream = await channel.declare_queue(topology.log, passive=True)
+        stream = await channel.declare_queue(name, passive=True)
         tag = await stream.consume(came.put, arguments={"x-stream-offset": "last"})
         with suppress(TimeoutError):
             while len(found) < LOG_TAIL_MESSAGES:

@@ -8,6 +8,7 @@
     │   ├── BrokerUnreachable    no connection, or it broke, or no answer in time
     │   ├── BrokerDidNotConfirm  nack, return, or a confirm that never came
     │   ├── BrokerRefusedEvent   it will never take this one: parked, and the others go on
+    │   ├── StoreOutdated        it is an older copy of itself, and goes on under a new lineage
     │   └── OutboxFull           too much waits to be sent: the PBXs are not read until there is room
     ├── Misconfigured        waiting helps only once somebody changed something: tried again slowly, loudly
     │   ├── PbxRefusedLogin      wrong app name or password
@@ -20,7 +21,8 @@
         ├── BadConfig            the configuration cannot be used
         ├── StoreUnusable        the file cannot be opened, written or understood
         ├── StoreInUse           another bridge holds it
-        └── CursorMoved          another bridge moved the cursor under our feet
+        ├── CursorMoved          another bridge moved the cursor under our feet
+        └── LogReplaced          the log is another one than was read, so that a place in it means nothing
 
 Every message is a sentence for a person, says what to do where that is known, and holds no secret.
 """
@@ -56,6 +58,10 @@ class BrokerDidNotConfirm(Transient):
 
 class BrokerRefusedEvent(Transient):
     """The broker will not take one of the events on their way, however often it is sent; the others it will."""
+
+
+class StoreOutdated(Transient):
+    """The store is an older copy of itself: the log has more than it ever sent. A new lineage has begun."""
 
 
 class OutboxFull(Transient):
@@ -108,3 +114,7 @@ class StoreInUse(Fatal):
 
 class CursorMoved(Fatal):
     """The durable cursor is not where this bridge left it: another one works on the same store."""
+
+
+class LogReplaced(Fatal):
+    """The log is not the one in which the reader stands: it was deleted and made anew."""

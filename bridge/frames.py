@@ -45,9 +45,8 @@ def _frame(kind: int, channel: int, payload: bytes) -> bytes:
 
 
 @lru_cache(maxsize=4096)  # of a few kinds of change per source
-def _publish(channel: int, exchange: str, routing_key: str, event_type: str) -> bytes:
-    # A change that nobody takes is held back until somebody does; a certificate that nobody wants is no loss.
-    flags = _MANDATORY if event_type == ACCOUNT_CHANGED else 0
+def _publish(channel: int, exchange: str, routing_key: str, event_type: str, *, mandatory: bool) -> bytes:
+    flags = _MANDATORY if mandatory and event_type == ACCOUNT_CHANGED else 0  # a certificate nobody wants is no loss
     arguments = struct.pack(">HHH", _BASIC, _PUBLISH, 0) + _short(exchange) + _short(routing_key) + bytes([flags])
     return _frame(_METHOD, channel, arguments)
 
@@ -58,8 +57,10 @@ def _ends(event_type: str) -> tuple[bytes, bytes]:
     return _short(CONTENT_TYPE) + _short("utf-8"), _short(event_type) + _short(APP_ID)
 
 
-def publish_frames(row: OutboxRow, *, channel: int, exchange: str, frame_max: int, label: str = "") -> bytes:
-    """Return the bytes that publish *row*: persistent, with its id as message id; a change is mandatory.
+def publish_frames(  # noqa: PLR0913 - what differs between publishers, by name
+    row: OutboxRow, *, channel: int, exchange: str, frame_max: int, label: str = "", mandatory: bool = True
+) -> bytes:
+    """Return the bytes that publish *row*: persistent, with its id as message id; a change is *mandatory*.
 
     *frame_max* is what the broker agreed to, 0 for no limit; a larger body goes out in several frames.
     """
@@ -84,5 +85,9 @@ def publish_frames(row: OutboxRow, *, channel: int, exchange: str, frame_max: in
     room = (frame_max or len(row.body) + _FRAME_OVERHEAD_BYTES + 1) - _FRAME_OVERHEAD_BYTES
     bodies = [_frame(_BODY, channel, row.body[start : start + room]) for start in range(0, len(row.body), room)]
     return b"".join(
-        (_publish(channel, exchange, row.routing_key, row.event_type), _frame(_HEADER, channel, header), *bodies)
+        (
+            _publish(channel, exchange, row.routing_key, row.event_type, mandatory=mandatory),
+            _frame(_HEADER, channel, header),
+            *bodies,
+        )
     )

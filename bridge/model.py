@@ -136,6 +136,8 @@ class OutboxRow:
     created_at: datetime
     is_in_doubt: bool = False
     """True where an earlier attempt may have reached the broker although no confirm came back."""
+    account: str | None = None
+    """Key of the account it tells of, which decides about its partition of the log; not told to the exchange."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,8 @@ class Parked:
     reason: str
     waiting: int
     """Later events of the same account, which wait for this one."""
+    refused_by: str = "exchange"
+    """Or ``log``."""
 
 
 class NewEvent(NamedTuple):

@@ -10,7 +10,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
 import aiormq.abc
 from aio_pika.abc import AbstractConnection
@@ -29,16 +29,10 @@ from bridge.broker import (
     translation,
     verify,
 )
-from bridge.confirms import Ledger
-from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerUnreachable
+from bridge.confirming import ConfirmingSession
+from bridge.errors import BrokerDidNotConfirm, BrokerUnreachable
 from bridge.frames import APP_ID, publish_frames
 from bridge.model import OutboxRow
-
-WATCH_SECONDS: Final = 0.5
-"""How often a session looks whether it is blocked or overdue."""
-
-LATE_CONFIRMS_SECONDS: Final = 2.0
-"""After a refusal: how long to wait for the confirms of what was sent before it."""
 
 
 class Publisher:
@@ -90,42 +84,27 @@ class Publisher:
             session = PublisherSession(connection, self._topology, self._on_state, self._label)
             await session.open()
             self._on_state("connected")
-            over = BrokerUnreachable("this session is over")
-            watching = asyncio.create_task(session.watch(self._confirm_deadline_seconds))
-            watching.add_done_callback(lambda _: session.end(over))  # nobody waits for a session that is not watched
-            try:
+            async with session.watched(self._confirm_deadline_seconds):
                 yield session
-            finally:
-                session.end(over)
-                watching.cancel()
-                await asyncio.wait([watching])
-                if not watching.cancelled():
-                    watching.result()  # raises: only a mistake of ours ends watching before it is cancelled
 
 
-class PublisherSession:
+class PublisherSession(ConfirmingSession):
     """The ``Session`` of ``delivery``."""
 
     def __init__(
         self, connection: AbstractConnection, topology: Topology, on_state: Callable[[str], None], label: str
     ) -> None:
+        super().__init__(on_state)
         self._label = label
         self._connection = connection
         self._topology = topology
-        self._on_state = on_state
         self._channel: Any = None
         self._unblocked: asyncio.Event
-        self._ledger = Ledger()
-        self._told = 0
-        self._failure: BridgeError | None = None
-        self._last_progress = 0.0
-        self._refused_at: float | None = None
-        self._news = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[None] = self._loop.create_future()
 
-    def __repr__(self) -> str:
-        return f"<PublisherSession {self._ledger.confirmed} confirmed, {self._ledger.outstanding} unconfirmed>"
+    @property
+    def is_blocked(self) -> bool:
+        """True while the broker has an alarm."""
+        return not self._unblocked.is_set()
 
     async def open(self) -> None:
         """Open the confirm channel.
@@ -153,17 +132,18 @@ class PublisherSession:
             BridgeError: what ended the session, or is about to: nothing is sent behind a refused row.
 
         """
-        self._check()
-        if self._ledger.refusal is not None:
-            raise self._ledger.refusal
+        self._begin_sending()
         frame_max = self._channel.connection.connection_tune.frame_max
         exchange = self._topology.exchange
+        # A change that nobody takes is held back until somebody does, unless the log has it anyway.
+        mandatory = not self._topology.log_partitions
         number, label = self._channel.number, self._label
         payload = b"".join(
-            publish_frames(row, channel=number, exchange=exchange, frame_max=frame_max, label=label) for row in rows
+            publish_frames(
+                row, channel=number, exchange=exchange, frame_max=frame_max, label=label, mandatory=mandatory
+            )
+            for row in rows
         )
-        if not self._ledger.outstanding:
-            self._last_progress = self._loop.time()
         self._ledger.sent([row.event_id for row in rows])
         written: asyncio.Future[None] = self._loop.create_future()
         frame = aiormq.abc.ChannelFrame(payload=payload, should_close=False, drain_future=written)
@@ -175,44 +155,6 @@ class PublisherSession:
             self.end(BrokerUnreachable("sending was interrupted"))
             raise
 
-    async def confirmed(self) -> int:
-        """Wait until the confirmed prefix grows, and return how many rows of this session it has.
-
-        Raises:
-            BridgeError: what ended the session, after every confirm that came was told.
-
-        """
-        while self._ledger.confirmed == self._told:
-            self._check()
-            self._news.clear()
-            await self._news.wait()
-        self._told = self._ledger.confirmed
-        return self._told
-
-    def end(self, failure: BridgeError) -> None:
-        """End the session; the first reason given is the one that counts, and no confirm counts any more."""
-        if self._failure is None:
-            self._failure = failure
-            self._ended.set_result(None)
-        self._news.set()
-
-    async def watch(self, deadline_seconds: float) -> None:
-        """Keep an eye on alarms and on confirms that stay out, until cancelled."""
-        was_blocked = False
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            now = self._loop.time()
-            if is_blocked := not self._unblocked.is_set():
-                self._last_progress = now
-            if is_blocked != was_blocked:
-                was_blocked = is_blocked
-                self._on_state("blocked: the broker has a memory or disk alarm" if is_blocked else "connected")
-            if self._refused_at is not None and self._ledger.refusal is not None:
-                if now - self._refused_at > LATE_CONFIRMS_SECONDS:
-                    self.end(self._ledger.refusal)
-            elif self._ledger.outstanding and now - self._last_progress > deadline_seconds:
-                self.end(BrokerDidNotConfirm(f"the broker confirmed nothing for {deadline_seconds:g} s"))
-
     def on_confirm(self, frame: spec.Basic.Ack | spec.Basic.Nack) -> None:
         """Take a confirm or a refusal of the broker."""
         if self._failure is not None:
@@ -220,9 +162,8 @@ class PublisherSession:
         tag, multiple = frame.delivery_tag or 0, bool(frame.multiple)
         if isinstance(frame, spec.Basic.Nack):
             self._ledger.nack(tag, multiple=multiple)
-        elif self._ledger.ack(tag, multiple=multiple):
-            self._last_progress = self._loop.time()
-            self._news.set()
+        else:
+            self._acknowledge(tag, multiple=multiple)
         self._look_for_refusal()
 
     def on_return(self, frame: spec.Basic.Return, event_id: str | None) -> None:
@@ -236,26 +177,6 @@ class PublisherSession:
                 ),
             )
             self._look_for_refusal()
-
-    def _look_for_refusal(self) -> None:
-        """End the session at a refused message, once all before it are confirmed or had their time."""
-        if self._ledger.refusal is None:
-            return
-        if self._refused_at is None:
-            self._refused_at = self._loop.time()
-        if self._ledger.is_over:
-            self.end(self._ledger.refusal)
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
-    async def _unless_ended(self, wanted: "asyncio.Future[Any]") -> None:
-        try:
-            await asyncio.wait((wanted, self._ended), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            wanted.cancel()
-        self._check()
 
     def _on_closed(self, closing: "asyncio.Future[Any]") -> None:
         problem = asyncio.CancelledError() if closing.cancelled() else closing.exception()

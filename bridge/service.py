@@ -16,18 +16,19 @@ from typing import Any, Final, Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from bridge.delivery.contracts import Publisher, Store
-from bridge.delivery.drain import Drain
+from bridge.delivery.contracts import Outbox, Publisher, Store
+from bridge.delivery.drain import Drain, nothing_to_settle
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
-from bridge.errors import BridgeError, Misconfigured, OutboxFull, Transient
+from bridge.delivery.settle import Knowing, Numbered, settle
+from bridge.errors import BridgeError, Misconfigured, OutboxFull, StoreOutdated, Transient
 from bridge.intake import Intake, Told
 from bridge.logs import get_logger
 from bridge.model import AccountGuid, Backlog, Forgotten, OutboxRow, Parked, Pause, Place, SourceName
 from bridge.normalize import Rules, account_key
 from bridge.secret import scrub
 from bridge.source import Heard, PbxSource
-from bridge.status import Board, Level
+from bridge.status import Board, Level, LogPart, Part
 from bridge.walk.schedule import Habits, WalkSchedule
 
 STOP_SECONDS: Final = 10.0
@@ -144,6 +145,33 @@ class _Followed:
     """Set while that is so, for who reads at the moment."""
 
 
+class LogOutbox(Outbox, Numbered, Protocol):
+    """What the store has for the log."""
+
+    @property
+    def backlog(self) -> Backlog:
+        """What the log still wants; may be asked from any thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The log, written by the stream protocol: its part of the store, who writes it, and how that is shown."""
+
+    outbox: LogOutbox
+    publisher: Publisher
+    part: LogPart
+
+
+@dataclass(frozen=True, slots=True)
+class _Outlet:
+    """One of the ways out of the outbox: each has a position of its own, and is tried again by itself."""
+
+    name: str
+    drain: Drain
+    patience: Patience
+    part: Part
+
+
 class KeptStore(Store, Protocol):
     """What a running bridge needs of a store beside what delivering needs."""
 
@@ -215,12 +243,15 @@ class Bridge:
         brake: Brake = Brake(),  # noqa: B008 - frozen, so sharing it is safe
         habits: Habits = Habits(),  # noqa: B008 - the same
         limits: Limits = Limits(),  # noqa: B008 - the same
+        written_log: Log | None = None,
         on_told: Callable[[Told], None] = lambda _told: None,
         on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
         newest_in_log: Callable[[str], Awaitable[Mapping[str, int]]] | None = None,
     ) -> None:
         self.board = board
         self._newest_in_log = newest_in_log
+        self._checking = asyncio.Lock()
+        self._log = written_log
         self._store = store
         self._pbxs = pbxs
         self._rules = rules
@@ -238,18 +269,48 @@ class Bridge:
         self._walk_check = asyncio.Event()
         self._followed: dict[SourceName, _Followed] = {}
         self._offload = StoreThread()
-        self._publishing = Patience(
-            transient_max_seconds=BROKER_PAUSE_SECONDS, misconfigured_seconds=BROKER_PAUSE_SECONDS
-        )
-        self._drain = Drain(
-            store,
+        exchange = self._outlet("broker", store, publisher, board.broker, window, self._published)
+        self._outlets = [exchange]
+        if written_log is not None:
+            of_log = self._outlet(
+                "log", written_log.outbox, written_log.publisher, written_log.part, window, self._written, self._settle
+            )
+            self._outlets.append(of_log)
+
+    def _outlet(  # noqa: PLR0913, PLR0917 - private, and called twice
+        self,
+        name: str,
+        outbox: Outbox,
+        publisher: Publisher,
+        part: Part,
+        window: int,
+        on_published: Callable[[Sequence[OutboxRow]], None],
+        settling: Callable[[Any], Awaitable[None]] = nothing_to_settle,
+    ) -> _Outlet:
+        patience = Patience(transient_max_seconds=BROKER_PAUSE_SECONDS, misconfigured_seconds=BROKER_PAUSE_SECONDS)
+
+        def published(rows: Sequence[OutboxRow]) -> None:
+            patience.progress()
+            self._count()
+            part.last_progress_at = utc_now()
+            on_published(rows)
+
+        def parked(row: OutboxRow, reason: str) -> None:
+            patience.progress()
+            self._count()
+            log.error("event.parked", source=row.source, event_id=row.event_id, refused_by=name, reason=reason)
+
+        drain = Drain(
+            outbox,
             publisher,
             offload=self._offload,
             clock=utc_now,
             window=window,
-            on_published=self._published,
-            on_parked=self._parked,
+            settle=settling,
+            on_published=published,
+            on_parked=parked,
         )
+        return _Outlet(name, drain, patience, part)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until *stop* is set, then commit what was read and wait for the confirms of what was sent.
@@ -266,7 +327,10 @@ class Bridge:
                 self._warn_of_restored()
             async with asyncio.TaskGroup() as group:
                 readers = [group.create_task(self._follow(pbx), name=f"read {pbx.name}") for pbx in self._pbxs]
-                draining = group.create_task(self._keep_draining(), name="drain")
+                draining = {
+                    outlet.name: group.create_task(self._keep_draining(outlet), name=f"drain to the {outlet.name}")
+                    for outlet in self._outlets
+                }
                 pruning = group.create_task(self._keep_pruning(), name="prune")
                 walking = group.create_task(self._keep_walking(), name="walk")
                 measuring = group.create_task(self._keep_measuring(), name="measure")
@@ -280,14 +344,19 @@ class Bridge:
         finally:
             self._offload.close()
 
-    async def _wind_down(self, draining: asyncio.Task[None]) -> None:
-        self._drain.stop()
-        if self._drain.is_in_session:  # otherwise there is nothing to wait for, least of all a broker that is away
-            await asyncio.wait([draining], timeout=STOP_SECONDS)
-        if self._drain.in_flight:
-            log.warning("bridge.stopping_with_unconfirmed", rows=self._drain.in_flight)
-        draining.cancel()
-        await asyncio.wait([draining])
+    async def _wind_down(self, draining: Mapping[str, asyncio.Task[None]]) -> None:
+        for outlet in self._outlets:
+            outlet.drain.stop()
+        # Otherwise there is nothing to wait for, least of all a broker that is away.
+        finishing = [draining[outlet.name] for outlet in self._outlets if outlet.drain.is_in_session]
+        if finishing:
+            await asyncio.wait(finishing, timeout=STOP_SECONDS)
+        for outlet in self._outlets:
+            if outlet.drain.in_flight:
+                log.warning("bridge.stopping_with_unconfirmed", rows=outlet.drain.in_flight, to=outlet.name)
+        for task in draining.values():
+            task.cancel()
+        await asyncio.wait(draining.values())
         log.info("bridge.stopped")
 
     async def _follow(self, pbx: Pbx) -> None:
@@ -429,7 +498,8 @@ class Bridge:
 
     def _released(self) -> None:
         self._count()
-        self._drain.go_back()
+        for outlet in self._outlets:
+            outlet.drain.go_back()
 
     async def _keep_walking(self) -> None:
         while True:
@@ -450,18 +520,17 @@ class Bridge:
         write = log.error if level is Level.ERROR else log.warning
         write("source.failed", source=name, problem=str(problem), again_in_seconds=round(pause_seconds, 1))
 
-    async def _keep_draining(self) -> None:
-        await keep_trying(self._check_and_drain, self._publishing, self._broker_failed)
+    async def _keep_draining(self, outlet: _Outlet) -> None:
+        await keep_trying(partial(self._check_and_drain, outlet), outlet.patience, partial(self._outlet_failed, outlet))
 
-    async def _check_and_drain(self) -> None:
+    async def _check_and_drain(self, outlet: _Outlet) -> None:
         """Publish, but not before it is known that no number was used for something else: see ``store.lineage``."""
-        if not self._store.is_checked:
-            newest = await self._newest_numbers()
-            if await self._offload(self._store.check, newest, utc_now()):
-                self._warn_of_restored()
-                for followed in self._followed.values():
-                    followed.schedule.ask()
-        await self._drain.run()
+        async with self._checking:
+            if not self._store.is_checked:
+                newest = await self._newest_numbers()
+                if await self._offload(self._store.check, newest, utc_now()):
+                    self._is_restored()
+        await outlet.drain.run()
 
     async def _newest_numbers(self) -> Mapping[str, int]:
         try:
@@ -470,16 +539,37 @@ class Bridge:
             log.warning("store.not_compared_with_the_log", problem=str(problem))
             return {}
 
+    def _is_restored(self) -> None:
+        """Warn of it, and have every PBX walked."""
+        self._warn_of_restored()
+        for followed in self._followed.values():
+            followed.schedule.ask()
+
     def _warn_of_restored(self) -> None:
         log.warning("store.restored", problem=self._store.restored, lineage=self._store.lineage)
         for part in self.board.sources.values():
             part.warning = f"A full walk has to find what is different now: {self._store.restored}."
 
-    def _broker_failed(self, problem: BridgeError, pause_seconds: float) -> None:
+    def _outlet_failed(self, outlet: _Outlet, problem: BridgeError, pause_seconds: float) -> None:
         level = Level.ERROR if isinstance(problem, Misconfigured) else Level.WARN
-        self.board.broker.fails(scrub(str(problem)), level, utc_now())
+        if isinstance(problem, StoreOutdated):
+            self._is_restored()
+        outlet.part.fails(scrub(str(problem)), level, utc_now())
         write = log.error if level is Level.ERROR else log.warning
-        write("broker.failed", problem=str(problem), again_in_seconds=round(pause_seconds, 1))
+        write(f"{outlet.name}.failed", problem=str(problem), again_in_seconds=round(pause_seconds, 1))
+
+    async def _settle(self, session: Knowing) -> None:
+        if self._log is None:
+            return
+        part = self._log.part
+        settled, warning = await settle(session, self._log.outbox, offload=self._offload, clock=utc_now)
+        part.settled += settled
+        part.written += settled
+        if warning and warning != part.warning:
+            log.error("log.lost_events", problem=warning)
+        part.warning = warning or part.warning
+        log.info("log.settled", last=session.last, rows=settled)
+        self._count()
 
     async def _keep_pruning(self) -> None:
         while True:
@@ -498,22 +588,21 @@ class Bridge:
 
     def _told(self, told: Told) -> None:
         self._count()
-        self._drain.wake()
+        for outlet in self._outlets:
+            outlet.drain.wake()
         self._on_told(told)
 
     def _published(self, rows: Sequence[OutboxRow]) -> None:
-        self._publishing.progress()
-        self._count()
         board = self.board
         board.published += len(rows)
         board.oldest_unsent_at = rows[-1].created_at if board.unsent else None
-        board.broker.last_progress_at = utc_now()
         self._on_published(rows)
 
-    def _parked(self, row: OutboxRow, reason: str) -> None:
-        self._publishing.progress()
-        self._count()
-        log.error("event.parked", source=row.source, event_id=row.event_id, position=row.position, reason=reason)
+    def _written(self, rows: Sequence[OutboxRow]) -> None:
+        if self._log is not None:
+            part = self._log.part
+            part.written += len(rows)
+            part.oldest_unsent_at = rows[-1].created_at if part.unsent else None
 
     def _count(self) -> None:
         """Bring the board up to date with the outbox, and look whether there is still room in it."""
@@ -521,6 +610,14 @@ class Bridge:
         board.unsent, board.unsent_bytes = backlog.rows, backlog.bytes
         board.held, board.parked = backlog.held_rows, backlog.parked
         board.oldest_unsent_at = (board.oldest_unsent_at or utc_now()) if board.unsent else None
+        if self._log is not None:
+            part, behind = self._log.part, self._log.outbox.backlog
+            part.unsent, part.unsent_bytes, part.held, part.parked = (
+                *(behind.rows, behind.bytes),
+                *(behind.held_rows, behind.parked),
+            )
+            part.oldest_unsent_at = (part.oldest_unsent_at or utc_now()) if part.unsent else None
+            backlog = max(backlog, behind, key=lambda one: one.bytes + one.held_bytes)
         full = self._limits.reached(backlog, self._free_bytes, is_full=bool(self._full))
         if full and not self._full:
             self._has_room.clear()

@@ -53,6 +53,24 @@ class Part:
 
 
 @dataclass(slots=True)
+class LogPart(Part):
+    """The log, where it is written by the stream protocol: a second way out of the same outbox."""
+
+    unsent: int = 0
+    """Events that are to be written, held ones not among them."""
+    unsent_bytes: int = 0
+    held: int = 0
+    parked: int = 0
+    oldest_unsent_at: datetime | None = None
+    written: int = 0
+    """Events confirmed since the start of the bridge."""
+    settled: int = 0
+    """Of those, how many the log had already when a session began: in doubt before, and not sent again."""
+    warning: str = ""
+    """What somebody should look at although events are written."""
+
+
+@dataclass(slots=True)
 class SourcePart(Part):
     """A PBX as the bridge sees it."""
 
@@ -85,6 +103,8 @@ class Board:
     started_at: datetime
     broker: Part
     sources: dict[str, SourcePart] = field(default_factory=dict)
+    log: LogPart | None = None
+    """``None`` where the exchange feeds the log, or there is none."""
     unsent: int = 0
     """Events that are to be sent, held ones not among them."""
     unsent_bytes: int = 0
@@ -101,26 +121,44 @@ class Board:
         levels = [self.broker.level, *(source.level for source in self.sources.values())]
         levels += [Level.WARN for source in self.sources.values() if source.warning]
         levels += [Level.WARN] * bool(self.parked)
-        if self.oldest_unsent_at is not None and now - self.oldest_unsent_at > MAX_UNSENT_AGE:
+        if self.log is not None:
+            levels += [self.log.level, *([Level.WARN] * bool(self.log.parked or self.log.warning))]
+        if self._is_late(now):
             levels.append(Level.ERROR)
         return max(levels, key=list(Level).index)
 
     def is_ready(self, now: datetime) -> bool:
         """Tell whether changes flow: both ends usable, nothing waiting for long."""
-        is_late = self.oldest_unsent_at is not None and now - self.oldest_unsent_at > MAX_UNSENT_AGE
-        sources = [source for source in self.sources.values() if not source.is_paused]
-        return not is_late and all(part.is_usable for part in (self.broker, *sources))
+        parts: list[Part] = [self.broker, *(source for source in self.sources.values() if not source.is_paused)]
+        parts += [self.log] if self.log is not None else []
+        return not self._is_late(now) and all(part.is_usable for part in parts)
+
+    def _is_late(self, now: datetime) -> bool:
+        oldest = [self.oldest_unsent_at, self.log.oldest_unsent_at if self.log is not None else None]
+        return any(moment is not None and now - moment > MAX_UNSENT_AGE for moment in oldest)
 
     def sentences(self, now: datetime) -> list[str]:
         """Return what a person wants to know first."""
-        told = ["Everything sent." if not self.unsent + self.held else f"{self.unsent} events wait to be sent."]
+        log = self.log
+        if self.unsent + self.held or (log is not None and log.unsent + log.held):
+            behind = "" if log is None else f", {log.unsent} to be written to the log"
+            told = [f"{self.unsent} events wait to be sent{behind}."]
+        else:
+            told = ["Everything sent."]
         if self.parked:
             told.append(
                 f"The broker refused {self.parked} events for good, and {self.held - self.parked} wait behind them. "
                 "Why, and what to do: account-bridge parked"
             )
+        if log is not None and log.parked:
+            told.append(
+                f"The log refused {log.parked} events for good, and {log.held - log.parked} wait behind them. "
+                "Why, and what to do: account-bridge parked"
+            )
         told += [f"{name}: {_sentence(part, now)} {_completeness(part)}" for name, part in self.sources.items()]
         told.append(f"Broker: {_sentence(self.broker, now)}")
+        if log is not None:
+            told.append(f"Log: {_sentence(log, now)} {log.warning}".strip())
         return told
 
     def as_json(self, now: datetime) -> Mapping[str, Any]:

@@ -202,7 +202,8 @@ def _line(event: dict[str, Any]) -> Text:
         (f"{event['position']:>8}  ", "bold"),
         f"{created:%Y-%m-%d %H:%M}  {event['routing_key']}  ",
         (clean(event["name"] or event["subject"]), "bold"),
-        f"  ({event['bytes']} bytes{waiting})\n          {clean(event['reason'])}",
+        f"  ({event['bytes']} bytes, refused by the {event['refused_by']}{waiting})",
+        f"\n          {clean(event['reason'])}",
     )
 
 

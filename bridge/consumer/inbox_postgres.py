@@ -95,7 +95,7 @@ class PostgresInbox(_Common):
             psycopg.Error: from the database.
 
         """
-        if _commits_at_once(self._connection):
+        if commits_at_once(self._connection):
             raise StoreUnusable(_COMMITS_AT_ONCE)
         steps = self._statements.receiving(event, self._clock())
         query = next(steps)
@@ -121,7 +121,7 @@ class PostgresInbox(_Common):
         # A cursor of our own: the caller's connection may make anything of a row.
         with self._connection.cursor(row_factory=tuple_row) as cursor:
             try:
-                cursor.execute(_with_marks(query.sql), query.parameters)
+                cursor.execute(with_marks(query.sql), query.parameters)
             except UndefinedTable as problem:
                 raise StoreUnusable(_NO_TABLES) from problem
             return Answer(cursor.fetchall() if cursor.description else (), cursor.rowcount)
@@ -152,7 +152,7 @@ class AsyncPostgresInbox(_Common):
             psycopg.Error: from the database.
 
         """
-        if _commits_at_once(self._connection):
+        if commits_at_once(self._connection):
             raise StoreUnusable(_COMMITS_AT_ONCE)
         steps = self._statements.receiving(event, self._clock())
         query = next(steps)
@@ -175,15 +175,17 @@ class AsyncPostgresInbox(_Common):
     async def _execute(self, query: Query) -> Answer:
         async with self._connection.cursor(row_factory=tuple_row) as cursor:
             try:
-                await cursor.execute(_with_marks(query.sql), query.parameters)
+                await cursor.execute(with_marks(query.sql), query.parameters)
             except UndefinedTable as problem:
                 raise StoreUnusable(_NO_TABLES) from problem
             return Answer(await cursor.fetchall() if cursor.description else (), cursor.rowcount)
 
 
-def _commits_at_once(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
+def commits_at_once(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
+    """Tell whether a statement on *connection* would be committed by itself."""
     return connection.autocommit and connection.info.transaction_status is TransactionStatus.IDLE
 
 
-def _with_marks(sql: str) -> bytes:
+def with_marks(sql: str) -> bytes:
+    """Return *sql* with the marks of psycopg in place of ``:name``."""
     return _MARK.sub(r"%(\1)s", sql).encode()

@@ -66,7 +66,7 @@ class SqliteInbox:
             sqlite3.Error: from the database.
 
         """
-        if self._commits_at_once:
+        if commits_at_once(self._connection):
             raise StoreUnusable(
                 "the connection of the inbox commits each statement at once: begin a transaction before asking the "
                 "inbox, write the effect, and commit both together"
@@ -95,12 +95,6 @@ class SqliteInbox:
         """
         return self._execute(self._statements.pruning(older_than, self._clock(), at_most)).changed
 
-    @property
-    def _commits_at_once(self) -> bool:
-        mode = getattr(self._connection, "autocommit", _LEGACY_TRANSACTIONS)
-        begins_by_itself = self._connection.isolation_level is not None if mode == _LEGACY_TRANSACTIONS else not mode
-        return not self._connection.in_transaction and not begins_by_itself
-
     def _execute(self, query: Query) -> Answer:
         cursor = self._connection.cursor()
         cursor.row_factory = None  # the caller's connection may make anything of a row
@@ -113,3 +107,10 @@ class SqliteInbox:
             raise
         finally:
             cursor.close()
+
+
+def commits_at_once(connection: sqlite3.Connection) -> bool:
+    """Tell whether a statement on *connection* would be committed by itself."""
+    mode = getattr(connection, "autocommit", _LEGACY_TRANSACTIONS)
+    begins_by_itself = connection.isolation_level is not None if mode == _LEGACY_TRANSACTIONS else not mode
+    return not connection.in_transaction and not begins_by_itself

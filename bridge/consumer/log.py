@@ -1,20 +1,35 @@
 """The log of everything, from any point in it, and on into what happens now without a seam."""
 
+import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+from aiormq.exceptions import ChannelLockedResource
 
+from bridge.broker import DEADLINE_SECONDS, translated
 from bridge.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode
 from bridge.consumer.client import Start, log_bad_event, settle
+from bridge.consumer.position import Place
 from bridge.consumer.session import LONGEST_PAUSE_SECONDS, Inflow, Link, log
-from bridge.errors import BadEvent
+from bridge.errors import BadEvent, BrokerUnreachable, LogReplaced, TopologyMismatch
 
 CLOCK_MARGIN: Final = timedelta(minutes=1)
 """How far the broker's clock may be behind ours without a reader that waits for its first event missing one."""
+
+
+TURN_SECONDS: Final = 1.0
+"""How often a replica that stands by looks whether it is its turn."""
+
+PLACE_SECONDS: Final = 10.0
+"""How long the entry at a reader's place may take to come, before the broker is asked again."""
+
+PLACE_ATTEMPTS: Final = 3
+"""After so many of them without that entry, the log is taken for another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +43,37 @@ class LogEntry:
 
 
 class LogReader:
-    """Reads the stream that the bridge binds to its exchange; reading takes nothing away from anybody.
+    """Reads the stream that is the log; reading takes nothing away from anybody.
 
     Across restarts of the broker it goes on behind the last entry that it handed over. The broker keeps the log by age
     and size only; where entries are gone before they were read, that is logged as ``log.truncated``.
 
+    Exactly once, with nothing but a place kept in the transaction of the effect (where the bridge writes the log by the
+    stream protocol, and so holds each event once)::
+
+        position = SqlitePosition(letters)      # bridge.consumer.position_sqlite; or PostgresPosition
+        position.create_tables()
+        async for entry in LogReader(url, start=position.start()):
+            with letters:  # one transaction
+                if position.is_new(entry):
+                    letters.execute("INSERT INTO letter VALUES (?, ?)", (entry.event.account["display_name"], ...))
+
     Args:
-        urls: where the broker is; of several, the first that answers is taken.
-        stream: name of the log.
-        start: ``"first"``; ``"next"`` for what is published from now on; an offset; a time with its zone, or
-            ``"last"``, both of which begin with the whole chunk that holds it, so that some earlier entries may come.
+        urls: where the broker is; of several, the first that answers is taken. ``amqp://`` reads by AMQP 0-9-1,
+            ``rabbitmq-stream://`` by the stream protocol (needs the extra ``stream``).
+        stream: name of the log; of a log in several partitions one of its streams, ``pbx.accounts.log-0`` for example.
+        start: ``"first"``; ``"next"`` for what is published from now on; an offset; a place, to go on behind it; a time
+            with its zone, or ``"last"``, both of which begin with the whole chunk that holds it, so that some earlier
+            entries may come.
+        replica_of: a name that several processes share, of which one reads at a time; when it ends, another one goes
+            on. Only by AMQP. Each of them has to ask its position for the start (*start* may be a function).
         prefetch: how many entries may be under way to this reader.
         longest_pause_seconds: between two attempts to connect.
         heartbeat_seconds: a broker that is silent for three times as long counts as gone.
-        ssl_context: for ``amqps``.
+        ssl_context: for ``amqps`` and ``rabbitmq-stream+tls``.
 
     Raises:
-        ValueError: a time without a zone.
+        ValueError: a time without a zone, or replicas by the stream protocol.
 
     """
 
@@ -53,17 +82,28 @@ class LogReader:
         urls: str | Sequence[str],
         *,
         stream: str = "pbx.accounts.log",
-        start: Start = "first",
+        start: Start | Place | Callable[[], Start | Place | Awaitable[Start | Place]] = "first",
+        replica_of: str | None = None,
         prefetch: int = 256,
         longest_pause_seconds: float = LONGEST_PAUSE_SECONDS,
         heartbeat_seconds: int = 10,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        if isinstance(start, datetime) and start.tzinfo is None:
-            raise ValueError("the time to start from needs a zone, for example datetime.now(UTC)")
+        first = urls if isinstance(urls, str) else next(iter(urls), "")
+        self._is_native = first.startswith("rabbitmq-stream")
+        if replica_of is not None and self._is_native:
+            raise ValueError("replicas take turns by a queue of AMQP 0-9-1: give an URL that begins with amqp")
         self._stream = stream
-        self._start: Start = start
-        self._expected: int | None = start if isinstance(start, int) else None
+        self._wanted = start
+        self._start: Start = "first"
+        self._place: Place | None = None
+        """The last entry that was dealt with; the log is asked for it once more, to see that it is the same log."""
+        self._is_at_place = True
+        """False after connecting, until that entry came again."""
+        self._attempts = 0
+        if not callable(start):
+            self._begin_at(start)
+        self._replica_of = replica_of
         self._prefetch = prefetch
         self._link = Link(
             urls,
@@ -71,10 +111,11 @@ class LogReader:
             longest_pause_seconds=longest_pause_seconds,
             heartbeat_seconds=heartbeat_seconds,
             ssl_context=ssl_context,
+            **({"connecting": _stream_connecting()} if self._is_native else {}),
         )
 
     def __repr__(self) -> str:
-        return f"<LogReader {self._stream}, from {self._start}, {self._link}>"
+        return f"<LogReader {self._stream}, from {self._place or self._start}, {self._link}>"
 
     def stop(self) -> None:
         """End the iteration behind the entry at hand. To be called within the event loop."""
@@ -86,12 +127,13 @@ class LogReader:
         Raises:
             BrokerRefusedLogin, TopologyMismatch: before it worked for the first time; there is no such stream, for
                 example, because the bridge has not made it yet.
+            LogReplaced: the log is not the one in which this reader stands.
 
         """
         while not self._link.is_stopped:
             async with self._link.session(self._begin) as inflow:
                 unsettled = 0
-                while inflow is not None and (message := await inflow.next()) is not None:
+                while inflow is not None and (message := await self._next(inflow)) is not None:
                     offset = self._advance(message)
                     entry = None if offset is None else _entry(message, offset)
                     if entry is not None:
@@ -103,28 +145,127 @@ class LogReader:
                         await settle(message, "ack", multiple=True)
                         unsettled = 0
 
-    async def _begin(self, connection: AbstractConnection) -> Inflow:
-        inflow = await Inflow.begin(
-            connection, self._stream, prefetch=self._prefetch, arguments={"x-stream-offset": self._start}
-        )
-        if self._start == "next":
+    async def run(self, handler: "Callable[[LogEntry], Awaitable[None]]") -> None:
+        """Await *handler* with one entry after the other, until stopped; its first error ends the run.
+
+        Raises:
+            BrokerRefusedLogin, TopologyMismatch, LogReplaced: see the iteration.
+
+        """
+        async with aclosing(self.__aiter__()) as entries:
+            async for entry in entries:
+                await handler(entry)
+
+    def _begin_at(self, start: Start | Place) -> None:
+        if isinstance(start, datetime) and start.tzinfo is None:
+            raise ValueError("the time to start from needs a zone, for example datetime.now(UTC)")
+        if isinstance(start, Place):
+            self._place = start
+        elif isinstance(start, int) and start > 0:
+            self._place = Place(start - 1, None)
+            self._start = start
+        else:
+            self._start = start
+
+    async def _begin(self, connection: Any) -> Inflow:
+        if self._replica_of is not None:
+            await _take_turn(connection, f"{self._stream}.reader.{self._replica_of}")
+        if callable(self._wanted) and self._place is None:
+            asked = self._wanted()
+            self._begin_at(await asked if isinstance(asked, Awaitable) else asked)
+        place = self._place
+        known = place is not None and place.event_id is not None
+        start = self._start if place is None else place.offset if known else place.offset + 1
+        self._is_at_place = not known
+        inflow = await self._consume(connection, start)
+        if start == "next":
             # Should the connection break before anything came, "next" would leave out what was published meanwhile.
             self._start = datetime.now(UTC) - CLOCK_MARGIN
         return inflow
 
+    async def _consume(self, connection: Any, start: Start) -> Inflow:
+        if self._is_native:
+            from bridge.consumer.native import StreamInflow  # noqa: PLC0415 - needs the extra "stream"
+
+            return await StreamInflow.subscribe(connection, self._stream, start)
+        return await Inflow.begin(
+            connection, self._stream, prefetch=self._prefetch, arguments={"x-stream-offset": start}
+        )
+
+    async def _next(self, inflow: Inflow) -> AbstractIncomingMessage | None:
+        if self._is_at_place:
+            return await inflow.next()
+        # The broker has the entry at our place, or later ones: the newest part of a log is never removed.
+        try:
+            async with asyncio.timeout(PLACE_SECONDS):
+                return await inflow.next()
+        except TimeoutError as problem:
+            self._attempts += 1
+            if self._attempts == PLACE_ATTEMPTS:
+                raise self._replaced() from problem
+            raise BrokerUnreachable("the broker does not deliver the entry that was read last") from problem
+
     def _advance(self, message: AbstractIncomingMessage) -> int | None:
         """Return the offset of *message*, and begin behind it from now on; ``None`` where it was wanted no more."""
-        offset = cast("int", message.headers["x-stream-offset"])
-        if self._expected is not None:
-            if offset < self._expected:
+        offset, event_id = cast("int", message.headers["x-stream-offset"]), message.message_id
+        place = self._place
+        if place is not None:
+            if offset == place.offset and not self._is_at_place:
+                if event_id is not None and event_id != place.event_id:
+                    raise self._replaced()
+                self._is_at_place, self._attempts = True, 0
+            if offset <= place.offset:
                 return None
-            if offset > self._expected:
+            if offset > place.offset + 1:
                 log.warning(
                     "log.truncated",
-                    extra={"stream": self._stream, "expected_offset": self._expected, "first_offset": offset},
+                    extra={"stream": self._stream, "expected_offset": place.offset + 1, "first_offset": offset},
                 )
-        self._start = self._expected = offset + 1
+            self._is_at_place = True
+        self._place = Place(offset, event_id)
         return offset
+
+    def _replaced(self) -> LogReplaced:
+        place = self._place
+        return LogReplaced(
+            f"the log {self._stream} is not the one that was read: the event {place.event_id if place else ''} is not "
+            f"at offset {place.offset if place else 0} any more. It was deleted and made anew, or its broker was put "
+            "back from a backup. Begin with its first entry; events that were applied before may come again"
+        )
+
+
+def _stream_connecting() -> Callable[..., AbstractAsyncContextManager[Any]]:
+    from bridge.streams import connect_stream  # noqa: PLC0415 - needs the extra "stream"
+
+    return connect_stream
+
+
+async def _take_turn(connection: AbstractConnection, name: str) -> None:
+    """Wait until no other replica reads, and hold an exclusive queue for as long as *connection* lives.
+
+    A stream has no single active consumer in AMQP 0-9-1, and RabbitMQ 3.10 none in the stream protocol either.
+
+    Raises:
+        BrokerUnreachable: the connection broke.
+        TopologyMismatch: this user may not declare it.
+
+    """
+    is_standing_by = False
+    while True:
+        try:
+            with translated(None, f"the queue {name}"):
+                async with asyncio.timeout(DEADLINE_SECONDS):
+                    channel = await connection.channel(publisher_confirms=False)
+                    await channel.declare_queue(name, durable=False, exclusive=True)
+        except TopologyMismatch as problem:
+            if not isinstance(problem.__cause__, ChannelLockedResource):
+                raise
+        else:
+            return
+        if not is_standing_by:
+            log.info("reader.stands_by", extra={"turn": name})
+            is_standing_by = True
+        await asyncio.sleep(TURN_SECONDS)
 
 
 def _entry(message: AbstractIncomingMessage, offset: int) -> LogEntry | None:

@@ -10,7 +10,7 @@ import random
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
@@ -151,13 +151,14 @@ class Inflow:
         self.stop()
 
 
-Begin = Callable[[AbstractConnection], Awaitable[Inflow]]
+Begin = Callable[[Any], Awaitable[Inflow]]
+"""Begins to consume on a new connection, of whichever protocol."""
 
 
 class Link:
     """Keeps a consumer: connects, and after each failure again, patiently, until stopped."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a subscriber may say, by name
         self,
         urls: str | Sequence[str],
         *,
@@ -165,7 +166,9 @@ class Link:
         longest_pause_seconds: float = LONGEST_PAUSE_SECONDS,
         heartbeat_seconds: int = 10,
         ssl_context: ssl.SSLContext | None = None,
+        connecting: Callable[..., AbstractAsyncContextManager[Any]] = connect,
     ) -> None:
+        self._connecting = connecting
         self._urls = [urls] if isinstance(urls, str) else list(urls)
         self._name = name
         self._longest_pause_seconds = longest_pause_seconds
@@ -250,7 +253,7 @@ class Link:
 
     async def _attempt(self, begin: Begin) -> tuple[AsyncExitStack, Inflow]:
         async with AsyncExitStack() as stack:
-            connecting = connect(
+            connecting = self._connecting(
                 self._urls,
                 client_name=self._name,
                 heartbeat_seconds=self._heartbeat_seconds,

@@ -48,15 +48,8 @@ class Transaction(Protocol):
         """Move the cursor if it stands at *since*, and return whether it did."""
 
 
-class Store(Protocol):
-    """What ingesting and draining need of a store. Calls block and come from one thread at a time."""
-
-    @property
-    def lineage(self) -> str:
-        """Of this store since it was made: revisions and sequences count within it."""
-
-    def transaction(self) -> AbstractContextManager[Transaction]:
-        """Return a transaction: committed when left normally, rolled back when left by an exception."""
+class Outbox(Protocol):
+    """What draining needs of a store: rows with ascending positions. Calls block and come from one thread at a time."""
 
     def unpublished(self, after: int, limit: int) -> Sequence[OutboxRow]:
         """Return the oldest unpublished rows behind position *after*."""
@@ -69,6 +62,17 @@ class Store(Protocol):
 
     def park(self, row: OutboxRow, reason: str, at: datetime) -> None:
         """Put *row* aside, and hold whatever comes behind it and is about the same account."""
+
+
+class Store(Outbox, Protocol):
+    """What ingesting and draining need of a store."""
+
+    @property
+    def lineage(self) -> str:
+        """Of this store since it was made: revisions and sequences count within it."""
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Return a transaction: committed when left normally, rolled back when left by an exception."""
 
 
 class Session(Protocol):

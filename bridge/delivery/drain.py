@@ -2,12 +2,12 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
-from bridge.delivery.contracts import Offload, Publisher, Session, Store
+from bridge.delivery.contracts import Offload, Outbox, Publisher, Session
 from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerRefusedEvent
 from bridge.model import OutboxRow
 
@@ -15,22 +15,27 @@ PAGE_ROWS: Final = 512
 """Read from the outbox at a time: enough to fill a window, little enough to hold in memory (about 1 MB)."""
 
 
+async def nothing_to_settle(_session: Session) -> None:
+    """Do nothing: most brokers do not know what they got in earlier sessions."""
+
+
 class Drain:
     """Publishes the outbox in order with a window of unconfirmed rows; marks only the unbroken confirmed prefix.
 
     A row that the broker refuses for good is parked: it waits for an operator, and with it what comes behind it and is
     about the same account. *on_published* is called with the rows the broker confirmed, once they are marked, and
-    *on_parked* with a row that is parked, and why.
+    *on_parked* with a row that is parked, and why. *settle* is awaited with every new session before anything is sent.
     """
 
     def __init__(  # noqa: PLR0913 - its parts, each of them a contract
         self,
-        store: Store,
+        store: Outbox,
         publisher: Publisher,
         *,
         offload: Offload,
         clock: Callable[[], datetime],
         window: int = 256,
+        settle: Callable[[Any], Awaitable[None]] = nothing_to_settle,
         on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
         on_parked: Callable[[OutboxRow, str], None] = lambda _row, _reason: None,
     ) -> None:
@@ -39,6 +44,7 @@ class Drain:
         self._offload = offload
         self._clock = clock
         self._window = window
+        self._settle = settle
         self._on_published = on_published
         self._on_parked = on_parked
         self._in_flight: deque[OutboxRow] = deque()
@@ -83,6 +89,7 @@ class Drain:
         """
         async with self._publisher.session() as session:
             self._in_flight.clear()
+            await self._settle(session)
             self.is_in_session = True
             try:
                 async with asyncio.TaskGroup() as group:

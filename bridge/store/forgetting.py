@@ -43,6 +43,7 @@ def forget(db: sqlite3.Connection, key: str, at: datetime, *, discard_unsent: bo
             for event in events:
                 numbers = {"position": event["position"], "at": as_text(at)}
                 db.execute(queries()["forget_event"], {**numbers, "body": without_person(event["body"])})
+                db.execute(queries()["log_drop"], {"position": event["position"]})
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
         db.execute(f"PRAGMA secure_delete={before}")

@@ -21,6 +21,7 @@ from bridge.model import Backlog, Forgotten, OutboxRow, Parked, Pause, Place, So
 from bridge.store.forgetting import forget
 from bridge.store.lineage import COPIED, RESTORED, Mark, begin, has_passed, mark, new_lineage, settled
 from bridge.store.lock import StoreLock
+from bridge.store.logqueue import LogQueue
 from bridge.store.reader import PAUSED, pauses_in
 from bridge.store.sentences import cannot_open, damaged, of_sqlite
 from bridge.store.sql import migrations, queries
@@ -49,6 +50,8 @@ class SqliteStore:
         self._key = b""
         self._sources: dict[SourceName, int] = {}
         self._backlog = Backlog()
+        self.log = LogQueue(self)
+        """What the log still wants, where it is written by the stream protocol."""
         self._is_whole = False
         """True once nothing was found wrong with the file: only then may a stop be recorded as clean."""
 
@@ -99,12 +102,13 @@ class SqliteStore:
         with self.transaction():
             if beyond:
                 why = f"the log at the broker has later numbers: {beyond}"
-                self._lineage = begin(self._db, why, now, behind=self._mark.position)
+                self._begin_lineage(why, now, behind=self._mark.position)
             else:
                 settled(self._db)
         self._is_checked = True
         self._read_meta()
         self._count_backlog()
+        self.log.recount()
         return bool(beyond)
 
     def open(self) -> None:
@@ -155,7 +159,7 @@ class SqliteStore:
         with self._translated():
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                transaction = SqliteTransaction(self._db, self._sources)
+                transaction = SqliteTransaction(self._db, self._sources, is_logging=self.log.is_on)
                 yield transaction
                 self._db.execute("COMMIT")
             except BaseException:
@@ -167,6 +171,8 @@ class SqliteStore:
                 self._count_held(transaction.added_rows, transaction.added_bytes)
             elif transaction.added_rows:
                 self._change_backlog(transaction.added_rows, transaction.added_bytes)
+            if self.log.is_on and transaction.added_rows:
+                self.log.added(transaction.added_rows, transaction.added_bytes)
 
     def place(self, source: SourceName) -> Place:
         """Return where *source* stands."""
@@ -227,7 +233,7 @@ class SqliteStore:
                     waiting=row["waiting"],
                 )
                 for row in self._execute("parked_rows")
-            ]
+            ] + list(self.log.parked())
 
     def unpark(self, position: int) -> bool:
         """Have a parked row tried once more, and return whether there was one at *position*."""
@@ -235,7 +241,7 @@ class SqliteStore:
             is_found = self._execute("unpark", position=position).rowcount == 1
             self._execute("release")
         self._count_backlog()
-        return is_found
+        return self.log.unpark(position) or is_found
 
     def discard(self, position: int, reason: str, at: datetime) -> bool:
         """Never send a parked row, let go what waits behind it, and return whether there was one at *position*."""
@@ -243,7 +249,30 @@ class SqliteStore:
             is_found = self._execute("discard", position=position, reason=reason, at=as_text(at)).rowcount == 1
             self._execute("release")
         self._count_backlog()
-        return is_found
+        return self.log.discard(position) or is_found
+
+    def begin_lineage(self, why: str) -> None:
+        """Go on under a new lineage, since this store is an older copy of itself; see ``lineage``."""
+        with self.transaction():
+            self._begin_lineage(why, datetime.now(UTC), behind=self._mark.position)
+        self._read_meta()
+        self._count_backlog()
+        self.log.recount()
+
+    def _begin_lineage(self, why: str, now: datetime, *, behind: int) -> None:
+        before = self._lineage
+        self._lineage = begin(self._db, why, now, behind=behind)
+        self.log.lineage_began(before, behind)
+
+    def query(self, name: str, /, **parameters: Any) -> Sequence[sqlite3.Row]:
+        """Return the rows of a statement."""
+        with self._translated():
+            return self._execute(name, **parameters).fetchall()
+
+    def change(self, name: str, /, **parameters: Any) -> int:
+        """Run a statement, and return how many rows it changed."""
+        with self._translated():
+            return self._execute(name, **parameters).rowcount
 
     def paused(self) -> Mapping[SourceName, Pause]:
         """Return the PBXs that an operator wants not to be read."""
@@ -266,6 +295,7 @@ class SqliteStore:
             done = forget(self._db, key, at, discard_unsent=discard_unsent)
             self._execute("release")
             self._count_backlog()
+            self.log.release()
             return done
 
     def oldest_unpublished_at(self) -> datetime | None:
@@ -374,7 +404,8 @@ class SqliteStore:
             return
         with self.transaction():
             if why:  # what it has not sent was given its numbers before it was copied, and may have been sent since
-                begin(self._db, why, datetime.now(UTC), behind=self._execute("last_position").fetchone()[0])
+                behind = self._execute("last_position").fetchone()[0]
+                self._begin_lineage(why, datetime.now(UTC), behind=behind)
             else:
                 self._mark = mark(self._db)
         self._is_checked = bool(why)

@@ -14,9 +14,12 @@ from bridge.store.sql import queries
 class SqliteTransaction:
     """The transaction contract of ``delivery``."""
 
-    def __init__(self, connection: sqlite3.Connection, sources: dict[SourceName, int]) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, sources: dict[SourceName, int], *, is_logging: bool = False
+    ) -> None:
         self._db = connection
         self._sources = sources
+        self._is_logging = is_logging
         self.added_rows = 0
         self.added_bytes = 0
 
@@ -71,7 +74,8 @@ class SqliteTransaction:
             queries()["add_event"],
             [{**event._asdict(), "created_at": as_text(event.created_at), "source_id": source_id} for event in events],
         )
-
+        if self._is_logging:
+            self._db.executemany(queries()["log_add"], [{"event_id": event.event_id} for event in events])
         self.added_rows += len(events)
         self.added_bytes += sum(len(event.body) for event in events)
 

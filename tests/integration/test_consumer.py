@@ -559,18 +559,6 @@ async def test_what_is_no_account_change_is_passed_over_in_the_log(
     assert [record.message for record in caplog.records].count("delivery.not_an_event") == 1
 
 
-async def test_entries_that_are_gone_before_they_were_read_are_missed_aloud(
-    place: Place, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The broker keeps the log by age and size, and answers a question for a lost offset with the next it has."""
-    await place.make_log()
-    await place.publish(1)
-    reader = place.reader(start=0)
-    reader._expected = -5  # noqa: SLF001 - as if five entries before the first had been asked for and were gone
-    await read(reader, until=1)
-    assert [record.message for record in caplog.records].count("log.truncated") == 1
-
-
 def test_the_example_applies_each_change_once_though_it_is_killed_again_and_again(
     broker: PrivateBroker, tmp_path: Path
 ) -> None:

@@ -27,20 +27,29 @@ def free_port() -> int:
 class PrivateBroker:
     """Starts with ``with``; ``stop`` and ``kill`` leave the data in place for the next ``start``.
 
-    *configuration* is added to its ``rabbitmq.conf``, *environment* to its environment.
+    *configuration* is added to its ``rabbitmq.conf``, *environment* to its environment. With *streams* it speaks the
+    stream protocol too, on a port of its own.
     """
 
-    def __init__(self, configuration: str = "", environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, configuration: str = "", environment: Mapping[str, str] | None = None, *, streams: bool = False
+    ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="rabbit-"))
         self.port = free_port()
+        self.stream_port = free_port()
         self._epmd_port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
+        if streams:
+            configuration += (
+                f"\nstream.listeners.tcp.1 = 127.0.0.1:{self.stream_port}\n"
+                f"stream.advertised_host = 127.0.0.1\nstream.advertised_port = {self.stream_port}\n"
+            )
         (self._folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\nloopback_users = none\nlog.file.level = warning\n"
             f"{configuration}\n"
         )
-        (self._folder / "enabled_plugins").write_text("[].\n")
+        (self._folder / "enabled_plugins").write_text("[rabbitmq_stream].\n" if streams else "[].\n")
         self._environment = {
             **os.environ,
             "HOME": str(self._folder),
@@ -95,6 +104,10 @@ class PrivateBroker:
     @property
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    @property
+    def stream_url(self) -> str:
+        return f"rabbitmq-stream://guest:guest@127.0.0.1:{self.stream_port}/"
 
     def url_of(self, user: str, password: str) -> str:
         return f"amqp://{user}:{password}@127.0.0.1:{self.port}/"

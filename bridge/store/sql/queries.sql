@@ -122,9 +122,11 @@ SELECT position, source.name AS source, outbox.sequence, event_id, routing_key, 
         AND held.account IS outbox.account AND held.position > outbox.position) AS waiting
 FROM outbox JOIN source ON source.id = outbox.source_id WHERE parked_at IS NOT NULL ORDER BY position;
 
--- prune_published: in small steps, so that no transaction is long
+-- prune_published: in small steps, so that no transaction is long; what the log still wants stays
 DELETE FROM outbox WHERE position IN
-    (SELECT position FROM outbox WHERE published_at < :before ORDER BY published_at LIMIT :limit);
+    (SELECT position FROM outbox WHERE published_at < :before
+        AND NOT EXISTS (SELECT 1 FROM log_queue WHERE log_queue.position = outbox.position)
+    ORDER BY published_at LIMIT :limit);
 
 -- meta_values: those that begin alike
 SELECT name, value FROM meta WHERE name GLOB :pattern ORDER BY name;
@@ -203,8 +205,9 @@ SELECT account.id, source_id, source.name AS source, account_guid, is_deleted
 FROM account JOIN source ON source.id = source_id WHERE key = :key;
 
 -- events_with_person: those of one account that still tell something about it
-SELECT position, body, published_at FROM outbox
-WHERE source_id = :source_id AND account = :key AND forgotten_at IS NULL;
+SELECT position, body, iif(
+    EXISTS (SELECT 1 FROM log_queue WHERE log_queue.position = outbox.position), NULL, published_at) AS published_at
+FROM outbox WHERE source_id = :source_id AND account = :key AND forgotten_at IS NULL;
 
 -- forget_account: numbers and digest stay, so that nothing is taken for news
 UPDATE account SET content = :content WHERE id = :id;
@@ -223,3 +226,79 @@ WHERE published_at IS NULL ORDER BY is_held DESC, position LIMIT :limit;
 
 -- newest_event: what a clock has to be behind
 SELECT created_at FROM outbox ORDER BY position DESC LIMIT 1;
+
+-- count_in_doubt: what may have passed the exchange without our knowing
+SELECT count(*) FROM outbox WHERE published_at IS NULL AND is_in_doubt = 1;
+
+-- count_undone: what the exchange still wants, held or not
+SELECT count(*) FROM outbox WHERE published_at IS NULL;
+
+-- log_number: the last number given, kept by SQLite even when its row is gone
+SELECT seq FROM sqlite_sequence WHERE name = 'log_queue';
+
+-- log_add: an event that was just added; it waits where an earlier one of its account is parked, see add_event
+INSERT INTO log_queue (position, is_held) SELECT position, EXISTS (
+    SELECT 1 FROM log_queue AS refused JOIN outbox AS parked ON parked.position = refused.position
+    WHERE refused.parked_at IS NOT NULL AND parked.source_id = outbox.source_id
+    AND (outbox.account IS NULL OR parked.account IS outbox.account))
+FROM outbox WHERE event_id = :event_id;
+
+-- log_add_unsent: what waits when the log begins to be written by us
+INSERT INTO log_queue (position) SELECT position FROM outbox WHERE published_at IS NULL ORDER BY position;
+
+-- log_rows: the next page to write
+SELECT number, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at
+FROM log_queue JOIN outbox ON outbox.position = log_queue.position JOIN source ON source.id = outbox.source_id
+WHERE log_queue.is_held = 0 AND number > :after ORDER BY number LIMIT :limit;
+
+-- log_done: the broker has these
+DELETE FROM log_queue WHERE number IN (SELECT value FROM json_each(:numbers));
+
+-- log_count: how much is still to be written, and how much of it waits for an operator
+SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes, coalesce(sum(log_queue.is_held), 0) AS held_rows,
+    coalesce(sum(iif(log_queue.is_held, length(body), 0)), 0) AS held_bytes, count(log_queue.parked_at) AS parked
+FROM log_queue JOIN outbox ON outbox.position = log_queue.position;
+
+-- log_oldest: since when something waits
+SELECT created_at FROM log_queue JOIN outbox ON outbox.position = log_queue.position
+WHERE log_queue.is_held = 0 ORDER BY number LIMIT 1;
+
+-- log_park: a row that the log refuses for good
+UPDATE log_queue SET parked_at = :parked_at, parked_reason = :reason WHERE number = :number;
+
+-- log_hold: see hold
+UPDATE log_queue SET is_held = 1 WHERE is_held = 0 AND EXISTS (
+    SELECT 1 FROM outbox AS mine, log_queue AS refused JOIN outbox AS parked ON parked.position = refused.position
+    WHERE mine.position = log_queue.position AND refused.parked_at IS NOT NULL
+    AND parked.source_id = mine.source_id AND parked.position <= mine.position
+    AND (mine.account IS NULL OR parked.account IS mine.account));
+
+-- log_unpark: try it once more
+UPDATE log_queue SET parked_at = NULL, parked_reason = NULL WHERE position = :position AND parked_at IS NOT NULL;
+
+-- log_discard: it is never written, because an operator said so
+DELETE FROM log_queue WHERE position = :position AND parked_at IS NOT NULL;
+
+-- log_release: what no parked row holds any more, behind everything that was numbered before; see LogQueue
+INSERT OR REPLACE INTO log_queue (position) SELECT held.position
+FROM log_queue AS held JOIN outbox AS mine ON mine.position = held.position
+WHERE held.is_held = 1 AND NOT EXISTS (
+    SELECT 1 FROM log_queue AS refused JOIN outbox AS parked ON parked.position = refused.position
+    WHERE refused.parked_at IS NOT NULL AND parked.source_id = mine.source_id AND parked.position <= mine.position
+    AND (mine.account IS NULL OR parked.account IS mine.account))
+ORDER BY held.position;
+
+-- log_parked: for an operator, with how many wait behind each
+SELECT log_queue.position, source.name AS source, outbox.sequence, event_id, routing_key, body, outbox.created_at,
+    log_queue.parked_at, log_queue.parked_reason, (
+        SELECT count(*) FROM log_queue AS other JOIN outbox AS held ON held.position = other.position
+        WHERE other.is_held = 1 AND held.source_id = outbox.source_id AND held.account IS outbox.account
+        AND held.position > outbox.position) AS waiting
+FROM log_queue JOIN outbox ON outbox.position = log_queue.position JOIN source ON source.id = outbox.source_id
+WHERE log_queue.parked_at IS NOT NULL ORDER BY log_queue.position;
+
+-- log_former: what waits under the producer of a lineage that ended
+SELECT number FROM log_queue WHERE is_held = 0 AND position <= :position AND number <= :number;
+
+-- log_drop: it is forgotten, or never to be written
+DELETE FROM log_queue WHERE position = :position;

@@ -57,3 +57,13 @@ CREATE INDEX outbox_unpublished ON outbox (position) WHERE published_at IS NULL 
 CREATE INDEX outbox_published ON outbox (published_at) WHERE published_at IS NOT NULL;
 CREATE INDEX outbox_held ON outbox (source_id, account) WHERE is_held = 1;
 CREATE INDEX outbox_parked ON outbox (source_id, account) WHERE parked_at IS NOT NULL;
+
+-- What is still to be written to the log by the stream protocol, in the order of writing; empty where the exchange feeds
+-- the log. A number is the publishing id: it is given once, and what was held gets a new one when it is let go.
+CREATE TABLE log_queue (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    position INTEGER NOT NULL UNIQUE REFERENCES outbox (position) ON DELETE CASCADE,
+    is_held INTEGER NOT NULL DEFAULT 0,         -- parked, or waiting behind what is
+    parked_at TEXT, parked_reason TEXT          -- the log's broker refused it for good
+);
+CREATE INDEX log_queue_held ON log_queue (number) WHERE is_held = 1;

@@ -1,0 +1,280 @@
+"""Outbox rows to the log, by the stream protocol: the one place where the broker itself can hold each event once.
+
+RabbitMQ keeps, for every named producer of a stream, its highest publishing id, together with what it wrote, and
+drops what comes with an id that is not above it (and confirms it). So whatever was in doubt when a session died is
+simply asked about by the next one, and goes on behind it; nothing lands twice.
+
+The producer is called ``account-bridge.<lineage>``: one for the store, not one for each source. A store's numbers
+ascend in the order of writing over all its sources, so one producer is enough, and a source that is renamed changes
+nothing. A connection has 256 producers at most, and the broker remembers only the 255 of a stream that wrote last
+(read in osiris 1.3, ``osiris_tracking``): a producer for each of hundreds of PBXs would sooner or later be forgotten.
+The lineage is in the name because a lost store begins to count again at 1, and everything it sends would be dropped
+as known. What an older copy of a store does is told in ``store.logqueue``.
+
+As for the exchange, a session is used until the first failure of any kind and then thrown away whole. It holds an
+AMQP connection too: for declaring, and for the fence, because two bridges with two stores would each write
+everything.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import aio_pika
+from aio_pika.abc import AbstractConnection
+from rstream import schema
+from rstream.encoding import encode_publish
+
+from bridge.broker import Topology, connect, hold_fence, step, translation
+from bridge.confirming import ConfirmingSession
+from bridge.errors import BrokerRefusedEvent, BrokerUnreachable
+from bridge.frames import APP_ID
+from bridge.model import OutboxRow
+from bridge.partitions import partition_of
+from bridge.stream_message import stream_message
+from bridge.streams import StreamConnection, connect_stream, refusal
+
+_FRAME_OVERHEAD_BYTES: Final = 64
+"""More than the frame and a message in it take beside the message's bytes (13 and 12)."""
+
+_MESSAGE_OVERHEAD_BYTES: Final = 12
+
+PRODUCER: Final = "account-bridge"
+
+SUPER_STREAM_EXCHANGE: Final = {"x-super-stream": True}
+
+
+def producer_of(lineage: str) -> str:
+    """Return the name under which a store of this lineage writes."""
+    return f"{PRODUCER}.{lineage}"
+
+
+class LogPublisher:
+    """Makes sessions. *urls* and *stream_urls* are asked for each of them, so that a changed password is used.
+
+    *producer* is asked for the name under which the broker remembers what it has: see ``producer_of``. *fences* are
+    held while writing. *on_state* is told ``connecting`` and ``connected``.
+    """
+
+    def __init__(  # noqa: PLR0913 - what an operator may say about a broker
+        self,
+        urls: Callable[[], Sequence[str]],
+        stream_urls: Callable[[], Sequence[str]],
+        *,
+        topology: Topology,
+        producer: Callable[[], str],
+        is_declaring: bool = True,
+        fences: Sequence[str] = (),
+        confirm_deadline_seconds: float = 30.0,
+        ssl_context: ssl.SSLContext | None = None,
+        on_state: Callable[[str], None] = lambda _state: None,
+    ) -> None:
+        self._urls = urls
+        self._stream_urls = stream_urls
+        self._topology = topology
+        self._producer = producer
+        self._is_declaring = is_declaring
+        self._fences = fences
+        self._confirm_deadline_seconds = confirm_deadline_seconds
+        self._ssl_context = ssl_context
+        self._on_state = on_state
+
+    def __repr__(self) -> str:
+        return f"<LogPublisher {self._producer()} to {self._topology.log}>"
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator["LogSession"]:
+        """Connect, check or declare the streams, take the fences, ask what is there already, and write while inside.
+
+        Raises:
+            BrokerUnreachable: no connection, or another one still writes for the same source.
+            BrokerRefusedLogin: user, password or virtual host are wrong.
+            TopologyMismatch: the streams are not as they should be.
+
+        """
+        self._on_state("connecting")
+        context = self._ssl_context
+        async with (
+            connect(self._urls(), client_name=f"{APP_ID} log", ssl_context=context) as amqp,
+            connect_stream(self._stream_urls(), client_name=f"{APP_ID} log", ssl_context=context) as streams,
+        ):
+            await provide_log(amqp, self._topology, is_declaring=self._is_declaring)
+            for fence in self._fences:
+                await hold_fence(amqp, fence, self._topology)
+            session = LogSession(amqp, streams, self._topology, self._on_state)
+            await session.open(self._producer())
+            self._on_state("connected")
+            async with session.watched(self._confirm_deadline_seconds):
+                yield session
+
+
+async def provide_log(connection: AbstractConnection, topology: Topology, *, is_declaring: bool) -> None:
+    """Make sure that the streams of the log are there, and where they are several, that they are a super stream.
+
+    Raises:
+        TopologyMismatch: something is there in another form, missing, or not permitted.
+        BrokerUnreachable: the connection broke.
+
+    """
+    is_super = topology.log_partitions > 1
+    if is_super and is_declaring:
+        async with step(connection, f"the exchange {topology.log}", topology) as channel:
+            await channel.declare_exchange(
+                topology.log, aio_pika.ExchangeType.DIRECT, durable=True, arguments=dict(SUPER_STREAM_EXCHANGE)
+            )
+    for number, name in enumerate(topology.log_streams):
+        async with step(connection, f"the stream {name}", topology) as channel:
+            if not is_declaring:
+                await channel.declare_queue(name, passive=True)
+                continue
+            stream = await channel.declare_queue(name, durable=True, arguments=dict(topology.log_arguments))
+            if is_super:
+                await stream.bind(topology.log, str(number), arguments={"x-stream-partition-order": number})
+
+
+class LogSession(ConfirmingSession):
+    """The ``Session`` of ``delivery``, and what the broker had before it."""
+
+    def __init__(
+        self,
+        amqp: AbstractConnection,
+        streams: StreamConnection,
+        topology: Topology,
+        on_state: Callable[[str], None],
+    ) -> None:
+        super().__init__(on_state)
+        self._amqp = amqp
+        self._streams = streams
+        self._topology = topology
+        self._last: Sequence[int] = ()
+        self._tags: dict[int, int] = {}
+        """Publishing ids on their way, and the place of each in this session, from 1."""
+        self._sent = 0
+
+    async def open(self, producer: str) -> None:
+        """Become the producer of every stream, and learn what each has.
+
+        Raises:
+            BridgeError: what the broker refused, or a connection broke.
+
+        """
+        self._streams.on_frame = self._on_frame
+        self._streams.on_end = self.end
+        transport: Any = self._amqp.transport
+        if transport is None:
+            raise BrokerUnreachable("the connection to the broker broke")
+        transport.connection.closing.add_done_callback(self._on_fence_lost)
+        self._last = [
+            await self._streams.declare_publisher(number, producer, stream)
+            for number, stream in enumerate(self._topology.log_streams)
+        ]
+        self._last_progress = self._loop.time()
+
+    @property
+    def last(self) -> int:
+        """The highest number that any stream of the log has of this producer, from before this session."""
+        return max(self._last)
+
+    def has(self, row: OutboxRow) -> bool:
+        """Tell whether the log had *row* before this session; only for rows that are not held."""
+        return row.position <= self._last[partition_of(row, len(self._last))]
+
+    async def last_of(self, lineage: str) -> Callable[[OutboxRow], bool]:
+        """Return what tells whether the log has a row under the name of another *lineage*.
+
+        Raises:
+            BridgeError: what the broker refused, or a connection broke.
+
+        """
+        last = [await self._streams.last_of(producer_of(lineage), stream) for stream in self._topology.log_streams]
+        return lambda row: row.position <= last[partition_of(row, len(last))]
+
+    async def send(self, rows: Sequence[OutboxRow]) -> None:
+        """Write *rows* in order; returns when they are on their way, not when they are confirmed.
+
+        Raises:
+            BridgeError: what ended the session, or is about to: nothing is sent behind a row that is too large.
+
+        """
+        self._begin_sending()
+        frame_max = self._streams.frame_max
+        messages: list[list[schema.Message]] = [[] for _ in self._last]
+        refused: OutboxRow | None = None
+        count = 0
+        for row in rows:
+            data = stream_message(row, exchange=self._topology.exchange)
+            if len(data) + _FRAME_OVERHEAD_BYTES > frame_max:
+                refused = row
+                break
+            count += 1
+            self._tags[row.position] = self._sent + count
+            message = schema.Message(publishing_id=row.position, filter_value=None, data=data)
+            messages[partition_of(row, len(self._last))].append(message)
+        self._sent += count
+        self._ledger.sent([row.event_id for row in rows[: count + (refused is not None)]])
+        frames = [frame for number, some in enumerate(messages) for frame in publish_frames(number, some, frame_max)]
+        try:
+            # The wait ends with the session at the latest, which the watchdog ends if nothing else does.
+            await self._unless_ended(asyncio.ensure_future(self._streams.write(b"".join(frames))))
+        except asyncio.CancelledError:
+            self.end(BrokerUnreachable("sending was interrupted"))
+            raise
+        if refused is not None:
+            self._ledger.returned(
+                refused.event_id,
+                BrokerRefusedEvent(
+                    f"the log does not take an event as large as this one: {len(refused.body)} bytes in a frame of at "
+                    f"most {frame_max}. Raise stream.frame_max in the broker's rabbitmq.conf, then: "
+                    "account-bridge parked retry"
+                ),
+            )
+            self._look_for_refusal()
+
+    def _on_frame(self, frame: schema.Frame) -> None:
+        if self._failure is not None:
+            return
+        if isinstance(frame, schema.PublishConfirm):
+            self._on_confirm([self._tags.pop(number) for number in frame.publishing_ids if number in self._tags])
+        elif isinstance(frame, schema.PublishError):
+            code = frame.errors[0].response_code if frame.errors else 0
+            self.end(refusal(code, "the stream port", self._topology.log_streams[frame.publisher_id]))
+        elif isinstance(frame, schema.MetadataUpdate):
+            self.end(
+                BrokerUnreachable(
+                    f"the stream {frame.metadata_info.stream} is not there at the moment: it was deleted, or another "
+                    "node takes over"
+                )
+            )
+
+    def _on_confirm(self, tags: list[int]) -> None:
+        tags.sort()
+        first = self._ledger.confirmed + 1
+        if tags == list(range(first, first + len(tags))):
+            self._acknowledge(tags[-1] if tags else 0, multiple=True)
+        else:
+            for tag in tags:
+                self._acknowledge(tag, multiple=False)
+        self._look_for_refusal()
+
+    def _on_fence_lost(self, closing: "asyncio.Future[Any]") -> None:
+        problem = asyncio.CancelledError() if closing.cancelled() else closing.exception()
+        self.end(translation(problem or ConnectionError("closed")))
+
+
+def publish_frames(publisher: int, messages: Sequence[schema.Message], frame_max: int) -> list[bytes]:
+    """Return the frames that publish *messages*, none of them larger than *frame_max*."""
+    frames: list[bytes] = []
+    batch: list[schema.Message] = []
+    size = _FRAME_OVERHEAD_BYTES
+    for message in messages:
+        needed = len(message.data) + _MESSAGE_OVERHEAD_BYTES
+        if batch and size + needed > frame_max:
+            frames.append(encode_publish(schema.Publish(publisher, batch)))
+            batch, size = [], _FRAME_OVERHEAD_BYTES
+        batch.append(message)
+        size += needed
+    if batch:
+        frames.append(encode_publish(schema.Publish(publisher, batch)))
+    return frames

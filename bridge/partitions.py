@@ -1,0 +1,24 @@
+"""In which stream of a log of several an event goes: by its account, so that the order of an account is kept.
+
+The rule is that of RabbitMQ's own clients for super streams (murmur3, 32 bits, seed 104729, modulo the number of
+partitions), so that any of them can tell where an account is.
+"""
+
+from functools import lru_cache
+from typing import Final
+
+import mmh3
+
+from bridge.model import OutboxRow
+
+_SEED: Final = 104729
+
+
+def partition_of(row: OutboxRow, partitions: int) -> int:
+    """Return the number of the stream, from 0; what is about no account goes where its source's name says."""
+    return 0 if partitions == 1 else _hashed(row.account or row.source, partitions)
+
+
+@lru_cache(maxsize=4096)
+def _hashed(key: str, partitions: int) -> int:
+    return int(mmh3.hash(key, _SEED, signed=False)) % partitions

@@ -1,0 +1,285 @@
+"""Readers of the log that keep nothing but their place, in the transaction of their effect."""
+
+import asyncio
+import multiprocessing
+import sqlite3
+from collections.abc import Iterator
+from contextlib import aclosing, closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import aio_pika
+import psycopg
+import pytest
+
+from bridge.consumer import log as log_module
+from bridge.consumer.log import LogEntry, LogReader
+from bridge.consumer.position import Place
+from bridge.consumer.position_postgres import AsyncPostgresPosition, PostgresPosition
+from bridge.consumer.position_sqlite import SqlitePosition
+from bridge.errors import LogReplaced, StoreUnusable, TopologyMismatch
+from tests.support.logwriter import LogWriter, changes, take
+from tests.support.rabbit import PrivateBroker
+from tests.support.rows import row
+
+POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
+DEADLINE_SECONDS = 15
+ENTRIES = 2000
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[PrivateBroker]:
+    with PrivateBroker(streams=True) as started:
+        yield started
+
+
+@pytest.fixture
+def writer(broker: PrivateBroker, tmp_path: Path) -> LogWriter:
+    return LogWriter(broker, tmp_path / "bridge.db")
+
+
+@pytest.fixture(params=["amqp", "native"])
+def url(broker: PrivateBroker, request: pytest.FixtureRequest) -> str:
+    return broker.url if request.param == "amqp" else broker.stream_url
+
+
+async def read(reader: LogReader, until: int) -> list[LogEntry]:
+    """Read until the event with this sequence came."""
+    entries: list[LogEntry] = []
+    async with asyncio.timeout(DEADLINE_SECONDS), aclosing(reader.__aiter__()) as log:
+        async for entry in log:
+            entries.append(entry)
+            if entry.event.sequence == until:
+                reader.stop()
+    return entries
+
+
+async def write(writer: LogWriter, first: int, count: int) -> None:
+    with writer.store() as store:
+        take(store, *changes(first, count))
+        await writer.write(store)
+
+
+async def test_both_protocols_read_the_same_bytes(writer: LogWriter, broker: PrivateBroker) -> None:
+    await write(writer, 1, 700)
+    stream = writer.streams[0]
+    amqp = await read(LogReader(broker.url, stream=stream), until=700)
+    native = await read(LogReader(broker.stream_url, stream=stream), until=700)
+    assert amqp == native
+    assert [entry.offset for entry in native] == list(range(700))
+
+
+async def test_the_log_is_read_from_first_last_an_offset_a_time_and_a_place(writer: LogWriter, url: str) -> None:
+    await write(writer, 1, 20)
+    stream = writer.streams[0]
+    entries = await read(LogReader(url, stream=stream), until=20)
+    assert await read(LogReader(url, stream=stream, start=5), until=20) == entries[5:]
+    assert (await read(LogReader(url, stream=stream, start="last"), until=20))[-1] == entries[-1]
+    hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    assert await read(LogReader(url, stream=stream, start=hour_ago), until=20) == entries
+    place = Place(entries[7].offset, entries[7].event.event_id)
+    assert await read(LogReader(url, stream=stream, start=place), until=20) == entries[8:]
+    reader = LogReader(url, stream=stream, start=lambda: place)
+    assert await read(reader, until=20) == entries[8:]
+
+
+async def test_reading_goes_on_into_what_is_written_now(writer: LogWriter, url: str) -> None:
+    await write(writer, 1, 5)
+    reading = asyncio.create_task(read(LogReader(url, stream=writer.streams[0]), until=905))
+    await write(writer, 6, 900)
+    assert [entry.event.sequence for entry in await reading] == list(range(1, 906))
+
+
+async def test_a_log_that_was_made_anew_is_not_read_from_an_old_place(
+    writer: LogWriter, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The offsets of the new one begin at 0: an old place in it would leave out whatever comes before."""
+    monkeypatch.setattr(log_module, "PLACE_SECONDS", 0.5)
+    await write(writer, 1, 30)
+    stream = writer.streams[0]
+    last = (await read(LogReader(url, stream=stream), until=30))[-1]
+    async with await aio_pika.connect(writer.broker.url) as connection:
+        await (await connection.channel()).queue_delete(stream)
+    await write(writer, 31, 5)
+    with pytest.raises(LogReplaced, match="not at offset 29 any more.*Begin with its first entry"):
+        await read(LogReader(url, stream=stream, start=Place(last.offset, last.event.event_id)), until=35)
+    await write(writer, 36, 30)  # the old offset is there again, with another event
+    with pytest.raises(LogReplaced):
+        await read(LogReader(url, stream=stream, start=Place(last.offset, last.event.event_id)), until=65)
+
+
+async def test_entries_that_are_gone_before_they_were_read_are_missed_aloud(
+    broker: PrivateBroker, tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The broker keeps the log by age and size, and answers a question for a lost offset with the next it has."""
+    writer = LogWriter(broker, tmp_path / "small.db", log_max_bytes=500_000)
+    for first in range(1, 2001, 200):
+        await write(writer, first, 200)
+    entries = await read(LogReader(url, stream=writer.streams[0], start=Place(3, "gone")), until=2000)
+    assert entries[0].offset > 4
+    assert [record.message for record in caplog.records].count("log.truncated") == 1
+
+
+async def test_a_stream_that_is_not_there_is_named(broker: PrivateBroker, url: str) -> None:
+    with pytest.raises(TopologyMismatch, match="no.such.log"):
+        await read(LogReader(url, stream="no.such.log"), until=1)
+
+
+def test_replicas_by_the_stream_protocol_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="replicas take turns"):
+        LogReader("rabbitmq-stream://localhost/", replica_of="crm")
+
+
+def crm(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=30)
+    connection.execute("CREATE TABLE IF NOT EXISTS letter (sequence integer)")
+    return connection
+
+
+def letters(path: Path) -> list[int]:
+    with closing(crm(path)) as connection:
+        return [sequence for (sequence,) in connection.execute("SELECT sequence FROM letter ORDER BY rowid")]
+
+
+def follow(url: str, stream: str, path: Path, until: int, replica_of: str | None = None) -> None:
+    """A subscriber as a process of its own: no inbox, only a place."""
+    with closing(crm(path)) as connection:
+        position = SqlitePosition(connection, stream=stream)
+        position.create_tables()
+        reader = LogReader(url, stream=stream, start=position.start, replica_of=replica_of)
+
+        async def apply(entry: LogEntry) -> None:
+            with connection:
+                if position.is_new(entry):
+                    connection.execute("INSERT INTO letter VALUES (?)", (entry.event.sequence,))
+            if entry.event.sequence == until:
+                reader.stop()
+
+        asyncio.run(reader.run(apply))
+
+
+async def reached(path: Path, count: int) -> None:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not path.exists() or len(letters(path)) < count:
+            await asyncio.sleep(0.01)
+
+
+def started(*arguments: Any) -> Any:
+    process = multiprocessing.get_context("spawn").Process(target=follow, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+async def ended(process: Any) -> None:
+    await asyncio.to_thread(process.join, DEADLINE_SECONDS)
+    assert process.exitcode == 0
+
+
+async def test_a_reader_that_is_killed_again_and_again_applies_each_entry_once(
+    writer: LogWriter, url: str, tmp_path: Path
+) -> None:
+    await write(writer, 1, ENTRIES)
+    path = tmp_path / "crm.db"
+    for share in range(1, 5):
+        process = started(url, writer.streams[0], path, ENTRIES)
+        await reached(path, ENTRIES * share // 6)
+        process.kill()
+        await asyncio.to_thread(process.join, DEADLINE_SECONDS)
+    await ended(started(url, writer.streams[0], path, ENTRIES))
+    assert letters(path) == list(range(1, ENTRIES + 1))
+
+
+async def test_of_two_replicas_one_reads_and_the_other_goes_on_where_it_was_killed(
+    writer: LogWriter, broker: PrivateBroker, tmp_path: Path
+) -> None:
+    await write(writer, 1, 100)
+    path, stream = tmp_path / "crm.db", writer.streams[0]
+    first = started(broker.url, stream, path, 300, "crm")
+    await reached(path, 100)
+    second = started(broker.url, stream, path, 300, "crm")
+    await write(writer, 101, 100)
+    await reached(path, 200)
+    first.kill()
+    await write(writer, 201, 100)
+    await ended(second)
+    assert letters(path) == list(range(1, 301))
+
+
+async def test_two_that_read_at_the_same_time_apply_each_entry_once(
+    writer: LogWriter, url: str, tmp_path: Path
+) -> None:
+    """A replica that was frozen and comes back does not know that another one has gone on."""
+    await write(writer, 1, 500)
+    path = tmp_path / "crm.db"
+    crm(path).close()
+    both = [started(url, writer.streams[0], path, 500) for _ in range(2)]
+    for process in both:
+        await ended(process)
+    assert letters(path) == list(range(1, 501))
+
+
+@pytest.fixture
+def schema() -> Iterator[str]:
+    name = f"log_{uuid4().hex[:8]}"
+    with psycopg.connect(POSTGRES, autocommit=True) as connection:
+        connection.execute(f'CREATE SCHEMA "{name}"'.encode())
+        yield name
+        connection.execute(f'DROP SCHEMA "{name}" CASCADE'.encode())
+
+
+async def test_a_place_in_postgresql_moves_with_the_effect_or_not_at_all(
+    writer: LogWriter, url: str, schema: str
+) -> None:
+    await write(writer, 1, 40)
+    entries = await read(LogReader(url, stream=writer.streams[0]), until=40)
+    with psycopg.connect(POSTGRES, options=f"-c search_path={schema}") as connection:
+        position = PostgresPosition(connection, stream=writer.streams[0])
+        position.create_tables()
+        assert position.start() == "first"
+        connection.commit()
+        with pytest.raises(ZeroDivisionError), connection.transaction():
+            assert position.is_new(entries[0])
+            raise ZeroDivisionError
+        assert position.start() == "first"
+        connection.commit()
+        for entry in entries[:10]:
+            with connection.transaction():
+                assert position.is_new(entry)
+        with connection.transaction():
+            assert not position.is_new(entries[3])
+        place = position.start()
+    assert place == Place(entries[9].offset, entries[9].event.event_id)
+    assert await read(LogReader(url, stream=writer.streams[0], start=place), until=40) == entries[10:]
+    async with await psycopg.AsyncConnection.connect(POSTGRES, options=f"-c search_path={schema}") as connection:
+        own = AsyncPostgresPosition(connection, stream=writer.streams[0], reader="another")
+        await own.create_tables()
+        reader = LogReader(url, stream=writer.streams[0], start=own.start)
+        applied: list[int] = []
+
+        async def apply(entry: LogEntry) -> None:
+            async with connection.transaction():
+                if await own.is_new(entry):
+                    applied.append(entry.event.sequence)
+            if entry.event.sequence == 40:
+                reader.stop()
+
+        await asyncio.wait_for(reader.run(apply), DEADLINE_SECONDS)
+        assert applied == list(range(1, 41))
+        assert await own.start() == Place(entries[-1].offset, entries[-1].event.event_id)
+
+
+async def test_a_place_outside_a_transaction_is_refused(writer: LogWriter, url: str, schema: str) -> None:
+    with writer.store() as store:
+        take(store, row("a", 1))
+        await writer.write(store)
+    (entry,) = await read(LogReader(url, stream=writer.streams[0]), until=1)
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as sqlite:
+        position = SqlitePosition(sqlite)
+        position.create_tables()
+        with pytest.raises(StoreUnusable, match="commits each statement at once"):
+            position.is_new(entry)
+    with psycopg.connect(POSTGRES, autocommit=True, options=f"-c search_path={schema}") as connection:
+        with pytest.raises(StoreUnusable, match="commits each statement at once"):
+            PostgresPosition(connection).is_new(entry)
