@@ -31,6 +31,13 @@ KINDS = ("quorum", "classic")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of everything that is left to chance.")
 @click.option("--changes", type=click.IntRange(1), help=f"At least so many; {CHANGES_PER_KILL} for every kill.")
 @click.option("--queues", default=",".join(KINDS), show_default=True, help="Types of queues, all in one run.")
+@click.option(
+    "--log",
+    type=click.Choice(["amqp", "native"]),
+    default="amqp",
+    show_default=True,
+    help="native: the bridge writes the log by the stream protocol, and a plain reader of it counts too.",
+)
 @click.option("--also", help="Start this command as another consumer of every type of queue.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave store, logs and effects there.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object on stdout.")
@@ -40,6 +47,7 @@ def main(  # noqa: PLR0913, PLR0917 - its options
     seed: int,
     changes: int | None,
     queues: str,
+    log: str,
     also: str | None,
     keep: Path | None,
     is_json: bool,  # noqa: FBT001 - a flag of the command line
@@ -50,7 +58,7 @@ def main(  # noqa: PLR0913, PLR0917 - its options
     if not bridge_kills + broker_kills:
         raise click.UsageError("with no kill at all nothing would be shown: say --bridge-kills or --broker-kills")
     wanted = changes or CHANGES_PER_KILL * (bridge_kills + broker_kills)
-    wish = Wish(bridge_kills, broker_kills, seed, wanted, kinds, also)
+    wish = Wish(bridge_kills, broker_kills, seed, wanted, kinds, also, log == "native")
     began = time.monotonic()
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what is done to the broker on purpose is no news
     logging.getLogger("aio_pika").setLevel(logging.CRITICAL)

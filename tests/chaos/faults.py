@@ -27,6 +27,8 @@ class Link(StrEnum):
 
     BROKER = "broker"
     PBX = "pbx"
+    LOG = "log"
+    """By the stream protocol; there is none where the exchange feeds the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,13 @@ _ONE_IN: Final[dict[Kind, int]] = {
 """For so many kills of the bridge there is one of these; those that take long are rare."""
 
 
-def plan(*, bridge_kills: int, broker_kills: int, seed: int) -> Sequence[Fault]:
+def plan(
+    *, bridge_kills: int, broker_kills: int, seed: int, links: Sequence[Link] = (Link.BROKER, Link.PBX)
+) -> Sequence[Fault]:
     """Return the faults in a random order that is the same for the same *seed*; every kind happens at least once.
 
-    What happens to a connection happens to both in turn. With every other kill of the broker the bridge is killed too.
+    What happens to a connection happens to all *links* in turn. With every other kill of the broker the bridge is
+    killed too.
     """
     together = min(bridge_kills, broker_kills // 2)
     faults = [Fault(Kind.BRIDGE_SIGKILL)] * (bridge_kills - together)
@@ -74,7 +79,7 @@ def plan(*, bridge_kills: int, broker_kills: int, seed: int) -> Sequence[Fault]:
     for kind, one_in in _ONE_IN.items():
         count = max(1, bridge_kills // one_in)
         if kind in _BREAKS_LINKS or kind is Kind.DELAY:
-            faults += [Fault(kind, (Link.BROKER, Link.PBX)[number % 2]) for number in range(max(2, count))]
+            faults += [Fault(kind, links[number % len(links)]) for number in range(max(len(links), count))]
         else:
             faults += [Fault(kind)] * count
     random.Random(f"plan {seed}").shuffle(faults)  # noqa: S311 - a plan, no secret

@@ -54,6 +54,7 @@ class Wish:
     changes: int
     queues: Sequence[str]
     also: str | None = None
+    is_log_native: bool = False
 
 
 class Run:
@@ -79,7 +80,12 @@ class Run:
             CannotRunError: something else did not.
 
         """
-        faults = plan(bridge_kills=self._wish.bridge_kills, broker_kills=self._wish.broker_kills, seed=self._wish.seed)
+        faults = plan(
+            bridge_kills=self._wish.bridge_kills,
+            broker_kills=self._wish.broker_kills,
+            seed=self._wish.seed,
+            links=list(self._site.links),
+        )
         async with (
             aside(self._keep_changing()) as changing,
             aside(self._keep_reading()),
@@ -246,7 +252,7 @@ class Run:
         assert fault.link is not None
         link = self._site.links[fault.link]
         # What the bridge must notice by itself it is given the time for, but not for more than is needed.
-        silence = 5 * HEARTBEAT_SECONDS if fault.link is Link.BROKER else 2 * ANSWER_SECONDS
+        silence = 2 * ANSWER_SECONDS if fault.link is Link.PBX else 5 * HEARTBEAT_SECONDS
         match fault.kind:
             case Kind.CUT_MID_FRAME:
                 cut = link.cut_mid_frame()
@@ -350,5 +356,6 @@ async def aside(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[N
 
 async def chaos(wish: Wish, folder: Path) -> tuple[Result, list[str]]:
     """Build a site in *folder* and run there; raises what ``Run.go`` and ``built`` raise."""
-    async with built(folder, seed=wish.seed, kinds=wish.queues, also=wish.also) as site:
+    build = built(folder, seed=wish.seed, kinds=wish.queues, also=wish.also, is_log_native=wish.is_log_native)
+    async with build as site:
         return await Run(wish, site).go()

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from bridge.broker import Topology, connect, declare
+from bridge.log_publisher import provide_log
 from bridge.model import AccountGuid, Cursor, Row
 from bridge.normalize import Rules, account_of
 from bridge.simulator.pbx import Pbx
@@ -16,7 +17,7 @@ from bridge.simulator.server import Served, serve
 from tests.chaos.appliers import Applier, SqliteEffects, TextEffects, inbox_program
 from tests.chaos.errors import CannotRunError, StandstillError
 from tests.chaos.faults import Link
-from tests.chaos.readers import QueueReader, Reader, comparable
+from tests.chaos.readers import LogReader, QueueReader, Reader, comparable
 from tests.support.process import Command, run
 from tests.support.proxy import Proxy
 from tests.support.rabbit import SERVER, PrivateBroker
@@ -69,6 +70,11 @@ class Site:
             "BRIDGE_LOG_FORMAT": "json",
             "BRIDGE_REPLAY_KEEP_DAYS": str(KEEP_MINUTES / 24 / 60),
         }
+        self._topology = Topology(EXCHANGE)
+        if Link.LOG in links:
+            url = f"rabbitmq-stream://guest:guest@127.0.0.1:{links[Link.LOG].port}/"
+            self._environment["BRIDGE_RABBITMQ_STREAM_URL"] = url
+            self._topology = Topology(EXCHANGE, log_partitions=1)
 
     def fault(self) -> int:
         """Return how many faults there have been."""
@@ -145,7 +151,9 @@ class Site:
         come back at all with RabbitMQ 3.10; that is not what is tried here.
         """
         async with connect([self.broker.url], client_name="chaos") as connection:
-            await declare(connection, Topology(EXCHANGE))
+            await declare(connection, self._topology)
+            if Link.LOG in self.links:
+                await provide_log(connection, self._topology, is_declaring=True)
             channel = await connection.channel()
             for kind in kinds:
                 for use in uses:
@@ -170,6 +178,8 @@ class Site:
             if also is not None:
                 path = self.folder / f"{kind}.also.txt"
                 self.appliers.append(self._applier(kind, "also", shlex.split(also), path))
+        if Link.LOG in self.links:
+            self.readers.append(LogReader("log", self.broker.url, self._topology.log, self.fault))
         for reader in self.readers:
             self._tasks.append(asyncio.create_task(reader.run(), name=reader.name))
         for applier in self.appliers:
@@ -205,8 +215,12 @@ class Site:
 
 
 @asynccontextmanager
-async def built(folder: Path, *, seed: int, kinds: Sequence[str], also: str | None) -> AsyncIterator[Site]:
+async def built(
+    folder: Path, *, seed: int, kinds: Sequence[str], also: str | None, is_log_native: bool
+) -> AsyncIterator[Site]:
     """Build everything and start it; what runs is ended behind the caller.
+
+    With *is_log_native* the bridge writes the log by the stream protocol, and a reader of the log is there too.
 
     Raises:
         CannotRunError: RabbitMQ cannot be started.
@@ -217,7 +231,7 @@ async def built(folder: Path, *, seed: int, kinds: Sequence[str], also: str | No
             "RabbitMQ is needed (the command rabbitmq-server); on Debian: apt-get install rabbitmq-server"
         )
     pbx = Pbx(accounts=ACCOUNTS, seed=seed, password=PASSWORD, name=SOURCE, remember=REMEMBER)
-    broker = PrivateBroker()
+    broker = PrivateBroker(streams=is_log_native)
     async with AsyncExitStack() as stack:
         await asyncio.to_thread(broker.__enter__)
         stack.push(broker)
@@ -226,6 +240,8 @@ async def built(folder: Path, *, seed: int, kinds: Sequence[str], also: str | No
             Link.BROKER: await stack.enter_async_context(Proxy(broker.port, seed=seed)),
             Link.PBX: await stack.enter_async_context(Proxy(served.port, seed=seed)),
         }
+        if is_log_native:
+            links[Link.LOG] = await stack.enter_async_context(Proxy(broker.stream_port, seed=seed))
         site = Site(folder, broker, pbx, served, links)
         stack.push_async_callback(site.end)
         await site.begin(kinds, also)
