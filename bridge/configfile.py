@@ -28,6 +28,8 @@ _EXAMPLES: Final[Mapping[Key, Any]] = {
     # Of what has no default, or one that shows nothing.
     ("rabbitmq", "url"): "amqp://bridge:password@rabbitmq.example.com:5672/",
     ("rabbitmq", "ca_file"): "/etc/ssl/broker-ca.pem",
+    ("rabbitmq", "stream_url"): "rabbitmq-stream://bridge:password@rabbitmq.example.com:5552/",
+    ("rabbitmq", "stream_url_file"): "/run/secrets/broker-streams",
     ("publish", "include"): ["template"],
     ("publish", "exclude"): ["emails"],
     ("publish", "mask"): ["numbers"],

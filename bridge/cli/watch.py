@@ -65,6 +65,7 @@ def tail(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed
         exchange=exchange or settings.rabbitmq.exchange,
         queue=queue,
         keys=keys,
+        partitions=settings.rabbitmq.log_partitions,
         start=cast("Start | None", begin),
     )
     show = shower(as_json=as_json)

@@ -14,7 +14,7 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from aiormq.exceptions import ChannelNotFoundEntity
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from bridge.broker import DEADLINE_SECONDS, Subscription, connect, translated
+from bridge.broker import DEADLINE_SECONDS, Subscription, Topology, connect, translated
 from bridge.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode
 from bridge.consumer.queues import Wanted, provide, provide_temporary
 from bridge.consumer.session import LONGEST_PAUSE_SECONDS, Inflow, Link, log
@@ -271,14 +271,16 @@ async def subscribe(  # noqa: PLR0913 - what a subscriber may say
     queue: str | None = None,
     keys: Sequence[str] = ACCOUNT_KEYS,
     start: Start | None = None,
+    partitions: int = 1,
     prefetch: int = 256,
 ) -> AsyncIterator[AsyncIterator[Delivery]]:
     """Receive the changes in *queue*, or without a name those from now on, in a queue that goes with the connection.
 
     For one connection only; ``Subscriber`` outlives it. A named queue is made where there is none. With *start* the
-    log of the exchange is read instead, from its first change, from a time, or from an offset, and then on with what
-    comes. What is no account change is skipped, and dead-lettered where it is broken. Inside, iterate; the iteration
-    ends with the error that ended the connection.
+    log of the exchange is read instead, from its first change, from a time, or from an offset, and then on with
+    what comes; of a log in several *partitions* all at once, in order for each account. What is no account change
+    is skipped, and dead-lettered where it is broken. Inside, iterate; the iteration ends with the error that ended
+    the connection.
 
     Raises:
         BrokerUnreachable: no connection, or it broke.
@@ -288,23 +290,46 @@ async def subscribe(  # noqa: PLR0913 - what a subscriber may say
     """
     async with connect(urls, client_name="account-bridge subscriber") as connection:
         arguments: dict[str, Start] = {}
+        names: Sequence[str] = ()
         if start is not None:
-            name, arguments = f"{exchange}.log", {"x-stream-offset": start}
+            arguments = {"x-stream-offset": start}
+            names = Topology(exchange, log_partitions=partitions).log_streams
         elif queue is not None:
-            name = queue
-            await _find_or_make(connection, name, exchange, keys)
+            names = [queue]
+            await _find_or_make(connection, queue, exchange, keys)
         else:
-            name = f"{exchange}.subscriber.{uuid4().hex}"
-            await provide_temporary(connection, name, exchange, keys)
-        inflow = await Inflow.begin(connection, name, prefetch=prefetch, arguments=arguments)
-        yield _deliveries(inflow)
+            names = [f"{exchange}.subscriber.{uuid4().hex}"]
+            await provide_temporary(connection, names[0], exchange, keys)
+        inflows = [await Inflow.begin(connection, name, prefetch=prefetch, arguments=arguments) for name in names]
+        async with aclosing(_deliveries(inflows)) as deliveries:
+            yield deliveries
 
 
-async def _deliveries(inflow: Inflow) -> AsyncIterator[Delivery]:
-    while (message := await inflow.next()) is not None:
-        delivery = await delivery_of(message)
-        if delivery is not None:
-            yield delivery
+async def _deliveries(inflows: Sequence[Inflow]) -> AsyncGenerator[Delivery, None]:
+    """Yield what any of *inflows* receives, until one of them ends."""
+    if len(inflows) == 1:
+        while (message := await inflows[0].next()) is not None:
+            delivery = await delivery_of(message)
+            if delivery is not None:
+                yield delivery
+        return
+    waiting = {asyncio.ensure_future(inflow.next()): inflow for inflow in inflows}
+    try:
+        while True:
+            arrived, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in arrived:
+                inflow = waiting.pop(task)
+                message = task.result()
+                if message is None:
+                    return
+                waiting[asyncio.ensure_future(inflow.next())] = inflow
+                delivery = await delivery_of(message)
+                if delivery is not None:
+                    yield delivery
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def _find_or_make(connection: AbstractConnection, name: str, exchange: str, keys: Sequence[str]) -> None:

@@ -101,6 +101,8 @@ class LogReader:
         self._is_at_place = True
         """False after connecting, until that entry came again."""
         self._attempts = 0
+        self._is_first = True
+        """True until the first entry came over a connection."""
         if not callable(start):
             self._begin_at(start)
         self._replica_of = replica_of
@@ -176,7 +178,7 @@ class LogReader:
         place = self._place
         known = place is not None and place.event_id is not None
         start = self._start if place is None else place.offset if known else place.offset + 1
-        self._is_at_place = not known
+        self._is_at_place, self._is_first = not known, True
         inflow = await self._consume(connection, start)
         if start == "next":
             # Should the connection break before anything came, "next" would leave out what was published meanwhile.
@@ -213,15 +215,17 @@ class LogReader:
             if offset == place.offset and not self._is_at_place:
                 if event_id is not None and event_id != place.event_id:
                     raise self._replaced()
-                self._is_at_place, self._attempts = True, 0
+                self._is_at_place, self._attempts, self._is_first = True, 0, False
             if offset <= place.offset:
                 return None
-            if offset > place.offset + 1:
+            # Only at the beginning: the broker's own notes take offsets too, and leave gaps where nothing is gone.
+            if offset > place.offset + 1 and self._is_first:
                 log.warning(
                     "log.truncated",
                     extra={"stream": self._stream, "expected_offset": place.offset + 1, "first_offset": offset},
                 )
             self._is_at_place = True
+        self._is_first = False
         self._place = Place(offset, event_id)
         return offset
 

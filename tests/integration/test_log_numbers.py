@@ -254,9 +254,7 @@ async def test_what_waits_behind_a_discarded_event_is_written(writer: LogWriter)
     assert (await content(writer, 2)).sequences == [1, 3]
 
 
-async def test_a_parked_event_that_is_tried_again_is_written_behind_what_came_later(
-    broker: PrivateBroker, writer: LogWriter
-) -> None:
+async def test_a_parked_event_that_is_tried_again_is_written_behind_what_came_later(writer: LogWriter) -> None:
     with writer.store() as store:
         take(store, *changes(1, 3))
         store.log.park(store.log.unpublished(0, 3)[1], "as if it were too large", NOW)

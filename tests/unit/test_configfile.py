@@ -14,7 +14,7 @@ def without_missing_files(text: str, tmp_path: Path) -> str:
     """Return *text* with every secret file in it replaced by one that is there."""
     secret = tmp_path / "secret"
     secret.write_text("amqp://bridge:pw@localhost/")
-    return re.sub(r'"/run/secrets/\w+"', f'"{secret}"', text)
+    return re.sub(r'"/run/secrets/[\w-]+"', f'"{secret}"', text)
 
 
 def loaded(text: str, tmp_path: Path, **environment: str) -> tuple[Settings, Path]:
@@ -32,7 +32,12 @@ def test_the_file_to_begin_with_is_valid_as_it_is(tmp_path: Path) -> None:
 
 def test_every_line_of_it_may_be_switched_on(tmp_path: Path) -> None:
     text = re.sub(r"^#(?=[a-z\[])", "", commented(), flags=re.MULTILINE)
-    for alternative in ('url = "amqp', "token = ", "password = "):  # each of them is there as a file, too
+    for alternative in (
+        'url = "amqp',
+        "stream_url = ",
+        "token = ",
+        "password = ",
+    ):  # each of them is there as a file, too
         text = re.sub(rf"^{re.escape(alternative)}.*\n", "", text, flags=re.MULTILINE)
     settings, _ = loaded(text, tmp_path)
     assert settings.subscriber[0].queue == "pbx.accounts.crm"
