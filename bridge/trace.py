@@ -226,7 +226,7 @@ def _delay(live: Live) -> str:
     if not live.is_running:
         return "no bridge runs on this store, so nothing is sent: start account-bridge run"
     if not live.is_broker_usable:
-        return f"the broker cannot be used: {live.broker}"
+        return f"nothing goes out at present: {live.broker}"
     return "it waits for its turn, behind what was made before it"
 
 
