@@ -181,7 +181,7 @@ class KeptStore(Store, Protocol):
 
     @property
     def restored(self) -> str:
-        """Why the present lineage began, where that was because an older copy of the store was put back."""
+        """Why a new lineage began: an older copy of the store was put back, and not every PBX is verified since."""
 
     @property
     def is_checked(self) -> bool:
@@ -321,9 +321,7 @@ class Bridge:
         """
         try:
             await self._measure()
-            if self._store.restored and not any(
-                [await self._offload(self._store.verified_at, p.name) for p in self._pbxs]
-            ):
+            if self._store.restored:
                 self._warn_of_restored()
             async with asyncio.TaskGroup() as group:
                 readers = [group.create_task(self._follow(pbx), name=f"read {pbx.name}") for pbx in self._pbxs]
@@ -366,6 +364,8 @@ class Bridge:
         verified_at = await self._offload(self._store.verified_at, pbx.name)
         part.verified_at = verified_at
         part.deletions = "known" if verified_at is not None else "unknown"
+        if verified_at is not None:
+            part.warning = ""  # whatever became of the store, this PBX was compared with it since
         absent = await self._offload(self._store.absent, pbx.name)
         schedule = WalkSchedule(pbx.name, self._habits, verified_at, absent=absent)
         intake = Intake(

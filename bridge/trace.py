@@ -226,15 +226,15 @@ def _delay(live: Live) -> str:
     if not live.is_running:
         return "no bridge runs on this store, so nothing is sent: start account-bridge run"
     if not live.is_broker_usable:
-        return f"the broker cannot be used: {live.broker}"
+        return f"nothing goes out at present: {live.broker}"
     return "it waits for its turn, behind what was made before it"
 
 
 def _who(known: KnownAccount) -> str:
     account = known.account
-    told = [f"user name {account['h323']}"] * bool(account.get("h323"))
-    told += [f"extension {', '.join(map(str, account['numbers']))}"] * bool(account.get("numbers"))
-    told.append(f"guid {account['guid']}")
+    numbers = ", ".join(map(str, account.get("numbers") or ()))
+    named = (("user name", account.get("h323")), ("extension", numbers), ("guid", account["guid"]))
+    told = [f"{name} {value}" for name, value in named if value]
     gone = ", deleted" if known.is_deleted else ""
     return f"{display_name(account)} is an account of {known.source} ({'; '.join(told)}{gone})."
 

@@ -16,7 +16,7 @@ import click
 import orjson
 
 from bridge import __version__, logs
-from bridge.cli.common import config_option, run_now, settings_of
+from bridge.cli.common import config_option, json_option, run_now, say, settings_of
 from bridge.config import Settings
 from bridge.control import ask, socket_path
 from bridge.errors import BridgeError
@@ -28,7 +28,8 @@ PACKAGES: Final = ("aio-pika", "aiormq", "aiohttp", "websockets", "orjson", "pyd
 @click.command("support-bundle")
 @config_option
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="The file; by default one in here.")
-def support_bundle(config: Path | None, output: Path | None) -> None:
+@json_option
+def support_bundle(config: Path | None, output: Path | None, *, as_json: bool) -> None:
     """Write a zip file for a ticket: versions, settings, status, store statistics, recent log lines.
 
     No password, no token and nothing about any person is in it; it is plain text, look for yourself.
@@ -49,7 +50,7 @@ def support_bundle(config: Path | None, output: Path | None) -> None:
     with os.fdopen(descriptor, "wb") as written, zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as bundle:
         for name, content in parts.items():
             bundle.writestr(name, content)
-    click.echo(f"{file}: {', '.join(parts)}")
+    say(f"{file}: {', '.join(parts)}", as_json=as_json, file=str(file))
 
 
 def _about() -> Mapping[str, Any]:

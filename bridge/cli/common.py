@@ -14,6 +14,7 @@ import orjson
 
 from bridge import logs
 from bridge.config import CONFIG_VARIABLE, Settings
+from bridge.secret import scrub
 
 FAILED: Final = 1
 MISUSED: Final = 2
@@ -52,6 +53,17 @@ def settings_of(config: Path | None, *, require: bool = True, level: str | None 
 def run_now(work: Coroutine[Any, Any, Result]) -> Result:
     """Return what *work* returns."""
     return asyncio.run(work)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+
+
+def say(sentence: str, *, as_json: bool, **fields: Any) -> None:
+    """Print what was done: for a person, or as JSON with *fields* beside the sentence."""
+    if as_json:
+        print_json({"message": sentence, **fields})
+    else:
+        click.echo(scrub(sentence))
 
 
 def print_json(content: Any, *, indent: bool = True) -> None:

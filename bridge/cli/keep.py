@@ -8,7 +8,7 @@ from urllib.parse import quote
 import click
 import orjson
 
-from bridge.cli.common import config_option, print_json, settings_of
+from bridge.cli.common import config_option, json_option, print_json, say, settings_of
 from bridge.cli.look import meant
 from bridge.cli.operate import done_by_bridge
 from bridge.errors import BridgeError
@@ -24,7 +24,8 @@ MAX_SUGGESTED: Final = 3
 @click.command()
 @config_option
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-def backup(config: Path | None, file: Path) -> None:
+@json_option
+def backup(config: Path | None, file: Path, *, as_json: bool) -> None:
     """Copy the store into a new FILE, while the bridge goes on.
 
     The copy holds personal data and the key of the store: only its owner may read it. Put it back with restore.
@@ -34,14 +35,16 @@ def backup(config: Path | None, file: Path) -> None:
         size = back_up(path, file, datetime.now(UTC))
     except FileExistsError as problem:
         raise BridgeError(f"{file} is there already; name a file that is not") from problem
-    click.echo(f"{path} is copied to {file} ({size / 1_000_000:.1f} MB), as of now")
+    words = f"{path} is copied to {file} ({size / 1_000_000:.1f} MB), as of now"
+    say(words, as_json=as_json, file=str(file), bytes=size)
 
 
 @click.command()
 @config_option
 @click.argument("file", type=click.Path(dir_okay=False, exists=True, path_type=Path))
 @click.confirmation_option(prompt="Put this copy in the place of the store? The present one is kept beside it.")
-def restore(config: Path | None, file: Path) -> None:
+@json_option
+def restore(config: Path | None, file: Path, *, as_json: bool) -> None:
     """Put a copy in the place of the store of a stopped bridge.
 
     The next start begins a new lineage and reads every PBX from its start, so that no number is used twice and nothing
@@ -50,7 +53,8 @@ def restore(config: Path | None, file: Path) -> None:
     path = settings_of(config, require=False, level="error").store.path
     kept = put_back(file, path, datetime.now(UTC))
     where = f"; what was there is now {kept}" if kept is not None else ""
-    click.echo(f"{path} is now the copy {file}{where}. The next start begins a new lineage with a full walk")
+    words = f"{path} is now the copy {file}{where}. The next start begins a new lineage with a full walk"
+    say(words, as_json=as_json, kept=str(kept) if kept is not None else None)
 
 
 @click.command("forget")

@@ -13,7 +13,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from bridge.cli.common import FAILED, config_option, print_json, run_now, safe_json, settings_of
+from bridge.cli.common import FAILED, config_option, json_option, print_json, run_now, safe_json, say, settings_of
 from bridge.control import ask, no_pbx, not_parked, not_paused, parked_as_json, paused, resumed, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.model import Pause, SourceName
@@ -75,40 +75,50 @@ def _watch(path: Path) -> NoReturn:
 @config_option
 @click.argument("source")
 @click.option("--accept-deletions", is_flag=True, help="Delete what this walk does not see, however much it is.")
-def resync(config: Path | None, source: str, *, accept_deletions: bool) -> None:
+@json_option
+def resync(config: Path | None, source: str, *, accept_deletions: bool, as_json: bool) -> None:
     """Have the running bridge read the whole list of a PBX once more, now."""
     query = {"accept_deletions": "yes"} if accept_deletions else {}
-    click.echo(run_now(ask(_socket(config), "POST", f"/resync/{quote(source, safe='')}", **query)).decode().strip())
-
-
-@click.command()
-@config_option
-@click.argument("source")
-@click.option("--reason", default="", help="Why; shown in the status and by trace.")
-def pause(config: Path | None, source: str, *, reason: str) -> None:
-    """Read a PBX no more, until it is resumed; also across restarts of the bridge."""
-
-    def noted(store: SqliteStore) -> bytes:
-        store.pause(_configured(config, source), Pause(datetime.now(UTC), reason))
-        return paused(source).encode()
-
-    click.echo(
-        done_by_bridge(config, "POST", f"/pause/{quote(source, safe='')}", offline=noted, reason=reason)
-        .decode()
-        .strip()
+    say(
+        run_now(ask(_socket(config), "POST", f"/resync/{quote(source, safe='')}", **query)).decode().strip(),
+        as_json=as_json,
     )
 
 
 @click.command()
 @config_option
 @click.argument("source")
-def resume(config: Path | None, source: str) -> None:
+@click.option("--reason", default="", help="Why; shown in the status and by trace.")
+@json_option
+def pause(config: Path | None, source: str, *, reason: str, as_json: bool) -> None:
+    """Read a PBX no more, until it is resumed; also across restarts of the bridge."""
+
+    def noted(store: SqliteStore) -> bytes:
+        store.pause(_configured(config, source), Pause(datetime.now(UTC), reason))
+        return paused(source).encode()
+
+    say(
+        done_by_bridge(config, "POST", f"/pause/{quote(source, safe='')}", offline=noted, reason=reason)
+        .decode()
+        .strip(),
+        as_json=as_json,
+    )
+
+
+@click.command()
+@config_option
+@click.argument("source")
+@json_option
+def resume(config: Path | None, source: str, *, as_json: bool) -> None:
     """Read a paused PBX again, from where it was paused."""
 
     def noted(store: SqliteStore) -> bytes:
         return (resumed(source) if store.resume(_configured(config, source)) else not_paused(source)).encode()
 
-    click.echo(done_by_bridge(config, "POST", f"/resume/{quote(source, safe='')}", offline=noted).decode().strip())
+    say(
+        done_by_bridge(config, "POST", f"/resume/{quote(source, safe='')}", offline=noted).decode().strip(),
+        as_json=as_json,
+    )
 
 
 def _configured(config: Path | None, source: str) -> SourceName:
@@ -148,7 +158,8 @@ def parked_group(context: click.Context, config: Path | None, *, as_json: bool) 
 @parked_group.command()
 @click.argument("position", type=click.IntRange(min=1))
 @click.pass_obj
-def retry(config: Path | None, position: int) -> None:
+@json_option
+def retry(config: Path | None, position: int, *, as_json: bool) -> None:
     """Send a parked event once more, for instance after the broker's limit was raised."""
 
     def unpark(store: SqliteStore) -> bytes:
@@ -156,7 +167,7 @@ def retry(config: Path | None, position: int) -> None:
             raise BridgeError(not_parked(position))
         return f"event {position} is sent once more when the bridge runs".encode()
 
-    click.echo(done_by_bridge(config, "POST", f"/parked/{position}/retry", offline=unpark).decode().strip())
+    say(done_by_bridge(config, "POST", f"/parked/{position}/retry", offline=unpark).decode().strip(), as_json=as_json)
 
 
 @parked_group.command()
@@ -164,7 +175,8 @@ def retry(config: Path | None, position: int) -> None:
 @click.option("--reason", required=True, help="Why; kept with the event and in the log.")
 @click.confirmation_option(prompt="No subscriber will ever hear of this change. Discard it?")
 @click.pass_obj
-def discard(config: Path | None, position: int, reason: str) -> None:
+@json_option
+def discard(config: Path | None, position: int, reason: str, *, as_json: bool) -> None:
     """Never send a parked event; what waits behind it goes out."""
 
     def dropped(store: SqliteStore) -> bytes:
@@ -172,8 +184,9 @@ def discard(config: Path | None, position: int, reason: str) -> None:
             raise BridgeError(not_parked(position))
         return f"event {position} is discarded".encode()
 
-    click.echo(
-        done_by_bridge(config, "POST", f"/parked/{position}/discard", offline=dropped, reason=reason).decode().strip()
+    say(
+        done_by_bridge(config, "POST", f"/parked/{position}/discard", offline=dropped, reason=reason).decode().strip(),
+        as_json=as_json,
     )
 
 

@@ -95,7 +95,9 @@ def put_back(copy: Path, store: Path, now: datetime) -> Path | None:
 
 def _look_at(copy: Path) -> None:
     try:
-        with closing(sqlite3.connect(f"file:{copy}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as connection:
+        with closing(
+            sqlite3.connect(f"{copy.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+        ) as connection:
             applied = connection.execute("PRAGMA user_version").fetchone()[0]
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.Error as problem:
@@ -115,7 +117,7 @@ def _mark_as_copy(copy: Path, now: datetime) -> None:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=BUSY_SECONDS)
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -72,6 +72,13 @@ def settled(db: sqlite3.Connection) -> None:
     db.execute(queries()["drop_meta_value"], {"name": _UNCHECKED})
 
 
+def close_case(db: sqlite3.Connection) -> None:
+    """Note that nothing is left to do about a restored copy, once every PBX was verified since."""
+    noted = db.execute(queries()["meta_value"], {"name": RESTORED}).fetchone()
+    if noted is not None and db.execute(queries()["unverified_source"]).fetchone() is None:
+        _set(db, RESTORED, {**orjson.loads(noted["value"]), "is_over": True})
+
+
 def begin(db: sqlite3.Connection, why: str, now: datetime, *, behind: int) -> str:
     """Begin a new lineage in an open transaction, and return it.
 

@@ -48,7 +48,7 @@ class StoreReader:
             )
         with self._translated():
             # Not mode=ro, which cannot open a file whose last writer has tidied up behind itself.
-            connection = sqlite3.connect(f"file:{self._path}?mode=rw", uri=True, timeout=BUSY_SECONDS)
+            connection = sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)
             connection.row_factory = sqlite3.Row
             self._connection = connection
             connection.execute("PRAGMA query_only=ON")

@@ -19,7 +19,7 @@ import orjson
 from bridge.errors import StoreUnusable
 from bridge.model import Backlog, Forgotten, OutboxRow, Parked, Pause, Place, SourceName
 from bridge.store.forgetting import forget
-from bridge.store.lineage import COPIED, RESTORED, Mark, begin, has_passed, mark, new_lineage, settled
+from bridge.store.lineage import COPIED, RESTORED, Mark, begin, close_case, has_passed, mark, new_lineage, settled
 from bridge.store.lock import StoreLock
 from bridge.store.logqueue import LogQueue
 from bridge.store.reader import PAUSED, pauses_in
@@ -82,8 +82,8 @@ class SqliteStore:
 
     @property
     def restored(self) -> str:
-        """Why the present lineage began, where that was because an older copy of the store was put back."""
-        if self._restored is None:
+        """Why a new lineage began: an older copy of the store was put back, and not every PBX is verified since."""
+        if self._restored is None or self._restored.get("is_over"):
             return ""
         before = self._restored["lineage_before"]
         return f"the store was put back from an older state ({self._restored['why']}); lineage {before} ended with that"
@@ -403,6 +403,7 @@ class SqliteStore:
             self._is_checked = True
             return
         with self.transaction():
+            close_case(self._db)
             if why:  # what it has not sent was given its numbers before it was copied, and may have been sent since
                 behind = self._execute("last_position").fetchone()[0]
                 self._begin_lineage(why, datetime.now(UTC), behind=behind)

@@ -188,15 +188,18 @@ async def test_a_missing_permission_is_named_with_the_line_that_gives_it(
 async def test_a_check_sends_nothing_and_tells_who_listens(
     settings: dict[str, str], served: Served, broker: PrivateBroker, tmp_path: Path
 ) -> None:
-    await bind(broker, "pbx.accounts", "pbx.accounts.everything", key="#")
+    await bind(broker, "pbx.accounts.checked", "pbx.accounts.checked.everything", key="#")
     file = tmp_path / "bridge.toml"
-    file.write_text('[[subscriber]]\nqueue = "pbx.accounts.crm"\n')
-    environment = {**settings, "BRIDGE_PBX_URL": served.url, "BRIDGE_CONFIG": str(file)}
-    code, printed = await checked(environment)
+    file.write_text(
+        '[rabbitmq]\nexchange = "pbx.accounts.checked"\n[[subscriber]]\nqueue = "pbx.accounts.checked.crm"\n'
+    )
+    code, printed = await checked({**settings, "BRIDGE_PBX_URL": served.url, "BRIDGE_CONFIG": str(file)})
     assert code == 0
-    assert "warn  listeners      pbx.accounts.crm: 0 events wait, 0 consumers: start its subscriber" in printed
-    depths = broker.ctl("list_queues", "--no-table-headers", "messages").split()
-    assert set(depths) == {"0"}, "the log and everybody's queues are as empty as before"
+    assert "warn  listeners      pbx.accounts.checked.crm: 0 events wait, 0 consumers: start its subscriber" in printed
+    listed = [line.split("\t") for line in broker.ctl("list_queues", "name", "messages").splitlines()]
+    depths = {name: depth for name, depth in listed if name.startswith("pbx.accounts.checked")}
+    assert set(depths.values()) == {"0"}, "neither the log nor anybody's queue got anything"
+    assert len(depths) == 4
 
 
 async def test_a_clock_that_went_back_is_named(settings: dict[str, str], tmp_path: Path) -> None:

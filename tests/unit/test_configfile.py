@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
+from bridge.build import rules_of
 from bridge.config import Settings, origins
 from bridge.configfile import commented, in_effect, schema, toml
 
@@ -112,3 +113,7 @@ def test_one_pbx_may_publish_less_than_the_others(tmp_path: Path) -> None:
     hq, branch = (settings.publish_of(pbx.name) for pbx in settings.pbx)
     assert (hq.exclude, hq.mask, hq.skip_unchanged) == (("emails",), ("numbers",), False)
     assert (branch.exclude, branch.mask, branch.skip_unchanged) == (("groups",), ("numbers",), True)
+    rules = [rules_of(settings, pbx, b"k") for pbx in settings.pbx]
+    assert ["emails" in judged.projection.fields for judged in rules] == [False, True]
+    assert ["groups" in judged.projection.fields for judged in rules] == [True, False]
+    assert [judged.skip_unchanged for judged in rules] == [False, True]

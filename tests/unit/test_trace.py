@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -167,3 +168,11 @@ def test_awkward_names_are_found_and_keep_their_characters() -> None:
         body = b'{"data":{"account":{"guid":"k","display_name":' + orjson.dumps(name) + b'},"previous":{}}}'
         event = RecordedEvent(1, HQ, 1, "e", "t", "k", "r", body, NOW, None, False, 0, False, None, None, None)  # noqa: FBT003 - the same
         assert former(event, name)
+
+
+def test_an_account_of_which_nothing_but_the_guid_is_published_is_traced(path: Path) -> None:
+    with StoreReader(path) as store:
+        known = store.account(HQ, "anna")
+        assert known is not None
+        found = trace(replace(known, account={"guid": "anna"}), [], store.sources()[0], WELL)
+    assert found.sentences[0] == "anna is an account of hq (guid anna)."

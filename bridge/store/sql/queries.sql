@@ -302,3 +302,6 @@ SELECT number FROM log_queue WHERE is_held = 0 AND position <= :position AND num
 
 -- log_drop: it is forgotten, or never to be written
 DELETE FROM log_queue WHERE position = :position;
+
+-- unverified_source: one is enough
+SELECT name FROM source WHERE verified_at IS NULL LIMIT 1;

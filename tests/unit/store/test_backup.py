@@ -103,3 +103,12 @@ def test_a_backup_overwrites_nothing_and_leaves_no_half_of_itself(path: Path) ->
     assert path.with_name("copy.db").read_text() == "mine"
     with pytest.raises(StoreUnusable, match="cannot be written"):
         back_up(path, path.parent / "nowhere" / "copy.db", NOW)
+
+
+def test_a_name_with_signs_in_it_is_only_a_name(path: Path) -> None:
+    odd = path.with_name("a?b#c%20d e.db")
+    with SqliteStore(odd):
+        back_up(odd, path.with_name("copy?mode=memory.db"), NOW)
+    put_back(path.with_name("copy?mode=memory.db"), odd, NOW)
+    with SqliteStore(odd) as store:
+        assert store.restored

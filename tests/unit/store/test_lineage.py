@@ -143,6 +143,21 @@ def test_a_machine_set_back_is_known_by_the_log_and_what_was_made_since_is_numbe
         assert numbers(store.unpublished(0, 10), store.lineage)[-1] == (4, 3)
 
 
+def test_a_restored_copy_is_talked_of_until_every_pbx_was_verified(path: Path, older: Path) -> None:
+    shutil.copyfile(older, path)
+    for _ in range(2):
+        with SqliteStore(path) as store:
+            assert store.restored
+    with SqliteStore(path) as store:
+        begin_walk(store, HQ, is_new_epoch=False)
+        sweep(store, HQ, WalkRecord(NOW), rules=RULES, now=NOW, brake=Brake())
+    with SqliteStore(path) as store:
+        assert store.restored == ""
+        begin_walk(store, HQ, is_new_epoch=True)
+    with SqliteStore(path) as store:
+        assert store.restored == "", "a new epoch is another story"
+
+
 def test_a_log_that_is_not_ahead_proves_the_store(older: Path) -> None:
     with SqliteStore(older) as store:
         before = store.lineage
