@@ -1,8 +1,8 @@
 """The running bridge, put together from the settings."""
 
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import time, timedelta
 from pathlib import Path
 
@@ -14,14 +14,18 @@ from bridge.delivery.reconcile import Brake
 from bridge.errors import BadConfig
 from bridge.intake import Told
 from bridge.logs import get_logger
+from bridge.metrics import exposition
 from bridge.normalize import Projection, Rules
 from bridge.publisher import Publisher
 from bridge.service import Bridge, Pbx, utc_now
 from bridge.source import PbxSource
 from bridge.status import Board, Level, Part, SourcePart
+from bridge.store.reading import StoreReader
 from bridge.store.sqlite import SqliteStore
+from bridge.tally import BLOCKED
 from bridge.walk.decisions import Pace
 from bridge.walk.schedule import Habits
+from bridge.web.server import Views, serve
 
 log = get_logger(__name__)
 
@@ -38,12 +42,14 @@ def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told:
     """
     now = utc_now()
     board = Board(version=__version__, started_at=now, broker=Part(since=now))
+    board.max_unsent_age = timedelta(seconds=settings.status.max_unsent_age_seconds)
+    board.max_walk_stall = timedelta(seconds=settings.status.max_walk_stall_seconds)
     board.sources = {pbx.name: SourcePart(since=now) for pbx in settings.pbx}
     with SqliteStore(settings.store.path) as store:
         board.oldest_unsent_at = store.oldest_unpublished_at()
         yield Bridge(
             store,
-            [Pbx(pbx.name, source_of(pbx, board.sources[pbx.name]), pbx.ask_ahead) for pbx in settings.pbx],
+            [pbx_of(pbx, board.sources[pbx.name]) for pbx in settings.pbx],
             publisher_of(settings, board.broker),
             rules=rules_of(settings, store.key),
             board=board,
@@ -54,6 +60,37 @@ def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told:
             limits=limits_of(settings),
             on_told=on_told,
         )
+
+
+@asynccontextmanager
+async def page(settings: Settings, board: Board) -> AsyncIterator[None]:
+    """Serve the page about *board* while inside, unless it is switched off.
+
+    Raises:
+        BadConfig: its address cannot be listened on, or its token cannot be read.
+
+    """
+    status = settings.status
+    if not status.enabled:
+        yield
+        return
+    reader = StoreReader(settings.store.path)
+    views = Views(reader.recent, exposition(board))
+    token = status.secret.reveal() if status.secret is not None else None
+    try:
+        async with serve(
+            board, host=status.host, port=status.port, token=token, hosts=status.hosts, views=views
+        ) as port:
+            log.info("status.listening", url=f"http://{status.host}:{port}/", token=token is not None)
+            yield
+    finally:
+        reader.close()
+
+
+def pbx_of(pbx: PbxTable, part: SourcePart) -> Pbx:
+    """Return what is followed of *pbx*. Its reading is stuck after several times the longest that one step may take."""
+    step = pbx.poll_interval_seconds + pbx.answer_timeout_seconds + pbx.connect_timeout_seconds
+    return Pbx(pbx.name, source_of(pbx, part), pbx.ask_ahead, timedelta(seconds=3 * step + 120))
 
 
 def source_of(pbx: PbxTable, part: SourcePart) -> PbxSource:
@@ -89,6 +126,8 @@ def publisher_of(settings: Settings, part: Part) -> Publisher:
 
     def does(doing: str) -> None:
         part.does(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
+        if doing.startswith("blocked"):
+            part.cause = BLOCKED
         log.info("broker.state", state=doing)
 
     rabbitmq = settings.rabbitmq

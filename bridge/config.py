@@ -173,12 +173,19 @@ class StatusTable(_Table):
     port: int = Field(8080, ge=0, le=65535)
     token: SecretStr | None = None
     token_file: SecretFile | None = None
+    hosts: tuple[str, ...] = ()
+    """Names under which the page may be asked for, beside localhost and plain addresses; where there is no token."""
+    max_unsent_age_seconds: float = Field(300, gt=0)
+    max_walk_stall_seconds: float = Field(300, gt=0)
 
     @model_validator(mode="after")
     def _strangers_need_a_token(self) -> Self:
         is_local = self.host in ("127.0.0.1", "::1", "localhost")
         if self.enabled and not is_local and self.token is None and self.token_file is None:
-            raise ValueError("token is missing: without one the status page is for this machine only (host 127.0.0.1)")
+            raise ValueError(
+                "token is missing: without one the page is for this machine only (host 127.0.0.1). Make one, for "
+                "instance by openssl rand -hex 32, and set status.token_file (BRIDGE_STATUS_TOKEN_FILE)"
+            )
         return self
 
     @property
@@ -385,7 +392,7 @@ def _keys_of(annotation: Any) -> Iterator[str]:
 
 
 def _is_list(table: str, key: str) -> bool:
-    return table == "publish" and key in {"include", "exclude", "mask"}
+    return key in {"publish": {"include", "exclude", "mask"}, "status": {"hosts"}}.get(table, ())
 
 
 class _Where:

@@ -30,7 +30,7 @@ from bridge.broker import (
     verify,
 )
 from bridge.confirms import Ledger
-from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerUnreachable
+from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerUnreachable, EventUnroutable
 from bridge.frames import APP_ID, publish_frames
 from bridge.model import OutboxRow
 
@@ -224,7 +224,7 @@ class PublisherSession:
         if self._failure is None:
             self._ledger.returned(
                 event_id,
-                BrokerDidNotConfirm(
+                EventUnroutable(
                     f"no queue takes events with the routing key {frame.routing_key!r}, so they are held back. Bind a "
                     f"queue to the exchange {self._topology.exchange}, or set rabbitmq.log_stream = true"
                 ),

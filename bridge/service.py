@@ -6,6 +6,7 @@ pauses; what somebody has to mend (``Misconfigured``) slowly and loudly; anythin
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,13 +21,14 @@ from bridge.delivery.contracts import Publisher, Store
 from bridge.delivery.drain import Drain
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
-from bridge.errors import BridgeError, Misconfigured, OutboxFull, Transient
+from bridge.errors import BridgeError, BrokerDidNotConfirm, Misconfigured, OutboxFull, Transient
 from bridge.intake import Intake, Told
 from bridge.logs import get_logger
-from bridge.model import Backlog, OutboxRow, Parked, Place, SourceName
+from bridge.model import OutboxRow, Parked, Place, SourceName
 from bridge.normalize import Rules
 from bridge.source import Heard, PbxSource
 from bridge.status import Board, Level
+from bridge.tally import Counted, Tally
 from bridge.walk.schedule import Habits, WalkSchedule
 
 STOP_SECONDS: Final = 10.0
@@ -39,6 +41,14 @@ PRUNE_ROWS: Final = 500
 PRUNE_SECONDS: Final = 60.0
 WALK_CHECK_SECONDS: Final = 5.0
 DISK_CHECK_SECONDS: Final = 1.0
+
+STORE_STUCK: Final = timedelta(minutes=1)
+"""The store is asked something every second; an answer may take as long as a backup that holds the file."""
+
+DRAIN_STUCK: Final = timedelta(minutes=5)
+"""Every step of publishing has a deadline of its own, all of them together are far below."""
+
+HOUSEKEEPING_STUCK: Final = timedelta(minutes=10)
 
 log = get_logger(__name__)
 
@@ -124,6 +134,8 @@ class Pbx:
     source: PbxSource
     ask_ahead: int = 256
     """Rows that may be read and not yet committed."""
+    max_silence: timedelta = timedelta(minutes=15)
+    """Without an answer, a failure or another attempt for so long, the reading task itself is stuck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,24 +147,17 @@ class _Followed:
     schedule: WalkSchedule
 
 
-class KeptStore(Store, Protocol):
-    """What a running bridge needs of a store beside what delivering needs."""
-
-    @property
-    def backlog(self) -> Backlog:
-        """What the outbox has that is not done; may be asked from any thread."""
-
-    def free_bytes(self) -> int:
-        """Return how much its disk has left."""
-
-    def parked(self) -> Sequence[Parked]:
-        """Return the parked rows, the oldest first."""
+class KeptStore(Store, Counted, Protocol):
+    """What a running bridge needs of a store beside what delivering and counting need."""
 
     def unpark(self, position: int) -> bool:
         """Have a parked row tried once more, and return whether there was one at *position*."""
 
     def discard(self, position: int, reason: str, at: datetime) -> bool:
         """Never send a parked row, let go what waits behind it, and return whether there was one at *position*."""
+
+    def certified_accounts(self, source: SourceName) -> int | None:
+        """Return how many accounts the last proven full walk of the present epoch found, if there was one."""
 
     def place(self, source: SourceName) -> Place:
         """Return where *source* stands."""
@@ -192,15 +197,12 @@ class Bridge:
         self._on_published = on_published
         self._brake = brake
         self._habits = habits
-        self._limits = limits
-        self._full = ""
-        """Why no PBX is read at the moment; empty while they are."""
         self._has_room = asyncio.Event()
         self._has_room.set()
-        self._free_bytes = 0
         self._walk_check = asyncio.Event()
         self._followed: dict[SourceName, _Followed] = {}
         self._offload = StoreThread()
+        self._tally = Tally(board, store, self._offload, limits, self._has_room)
         self._publishing = Patience(transient_max_seconds=BROKER_PAUSE_SECONDS)
         self._drain = Drain(
             store,
@@ -220,7 +222,11 @@ class Bridge:
 
         """
         try:
+            await self._tally.begin()
             await self._measure()
+            now = utc_now()
+            for watched, limit in (("store", STORE_STUCK), ("publish", DRAIN_STUCK), ("prune", HOUSEKEEPING_STUCK)):
+                self.board.watch(watched, limit, now)
             async with asyncio.TaskGroup() as group:
                 readers = [group.create_task(self._follow(pbx), name=f"read {pbx.name}") for pbx in self._pbxs]
                 draining = group.create_task(self._keep_draining(), name="drain")
@@ -253,6 +259,10 @@ class Bridge:
         place = await self._offload(self._store.place, pbx.name)
         verified_at = await self._offload(self._store.verified_at, pbx.name)
         part.verified_at = verified_at
+        part.accounts = await self._offload(self._store.certified_accounts, pbx.name)
+        part.cursor = place.cursor
+        task = f"read {pbx.name}"
+        self.board.watch(task, pbx.max_silence, utc_now())
         part.deletions = "known" if verified_at is not None else "unknown"
         schedule = WalkSchedule(pbx.name, self._habits, verified_at)
         intake = Intake(
@@ -270,21 +280,23 @@ class Bridge:
         self._followed[pbx.name] = _Followed(pbx.source, intake, schedule)
 
         async def hand_on(heard: Heard) -> None:
-            if self._full:
-                raise OutboxFull(self._full)
+            if self.board.full:
+                raise OutboxFull(self.board.full)
             now = utc_now()
             if part.last_progress_at is not None and patience.is_tried:
                 schedule.came_back(now - part.last_progress_at)
             part.last_progress_at = now
+            self.board.beat(task, now)
             patience.progress()
             await intake.put(heard)
 
         async def read() -> None:
             await intake.settle()
             intake.abandon_walk()
-            if self._full:
-                part.fails(self._full, Level.WARN, utc_now())
+            if self.board.full:
+                part.fails(self.board.full, Level.PAUSED, utc_now(), cause="outbox_full")
                 await self._has_room.wait()
+            self.board.beat(task, utc_now())
             await pbx.source.read(intake.cursor, hand_on)
 
         intake.cursor = place.cursor
@@ -325,13 +337,15 @@ class Bridge:
     async def discard(self, position: int, reason: str) -> bool:
         """Never send a parked event, and return whether there was one at *position*."""
         is_found = await self._offload(self._store.discard, position, reason, utc_now())
+        await self._tally.begin()
         if is_found:
             log.warning("event.discarded", position=position, reason=reason)
         self._released()
         return is_found
 
     def _released(self) -> None:
-        self._count()
+        self._tally.doubt()
+        self._tally.count()
         self._drain.go_back()
 
     async def _keep_walking(self) -> None:
@@ -349,7 +363,9 @@ class Bridge:
 
     def _source_failed(self, name: SourceName, problem: BridgeError, pause_seconds: float) -> None:
         level = Level.ERROR if isinstance(problem, Misconfigured) else Level.WARN
-        self.board.sources[name].fails(str(problem), level, utc_now())
+        now = utc_now()
+        self.board.sources[name].fails(str(problem), level, now, cause=cause_of(problem))
+        self.board.beat(f"read {name}", now)
         write = log.error if level is Level.ERROR else log.warning
         write("source.failed", source=name, problem=str(problem), again_in_seconds=round(pause_seconds, 1))
 
@@ -358,7 +374,10 @@ class Bridge:
 
     def _broker_failed(self, problem: BridgeError, pause_seconds: float) -> None:
         level = Level.ERROR if isinstance(problem, Misconfigured) else Level.WARN
-        self.board.broker.fails(str(problem), level, utc_now())
+        now, needs_proof = utc_now(), isinstance(problem, BrokerDidNotConfirm)
+        self.board.broker.fails(str(problem), level, now, cause=cause_of(problem), needs_proof=needs_proof)
+        self.board.beat("publish", now)
+        self._tally.doubt()
         write = log.error if level is Level.ERROR else log.warning
         write("broker.failed", problem=str(problem), again_in_seconds=round(pause_seconds, 1))
 
@@ -366,50 +385,43 @@ class Bridge:
         while True:
             while await self._offload(self._store.prune, utc_now() - self._keep, PRUNE_ROWS) == PRUNE_ROWS:
                 continue
+            self.board.beat("prune", utc_now())
             await asyncio.sleep(PRUNE_SECONDS)
 
     async def _keep_measuring(self) -> None:
+        now = asyncio.get_running_loop().time
         while True:
+            begun = now()
             await asyncio.sleep(DISK_CHECK_SECONDS)
+            self.board.loop_lag_seconds = now() - begun - DISK_CHECK_SECONDS
             await self._measure()
 
     async def _measure(self) -> None:
-        self._free_bytes = await self._offload(self._store.free_bytes)
-        self._count()
+        await self._tally.measure(utc_now())
+        self.board.beat("store", utc_now())
 
     def _told(self, told: Told) -> None:
-        self._count()
+        self._tally.told(told)
         self._drain.wake()
         self._on_told(told)
 
     def _published(self, rows: Sequence[OutboxRow]) -> None:
+        now = utc_now()
         self._publishing.progress()
-        self._count()
-        board = self.board
-        board.published += len(rows)
-        board.oldest_unsent_at = rows[-1].created_at if board.unsent else None
-        board.broker.last_progress_at = utc_now()
+        self._tally.published(rows, now)
+        self.board.beat("publish", now)
         self._on_published(rows)
 
     def _parked(self, row: OutboxRow, reason: str) -> None:
         self._publishing.progress()
-        self._count()
+        self._tally.doubt()
+        self._tally.count()
         log.error("event.parked", source=row.source, event=row.event_id, position=row.position, reason=reason)
 
-    def _count(self) -> None:
-        """Bring the board up to date with the outbox, and look whether there is still room in it."""
-        board, backlog = self.board, self._store.backlog
-        board.unsent, board.unsent_bytes = backlog.rows, backlog.bytes
-        board.held, board.parked = backlog.held_rows, backlog.parked
-        board.oldest_unsent_at = (board.oldest_unsent_at or utc_now()) if board.unsent else None
-        full = self._limits.reached(backlog, self._free_bytes, is_full=bool(self._full))
-        if full and not self._full:
-            self._has_room.clear()
-            log.warning("outbox.full", problem=full)
-        elif self._full and not full:
-            self._has_room.set()
-            log.info("outbox.has_room")
-        self._full = full
+
+def cause_of(problem: BridgeError) -> str:
+    """Return the name of *problem* for machines: ``pbx_refused_login``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(problem).__name__).lower()
 
 
 def _first(failures: ExceptionGroup[Exception]) -> Exception:

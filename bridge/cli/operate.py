@@ -16,7 +16,7 @@ from bridge.cli.common import FAILED, config_option, run_now, settings_of
 from bridge.control import ask, not_parked, parked_as_json, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.store.sqlite import SqliteStore
-from bridge.terminal import clean
+from bridge.wording import clean
 
 
 @click.command()

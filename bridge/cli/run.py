@@ -9,11 +9,10 @@ import click
 from rich.console import Console
 
 from bridge import __version__, control, logs
-from bridge.build import built
+from bridge.build import built, page
 from bridge.cli.common import FAILED, config_option, run_now, settings_of, stop_signals
 from bridge.config import Settings
 from bridge.doctor import examine
-from bridge.web import serve as serve_status
 
 log = logs.get_logger(__name__)
 
@@ -31,18 +30,7 @@ async def _bridge(settings: Settings) -> None:
     with built(settings) as bridge, stop_signals() as stop:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(control.serve(bridge, control.socket_path(settings.store.path)))
-            page = settings.status
-            if page.enabled:
-                token = page.secret.reveal() if page.secret else None
-                port = await stack.enter_async_context(
-                    serve_status(
-                        bridge.board,
-                        host=page.host,
-                        port=page.port,
-                        token=token,
-                    )
-                )
-                log.info("status.listening", url=f"http://{page.host}:{port}/status")
+            await stack.enter_async_context(page(settings, bridge.board))
             await bridge.run(stop)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from bridge.errors import BadConfig
 from bridge.status import Board, Level, Part, SourcePart
-from bridge.web import serve
+from bridge.web.server import serve
 
 
 @pytest.fixture
