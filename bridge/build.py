@@ -7,8 +7,9 @@ from datetime import time, timedelta
 from pathlib import Path
 
 from bridge import __version__
-from bridge.broker import Subscription, Topology
+from bridge.broker import Subscription, Topology, vhost_of
 from bridge.config import PbxTable, Settings
+from bridge.contract import Offer, documents
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
 from bridge.errors import BadConfig
@@ -75,7 +76,7 @@ async def page(settings: Settings, board: Board) -> AsyncIterator[None]:
         yield
         return
     reader = StoreReader(settings.store.path)
-    views = Views(reader.recent, exposition(board))
+    views = Views(reader.recent, exposition(board), documents(offer_of(settings)))
     token = status.secret.reveal() if status.secret is not None else None
     try:
         async with serve(
@@ -157,11 +158,29 @@ def topology_of(settings: Settings) -> Topology:
     )
 
 
+def offer_of(settings: Settings) -> Offer:
+    """Return what subscribers of a bridge with *settings* can rely on."""
+    rabbitmq, topology = settings.rabbitmq, topology_of(settings)
+    urls = rabbitmq.urls
+    return Offer(
+        exchange=rabbitmq.exchange,
+        vhost=vhost_of(urls[0]) if urls else "/",
+        sources=[pbx.name for pbx in settings.pbx],
+        projection=projection_of(settings),
+        log=topology.log if rabbitmq.log_stream else None,
+        queues=[(wanted.queue, wanted.keys) for wanted in settings.subscriber],
+    )
+
+
+def projection_of(settings: Settings) -> Projection:
+    """Return which fields leave."""
+    publish = settings.publish
+    return Projection.of(include=publish.include, exclude=publish.exclude, mask=publish.mask)
+
+
 def rules_of(settings: Settings, key: bytes) -> Rules:
     """Return how rows are judged; *key* is the store's."""
-    publish = settings.publish
-    projection = Projection.of(include=publish.include, exclude=publish.exclude, mask=publish.mask)
-    return Rules(key=key, projection=projection, skip_unchanged=publish.skip_unchanged)
+    return Rules(key=key, projection=projection_of(settings), skip_unchanged=settings.publish.skip_unchanged)
 
 
 def brake_of(settings: Settings) -> Brake:

@@ -83,8 +83,7 @@ def _parked_words(board: Board) -> str:
 
 def headline(board: Board, now: datetime) -> list[Sentence]:
     """Return the few sentences that somebody in a hurry wants: is everything sent, and is it alive?"""
-    waiting = board.unsent + board.held
-    told: list[Sentence] = [("Everything sent." if not waiting else f"{_waiting(waiting)} to be sent.",)]
+    told: list[Sentence] = [(_in_short(board, now),)]
     changes = [part.last_change for part in board.sources.values() if part.last_change is not None]
     if changes:
         last = max(changes, key=lambda change: change.at)
@@ -96,10 +95,26 @@ def headline(board: Board, now: datetime) -> list[Sentence]:
     return told
 
 
+def _in_short(board: Board, now: datetime) -> str:
+    waiting = board.unsent + board.held
+    unread = [name for name, part in board.sources.items() if not part.is_usable]
+    if waiting:
+        if not board.broker.is_usable:
+            return f"{_waiting(waiting)} for the broker."
+        return f"{_waiting(waiting)} to be sent."
+    if unread and board.level(now) is not Level.OK:
+        return f"Everything heard is sent, but {_names(unread)} {'is' if len(unread) == 1 else 'are'} not read."
+    return "Everything sent."
+
+
+def _names(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
 def sentences(board: Board, now: datetime) -> list[str]:
     """Return what a person wants to know first."""
     told = [in_local_words(sentence) for sentence in headline(board, now)]
-    told += [f"{problem.words}." for problem in problems(board, now) if problem.cause in _NOT_OF_A_PART]
+    told += [ended(problem.words) for problem in problems(board, now) if problem.cause in _NOT_OF_A_PART]
     told += [f"{name}: {_sentence(part, now)} {_completeness(part)}" for name, part in board.sources.items()]
     told.append(f"Broker: {_sentence(board.broker, now)}")
     return told
@@ -164,6 +179,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def ended(sentence: str) -> str:
+    """Return *sentence* with its full stop."""
+    return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
+
+
 def _waiting(count: int) -> str:
     return f"{plural(count, 'event')} {'waits' if count == 1 else 'wait'}"
 
@@ -189,7 +209,7 @@ def _sentence(part: Part, now: datetime) -> str:
     words = f"{part.doing} since {age_words(now - part.since)}"
     if part.last_progress_at is not None:
         words += f", last answer {age_words(now - part.last_progress_at)} ago"
-    return f"{words}. {part.problem}".strip() if part.problem else f"{words}."
+    return f"{words}. {ended(part.problem)}" if part.problem else f"{words}."
 
 
 def _completeness(part: SourcePart) -> str:
@@ -198,4 +218,4 @@ def _completeness(part: SourcePart) -> str:
     counted = f"{part.accounts} accounts, " if part.accounts is not None else ""
     match = "" if part.warning else "all match, "
     words = f"{counted}{match}verified {part.verified_at.astimezone():%Y-%m-%d %H:%M}. Deletions {part.deletions}."
-    return f"{words} {part.warning}".strip()
+    return f"{words} {ended(part.warning)}" if part.warning else words

@@ -9,7 +9,7 @@ import sys
 import click
 
 from bridge import __version__, logs
-from bridge.cli import operate, pretend, run, watch
+from bridge.cli import contract, operate, pretend, run, watch
 from bridge.cli.common import FAILED, MISUSED
 from bridge.errors import BadConfig, BridgeError
 
@@ -20,7 +20,7 @@ def commands() -> None:
     """Publish every account change of innovaphone PBXs to RabbitMQ, each change once."""
 
 
-for command in (*run.COMMANDS, *operate.COMMANDS, *watch.COMMANDS, *pretend.COMMANDS):
+for command in (*run.COMMANDS, *operate.COMMANDS, *watch.COMMANDS, *pretend.COMMANDS, *contract.COMMANDS):
     commands.add_command(command)
 
 

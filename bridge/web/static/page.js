@@ -2,8 +2,9 @@
 
 import { Charts, duration } from "./charts.js";
 
-const POLL_MS = 2000, PATIENCE_MS = 8000, HISTORY_MS = 10000, CHANGES_MS = 15000, MANY_CARDS = 12;
-const WORDS = { ok: "All well", warn: "Look at this", paused: "Paused", error: "Needs somebody" };
+const POLL_MS = 2000, PATIENCE_MS = 8000, HISTORY_MS = 10000, CHANGES_MS = 15000, MANY_CARDS = 12, FEW_CHANGES = 15;
+const WORDS = { ok: "All well", warn: "Look at this", paused: "Paused", error: "Needs attention" };
+const OWN_WORDS = { bridge: "The bridge", broker: "Broker", outbox: "Outbox" };
 const PART_WORDS = { ok: "ok", warn: "warning", paused: "paused", error: "error" };
 
 const byId = (id) => document.getElementById(id);
@@ -22,6 +23,10 @@ function foreign(text, name = "bdi") { // a text that is not ours: isolated, wha
   const made = element(name, "", text);
   made.dir = "auto";
   return made;
+}
+
+function unbroken(text) { // a number stays with its unit
+  return text.replace(/(\d) (s|min|h|days)\b/g, "$1\u00a0$2");
 }
 
 function set(node, text) {
@@ -53,7 +58,7 @@ function moment(iso) {
 function showSentences(told) {
   set(byId("lead"), told[0].join(""));
   const rest = told.slice(1).flatMap((sentence) => [
-    ...sentence.map((part) => (typeof part === "string" ? foreign(part) : moment(part.at))), " ",
+    ...sentence.map((part) => (typeof part === "string" ? foreign(unbroken(part)) : moment(part.at))), " ",
   ]);
   byId("rest").replaceChildren(...rest);
 }
@@ -66,7 +71,7 @@ function showProblems(problems) {
   host.replaceChildren(...problems.slice(0, 20).map((problem) => {
     const made = element("article", "problem"), head = element("h3");
     made.dataset.level = problem.level;
-    head.append(foreign(problem.where[0].toUpperCase() + problem.where.slice(1)));
+    head.append(foreign(OWN_WORDS[problem.where] ?? problem.where));
     if (problem.since) head.append(" ", since(problem.since));
     made.append(head, foreign(/[.!?]$/.test(problem.words) ? problem.words : `${problem.words}.`, "p"));
     return made;
@@ -128,12 +133,12 @@ function showCard(parts, pbx) {
   showWalk(parts, pbx);
   const facts = [
     ["Accounts", pbx.accounts === null ? "not counted yet" : pbx.accounts.toLocaleString()],
-    ["Last answer", ago(pbx.last_progress_at)],
-    ["Last change", ago(pbx.last_change_at)],
-    ["Last confirm", ago(pbx.last_confirm_at)],
     ["Proven complete", pbx.verified_at ? ago(pbx.verified_at) : "not yet"],
-    ["Waiting", pbx.unsent.toLocaleString()],
+    ["Last answer", ago(pbx.last_progress_at)],
   ];
+  if (pbx.last_change_at) facts.push(["Last change", ago(pbx.last_change_at)]);
+  if (pbx.last_confirm_at) facts.push(["Last confirm", ago(pbx.last_confirm_at)]);
+  if (pbx.unsent) facts.push(["Waiting", pbx.unsent.toLocaleString()]);
   if (pbx.parked) facts.push(["Parked", pbx.parked.toLocaleString()]);
   if (pbx.in_doubt) facts.push(["In doubt", pbx.in_doubt.toLocaleString()]);
   if (pbx.deletions_held) facts.push(["Deletions held", pbx.deletions_held.toLocaleString()]);
@@ -179,7 +184,9 @@ function showCards(sources) {
 }
 
 function change(told) {
-  const line = element("li", "change"), who = element("div", "who"), what = element("div", "told");
+  const line = element("li", "change");
+  const who = element("div", "who"), what = element("div", "told");
+  line.tabIndex = -1; // the first new one takes the focus after "Show more"
   const words = element("span", "what", told.what);
   words.dataset.kind = told.kind;
   who.append(foreign(told.account), foreign(told.source, "span"));
@@ -203,9 +210,13 @@ function change(told) {
 }
 
 function showChanges(told) {
+  page.changes = told;
   const isFirst = page.positions.size === 0;
   byId("no-changes").hidden = told.length > 0;
-  byId("changes").replaceChildren(...told.map((one) => {
+  const isAll = byId("more").dataset.all === "yes";
+  byId("more").hidden = isAll || told.length <= FEW_CHANGES;
+  set(byId("more"), `Show ${told.length - FEW_CHANGES} more`);
+  byId("changes").replaceChildren(...(isAll ? told : told.slice(0, FEW_CHANGES)).map((one) => {
     const line = change(one);
     if (!isFirst && !page.positions.has(one.position)) line.classList.add("is-new");
     return line;
@@ -288,6 +299,11 @@ byId("filter").addEventListener("input", () => showCards(page.status.sources));
 byId("all").addEventListener("click", () => {
   byId("all").dataset.all = "yes";
   showCards(page.status.sources);
+});
+byId("more").addEventListener("click", () => {
+  byId("more").dataset.all = "yes";
+  showChanges(page.changes);
+  byId("changes").children[FEW_CHANGES].focus();
 });
 for (const radio of document.querySelectorAll("input[name=span]")) {
   radio.addEventListener("change", () => {
