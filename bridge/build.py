@@ -1,7 +1,7 @@
 """The running bridge, put together from the settings."""
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import time, timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ from bridge.errors import BadConfig
 from bridge.intake import Told
 from bridge.logs import get_logger
 from bridge.metrics import exposition
+from bridge.model import OutboxRow
 from bridge.normalize import Projection, Rules
 from bridge.publisher import Publisher
 from bridge.service import Bridge, Pbx, utc_now
@@ -24,6 +25,7 @@ from bridge.status import Board, Level, Part, SourcePart
 from bridge.store.reading import StoreReader
 from bridge.store.sqlite import SqliteStore
 from bridge.tally import BLOCKED
+from bridge.tracing import tracing
 from bridge.walk.decisions import Pace
 from bridge.walk.schedule import Habits
 from bridge.web.server import Views, serve
@@ -46,7 +48,7 @@ def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told:
     board.max_unsent_age = timedelta(seconds=settings.status.max_unsent_age_seconds)
     board.max_walk_stall = timedelta(seconds=settings.status.max_walk_stall_seconds)
     board.sources = {pbx.name: SourcePart(since=now) for pbx in settings.pbx}
-    with SqliteStore(settings.store.path) as store:
+    with SqliteStore(settings.store.path) as store, _hooks(settings, on_told) as (told, published):
         board.oldest_unsent_at = store.oldest_unpublished_at()
         yield Bridge(
             store,
@@ -59,8 +61,29 @@ def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told:
             brake=brake_of(settings),
             habits=habits_of(settings),
             limits=limits_of(settings),
-            on_told=on_told,
+            on_told=told,
+            on_published=published,
         )
+
+
+@contextmanager
+def _hooks(
+    settings: Settings, on_told: Callable[[Told], None]
+) -> Iterator[tuple[Callable[[Told], None], Callable[[Sequence[OutboxRow]], None]]]:
+    """Yield what is called with what became durable and with what was confirmed: *on_told*, and traces where wanted."""
+    if not settings.traces.enabled:
+        yield on_told, lambda _rows: None
+        return
+    with tracing(settings.traces.endpoint, clock=utc_now, version=__version__) as tracer:
+
+        def traced(news: Told) -> None:
+            if news.certificate is not None:
+                tracer.walked(news.certificate)
+            if news.changes and news.began_at is not None:
+                tracer.ingested(news.source, news.changes, news.began_at)
+            on_told(news)
+
+        yield traced, tracer.published
 
 
 @asynccontextmanager
@@ -138,6 +161,7 @@ def publisher_of(settings: Settings, part: Part) -> Publisher:
         is_declaring=rabbitmq.declare,
         fences=[f"{rabbitmq.exchange}.writer.{pbx.name}" for pbx in settings.pbx],
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
+        is_traced=settings.traces.enabled,
         ssl_context=tls(rabbitmq.ca_file),
         on_state=does,
     )
@@ -169,6 +193,7 @@ def offer_of(settings: Settings) -> Offer:
         projection=projection_of(settings),
         log=topology.log if rabbitmq.log_stream else None,
         queues=[(wanted.queue, wanted.keys) for wanted in settings.subscriber],
+        is_traced=settings.traces.enabled,
     )
 
 

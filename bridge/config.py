@@ -194,6 +194,15 @@ class StatusTable(_Table):
         return self._secret("token")
 
 
+class TracesTable(_Table):
+    """Spans for OpenTelemetry; needs the extra ``otel``."""
+
+    enabled: bool = False
+    endpoint: Annotated[str, _of_the_form(r"https?://\S+", "must look like http://collector:4318")] = (
+        "http://localhost:4318"
+    )
+
+
 class LogTable(_Table):
     """Logs."""
 
@@ -270,6 +279,7 @@ class Settings(_Table):
     publish: PublishTable = PublishTable()
     status: StatusTable = StatusTable()
     log: LogTable = LogTable()
+    traces: TracesTable = TracesTable()
     walk: WalkTable = WalkTable()
     pbx: tuple[PbxTable, ...] = ()
     subscriber: tuple[SubscriberTable, ...] = ()

@@ -226,7 +226,7 @@ class Intake:
         self.accepts_deletions = False
         self._certify(certificate)
         self._note_changes(deleted)
-        self._on_told(Told(self._name, deleted, certificate))
+        self._on_told(Told(self._name, deleted, certificate, certificate.verified_at))
         self._schedule.over(self._clock(), is_proven=True, absent=certificate.absent - certificate.held)
 
     def _certify(self, certificate: Certificate) -> None:

@@ -45,7 +45,8 @@ class Publisher:
     """Makes sessions. *urls* is asked for each of them, so that a changed password is used.
 
     *fences* are held while publishing, one for every source, so that no second bridge publishes for the same one.
-    *on_state* is told ``connecting``, ``connected``, and ``blocked: <reason>``.
+    *is_traced* adds the trace context of each event to its message. *on_state* is told ``connecting``, ``connected``,
+    and ``blocked: <reason>``.
     """
 
     def __init__(  # noqa: PLR0913 - what an operator may say about a broker
@@ -57,6 +58,7 @@ class Publisher:
         fences: Sequence[str] = (),
         confirm_deadline_seconds: float = 30.0,
         ssl_context: ssl.SSLContext | None = None,
+        is_traced: bool = False,
         on_state: Callable[[str], None] = lambda _state: None,
     ) -> None:
         self._urls = urls
@@ -65,6 +67,7 @@ class Publisher:
         self._fences = fences
         self._confirm_deadline_seconds = confirm_deadline_seconds
         self._ssl_context = ssl_context
+        self._is_traced = is_traced
         self._on_state = on_state
 
     def __repr__(self) -> str:
@@ -85,7 +88,7 @@ class Publisher:
             await (declare if self._is_declaring else verify)(connection, self._topology)
             for fence in self._fences:
                 await hold_fence(connection, fence, self._topology)
-            session = PublisherSession(connection, self._topology, self._on_state)
+            session = PublisherSession(connection, self._topology, self._on_state, is_traced=self._is_traced)
             await session.open()
             self._on_state("connected")
             over = BrokerUnreachable("this session is over")
@@ -104,7 +107,15 @@ class Publisher:
 class PublisherSession:
     """The ``Session`` of ``delivery``."""
 
-    def __init__(self, connection: AbstractConnection, topology: Topology, on_state: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        topology: Topology,
+        on_state: Callable[[str], None],
+        *,
+        is_traced: bool = False,
+    ) -> None:
+        self._is_traced = is_traced
         self._connection = connection
         self._topology = topology
         self._on_state = on_state
@@ -154,7 +165,14 @@ class PublisherSession:
         frame_max = self._channel.connection.connection_tune.frame_max
         exchange = self._topology.exchange
         payload = b"".join(
-            publish_frames(row, channel=self._channel.number, exchange=exchange, frame_max=frame_max) for row in rows
+            publish_frames(
+                row,
+                channel=self._channel.number,
+                exchange=exchange,
+                frame_max=frame_max,
+                is_traced=self._is_traced,
+            )
+            for row in rows
         )
         if not self._ledger.outstanding:
             self._last_progress = self._loop.time()
