@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 
 from bridge.status import LEVELS, Board, Level, Part, SourcePart, age_words
-from bridge.wording import clean
+from bridge.wording import clean, shown
 
 Sentence = tuple[str | datetime, ...]
 """Words and moments; whoever shows it knows the reader's clock and puts the moments into words."""
@@ -87,7 +87,7 @@ def headline(board: Board, now: datetime) -> list[Sentence]:
     changes = [part.last_change for part in board.sources.values() if part.last_change is not None]
     if changes:
         last = max(changes, key=lambda change: change.at)
-        told.append(("Last change ", last.at, ", ", last.account, f", {last.what}."))
+        told.append(("Last change ", last.at, ", ", shown(last.account), f", {last.what}."))
     heard = [(part.last_progress_at, name) for name, part in board.sources.items() if part.last_progress_at]
     if heard:
         at, name = min(heard)  # of several PBXs the one that was silent for longest

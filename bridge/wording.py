@@ -1,5 +1,6 @@
 """An account and its change in words, for a terminal, a page and a sentence. Whoever shows them takes them as text."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +22,12 @@ _NEWS: Final = {
     "devices": "devices changed",
 }
 _SHOWN_NEWS: Final = 2
+
+MAX_TEXT_CHARACTERS: Final = 160
+"""Of one text on the page."""
+
+_UNSHOWABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]+")
+"""Control characters, and those that would turn the writing direction of what stands beside them."""
 
 
 class Difference(NamedTuple):
@@ -72,3 +79,9 @@ def brief(value: Any) -> str:
 def clean(text: str) -> str:
     """Return *text* without anything a terminal would obey."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def shown(text: str) -> str:
+    """Return *text* as it may stand on a page: one line, not long, and turning nothing around."""
+    cleaned = _UNSHOWABLE.sub(" ", text).strip()
+    return cleaned if len(cleaned) <= MAX_TEXT_CHARACTERS else f"{cleaned[: MAX_TEXT_CHARACTERS - 1]}…"

@@ -1,30 +1,19 @@
 """The last changes as the page shows them: bounded in number and in length, and nothing but texts."""
 
-import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 from bridge.cloudevents import AccountChanged, decode
 from bridge.errors import BadEvent
 from bridge.model import KeptEvent
-from bridge.wording import differences, headline, name_of
+from bridge.wording import differences, headline, name_of, shown
 
-MAX_TEXT_CHARACTERS: Final = 160
 MAX_DIFFERENCES: Final = 6
-
-_UNSHOWABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]+")
-"""Control characters, and those that would turn the writing direction of what stands beside them."""
 
 
 def as_json(events: Sequence[KeptEvent]) -> list[dict[str, Any]]:
     """Return *events* for the page."""
     return [_change(event) for event in events]
-
-
-def shown(text: str) -> str:
-    """Return *text* as it may stand on the page: one line, not long, and turning nothing around."""
-    cleaned = _UNSHOWABLE.sub(" ", text).strip()
-    return cleaned if len(cleaned) <= MAX_TEXT_CHARACTERS else f"{cleaned[: MAX_TEXT_CHARACTERS - 1]}…"
 
 
 def _change(event: KeptEvent) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 import pytest
 
 from bridge.model import ChangeKind, Reason
-from bridge.wording import brief, clean, differences, headline, name_of
+from bridge.wording import MAX_TEXT_CHARACTERS, brief, clean, differences, headline, name_of, shown
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,17 @@ def test_a_difference_is_short_texts() -> None:
 
 def test_what_a_terminal_would_obey_is_replaced() -> None:
     assert clean("a\x1b[31mb") == "a\N{REPLACEMENT CHARACTER}[31mb"
+
+
+@pytest.mark.parametrize("mark", ["\x00", "\x1b", "\n", "\u202e", "\u2066", "\x85"])
+def test_what_would_turn_the_line_around_is_taken_out(mark: str) -> None:
+    assert shown(f"a{mark}b") == "a b"
+
+
+@pytest.mark.parametrize("name", ["<b>Erika</b>", "👩‍👩‍👧 Familie", "شركة الاتصالات", "José"])
+def test_awkward_names_stay_as_they_are(name: str) -> None:
+    assert shown(name) == name
+
+
+def test_a_long_text_is_shortened() -> None:
+    assert shown("x" * 65536) == "x" * (MAX_TEXT_CHARACTERS - 1) + "…"

@@ -4,7 +4,8 @@ import orjson
 import pytest
 
 from bridge.model import KeptEvent
-from bridge.web.changes import MAX_DIFFERENCES, MAX_TEXT_CHARACTERS, as_json, shown
+from bridge.web.changes import MAX_DIFFERENCES, as_json
+from bridge.wording import MAX_TEXT_CHARACTERS
 from tests.support.boards import NOW
 from tests.support.rows import HQ
 
@@ -42,16 +43,6 @@ def test_texts_of_any_length_are_shortened() -> None:
     assert len(orjson.dumps(told)) < 4 * MAX_TEXT_CHARACTERS * 4
     (told,) = as_json([kept({}, **{f"field{number}": "a" for number in range(40)})])
     assert (len(told["differences"]), told["more"]) == (MAX_DIFFERENCES, 40 - MAX_DIFFERENCES)
-
-
-@pytest.mark.parametrize("mark", ["\x00", "\x1b", "\n", "\u202e", "\u2066", "\x85"])
-def test_what_would_turn_the_line_around_is_taken_out(mark: str) -> None:
-    assert shown(f"a{mark}b") == "a b"
-
-
-@pytest.mark.parametrize("name", ["<b>Erika</b>", "👩‍👩‍👧 Familie", "شركة الاتصالات", "José"])
-def test_awkward_names_stay_as_they_are(name: str) -> None:
-    assert shown(name) == name
 
 
 @pytest.mark.parametrize("body", [None, b"{}", b"no json"])
