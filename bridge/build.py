@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import time, timedelta
 from pathlib import Path
+from typing import Final
 
 from bridge import __version__
 from bridge.broker import Subscription, Topology, vhost_of
@@ -29,6 +30,11 @@ from bridge.tracing import tracing
 from bridge.walk.decisions import Pace
 from bridge.walk.schedule import Habits
 from bridge.web.server import Views, serve
+
+_BLOCKED_WORDS: Final = (
+    "The broker has a memory or disk alarm and takes nothing. The bridge waits on its connection and sends everything "
+    "once the alarm ends; at the broker, rabbitmq-diagnostics alarms says what it is"
+)
 
 log = get_logger(__name__)
 
@@ -151,7 +157,7 @@ def publisher_of(settings: Settings, part: Part) -> Publisher:
     def does(doing: str) -> None:
         part.does(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
         if doing.startswith("blocked"):
-            part.cause = BLOCKED
+            part.cause, part.problem = BLOCKED, _BLOCKED_WORDS
         log.info("broker.state", state=doing)
 
     rabbitmq = settings.rabbitmq

@@ -416,7 +416,7 @@ class Bridge:
         self._publishing.progress()
         self._tally.doubt()
         self._tally.count()
-        log.error("event.parked", source=row.source, event=row.event_id, position=row.position, reason=reason)
+        log.error("event.parked", source=row.source, id=row.event_id, position=row.position, reason=reason)
 
 
 def cause_of(problem: BridgeError) -> str:

@@ -234,8 +234,10 @@ class Board:
         return part.walk is not None and now - part.walk.progress_at > self.max_walk_stall
 
     def is_ready(self, now: datetime) -> bool:
-        """Tell whether changes flow: both ends usable, nothing waiting for long."""
-        return not self.is_late(now) and all(part.is_usable for part in (self.broker, *self.sources.values()))
+        """Tell whether changes flow: both ends usable, room in the outbox, nothing waiting for long."""
+        if self.full or self.is_late(now):
+            return False
+        return all(part.is_usable for part in (self.broker, *self.sources.values()))
 
 
 def age_words(age: timedelta) -> str:

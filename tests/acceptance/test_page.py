@@ -10,21 +10,12 @@ import pytest
 from bridge.model import KeptEvent, SourceName
 from bridge.status import Board, LastChange, Level, WalkProgress
 from bridge.web.server import Views, serve
+from tests.support.awkward import AWKWARD
 from tests.support.boards import board as board_at
 from tests.support.browser import CONTRAST, look
 
 LOCAL = "127.0.0.1"
 TOKEN = "pl4nted-s3cret-of-the-page"
-AWKWARD = (
-    "<img src=x onerror=document.title='owned'><b>Erika</b>",
-    "\u202eevil\u202c txt.exe",
-    "شركة الاتصالات العربية المتحدة",
-    "👩\u200d👩\u200d👧\u200d👦 Familie 🏳️\u200d🌈",
-    "Z̸̡͝a̵͜l̶͠g̵o" * 30,
-    "x" * 65536,
-    "Zeile\nzwei\x00\x1b[31m",
-    "&amp;&lt;script&gt;alert(1)&lt;/script&gt;",
-)
 
 
 @pytest.fixture

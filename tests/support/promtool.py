@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def promtool(*arguments: str) -> str:
     return done.stdout
 
 
-def fires(folder: Path, series: dict[str, float | str], expected: dict[str, dict[str, str]], at: str) -> None:
+def fires(folder: Path, series: Mapping[str, float | str], expected: Mapping[str, Mapping[str, str]], at: str) -> None:
     """Check that of our alerts exactly *expected* (names, and the labels each has) fire *at* that time.
 
     *series* are values that stay as they are (or a promtool expression of several) from the beginning.
@@ -54,7 +55,7 @@ def fires(folder: Path, series: dict[str, float | str], expected: dict[str, dict
     promtool("test", "rules", str(file))
 
 
-def _selector(labels: dict[str, str]) -> str:
+def _selector(labels: Mapping[str, str]) -> str:
     return "{" + ", ".join(f'{name}="{value}"' for name, value in labels.items()) + "}"
 
 

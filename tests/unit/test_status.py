@@ -39,6 +39,7 @@ def test_held_deletions_are_a_warning_and_changes_flow_all_the_same() -> None:
 def test_a_full_outbox_is_a_pause_and_worse_than_a_warning() -> None:
     full = board()
     full.full = "the outbox is full"
+    assert not full.is_ready(NOW), "at once, and not only when the next PBX is turned away"
     full.sources["hq"].fails(full.full, Level.PAUSED, NOW, cause="outbox_full")
     assert full.level(NOW) is Level.PAUSED
     assert worst(Level.WARN, Level.PAUSED, Level.OK) is Level.PAUSED
