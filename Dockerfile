@@ -1,10 +1,19 @@
 # The bridge as a container: nothing but Python and the installed package, as an unprivileged user.
 FROM python:3.13-slim AS build
 WORKDIR /src
+COPY .docker .docker
+# Every package is the very file that was locked, or the build ends. The second environment only builds.
+RUN python -m venv /opt/venv && python -m venv /opt/build \
+ && for what in venv build; do \
+      case $what in venv) lock=requirements ;; build) lock=build-requirements ;; esac; \
+      /opt/$what/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r .docker/$lock.txt; \
+    done
 COPY pyproject.toml README.md LICENSE ./
 COPY bridge bridge
 COPY schemas schemas
-RUN python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check .
+RUN /opt/build/bin/pip wheel --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation -w /wheels . \
+ && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps /wheels/*.whl \
+ && /opt/build/bin/cyclonedx-py environment --output-reproducible --of JSON -o /opt/venv/sbom.cdx.json /opt/venv/bin/python
 
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="pbx-account-bridge" \

@@ -20,6 +20,7 @@ from pamqp.exceptions import AMQPInternalError, PAMQPException
 from yarl import URL
 
 from bridge.errors import BridgeError, BrokerRefusedEvent, BrokerRefusedLogin, BrokerUnreachable, TopologyMismatch
+from bridge.secret import scrub
 
 DEADLINE_SECONDS: Final = 10.0
 """For one answer of the broker."""
@@ -154,10 +155,10 @@ async def declare(connection: AbstractConnection, topology: Topology) -> None:
 
 async def _declare(connection: AbstractConnection, topology: Topology) -> None:
     name = topology.exchange
-    async with _step(connection, f"the exchange {name}", topology) as channel:
+    async with step(connection, f"the exchange {name}", topology) as channel:
         await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
     if topology.has_log:
-        async with _step(connection, f"the stream {topology.log}", topology) as channel:
+        async with step(connection, f"the stream {topology.log}", topology) as channel:
             arguments: dict[str, Any] = {
                 "x-queue-type": "stream",
                 "x-max-age": topology.log_max_age,
@@ -171,7 +172,7 @@ async def _declare(connection: AbstractConnection, topology: Topology) -> None:
 
 async def _declare_subscription(connection: AbstractConnection, topology: Topology, wanted: Subscription) -> None:
     dead, dead_exchange = f"{wanted.queue}.dead", topology.dead_letter_exchange
-    async with _step(connection, f"the exchange {dead_exchange}", topology) as channel:
+    async with step(connection, f"the exchange {dead_exchange}", topology) as channel:
         await channel.declare_exchange(dead_exchange, aio_pika.ExchangeType.DIRECT, durable=True)
     for queue, more in (
         (dead, {}),
@@ -181,7 +182,7 @@ async def _declare_subscription(connection: AbstractConnection, topology: Topolo
             | ({"x-delivery-limit": wanted.delivery_limit} if wanted.queue_type == "quorum" else {}),
         ),
     ):
-        async with _step(connection, f"the queue {queue}", topology) as channel:
+        async with step(connection, f"the queue {queue}", topology) as channel:
             arguments: dict[str, Any] = {"x-queue-type": wanted.queue_type, **more}
             declared = await channel.declare_queue(queue, durable=True, arguments=arguments)
             if queue == dead:
@@ -202,10 +203,10 @@ async def verify(connection: AbstractConnection, topology: Topology) -> None:
         BrokerUnreachable: the connection broke.
 
     """
-    async with _step(connection, f"the exchange {topology.exchange}", topology) as channel:
+    async with step(connection, f"the exchange {topology.exchange}", topology) as channel:
         await channel.declare_exchange(topology.exchange, aio_pika.ExchangeType.TOPIC, durable=True, passive=True)
     for queue in [topology.log] * topology.has_log + [*topology.queues]:
-        async with _step(connection, f"the queue {queue}", topology) as channel:
+        async with step(connection, f"the queue {queue}", topology) as channel:
             await channel.declare_queue(queue, passive=True)
 
 
@@ -220,7 +221,7 @@ async def hold_fence(connection: AbstractConnection, name: str, topology: Topolo
 
     """
     try:
-        async with _step(connection, f"the fence {name}", topology) as channel:
+        async with step(connection, f"the fence {name}", topology) as channel:
             await channel.declare_queue(name, durable=False, exclusive=True)
     except TopologyMismatch as problem:
         if isinstance(problem.__cause__, amqp.ChannelLockedResource):
@@ -232,7 +233,7 @@ async def hold_fence(connection: AbstractConnection, name: str, topology: Topolo
 
 
 @asynccontextmanager
-async def _step(connection: AbstractConnection, what: str, topology: Topology) -> AsyncIterator[AbstractChannel]:
+async def step(connection: AbstractConnection, what: str, topology: Topology) -> AsyncIterator[AbstractChannel]:
     """Open a channel for one thing, since a refusal closes its channel, and say what was refused."""
     with translated(None, what, permission_command(connection, topology)):
         async with asyncio.timeout(DEADLINE_SECONDS):
@@ -372,4 +373,4 @@ def _text(problem: BaseException) -> str:
     if isinstance(problem, ssl.SSLCertVerificationError):
         return problem.verify_message
     told = str(problem.args[-1]) if problem.args else ""
-    return told.split("\n", 1)[0][:300] or type(problem).__name__
+    return scrub(told.split("\n", 1)[0][:300]) or type(problem).__name__

@@ -1,31 +1,36 @@
 """The running bridge, put together from the settings."""
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import time, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from bridge import __version__
-from bridge.broker import Subscription, Topology, vhost_of
+from bridge.broker import Subscription, Topology, connect, declare, verify, vhost_of
+from bridge.cloudevents import numbers_in
 from bridge.config import PbxTable, Settings
 from bridge.contract import Offer, documents
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
+from bridge.errands import newest_in_log
 from bridge.errors import BadConfig
+from bridge.frames import APP_ID
 from bridge.intake import Told
 from bridge.logs import get_logger
 from bridge.metrics import exposition
-from bridge.model import OutboxRow
+from bridge.model import OutboxRow, SourceName
 from bridge.normalize import Projection, Rules
 from bridge.publisher import Publisher
 from bridge.service import Bridge, Pbx, utc_now
 from bridge.source import PbxSource
 from bridge.status import Board, Level, Part, SourcePart
-from bridge.store.reading import StoreReader
+from bridge.store.reading import RecentEvents
 from bridge.store.sqlite import SqliteStore
 from bridge.tally import BLOCKED
+from bridge.terminal import TerminalPublisher
 from bridge.tracing import tracing
 from bridge.walk.decisions import Pace
 from bridge.walk.schedule import Habits
@@ -40,8 +45,15 @@ log = get_logger(__name__)
 
 
 @contextmanager
-def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told: None) -> Iterator[Bridge]:
+def built(
+    settings: Settings,
+    *,
+    shadow: TerminalPublisher | None = None,
+    on_told: Callable[[Told], None] = lambda _told: None,
+) -> Iterator[Bridge]:
     """Open the store and build a bridge of what *settings* say.
+
+    With *shadow* it hands its events to that, and has a store of its own beside the real one: no broker is touched.
 
     Raises:
         StoreInUse: another bridge has the store open.
@@ -54,13 +66,15 @@ def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told:
     board.max_unsent_age = timedelta(seconds=settings.status.max_unsent_age_seconds)
     board.max_walk_stall = timedelta(seconds=settings.status.max_walk_stall_seconds)
     board.sources = {pbx.name: SourcePart(since=now) for pbx in settings.pbx}
-    with SqliteStore(settings.store.path) as store, _hooks(settings, on_told) as (told, published):
+    path = settings.store.path
+    store_path = path if shadow is None else path.with_name(f"{path.name}.shadow")
+    with SqliteStore(store_path) as store, _hooks(settings, on_told) as (told, published):
         board.oldest_unsent_at = store.oldest_unpublished_at()
         yield Bridge(
             store,
-            [pbx_of(pbx, board.sources[pbx.name]) for pbx in settings.pbx],
-            publisher_of(settings, board.broker),
-            rules=rules_of(settings, store.key),
+            [pbx_of(settings, pbx, board.sources[pbx.name], store.key) for pbx in settings.pbx],
+            shadow or publisher_of(settings, board.broker),
+            rules=Rules(key=store.key),
             board=board,
             window=settings.rabbitmq.window,
             keep=timedelta(days=settings.replay.keep_days),
@@ -69,6 +83,9 @@ def built(settings: Settings, *, on_told: Callable[[Told], None] = lambda _told:
             limits=limits_of(settings),
             on_told=told,
             on_published=published,
+            newest_in_log=partial(newest_numbers, settings)
+            if settings.rabbitmq.log_stream and shadow is None
+            else None,
         )
 
 
@@ -104,7 +121,7 @@ async def page(settings: Settings, board: Board) -> AsyncIterator[None]:
     if not status.enabled:
         yield
         return
-    reader = StoreReader(settings.store.path)
+    reader = RecentEvents(settings.store.path)
     views = Views(reader.recent, exposition(board), documents(offer_of(settings)))
     token = status.secret.reveal() if status.secret is not None else None
     try:
@@ -117,10 +134,19 @@ async def page(settings: Settings, board: Board) -> AsyncIterator[None]:
         reader.close()
 
 
-def pbx_of(pbx: PbxTable, part: SourcePart) -> Pbx:
-    """Return what is followed of *pbx*. Its reading is stuck after several times the longest that one step may take."""
+def pbx_of(settings: Settings, pbx: PbxTable, part: SourcePart, key: bytes) -> Pbx:
+    """Return what is followed of *pbx*; *key* is the store's.
+
+    Its reading counts as stuck after several times the longest that one step may take.
+    """
     step = pbx.poll_interval_seconds + pbx.answer_timeout_seconds + pbx.connect_timeout_seconds
-    return Pbx(pbx.name, source_of(pbx, part), pbx.ask_ahead, timedelta(seconds=3 * step + 120))
+    return Pbx(
+        pbx.name,
+        source_of(pbx, part),
+        pbx.ask_ahead,
+        rules=rules_of(settings, pbx, key),
+        max_silence=timedelta(seconds=3 * step + 120),
+    )
 
 
 def source_of(pbx: PbxTable, part: SourcePart) -> PbxSource:
@@ -173,6 +199,19 @@ def publisher_of(settings: Settings, part: Part) -> Publisher:
     )
 
 
+async def newest_numbers(settings: Settings, lineage: str) -> Mapping[str, int]:
+    """Return the last sequence of each source in the log, as far as events of *lineage* stand at its end.
+
+    Raises:
+        BridgeError: the broker cannot be asked.
+
+    """
+    rabbitmq, topology = settings.rabbitmq, topology_of(settings)
+    async with connect(rabbitmq.urls, client_name=APP_ID, ssl_context=tls(rabbitmq.ca_file)) as connection:
+        await (declare if rabbitmq.declare else verify)(connection, topology)
+        return numbers_in(await newest_in_log(connection, topology), lineage)
+
+
 def topology_of(settings: Settings) -> Topology:
     """Return what *settings* want at the broker."""
     rabbitmq = settings.rabbitmq
@@ -196,22 +235,23 @@ def offer_of(settings: Settings) -> Offer:
         exchange=rabbitmq.exchange,
         vhost=vhost_of(urls[0]) if urls else "/",
         sources=[pbx.name for pbx in settings.pbx],
-        projection=projection_of(settings),
+        projections=[projection_of(settings, pbx.name) for pbx in settings.pbx] or [Projection()],
         log=topology.log if rabbitmq.log_stream else None,
         queues=[(wanted.queue, wanted.keys) for wanted in settings.subscriber],
         is_traced=settings.traces.enabled,
     )
 
 
-def projection_of(settings: Settings) -> Projection:
-    """Return which fields leave."""
-    publish = settings.publish
+def projection_of(settings: Settings, name: SourceName) -> Projection:
+    """Return which fields leave of the PBX of that name."""
+    publish = settings.publish_of(name)
     return Projection.of(include=publish.include, exclude=publish.exclude, mask=publish.mask)
 
 
-def rules_of(settings: Settings, key: bytes) -> Rules:
-    """Return how rows are judged; *key* is the store's."""
-    return Rules(key=key, projection=projection_of(settings), skip_unchanged=settings.publish.skip_unchanged)
+def rules_of(settings: Settings, pbx: PbxTable, key: bytes) -> Rules:
+    """Return how rows of *pbx* are judged; *key* is the store's."""
+    skip_unchanged = settings.publish_of(pbx.name).skip_unchanged
+    return Rules(key=key, projection=projection_of(settings, pbx.name), skip_unchanged=skip_unchanged)
 
 
 def brake_of(settings: Settings) -> Brake:

@@ -6,7 +6,9 @@ The id is made of the PBX's own numbers, so the same change has the same id whoe
 lost its store. The bytes of an event are made once, with its outbox row, and never again.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -26,6 +28,9 @@ SOURCE_VERIFIED_SCHEMA: Final = "urn:pbx-account-bridge:source-verified:1"
 
 _NAMESPACE: Final = uuid5(NAMESPACE_URL, "urn:pbx-account-bridge:event")
 _SOURCE_PREFIX: Final = "/pbx/"
+_NUMBERS: Final = re.compile(rb'"sequence":"\d{20}","lineage":"[^"]*"')
+_REVISION: Final = re.compile(rb'"revision":\d+,"cursor":')
+"""As ``encode`` writes them; no text in an event can look like these, since its quotes would be escaped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,16 @@ def event_id(change: AccountChange) -> str:
     return str(uuid5(_NAMESPACE, orjson.dumps(parts).decode()))
 
 
+def snapshot_id(change: AccountChange, lineage: str, run: str) -> str:
+    """Return the id of the event that tells the state of an account in the snapshot *run*.
+
+    Not that of the change which led to it: a subscriber that gets the state first and the change later has to apply
+    both, or else what it got in between would stand.
+    """
+    parts = [change.source, lineage, "snapshot", run, change.account["guid"], change.revision]
+    return str(uuid5(_NAMESPACE, orjson.dumps(parts).decode()))
+
+
 def routing_key(change: AccountChange) -> str:
     """Return ``<source>.account.<change>``, so that ``#.account.created`` is a useful binding."""
     return f"{change.source}.account.{change.kind}"
@@ -104,6 +119,34 @@ def encode(change: AccountChange, *, identity: str, sequence: int, lineage: str,
         "data": data,
     }
     return orjson.dumps(event, option=orjson.OPT_UTC_Z)
+
+
+def renumbered(body: bytes, *, lineage: str, sequence: int, revision: int) -> bytes:
+    """Return the bytes of an account change with other numbers, and nothing else about it touched.
+
+    Not by way of ``decode``: a PBX's own numbers need not survive that.
+    """
+    told = _NUMBERS.sub(b'"sequence":"%020d","lineage":"%s"' % (sequence, lineage.encode()), body, count=1)
+    return _REVISION.sub(b'"revision":%d,"cursor":' % revision, told, count=1)
+
+
+def without_person(body: bytes) -> bytes:
+    """Return the bytes of an account change without anything about the person: for the records, never to be sent."""
+    event = orjson.loads(body)
+    event["data"] |= {"account": {"guid": event["data"]["account"]["guid"]}, "previous": {}}
+    return orjson.dumps(event)
+
+
+def numbers_in(bodies: Iterable[bytes], lineage: str) -> Mapping[str, int]:
+    """Return the highest sequence of each source among the events of *lineage*; what is none of ours is passed over."""
+    highest: dict[str, int] = {}
+    for body in bodies:
+        with suppress(ValueError, KeyError, TypeError):
+            event = orjson.loads(body)
+            if event["lineage"] == lineage:
+                source = str(event["source"]).removeprefix(_SOURCE_PREFIX)
+                highest[source] = max(highest.get(source, 0), int(event["sequence"]))
+    return highest
 
 
 def certificate_id(certificate: Certificate, lineage: str) -> str:

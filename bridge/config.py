@@ -3,7 +3,6 @@
 Every mistake is reported at once, each with its key and line. Every secret may also be a file (``…_file``).
 """
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +21,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from bridge.errors import BadConfig
+from bridge.mistakes import Key, Places, did_you_mean, lines_of
 from bridge.model import SourceName
 from bridge.normalize import FIELDS, OPTIONAL_FIELDS
 from bridge.secret import HIDDEN, Secret, without_password
@@ -36,7 +35,7 @@ EXCHANGE: Final = "pbx.accounts"
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -65,8 +64,13 @@ def _readable(file: Path) -> Path:
 def _names_fields(names: Sequence[str]) -> Sequence[str]:
     for name in names:
         if name not in (*FIELDS, *OPTIONAL_FIELDS):
-            raise ValueError(f"{name!r} is no field of an account{_did_you_mean(name, (*FIELDS, *OPTIONAL_FIELDS))}")
+            raise ValueError(f"{name!r} is no field of an account{did_you_mean(name, (*FIELDS, *OPTIONAL_FIELDS))}")
     return names
+
+
+def _keep_guid(*lists: Sequence[str] | None) -> None:
+    if any("guid" in (names or ()) for names in lists):
+        raise ValueError("guid can be neither excluded nor masked: it is what an event is about")
 
 
 def _of_the_form(pattern: str, words: str) -> AfterValidator:
@@ -113,15 +117,25 @@ class RabbitMqTable(_Table):
     """The broker, and what is declared there."""
 
     url: Annotated[SecretStr, AfterValidator(_amqp)] | None = None
+    """Where the broker is: amqp://user:password@host:5672/vhost (amqps for TLS); several hosts separated by commas."""
     url_file: SecretFile | None = None
+    """A file with that, read again at every login."""
     exchange: str = Field(EXCHANGE, min_length=1, max_length=127)
+    """The topic exchange that gets the events."""
     declare: bool = True
+    """Make exchange, log and queues; false: only look whether they are there."""
     log_stream: bool = True
+    """Keep everything in the stream <exchange>.log."""
     log_max_age: Annotated[str, Age] = "30D"
+    """How long the log keeps events: a number and one of Y M D h m s."""
     log_max_bytes: int = Field(5_000_000_000, ge=1_000_000)
+    """How large the log may become."""
     window: int = Field(256, ge=1, le=1024)
+    """Unconfirmed events at a time; as many may be delivered twice after a kill."""
     confirm_timeout_seconds: float = Field(30, gt=0)
+    """Without any confirm for so long, the connection is given up."""
     ca_file: Path | None = None
+    """The CA that signed the broker's certificate; by default those of the system."""
 
     @property
     def urls(self) -> Sequence[str]:
@@ -134,9 +148,13 @@ class StoreTable(_Table):
     """Where cursor, mirror and outbox are kept."""
 
     url: Annotated[str, AfterValidator(_sqlite)] = "sqlite:///bridge.db"
+    """The file with cursor, mirror and outbox; four slashes before an absolute path."""
     max_unsent_events: int = Field(1_000_000, ge=1)
+    """With so many events waiting, the PBXs are read no further."""
     max_unsent_bytes: int = Field(2_000_000_000, ge=1)
+    """The same for their size."""
     min_free_bytes: int = Field(200_000_000, ge=0)
+    """The same for what the disk has left."""
 
     @property
     def path(self) -> Path:
@@ -148,20 +166,24 @@ class ReplayTable(_Table):
     """How long published events are kept."""
 
     keep_days: float = Field(7, gt=0, le=3650)
+    """How long published events stay in the store, for trace and replay."""
 
 
 class PublishTable(_Table):
     """Which fields leave, and which changes."""
 
     skip_unchanged: bool = False
+    """No event where no published field differs."""
     include: FieldNames = ()
+    """Beside the usual fields: apps, template, hidden, devices."""
     exclude: FieldNames = ()
+    """Fields that never leave."""
     mask: FieldNames = ()
+    """Fields of which only a keyed hash leaves: it shows that they changed, not what they are."""
 
     @model_validator(mode="after")
     def _guid_stays(self) -> Self:
-        if "guid" in (*self.exclude, *self.mask):
-            raise ValueError("guid can be neither excluded nor masked: it is what an event is about")
+        _keep_guid(self.exclude, self.mask)
         return self
 
 
@@ -169,14 +191,21 @@ class StatusTable(_Table):
     """The status page."""
 
     enabled: bool = True
+    """Serve the status page."""
     host: str = "127.0.0.1"
+    """Where it listens; elsewhere than on this machine only with a token."""
     port: int = Field(8080, ge=0, le=65535)
+    """0 takes any free one."""
     token: SecretStr | None = None
+    """What /status asks for: Authorization: Bearer …"""
     token_file: SecretFile | None = None
+    """A file with that."""
     hosts: tuple[str, ...] = ()
     """Names under which the page may be asked for, beside localhost and plain addresses; where there is no token."""
     max_unsent_age_seconds: float = Field(300, gt=0)
+    """An event that waits for longer makes the bridge not ready."""
     max_walk_stall_seconds: float = Field(300, gt=0)
+    """A full walk that reads no account for longer is stuck."""
 
     @model_validator(mode="after")
     def _strangers_need_a_token(self) -> Self:
@@ -198,49 +227,83 @@ class TracesTable(_Table):
     """Spans for OpenTelemetry; needs the extra ``otel``."""
 
     enabled: bool = False
+    """Make spans, and send them."""
     endpoint: Annotated[str, _of_the_form(r"https?://\S+", "must look like http://collector:4318")] = (
         "http://localhost:4318"
     )
+    """Where a collector takes OTLP over HTTP."""
 
 
 class LogTable(_Table):
     """Logs."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged at least."""
     format: Literal["auto", "text", "json"] = "auto"
+    """auto: text on a terminal, JSON otherwise."""
 
 
 class WalkTable(_Table):
     """Full walks, and what they may do."""
 
     nightly_at: Annotated[str, TimeOrNever] = "02:00"
-    """Local time of the machine."""
+    """When every PBX is walked from its start once a night, or never. Local time of the machine."""
     after_outage_minutes: float = Field(10, ge=0)
+    """Walk after a PBX was away for so long, too."""
     quiet_from: Annotated[str, Time] | None = None
+    """No full walks from then on, unless asked for by resync."""
     quiet_until: Annotated[str, Time] | None = None
+    """The end of that."""
     deletion_walks: int = Field(2, ge=1, le=10)
+    """Proven full walks that must not have seen an account before it counts as deleted."""
     max_deleted_accounts: int = Field(20, ge=0)
+    """More deletions at once wait for a human yes."""
     max_deleted_percent: float = Field(5, ge=0, le=100)
+    """The same, in percent of the accounts of a PBX."""
 
 
 class PbxTable(_Table):
     """One PBX."""
 
     name: Annotated[SourceName, Name] = SourceName("pbx")
+    """What it is called in events, routing keys and commands."""
     url: Annotated[str, AfterValidator(_websocket)]
+    """Its address; the usual path is added where none is given."""
     app: str = Field(min_length=1)
+    """The Name of the App object."""
     password: SecretStr | None = None
+    """The Password of the App object."""
     password_file: SecretFile | None = Field(None, validate_default=True)
+    """A file with that, read again at every login."""
     poll_interval_seconds: float = Field(120, ge=0.1, le=3600)
+    """Between the end of the list and the next question."""
     answer_timeout_seconds: float = Field(30, gt=0, le=600)
+    """How long an answer may take."""
     connect_timeout_seconds: float = Field(20, gt=0, le=600)
+    """How long connecting may take."""
     keepalive_seconds: float = Field(40, ge=1, le=600)
+    """Something is said at least so often."""
     min_spacing_seconds: float = Field(0, ge=0, le=60)
+    """Between two questions, at least."""
     max_rows_per_second: float = Field(0, ge=0)
+    """So that a small box is spared; 0 for no limit."""
     ask_ahead: int = Field(256, ge=1, le=10_000)
+    """Rows that may be read and not yet committed."""
     max_message_bytes: int = Field(1 << 20, ge=1 << 14)
+    """Larger messages end the connection."""
     ca_file: Path | None = None
+    """The CA that signed its certificate; by default those of the system."""
     server_name: str | None = None
+    """The name its certificate carries, where that is not the one in url."""
+
+    include: FieldNames | None = None
+    """For this PBX instead of what publish.include says."""
+    exclude: FieldNames | None = None
+    """For this PBX instead of what publish.exclude says."""
+    mask: FieldNames | None = None
+    """For this PBX instead of what publish.mask says."""
+    skip_unchanged: bool | None = None
+    """For this PBX instead of what publish.skip_unchanged says."""
 
     @field_validator("password_file")
     @classmethod
@@ -248,6 +311,11 @@ class PbxTable(_Table):
         if file is None and others.data.get("password") is None:
             raise ValueError("is missing, and so is password (BRIDGE_PBX_PASSWORD_FILE or BRIDGE_PBX_PASSWORD)")
         return file
+
+    @model_validator(mode="after")
+    def _guid_stays(self) -> Self:
+        _keep_guid(self.exclude, self.mask)
+        return self
 
     @property
     def full_url(self) -> str:
@@ -262,27 +330,41 @@ class PbxTable(_Table):
 
 
 class SubscriberTable(_Table):
-    """A queue that is declared before its subscriber first connects, so that it misses nothing."""
+    """A queue that is declared before its subscriber first connects, so that it misses nothing; one for each."""
 
     queue: str = Field(min_length=1, max_length=255)
+    """Its name."""
     keys: tuple[str, ...] = ("*.account.*",)
+    """Routing keys of the events it gets."""
     delivery_limit: int = Field(100, ge=1)
+    """After so many deliveries without an acknowledgement an event goes to <queue>.dead; quorum queues only."""
     queue_type: Literal["quorum", "classic"] = "quorum"
+    """quorum keeps its events through the loss of a node."""
 
 
 class Settings(_Table):
     """Everything an operator may say."""
 
     rabbitmq: RabbitMqTable = RabbitMqTable()
+    """The broker, and what is declared there."""
     store: StoreTable = StoreTable()
+    """Where cursor, mirror and outbox are kept."""
     replay: ReplayTable = ReplayTable()
+    """How long published events are kept."""
     publish: PublishTable = PublishTable()
+    """Which fields leave, and which changes."""
     status: StatusTable = StatusTable()
+    """The status page."""
     log: LogTable = LogTable()
+    """Logs, on stderr."""
     traces: TracesTable = TracesTable()
+    """Spans for OpenTelemetry; needs the extra otel."""
     walk: WalkTable = WalkTable()
+    """Full walks, and what they may do."""
     pbx: tuple[PbxTable, ...] = ()
+    """One for each PBX."""
     subscriber: tuple[SubscriberTable, ...] = ()
+    """A queue that is made before its subscriber first connects, so that it misses nothing; one for each."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -309,13 +391,13 @@ class Settings(_Table):
         """
         text, tables = _read(file)
         mistakes: list[str] = []
-        origins: dict[tuple[str | int, ...], str] = {}
+        origins: dict[Key, str] = {}
         _overlay(tables, environment, mistakes, origins)
         settings = cls()
         try:
             settings = cls.model_validate(tables)
         except ValidationError as problems:
-            where = _Where(file, text, origins)
+            where = Places(file, text, origins, _siblings)
             mistakes += [where.sentence(problem) for problem in problems.errors(include_url=False, include_input=False)]
         if require_pbx and not tables.get("pbx"):
             mistakes.append("no PBX is configured: set BRIDGE_PBX_URL, BRIDGE_PBX_APP and BRIDGE_PBX_PASSWORD_FILE")
@@ -327,14 +409,11 @@ class Settings(_Table):
             raise BadConfig("\n  ".join([f"the configuration has {count}:", *mistakes]))
         return settings
 
-    def secrets(self) -> Iterator[str]:
-        """Yield every secret value, for the logs to hide."""
-        for pbx in self.pbx:
-            yield pbx.secret.reveal()
-        for url in self.rabbitmq.urls:
-            yield urlsplit(url).password or ""
-        if self.status.secret is not None:
-            yield self.status.secret.reveal()
+    def publish_of(self, pbx: SourceName) -> PublishTable:
+        """Return what is published of one PBX: as ``[publish]`` says, unless its own table says something else."""
+        own = next((table for table in self.pbx if table.name == pbx), None)
+        told = {} if own is None else {name: getattr(own, name) for name in PublishTable.model_fields}
+        return self.publish.model_copy(update={name: value for name, value in told.items() if value is not None})
 
     def redacted(self) -> dict[str, Any]:
         """Return the settings as shown to people."""
@@ -345,6 +424,32 @@ class Settings(_Table):
             if "password" in pbx:
                 pbx["password"] = HIDDEN
         return shown
+
+
+def origins(file: Path | None, environment: Mapping[str, str]) -> Mapping[Key, str]:
+    """Return where each setting that was given comes from: a line of the file, or a variable.
+
+    Raises:
+        BadConfig: the file cannot be read.
+
+    """
+    text, tables = _read(file)
+    variables: dict[Key, str] = {}
+    in_file = dict.fromkeys(_leaves(tables), f"{file}")
+    lines = {key: f"{file}, line {line}" for key, line in lines_of(text) if key in in_file}
+    _overlay(tables, environment, [], variables)
+    return in_file | lines | variables
+
+
+def _leaves(tables: Any, key: Key = ()) -> Iterator[Key]:
+    if isinstance(tables, Mapping):
+        for name, value in tables.items():
+            yield from _leaves(value, (*key, name))
+    elif isinstance(tables, list) and any(isinstance(item, Mapping) for item in tables):
+        for number, item in enumerate(tables):
+            yield from _leaves(item, (*key, number))
+    else:
+        yield key
 
 
 def _read(file: Path | None) -> tuple[str, dict[str, Any]]:
@@ -365,7 +470,7 @@ def _overlay(
     tables: dict[str, Any],
     environment: Mapping[str, str],
     mistakes: list[str],
-    origins: dict[tuple[str | int, ...], str],
+    origins: dict[Key, str],
 ) -> None:
     """Put ``BRIDGE_TABLE_KEY`` variables over *tables*; ``BRIDGE_PBX_…`` is the first PBX."""
     known = {
@@ -378,10 +483,10 @@ def _overlay(
         if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE or variable.startswith(f"{PREFIX}TEST_"):
             continue
         if variable not in known:
-            mistakes.append(f"{variable}: there is no such variable{_did_you_mean(variable, known)}")
+            mistakes.append(f"{variable}: there is no such variable{did_you_mean(variable, known)}")
             continue
         table, key = known[variable]
-        path: tuple[str | int, ...] = (table, 0, key) if table == "pbx" else (table, key)
+        path: Key = (table, 0, key) if table == "pbx" else (table, key)
         target = tables.setdefault(table, [{}] if table == "pbx" else {})
         if isinstance(target, list):
             target = target[0] if target else None
@@ -402,91 +507,13 @@ def _keys_of(annotation: Any) -> Iterator[str]:
 
 
 def _is_list(table: str, key: str) -> bool:
-    return key in {"publish": {"include", "exclude", "mask"}, "status": {"hosts"}}.get(table, ())
+    if table == "status":
+        return key == "hosts"
+    return table in {"publish", "pbx"} and key in {"include", "exclude", "mask"}
 
 
-class _Where:
-    """Finds the place of a mistake: a variable, or a line of the file."""
-
-    def __init__(self, file: Path | None, text: str, origins: Mapping[tuple[str | int, ...], str]) -> None:
-        self._file = file
-        self._origins = origins
-        self._lines = dict(_lines(text))
-
-    def sentence(self, problem: ErrorDetails) -> str:
-        path = tuple(problem["loc"])
-        key = ".".join(str(part) for part in path).replace(".0.", "[0].") or "settings"
-        key = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", key)
-        return f"{self._place(path)}{key}: {_words(problem, path)}"
-
-    def _place(self, path: tuple[str | int, ...]) -> str:
-        if path in self._origins:
-            return f"{self._origins[path]}: "
-        while path and path not in self._lines:
-            path = path[:-1]
-        return f"{self._file}, line {self._lines[path]}: " if path else ""
-
-
-def _lines(text: str) -> Iterator[tuple[tuple[str | int, ...], int]]:
-    table: tuple[str | int, ...] = ()
-    counts: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\[\s*([\w.-]+)\s*\]\]", line):
-            name = header[1]
-            counts[name] = counts.get(name, -1) + 1
-            table = (name, counts[name])
-            yield table, number
-        elif header := re.match(r"\s*\[\s*([\w.-]+)\s*\]", line):
-            table = tuple(header[1].split("."))
-            yield table, number
-        elif key := re.match(r"\s*\"?([\w-]+)\"?\s*=", line):
-            yield (*table, key[1]), number
-
-
-_WORDS: Final = {
-    "missing": "is missing",
-    "bool_parsing": "must be true or false",
-    "bool_type": "must be true or false",
-    "int_parsing": "must be a whole number",
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_parsing": "must be a number",
-    "float_type": "must be a number",
-    "string_type": "must be a text in quotes",
-    "tuple_type": "must be a list",
-    "model_type": "must be a table",
-    "path_type": "must be a path in quotes",
-    "finite_number": "must be a number",
-}
-
-
-def _words(problem: ErrorDetails, path: tuple[str | int, ...]) -> str:
-    kind, limits = problem["type"], problem.get("ctx", {})
-    if kind == "extra_forbidden":
-        return f"there is no such key{_did_you_mean(str(path[-1]), _siblings(path))}"
-    if kind == "value_error":
-        return str(limits["error"])
-    if kind in _WORDS:
-        return _WORDS[kind]
-    told = {
-        "greater_than_equal": "must be at least {ge}",
-        "less_than_equal": "must be at most {le}",
-        "greater_than": "must be more than {gt}",
-        "literal_error": "must be {expected}",
-        "string_pattern_mismatch": "does not have the form {pattern}",
-        "string_too_short": "must not be empty",
-        "string_too_long": "must have at most {max_length} characters",
-    }
-    return told[kind].format(**limits) if kind in told else problem["msg"]
-
-
-def _siblings(path: tuple[str | int, ...]) -> Sequence[str]:
+def _siblings(path: Key) -> Sequence[str]:
     if len(path) == 1:
         return list(Settings.model_fields)
     field = Settings.model_fields.get(str(path[0]))
     return list(_keys_of(field.annotation)) if field is not None else []
-
-
-def _did_you_mean(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

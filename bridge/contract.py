@@ -6,7 +6,7 @@ PBXs, its fields, and what a masked field looks like.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -34,7 +34,8 @@ class Offer:
     vhost: str = "/"
     sources: Sequence[str] = ()
     """Names of the PBXs; empty where any name may come."""
-    projection: Projection = field(default_factory=Projection)
+    projections: Sequence[Projection] = (Projection(),)
+    """Which fields leave; one for each PBX where they differ."""
     log: str | None = None
     """The stream that keeps everything, if there is one."""
     queues: Sequence[tuple[str, Sequence[str]]] = ()
@@ -73,16 +74,23 @@ def account_schema(offer: Offer) -> dict[str, Any]:
         }
     account = narrowed["$defs"]["account"]
     fields = account["properties"]
-    account["properties"] = {name: _field(name, fields[name], offer.projection) for name in offer.projection.fields}
+    published = [name for name in fields if any(name in each.fields for each in offer.projections)]
+    account["properties"] = {name: _field(name, fields[name], offer.projections) for name in published}
     account["description"] = "Only these fields are published by this bridge."
     names = narrowed["properties"]["data"]["properties"]["changed"]["items"]
-    names["enum"] = [name for name in offer.projection.fields if name != "guid"]
+    names["enum"] = [name for name in published if name != "guid"]
     return narrowed
 
 
-def _field(name: str, plain: Mapping[str, Any], projection: Projection) -> Mapping[str, Any]:
-    if name not in projection.masked:
+def _field(name: str, plain: Mapping[str, Any], projections: Sequence[Projection]) -> Mapping[str, Any]:
+    is_masked = {name in each.masked for each in projections if name in each.fields}
+    if is_masked == {False}:
         return plain
+    masked = _as_masked(plain)
+    return masked if is_masked == {True} else {"anyOf": [plain, masked]}
+
+
+def _as_masked(plain: Mapping[str, Any]) -> Mapping[str, Any]:
     what = f"{plain.get('description', '')} Masked: a keyed hash shows that it changed, not what it is.".strip()
     if plain["type"] == "array":
         return {"type": "array", "items": {"type": "string", "pattern": _MASKED}, "description": what}

@@ -4,9 +4,10 @@ Whoever may open that file (mode 0600) may steer the bridge; nobody else can rea
 where the status page is off.
 """
 
+import difflib
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -17,9 +18,9 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from bridge import logs
 from bridge.errors import BridgeError, NobodyAnswers
-from bridge.logs import get_logger
-from bridge.model import Parked, SourceName
+from bridge.model import AccountGuid, Forgotten, Parked, SourceName
 from bridge.report import as_json, liveness
 from bridge.status import Board
 
@@ -29,7 +30,7 @@ DEADLINE_SECONDS: Final = 30
 _MAX_PATH_BYTES: Final = 103
 """Of a socket file, on every system we know."""
 
-log = get_logger(__name__)
+log = logs.get_logger(__name__)
 
 
 class Steered(Protocol):
@@ -39,6 +40,15 @@ class Steered(Protocol):
 
     def resync(self, name: SourceName, *, accept_deletions: bool) -> bool:
         """Walk a PBX from its start; False where there is none of that name."""
+
+    async def pause(self, name: SourceName, reason: str) -> bool:
+        """Read a PBX no more; False where there is none of that name."""
+
+    async def resume(self, name: SourceName) -> bool:
+        """Read a PBX again; False where there is none of that name, or it was not paused."""
+
+    async def forget(self, guid: AccountGuid) -> Forgotten:
+        """Take the personal data of an account out of the store, unless events of it are to be sent yet."""
 
     async def parked(self) -> Sequence[Parked]:
         """Return the events that the broker refused for good."""
@@ -102,10 +112,43 @@ def _routes(bridge: Steered) -> list[web.RouteDef]:
     async def resync(request: web.Request) -> web.Response:
         name = SourceName(request.match_info["name"])
         if not bridge.resync(name, accept_deletions=request.query.get("accept_deletions") == "yes"):
-            known = ", ".join(bridge.board.sources)
-            return _missing(f"no PBX of this bridge is called {name!r}; there is {known}")
+            return _missing(no_pbx(name, bridge.board.sources))
         return web.Response(text="a full walk begins as soon as the PBX is reached\n")
 
+    async def recent(_request: web.Request) -> web.Response:
+        return web.Response(text="".join(f"{line}\n" for line in logs.recent()))
+
+    async def forget(request: web.Request) -> web.Response:
+        return _json(await bridge.forget(AccountGuid(request.match_info["guid"])))
+
+    return [
+        web.get("/livez", live),
+        web.get("/status", status),
+        web.post("/resync/{name}", resync),
+        web.get("/logs", recent),
+        web.post("/forget/{guid}", forget),
+        *_pausing(bridge),
+        *_parking(bridge),
+    ]
+
+
+def _pausing(bridge: Steered) -> list[web.RouteDef]:
+    async def pause(request: web.Request) -> web.Response:
+        name = SourceName(request.match_info["name"])
+        if not await bridge.pause(name, request.query.get("reason", "")):
+            return _missing(no_pbx(name, bridge.board.sources))
+        return web.Response(text=f"{paused(name)}\n")
+
+    async def resume(request: web.Request) -> web.Response:
+        name = SourceName(request.match_info["name"])
+        if name not in bridge.board.sources:
+            return _missing(no_pbx(name, bridge.board.sources))
+        return web.Response(text=f"{resumed(name) if await bridge.resume(name) else not_paused(name)}\n")
+
+    return [web.post("/pause/{name}", pause), web.post("/resume/{name}", resume)]
+
+
+def _parking(bridge: Steered) -> list[web.RouteDef]:
     async def parked(_request: web.Request) -> web.Response:
         return _json([parked_as_json(found) for found in await bridge.parked()])
 
@@ -122,13 +165,36 @@ def _routes(bridge: Steered) -> list[web.RouteDef]:
         return web.Response(text=f"event {position} is discarded\n")
 
     return [
-        web.get("/livez", live),
-        web.get("/status", status),
-        web.post("/resync/{name}", resync),
         web.get("/parked", parked),
         web.post(r"/parked/{position:\d+}/retry", retry),
         web.post(r"/parked/{position:\d+}/discard", discard),
     ]
+
+
+def no_pbx(name: str, known: Iterable[str]) -> str:
+    """Return the sentence for a name that no PBX has."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"no PBX of this bridge is called {name!r}; there is {', '.join(known)}" + (
+        f". Did you mean {close[0]!r}?" if close else ""
+    )
+
+
+def paused(name: str) -> str:
+    """Return what pausing means for the PBX of that name."""
+    return (
+        f"{name} is paused: its PBX is not asked any more, also after a restart. What was read is still sent, and the "
+        f"PBX keeps what changes. To go on: account-bridge resume {name}"
+    )
+
+
+def resumed(name: str) -> str:
+    """Return what resuming means for the PBX of that name."""
+    return f"{name} is read again, from where it was paused"
+
+
+def not_paused(name: str) -> str:
+    """Return the sentence for a PBX that was not paused."""
+    return f"{name} was not paused; nothing changed"
 
 
 def not_parked(position: int) -> str:

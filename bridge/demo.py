@@ -29,6 +29,7 @@ from bridge.simulator.server import serve
 from bridge.source import PbxSource
 from bridge.status import Board, Part, SourcePart
 from bridge.store.sqlite import SqliteStore
+from bridge.terminal import TerminalPublisher
 from bridge.walk.decisions import Pace
 
 SOURCE: Final = SourceName("demo")
@@ -81,38 +82,6 @@ class Subscriber:
         else:
             self.summary.duplicates += 1
         self.news.set()
-
-
-class TerminalPublisher:
-    """Stands in for a broker where there is none: hands every event to the subscriber at once."""
-
-    def __init__(self, subscriber: Subscriber) -> None:
-        self._subscriber = subscriber
-        self._sent = 0
-        self._told = 0
-        self._news = asyncio.Event()
-
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator["TerminalPublisher"]:
-        """Publish while inside."""
-        self._sent = self._told = 0
-        yield self
-
-    async def send(self, rows: Sequence[OutboxRow]) -> None:
-        """Show *rows*."""
-        for row in rows:
-            if row.event_type == cloudevents.ACCOUNT_CHANGED:
-                self._subscriber.take(cloudevents.decode(row.body), row.body)
-        self._sent += len(rows)
-        self._news.set()
-
-    async def confirmed(self) -> int:
-        """Return how many were shown, once there are more of them."""
-        while self._sent == self._told:
-            self._news.clear()
-            await self._news.wait()
-        self._told = self._sent
-        return self._told
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +210,7 @@ def _bridge(store: SqliteStore, url: str, publisher: Publisher, summary: Summary
 @asynccontextmanager
 async def _publisher(plan: Plan, subscriber: Subscriber, stop: asyncio.Event) -> AsyncIterator[Publisher]:
     if not plan.amqp_urls:
-        yield TerminalPublisher(subscriber)
+        yield TerminalPublisher(subscriber.take)
         return
     # Names of its own, so that a demo never mixes with the events of a real PBX on the same broker.
     topology = Topology(exchange=f"pbx.accounts.demo-{uuid4().hex[:8]}", has_log=False)

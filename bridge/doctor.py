@@ -1,20 +1,34 @@
 """What ``check`` finds: each part tried for real, one line each, with the remedy where it does not work."""
 
+import asyncio
+import shlex
+import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import perf_counter
+from typing import Final
+from urllib.parse import urlsplit
 
-from bridge.broker import connect, declare, verify
+from aio_pika.abc import AbstractConnection
+
+from bridge.broker import Topology, connect, declare, hold_fence, verify
 from bridge.build import source_of, tls, topology_of
 from bridge.config import PbxTable, Settings
-from bridge.errors import BridgeError, StoreInUse
+from bridge.errands import depth, may_publish, server_of
+from bridge.errors import BridgeError, BrokerUnreachable, StoreInUse
 from bridge.model import Cursor
 from bridge.source import Heard
-from bridge.status import SourcePart
+from bridge.status import Level, SourcePart
+from bridge.store.reader import StoreReader
 from bridge.store.sqlite import SqliteStore
 from bridge.walk.decisions import CaughtUp, Deliver
+
+REACH_SECONDS: Final = 5.0
+"""For looking a host up, and for connecting to it."""
+
+CLOCK_MARGIN: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,31 +36,44 @@ class Finding:
     """One thing that was tried."""
 
     what: str
-    is_well: bool
+    level: Level
     words: str
+
+    @property
+    def is_well(self) -> bool:
+        """False where it does not work."""
+        return self.level is not Level.ERROR
 
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Try the store, every PBX and the broker, and yield what came of each."""
-    yield Finding(
-        "configuration", is_well=True, words=f"{len(settings.pbx)} PBX, exchange {settings.rabbitmq.exchange}"
-    )
+    yield Finding("configuration", Level.OK, f"{len(settings.pbx)} PBX, exchange {settings.rabbitmq.exchange}")
+    yield _clock(settings)
     yield _store(settings)
     for pbx in settings.pbx:
-        yield await _pbx(pbx)
-    yield await _broker(settings)
+        parts = urlsplit(pbx.full_url)
+        way = await _reached(
+            f"PBX {pbx.name}", parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80)
+        )
+        yield way
+        if way.is_well:
+            yield await _pbx(pbx)
+    async for finding in _broker(settings):
+        yield finding
 
 
 def _store(settings: Settings) -> Finding:
     path = settings.store.path
     try:
         with SqliteStore(path) as store:
-            waiting = f"{store.backlog.rows} events wait to be sent"
+            waiting, restored = f"{store.backlog.rows} events wait to be sent", store.restored
     except StoreInUse:
-        return Finding("store", is_well=True, words=f"{path} is open in a running bridge")
+        return Finding("store", Level.OK, f"{path} is open in a running bridge")
     except BridgeError as problem:
-        return Finding("store", is_well=False, words=str(problem))
-    return Finding("store", is_well=True, words=f"{path} can be written; {waiting}")
+        return Finding("store", Level.ERROR, str(problem))
+    if restored:
+        return Finding("store", Level.WARN, f"{path} can be written; {waiting}; {restored}")
+    return Finding("store", Level.OK, f"{path} can be written; {waiting}")
 
 
 async def _pbx(pbx: PbxTable) -> Finding:
@@ -69,24 +96,117 @@ async def _pbx(pbx: PbxTable) -> Finding:
         with suppress(_Enough):
             await source.read(Cursor(), first_answer)
     except BridgeError as problem:
-        return Finding(what, is_well=False, words=str(problem))
-    return Finding(what, is_well=True, words=words)
+        return Finding(what, Level.ERROR, str(problem))
+    return Finding(what, Level.OK, words)
 
 
 class _Enough(Exception):  # noqa: N818 - ends the reading, and is no error
     pass
 
 
-async def _broker(settings: Settings) -> Finding:
+async def _broker(settings: Settings) -> AsyncIterator[Finding]:
     rabbitmq = settings.rabbitmq
     topology = topology_of(settings)
+    for url in rabbitmq.urls:
+        parts = urlsplit(url)
+        port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
+        yield await _reached("broker", parts.hostname or "", port)
+    what = "broker"
     try:
         context = tls(rabbitmq.ca_file)
         async with connect(rabbitmq.urls, client_name="account-bridge check", ssl_context=context) as connection:
+            yield Finding(what, Level.OK, f"logged in: {server_of(connection)}")
+            what = "topology"
             await (declare if rabbitmq.declare else verify)(connection, topology)
+            done = "declared" if rabbitmq.declare else "found"
+            queues = [f"{wanted.queue_type} queue {wanted.queue}" for wanted in topology.subscriptions]
+            log = [f"stream {topology.log}"] * topology.has_log
+            yield Finding(
+                what, Level.OK, f"{done}: {', '.join([f'topic exchange {topology.exchange}', *log, *queues])}"
+            )
+            what = "permissions"
+            await may_publish(connection, topology)
+            yield Finding(what, Level.OK, f"may write to {topology.exchange}")
+            for pbx in settings.pbx:
+                yield await _fence(connection, f"{rabbitmq.exchange}.writer.{pbx.name}", topology)
+            async for finding in _listeners(connection, topology):
+                yield finding
     except BridgeError as problem:
-        return Finding("broker", is_well=False, words=str(problem))
-    done = "declared" if rabbitmq.declare else "found"
-    queues = [wanted.queue for wanted in topology.subscriptions]
-    parts = [f"exchange {topology.exchange}", *([f"stream {topology.log}"] if topology.has_log else []), *queues]
-    return Finding("broker", is_well=True, words=f"logged in; {done}: {', '.join(parts)}")
+        yield Finding(what, Level.ERROR, str(problem))
+
+
+async def _fence(connection: AbstractConnection, name: str, topology: Topology) -> Finding:
+    try:
+        await hold_fence(connection, name, topology)
+    except BrokerUnreachable:
+        return Finding("permissions", Level.OK, f"the queue {name} is held: a bridge publishes for this PBX at present")
+    except BridgeError as problem:
+        return Finding("permissions", Level.ERROR, str(problem))
+    return Finding("permissions", Level.OK, f"may hold the queue {name} while publishing")
+
+
+async def _listeners(connection: AbstractConnection, topology: Topology) -> AsyncIterator[Finding]:
+    """Tell who would get an event. AMQP does not tell bindings, so that only configured queues are known."""
+    for queue in topology.queues:
+        waiting, consumers = await depth(connection, topology, queue)
+        told = f"{queue}: {waiting} events wait, {consumers} consumers"
+        if consumers:
+            yield Finding("listeners", Level.OK, told)
+        else:
+            yield Finding("listeners", Level.WARN, f"{told}: start its subscriber, or let it go from [[subscriber]]")
+    if not topology.queues and not topology.has_log:
+        yield Finding(
+            "listeners",
+            Level.WARN,
+            "no queue is configured and there is no log: an event that no queue takes is held back, and everything "
+            f"behind it. See who is bound: rabbitmqctl list_bindings source_name destination_name routing_key | grep "
+            f"{topology.exchange}",
+        )
+
+
+async def _reached(what: str, host: str, port: int) -> Finding:
+    """Look the host up and connect to its port, so that what fails later is not the way there."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(REACH_SECONDS):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, TimeoutError, UnicodeError) as problem:
+        return Finding(
+            what,
+            Level.ERROR,
+            f"DNS knows no {host}: {getattr(problem, 'strerror', None) or 'no answer in time'}. Is it spelled "
+            f"right? Try: getent hosts {shlex.quote(host)}",
+        )
+    addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+    started = perf_counter()
+    try:
+        async with asyncio.timeout(REACH_SECONDS):
+            _, writer = await asyncio.open_connection(host, port)
+        writer.close()
+    except (OSError, TimeoutError) as problem:
+        reason = getattr(problem, "strerror", None) or f"nothing for {REACH_SECONDS:g} s (a firewall?)"
+        return Finding(
+            what,
+            Level.ERROR,
+            f"no connection to port {port} of {host} ({', '.join(addresses)}): {reason}. Is it up, "
+            "the port right, and the way open?",
+        )
+    took = (perf_counter() - started) * 1000
+    return Finding(what, Level.OK, f"{host} is {', '.join(addresses)}; port {port} answers after {took:.0f} ms")
+
+
+def _clock(settings: Settings) -> Finding:
+    """Compare the clock with the newest event: times of events, schedules and certificates depend on it."""
+    now, path = datetime.now(UTC), settings.store.path
+    zone = f"{now.astimezone():%Y-%m-%d %H:%M:%S %Z}"
+    if path.exists():
+        with suppress(BridgeError), StoreReader(path) as store:  # what is wrong with it is told by another finding
+            newest = store.newest_at()
+            if newest is not None and newest > now + CLOCK_MARGIN:
+                return Finding(
+                    "clock",
+                    Level.ERROR,
+                    f"it says {zone}, but an event was made later, at {newest.astimezone():%Y-%m-%d %H:%M:%S}. Set it: "
+                    "timedatectl set-ntp true",
+                )
+    return Finding("clock", Level.OK, zone)

@@ -19,6 +19,8 @@ ID_HEADER: Final = "x-deduplication-header"
 DOUBT_HEADER: Final = "x-redelivered-by-bridge"
 TRACE_HEADER: Final = "traceparent"
 """W3C Trace Context."""
+LABEL_HEADER: Final = "x-label"
+"""``replay`` or ``snapshot`` where an operator had an event sent to one queue."""
 
 _METHOD, _HEADER, _BODY, _END = 1, 2, 3, 0xCE
 _BASIC, _PUBLISH = 60, 40
@@ -59,7 +61,9 @@ def _ends(event_type: str) -> tuple[bytes, bytes]:
     return _short(CONTENT_TYPE) + _short("utf-8"), _short(event_type) + _short(APP_ID)
 
 
-def publish_frames(row: OutboxRow, *, channel: int, exchange: str, frame_max: int, is_traced: bool = False) -> bytes:
+def publish_frames(  # noqa: PLR0913 - what goes with a message
+    row: OutboxRow, *, channel: int, exchange: str, frame_max: int, label: str = "", is_traced: bool = False
+) -> bytes:
     """Return the bytes that publish *row*: persistent, with its id as message id; a change is mandatory.
 
     *frame_max* is what the broker agreed to, 0 for no limit; a larger body goes out in several frames. *is_traced* adds
@@ -70,6 +74,8 @@ def publish_frames(row: OutboxRow, *, channel: int, exchange: str, frame_max: in
         table += _short(DOUBT_HEADER) + b"t\x01"
     if is_traced:
         table += _short(TRACE_HEADER) + b"S" + _long(trace_of(row.event_id).traceparent)
+    if label:
+        table += _short(LABEL_HEADER) + b"S" + _long(label)
     first, last = _ends(row.event_type)
     header = b"".join(
         (

@@ -1,21 +1,19 @@
 """Logs: events with fields, on stderr, as text for people or JSON lines for machines, and never a secret in them."""
 
 import logging
-import re
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections import deque
+from collections.abc import MutableMapping, Sequence
 from typing import Any, Final, Literal
-from urllib.parse import quote
 
 import structlog
 
+from bridge.secret import scrub
+
 Format = Literal["auto", "text", "json"]
 
-_CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)([^/\s:@]*):([^/\s@]+)@")
-_secrets: set[str] = set()
-
-MIN_SECRET_CHARACTERS: Final = 3
-"""Shorter values would blank out ordinary words; no PBX or broker should have such a password."""
+RECENT_LINES: Final = 1000
+"""Kept in memory; about 300 KB."""
 
 
 def get_logger(name: str) -> Any:
@@ -23,20 +21,23 @@ def get_logger(name: str) -> Any:
     return structlog.stdlib.get_logger(name)
 
 
-def hide(values: Iterable[str]) -> None:
-    """Never show these values, nor their URL-encoded forms, in any log line from now on."""
-    for value in values:
-        if len(value) >= MIN_SECRET_CHARACTERS:
-            _secrets.update((value, quote(value, safe="")))
+def recent() -> Sequence[str]:
+    """Return the last lines, as JSON whatever the format on stderr is, the oldest first."""
+    return list(_recent.lines)
 
 
-def scrub(text: str) -> str:
-    """Return *text* without secrets, without passwords in URLs, and without characters that could forge a line."""
-    for secret in _secrets:
-        if secret in text:
-            text = text.replace(secret, "***")
-    text = _CREDENTIALS_IN_URL.sub(r"\1:***@", text)
-    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+class _Recent(logging.Handler):
+    """Keeps the last lines in memory, for a support bundle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[str] = deque(maxlen=RECENT_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+_recent: Final = _Recent()
 
 
 def configure(level: str = "info", log_format: Format = "auto") -> None:
@@ -61,14 +62,15 @@ def configure(level: str = "info", log_format: Format = "auto") -> None:
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _scrub_fields, renderer],
+    for each, render in ((handler, renderer), (_recent, structlog.processors.JSONRenderer(ensure_ascii=False))):
+        each.setFormatter(
+            structlog.stdlib.ProcessorFormatter(
+                foreign_pre_chain=shared,
+                processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _scrub_fields, render],
+            )
         )
-    )
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler, _recent]
     root.setLevel(level.upper())
     # What these tell on their own is told by our events, with more sense.
     for name in ("aiormq", "aio_pika", "websockets", "aiohttp", "asyncio"):
@@ -76,14 +78,15 @@ def configure(level: str = "info", log_format: Format = "auto") -> None:
 
 
 def _scrub_fields(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {name: value if name.startswith("_") else _scrubbed(value) for name, value in fields.items()}
+    return {name: value if name.startswith("_") else scrub_all(value) for name, value in fields.items()}
 
 
-def _scrubbed(value: Any) -> Any:
+def scrub_all(value: Any) -> Any:
+    """Return *value*, which may be nested, with every text in it scrubbed; what is no JSON becomes text."""
     if isinstance(value, str):
         return scrub(value)
     if isinstance(value, dict):
-        return {scrub(str(name)): _scrubbed(inner) for name, inner in value.items()}
+        return {scrub(str(name)): scrub_all(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_scrubbed(inner) for inner in value]
+        return [scrub_all(inner) for inner in value]
     return value if isinstance(value, int | float | bool | None) else scrub(str(value))

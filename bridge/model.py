@@ -241,3 +241,84 @@ class NewEvent(NamedTuple):
     routing_key: str
     body: bytes
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAccount:
+    """An account of the mirror, as an operator looks it up."""
+
+    number: int
+    """Its place in the mirror; pages go on behind it."""
+    source: SourceName
+    key: str
+    cursor: Cursor
+    account: Published = field(repr=False)
+    revision: int
+    is_deleted: bool
+    last_walk: int
+    """Number of the last full walk that saw it, or during which the PBX told of it."""
+    missed: int
+    """Proven full walks since then that did not see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvent:
+    """An event of the outbox, sent or not, as an operator looks it up."""
+
+    position: int
+    source: SourceName
+    sequence: int
+    event_id: str
+    event_type: str
+    account_key: str | None
+    routing_key: str
+    body: bytes = field(repr=False)
+    created_at: datetime
+    published_at: datetime | None
+    """When the broker confirmed it, or an operator discarded it."""
+    is_in_doubt: bool
+    attempts: int
+    """How often it was sent and not confirmed."""
+    is_held: bool
+    parked_reason: str | None
+    discarded_reason: str | None
+    forgotten_at: datetime | None
+    """When its personal data was taken out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """An operator's wish that a PBX is not read for the time being."""
+
+    since: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """What the store keeps of one PBX, as an operator looks it up."""
+
+    name: SourceName
+    cursor: Cursor
+    sequence: int
+    walk: int
+    verified_at: datetime | None
+    accounts: int
+    """Present ones."""
+    deleted: int
+    """Deleted ones, kept so that their revisions go on."""
+    paused: Pause | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What came of the wish that an account's personal data be forgotten."""
+
+    accounts: int
+    """Entries of the mirror that keep nothing but numbers now."""
+    events: int
+    """Events of which nothing but numbers is kept now."""
+    present_at: Sequence[SourceName]
+    """PBXs that still have the account, whose entry is therefore left as it is."""
+    unsent: int
+    """Events that are to be sent yet; where there are any, nothing was done unless asked for."""

@@ -45,8 +45,8 @@ class Publisher:
     """Makes sessions. *urls* is asked for each of them, so that a changed password is used.
 
     *fences* are held while publishing, one for every source, so that no second bridge publishes for the same one.
-    *is_traced* adds the trace context of each event to its message. *on_state* is told ``connecting``, ``connected``,
-    and ``blocked: <reason>``.
+    *is_traced* adds the trace context of each event to its message, and a *label* goes with every message. *on_state*
+    is told ``connecting``, ``connected``, and ``blocked: <reason>``.
     """
 
     def __init__(  # noqa: PLR0913 - what an operator may say about a broker
@@ -60,7 +60,9 @@ class Publisher:
         ssl_context: ssl.SSLContext | None = None,
         is_traced: bool = False,
         on_state: Callable[[str], None] = lambda _state: None,
+        label: str = "",
     ) -> None:
+        self._label = label
         self._urls = urls
         self._topology = topology
         self._is_declaring = is_declaring
@@ -88,7 +90,9 @@ class Publisher:
             await (declare if self._is_declaring else verify)(connection, self._topology)
             for fence in self._fences:
                 await hold_fence(connection, fence, self._topology)
-            session = PublisherSession(connection, self._topology, self._on_state, is_traced=self._is_traced)
+            session = PublisherSession(
+                connection, self._topology, self._on_state, self._label, is_traced=self._is_traced
+            )
             await session.open()
             self._on_state("connected")
             over = BrokerUnreachable("this session is over")
@@ -112,9 +116,11 @@ class PublisherSession:
         connection: AbstractConnection,
         topology: Topology,
         on_state: Callable[[str], None],
+        label: str,
         *,
         is_traced: bool = False,
     ) -> None:
+        self._label = label
         self._is_traced = is_traced
         self._connection = connection
         self._topology = topology
@@ -164,12 +170,14 @@ class PublisherSession:
             raise self._ledger.refusal
         frame_max = self._channel.connection.connection_tune.frame_max
         exchange = self._topology.exchange
+        number, label = self._channel.number, self._label
         payload = b"".join(
             publish_frames(
                 row,
-                channel=self._channel.number,
+                channel=number,
                 exchange=exchange,
                 frame_max=frame_max,
+                label=label,
                 is_traced=self._is_traced,
             )
             for row in rows

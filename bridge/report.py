@@ -58,20 +58,27 @@ def _problems(board: Board, now: datetime) -> Iterator[Problem]:
     if board.parked:
         yield Problem("outbox", "events_parked", Level.WARN, None, _parked_words(board))
     for name, part in board.sources.items():
-        if part.level is not Level.OK and part.level is not Level.PAUSED:
-            yield _failing(name, part)
-        if part.walk is not None and board.is_stalled(part, now):
-            yield Problem(
-                name,
-                "walk_stalled",
-                Level.WARN,
-                part.walk.progress_at,
-                f"The full walk is stuck: {part.walk.accounts} accounts were read, and none for "
-                f"{age_words(now - part.walk.progress_at)}. Is the PBX overloaded? Changes that are heard "
-                "still flow",
-            )
-        if part.warning:
-            yield Problem(name, "deletions_held", Level.WARN, None, part.warning)
+        yield from _problems_of(name, part, board, now)
+
+
+def _problems_of(name: str, part: SourcePart, board: Board, now: datetime) -> Iterator[Problem]:
+    if part.is_paused:
+        words = f"{part.doing[:1].upper()}{part.doing[1:]}. To read it again: account-bridge resume {name}"
+        yield Problem(name, "pbx_paused", Level.PAUSED, part.since, words)
+    elif part.level is not Level.OK and part.level is not Level.PAUSED:
+        yield _failing(name, part)
+    if part.walk is not None and board.is_stalled(part, now):
+        yield Problem(
+            name,
+            "walk_stalled",
+            Level.WARN,
+            part.walk.progress_at,
+            f"The full walk is stuck: {part.walk.accounts} accounts were read, and none for "
+            f"{age_words(now - part.walk.progress_at)}. Is the PBX overloaded? Changes that are heard "
+            "still flow",
+        )
+    if part.warning:
+        yield Problem(name, "deletions_held", Level.WARN, None, part.warning)
 
 
 def _parked_words(board: Board) -> str:
@@ -97,7 +104,7 @@ def headline(board: Board, now: datetime) -> list[Sentence]:
 
 def _in_short(board: Board, now: datetime) -> str:
     waiting = board.unsent + board.held
-    unread = [name for name, part in board.sources.items() if not part.is_usable]
+    unread = [name for name, part in board.sources.items() if not part.is_usable and not part.is_paused]
     if waiting:
         if not board.broker.is_usable:
             return f"{_waiting(waiting)} for the broker."

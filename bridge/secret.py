@@ -1,19 +1,28 @@
-"""A value that is used and never shown."""
+"""A value that is used and never shown; and, for whatever is shown, the cloth that wipes such values off."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import final
-from urllib.parse import urlsplit, urlunsplit
+from typing import Final, final
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from bridge.errors import BadConfig
 
-HIDDEN = "***"
+HIDDEN: Final = "***"
+
+MIN_SECRET_CHARACTERS: Final = 3
+"""Shorter values would blank out ordinary words; no PBX or broker should have such a password."""
+
+_CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)([^/\s:@]*):([^/\s@]+)@")
+_revealed: set[str] = set()
 
 
 @final
 class Secret:
     """A password, a token, or a URL with a password in it; from the configuration or from a file.
 
-    A file is read again at every use, so that a secret can be changed without a restart. No form of printing shows it.
+    A file is read again at every use, so that a secret can be changed without a restart. No form of printing shows it,
+    and what was ever revealed is known to ``scrub``.
     """
 
     __slots__ = ("_file", "_value")
@@ -35,7 +44,9 @@ class Secret:
 
         """
         if self._file is None:
-            return self._value or ""
+            value = self._value or ""
+            hide(_secrets_in(value))
+            return value
         try:
             value = self._file.read_text("utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as problem:
@@ -43,7 +54,31 @@ class Secret:
             raise BadConfig(f"the secret in {self._file} cannot be read: {reason}") from problem
         if not value:
             raise BadConfig(f"the secret in {self._file} is empty")
+        hide(_secrets_in(value))
         return value
+
+
+def hide(values: Iterable[str]) -> None:
+    """Let ``scrub`` remove these values, and their URL-encoded forms, from now on."""
+    for value in values:
+        if len(value) >= MIN_SECRET_CHARACTERS:
+            _revealed.update((value, quote(value, safe=""), unquote(value)))
+
+
+def scrub(text: str) -> str:
+    """Return *text* without secrets, without passwords in URLs, and without characters that could forge a line."""
+    for secret in _revealed:
+        if secret in text:
+            text = text.replace(secret, HIDDEN)
+    text = _CREDENTIALS_IN_URL.sub(rf"\1:{HIDDEN}@", text)
+    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
+
+
+def _secrets_in(value: str) -> list[str]:
+    """Return the passwords of URLs, several of which may be separated by commas; of anything else all of it."""
+    if "://" not in value:
+        return [value]
+    return [urlsplit(url.strip()).password or "" for url in value.split(",")]
 
 
 def without_password(url: str) -> str:

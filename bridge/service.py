@@ -7,10 +7,10 @@ pauses; what somebody has to mend (``Misconfigured``) slowly and loudly; anythin
 import asyncio
 import random
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
@@ -24,8 +24,9 @@ from bridge.delivery.reconcile import Brake
 from bridge.errors import BridgeError, BrokerDidNotConfirm, Misconfigured, OutboxFull, Transient
 from bridge.intake import Intake, Told
 from bridge.logs import get_logger
-from bridge.model import OutboxRow, Parked, Place, SourceName
-from bridge.normalize import Rules
+from bridge.model import AccountGuid, Forgotten, OutboxRow, Parked, Pause, Place, SourceName
+from bridge.normalize import Rules, account_key
+from bridge.secret import scrub
 from bridge.source import Heard, PbxSource
 from bridge.status import Board, Level
 from bridge.tally import Counted, Tally
@@ -35,7 +36,7 @@ STOP_SECONDS: Final = 10.0
 """How long a stop waits for what is read to be committed and for what is sent to be confirmed."""
 
 BROKER_PAUSE_SECONDS: Final = 15.0
-"""Between two attempts to reach the broker, at most: one that is back should not wait for long."""
+"""Between two attempts to reach the broker, at most: one that is back, or set right, should not wait for long."""
 
 PRUNE_ROWS: Final = 500
 PRUNE_SECONDS: Final = 60.0
@@ -134,21 +135,40 @@ class Pbx:
     source: PbxSource
     ask_ahead: int = 256
     """Rows that may be read and not yet committed."""
+    rules: Rules | None = None
+    """How its rows are judged, where that is not as those of the other PBXs are."""
     max_silence: timedelta = timedelta(minutes=15)
     """Without an answer, a failure or another attempt for so long, the reading task itself is stuck."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Followed:
     """A PBX being followed."""
 
     source: PbxSource
     intake: Intake
     schedule: WalkSchedule
+    pause: Pause | None = None
+    """What an operator said who wants it not to be read."""
+    may_read: asyncio.Event = field(default_factory=asyncio.Event)
+    """Cleared while that is so."""
+    pausing: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while that is so, for who reads at the moment."""
 
 
 class KeptStore(Store, Counted, Protocol):
     """What a running bridge needs of a store beside what delivering and counting need."""
+
+    @property
+    def restored(self) -> str:
+        """Why the present lineage began, where that was because an older copy of the store was put back."""
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether it was compared with the log since it was opened."""
+
+    def check(self, newest: Mapping[str, int], now: datetime) -> bool:
+        """Compare with the last numbers in the log, and return whether a new lineage had to begin."""
 
     def unpark(self, position: int) -> bool:
         """Have a parked row tried once more, and return whether there was one at *position*."""
@@ -159,11 +179,26 @@ class KeptStore(Store, Counted, Protocol):
     def certified_accounts(self, source: SourceName) -> int | None:
         """Return how many accounts the last proven full walk of the present epoch found, if there was one."""
 
+    def paused(self) -> Mapping[SourceName, Pause]:
+        """Return the PBXs that an operator wants not to be read."""
+
+    def pause(self, source: SourceName, pause: Pause) -> None:
+        """Record that *source* is not to be read."""
+
+    def resume(self, source: SourceName) -> bool:
+        """Record that *source* may be read again, and return whether it was paused."""
+
+    def forget(self, key: str, at: datetime, *, discard_unsent: bool) -> Forgotten:
+        """Take the personal data of an account out of mirror and events."""
+
     def place(self, source: SourceName) -> Place:
         """Return where *source* stands."""
 
     def verified_at(self, source: SourceName) -> datetime | None:
         """Return when the last full walk of the present epoch was proven, if one was."""
+
+    def absent(self, source: SourceName) -> int:
+        """Return how many accounts the last proven walk did not see, without those that wait for a human yes."""
 
     def prune(self, before: datetime, limit: int) -> int:
         """Forget up to *limit* rows published before that time, and return how many that were."""
@@ -187,8 +222,10 @@ class Bridge:
         limits: Limits = Limits(),  # noqa: B008 - the same
         on_told: Callable[[Told], None] = lambda _told: None,
         on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
+        newest_in_log: Callable[[str], Awaitable[Mapping[str, int]]] | None = None,
     ) -> None:
         self.board = board
+        self._newest_in_log = newest_in_log
         self._store = store
         self._pbxs = pbxs
         self._rules = rules
@@ -203,7 +240,9 @@ class Bridge:
         self._followed: dict[SourceName, _Followed] = {}
         self._offload = StoreThread()
         self._tally = Tally(board, store, self._offload, limits, self._has_room)
-        self._publishing = Patience(transient_max_seconds=BROKER_PAUSE_SECONDS)
+        self._publishing = Patience(
+            transient_max_seconds=BROKER_PAUSE_SECONDS, misconfigured_seconds=BROKER_PAUSE_SECONDS
+        )
         self._drain = Drain(
             store,
             publisher,
@@ -227,6 +266,10 @@ class Bridge:
             now = utc_now()
             for watched, limit in (("store", STORE_STUCK), ("publish", DRAIN_STUCK), ("prune", HOUSEKEEPING_STUCK)):
                 self.board.watch(watched, limit, now)
+            if self._store.restored and not any(
+                [await self._offload(self._store.verified_at, p.name) for p in self._pbxs]
+            ):
+                self._warn_of_restored()
             async with asyncio.TaskGroup() as group:
                 readers = [group.create_task(self._follow(pbx), name=f"read {pbx.name}") for pbx in self._pbxs]
                 draining = group.create_task(self._keep_draining(), name="drain")
@@ -264,11 +307,12 @@ class Bridge:
         task = f"read {pbx.name}"
         self.board.watch(task, pbx.max_silence, utc_now())
         part.deletions = "known" if verified_at is not None else "unknown"
-        schedule = WalkSchedule(pbx.name, self._habits, verified_at)
+        absent = await self._offload(self._store.absent, pbx.name)
+        schedule = WalkSchedule(pbx.name, self._habits, verified_at, absent=absent)
         intake = Intake(
             pbx.name,
             self._store,
-            rules=self._rules,
+            rules=pbx.rules or self._rules,
             run=self._offload,
             clock=utc_now,
             part=part,
@@ -277,7 +321,8 @@ class Bridge:
             schedule=schedule,
             ask_ahead=pbx.ask_ahead,
         )
-        self._followed[pbx.name] = _Followed(pbx.source, intake, schedule)
+        followed = self._followed[pbx.name] = _Followed(pbx.source, intake, schedule)
+        self._hold(pbx.name, (await self._offload(self._store.paused)).get(pbx.name))
 
         async def hand_on(heard: Heard) -> None:
             if self.board.full:
@@ -296,8 +341,13 @@ class Bridge:
             if self.board.full:
                 part.fails(self.board.full, Level.PAUSED, utc_now(), cause="outbox_full")
                 await self._has_room.wait()
-            self.board.beat(task, utc_now())
-            await pbx.source.read(intake.cursor, hand_on)
+            while True:
+                await followed.may_read.wait()
+                self.board.beat(task, utc_now())
+                await _unless(followed.pausing, pbx.source.read(intake.cursor, hand_on))
+                await intake.settle()
+                intake.abandon_walk()
+                self._show_pause(pbx.name)  # over whatever the reading said last
 
         intake.cursor = place.cursor
         log.info("source.starting", source=pbx.name, events_so_far=place.sequence, resumes=not place.cursor.is_start)
@@ -324,9 +374,57 @@ class Bridge:
         self._walk_check.set()
         return True
 
+    async def pause(self, name: SourceName, reason: str) -> bool:
+        """Read a PBX no more until ``resume``, restarts included; False where there is none of that name."""
+        if name not in self._followed:
+            return False
+        pause = Pause(utc_now(), reason)
+        await self._offload(self._store.pause, name, pause)
+        log.warning("source.paused", source=name, reason=reason)
+        self._hold(name, pause)
+        return True
+
+    async def resume(self, name: SourceName) -> bool:
+        """Read a PBX again; False where there is none of that name, or it was not paused."""
+        if name not in self._followed or not await self._offload(self._store.resume, name):
+            return False
+        log.info("source.resumed", source=name)
+        self._hold(name, None)
+        return True
+
+    def _hold(self, name: SourceName, pause: Pause | None) -> None:
+        followed = self._followed[name]
+        before, followed.pause = followed.pause, pause
+        if pause is not None:
+            followed.may_read.clear()
+            followed.pausing.set()
+        else:
+            followed.pausing.clear()
+            followed.may_read.set()
+            if before is not None:
+                followed.schedule.came_back(utc_now() - before.since)
+        self._show_pause(name)
+
+    def _show_pause(self, name: SourceName) -> None:
+        part, pause = self.board.sources[name], self._followed[name].pause
+        was_paused, part.is_paused = part.is_paused, pause is not None
+        if pause is not None:
+            reason = f" ({pause.reason})" if pause.reason else ""
+            part.problem = part.cause = ""
+            part.does(f"paused by an operator{reason}", Level.PAUSED, utc_now())
+            part.since = pause.since
+        elif was_paused:
+            part.does("starting", Level.WARN, utc_now())
+
     async def parked(self) -> Sequence[Parked]:
         """Return the events that the broker refused for good, the oldest first."""
         return await self._offload(self._store.parked)
+
+    async def forget(self, guid: AccountGuid) -> Forgotten:
+        """Take the personal data of an account out of the store, unless events of it are to be sent yet."""
+        done = await self._offload(partial(self._store.forget, account_key(guid), utc_now(), discard_unsent=False))
+        log.info("account.forgotten", accounts=done.accounts, events=done.events, unsent=done.unsent)
+        return done
 
     async def retry(self, position: int) -> bool:
         """Send a parked event once more, and return whether there was one at *position*."""
@@ -364,18 +462,41 @@ class Bridge:
     def _source_failed(self, name: SourceName, problem: BridgeError, pause_seconds: float) -> None:
         level = Level.ERROR if isinstance(problem, Misconfigured) else Level.WARN
         now = utc_now()
-        self.board.sources[name].fails(str(problem), level, now, cause=cause_of(problem))
+        self.board.sources[name].fails(scrub(str(problem)), level, now, cause=cause_of(problem))
         self.board.beat(f"read {name}", now)
         write = log.error if level is Level.ERROR else log.warning
         write("source.failed", source=name, problem=str(problem), again_in_seconds=round(pause_seconds, 1))
 
     async def _keep_draining(self) -> None:
-        await keep_trying(self._drain.run, self._publishing, self._broker_failed)
+        await keep_trying(self._check_and_drain, self._publishing, self._broker_failed)
+
+    async def _check_and_drain(self) -> None:
+        """Publish, but not before it is known that no number was used for something else: see ``store.lineage``."""
+        if not self._store.is_checked:
+            newest = await self._newest_numbers()
+            if await self._offload(self._store.check, newest, utc_now()):
+                self._warn_of_restored()
+                for followed in self._followed.values():
+                    followed.schedule.ask()
+        await self._drain.run()
+
+    async def _newest_numbers(self) -> Mapping[str, int]:
+        try:
+            return await self._newest_in_log(self._store.lineage) if self._newest_in_log is not None else {}
+        except Misconfigured as problem:  # a user who may write and not read can publish all the same
+            log.warning("store.not_compared_with_the_log", problem=str(problem))
+            return {}
+
+    def _warn_of_restored(self) -> None:
+        log.warning("store.restored", problem=self._store.restored, lineage=self._store.lineage)
+        for part in self.board.sources.values():
+            part.warning = f"A full walk has to find what is different now: {self._store.restored}."
 
     def _broker_failed(self, problem: BridgeError, pause_seconds: float) -> None:
         level = Level.ERROR if isinstance(problem, Misconfigured) else Level.WARN
         now, needs_proof = utc_now(), isinstance(problem, BrokerDidNotConfirm)
-        self.board.broker.fails(str(problem), level, now, cause=cause_of(problem), needs_proof=needs_proof)
+        words, cause = scrub(str(problem)), cause_of(problem)
+        self.board.broker.fails(words, level, now, cause=cause, needs_proof=needs_proof)
         self.board.beat("publish", now)
         self._tally.doubt()
         write = log.error if level is Level.ERROR else log.warning
@@ -416,12 +537,26 @@ class Bridge:
         self._publishing.progress()
         self._tally.doubt()
         self._tally.count()
-        log.error("event.parked", source=row.source, id=row.event_id, position=row.position, reason=reason)
+        log.error("event.parked", source=row.source, event_id=row.event_id, position=row.position, reason=reason)
 
 
 def cause_of(problem: BridgeError) -> str:
     """Return the name of *problem* for machines: ``pbx_refused_login``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(problem).__name__).lower()
+
+
+async def _unless(hindrance: asyncio.Event, work: Coroutine[Any, Any, Any]) -> None:
+    """Do *work* until it ends, or break it off as soon as *hindrance* is set; raises what it raises."""
+    working, hindered = asyncio.create_task(work), asyncio.create_task(hindrance.wait())
+    try:
+        await asyncio.wait([working, hindered], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        hindered.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait([working])
+    if not working.cancelled():
+        working.result()
 
 
 def _first(failures: ExceptionGroup[Exception]) -> Exception:

@@ -129,6 +129,8 @@ class SourcePart(Part):
     """Accounts that are gone, too many to delete unasked."""
     warning: str = ""
     """What somebody should look at although changes flow; stands until the next proven full walk."""
+    is_paused: bool = False
+    """An operator wants it not to be read: no fault, and no reason to be not ready."""
     noise: int = 0
     """Messages that could not be read."""
     last_change_at: datetime | None = None
@@ -234,10 +236,14 @@ class Board:
         return part.walk is not None and now - part.walk.progress_at > self.max_walk_stall
 
     def is_ready(self, now: datetime) -> bool:
-        """Tell whether changes flow: both ends usable, room in the outbox, nothing waiting for long."""
+        """Tell whether changes flow: both ends usable, room in the outbox, nothing waiting for long.
+
+        A PBX that an operator paused is no reason to be not ready.
+        """
         if self.full or self.is_late(now):
             return False
-        return all(part.is_usable for part in (self.broker, *self.sources.values()))
+        sources = (source for source in self.sources.values() if not source.is_paused)
+        return all(part.is_usable for part in (self.broker, *sources))
 
 
 def age_words(age: timedelta) -> str:

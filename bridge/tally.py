@@ -97,8 +97,8 @@ class Tally:
             board.broker.proves(now)  # nothing is left that it could have refused
         if not board.unsent or board.broker.cause == BLOCKED:
             board.beat("publish", now)
-        if board.full:
-            for name in board.sources:
+        for name, part in board.sources.items():
+            if board.full or part.is_paused:
                 board.beat(f"read {name}", now)
 
     def count(self) -> None:

@@ -1,11 +1,14 @@
 """Events as a person reads them in a terminal: who changed how, at a glance."""
 
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 from rich.text import Text
 
-from bridge.cloudevents import AccountChanged
-from bridge.model import ChangeKind, Reason
+from bridge.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode
+from bridge.model import ChangeKind, OutboxRow, Reason
 from bridge.wording import clean, differences, name_of
 
 STYLES: Final = {ChangeKind.CREATED: "green", ChangeKind.UPDATED: "yellow", ChangeKind.DELETED: "red"}
@@ -35,3 +38,35 @@ def _story(event: AccountChanged) -> str:
     numbers = ", ".join(event.account.get("numbers") or [])
     groups = ", ".join(group["name"] for group in event.account.get("groups") or [])
     return "  ".join(part for part in (numbers, groups) if part)
+
+
+class TerminalPublisher:
+    """Stands in for a broker where none is wanted: hands every account change to *take* at once, and confirms it."""
+
+    def __init__(self, take: Callable[[AccountChanged, bytes], None]) -> None:
+        self._take = take
+        self._sent = 0
+        self._told = 0
+        self._news = asyncio.Event()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator["TerminalPublisher"]:
+        """Publish while inside."""
+        self._sent = self._told = 0
+        yield self
+
+    async def send(self, rows: Sequence[OutboxRow]) -> None:
+        """Show *rows*."""
+        for row in rows:
+            if row.event_type == ACCOUNT_CHANGED:
+                self._take(decode(row.body), row.body)
+        self._sent += len(rows)
+        self._news.set()
+
+    async def confirmed(self) -> int:
+        """Return how many were shown, once there are more of them."""
+        while self._sent == self._told:
+            self._news.clear()
+            await self._news.wait()
+        self._told = self._sent
+        return self._told

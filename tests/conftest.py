@@ -1,10 +1,13 @@
 """What all tests share."""
 
 import logging
+from collections.abc import Iterator
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
+
+from tests.support.planted import leaks
 
 # No test may depend on how fast the machine is; the same examples every time keep a red run red.
 settings.register_profile("bridge", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -16,3 +19,11 @@ structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a run take its time."""
     parser.addoption("--thorough", action="store_true", help="play ten times as many cases of what a PBX may do")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_that_is_written_has_a_secret_in_it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Search every byte that all tests left behind: databases, files, whatever."""
+    yield
+    found = list(leaks(tmp_path_factory.getbasetemp()))
+    assert not found, found

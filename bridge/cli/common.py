@@ -5,10 +5,12 @@ import contextlib
 import os
 import signal
 from collections.abc import Coroutine, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+import orjson
 
 from bridge import logs
 from bridge.config import CONFIG_VARIABLE, Settings
@@ -27,6 +29,14 @@ config_option = click.option(
 )
 
 
+def time_option(_context: click.Context, _option: click.Parameter, text: str) -> datetime:
+    """Return the time an option names; without a zone it is that of this machine."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError as problem:
+        raise click.BadParameter(f"must be a time like 2026-11-23T20:00, not {text!r}") from problem
+
+
 def settings_of(config: Path | None, *, require: bool = True, level: str | None = None) -> Settings:
     """Return the settings, with the logs set up as they say; *require*: a PBX and a broker must be among them.
 
@@ -36,13 +46,30 @@ def settings_of(config: Path | None, *, require: bool = True, level: str | None 
     """
     settings = Settings.load(config, os.environ, require_pbx=require, require_rabbitmq=require)
     logs.configure(level or settings.log.level, settings.log.format)
-    logs.hide(settings.secrets())
     return settings
 
 
 def run_now(work: Coroutine[Any, Any, Result]) -> Result:
     """Return what *work* returns."""
     return asyncio.run(work)
+
+
+def print_json(content: Any, *, indent: bool = True) -> None:
+    """Print *content* as JSON on stdout, on one line without *indent*; see ``safe_json``."""
+    option = orjson.OPT_UTC_Z | (orjson.OPT_INDENT_2 if indent else 0)
+    click.echo(safe_json(orjson.dumps(content, option=option)))
+
+
+def safe_json(text: bytes) -> str:
+    """Return the same JSON with everything escaped that a terminal might obey, not only what JSON itself escapes."""
+    told = text.decode()
+    return told if told.isprintable() else "".join(_escaped(character) for character in told)
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable() or character == "\n":
+        return character
+    return "".join(f"\\u{unit:04x}" for unit in memoryview(character.encode("utf-16-le")).cast("H"))
 
 
 @contextlib.contextmanager

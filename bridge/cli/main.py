@@ -5,13 +5,15 @@
 
 import os
 import sys
+import traceback
 
 import click
 
-from bridge import __version__, logs
-from bridge.cli import contract, operate, pretend, run, watch
+from bridge import __version__
+from bridge.cli import again, bundle, contract, keep, look, operate, pretend, run, settings, watch
 from bridge.cli.common import FAILED, MISUSED
 from bridge.errors import BadConfig, BridgeError
+from bridge.secret import scrub
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,7 +22,18 @@ def commands() -> None:
     """Publish every account change of innovaphone PBXs to RabbitMQ, each change once."""
 
 
-for command in (*run.COMMANDS, *operate.COMMANDS, *watch.COMMANDS, *pretend.COMMANDS, *contract.COMMANDS):
+for command in (
+    *run.COMMANDS,
+    *operate.COMMANDS,
+    *look.COMMANDS,
+    *keep.COMMANDS,
+    *bundle.COMMANDS,
+    *settings.COMMANDS,
+    *again.COMMANDS,
+    *watch.COMMANDS,
+    *contract.COMMANDS,
+    *pretend.COMMANDS,
+):
     commands.add_command(command)
 
 
@@ -41,8 +54,11 @@ def main() -> None:
         # Whoever read our output has gone, which is how `… | head` ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception:  # noqa: BLE001 - the last line of defence: a mistake of ours, told in full and without secrets
+        click.echo(scrub(traceback.format_exc()), err=True)
+        _end("this is a mistake in the program; please report the lines above. Nothing durable is damaged", FAILED)
 
 
 def _end(sentence: str, code: int) -> None:
-    click.echo(f"account-bridge: {logs.scrub(sentence)}", err=True)
+    click.echo(f"account-bridge: {scrub(sentence)}", err=True)
     sys.exit(code)

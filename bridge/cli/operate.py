@@ -1,10 +1,11 @@
 """Commands that steer a running bridge, or work on its store while it is stopped."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from time import sleep
+from typing import Any, Final, NoReturn
 from urllib.parse import quote
 
 import click
@@ -12,11 +13,16 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from bridge.cli.common import FAILED, config_option, run_now, settings_of
-from bridge.control import ask, not_parked, parked_as_json, socket_path
+from bridge.cli.common import FAILED, config_option, print_json, run_now, safe_json, settings_of
+from bridge.control import ask, no_pbx, not_parked, not_paused, parked_as_json, paused, resumed, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
+from bridge.model import Pause, SourceName
 from bridge.store.sqlite import SqliteStore
 from bridge.wording import clean
+
+WATCH_SECONDS: Final = 2.0
+
+_STYLES: Final = {"ok": "bold green", "warn": "bold yellow", "error": "bold red"}
 
 
 @click.command()
@@ -24,17 +30,45 @@ from bridge.wording import clean
 @click.option("--json", "as_json", is_flag=True, help="The whole status as JSON.")
 @click.option("--quiet", is_flag=True, help="Print nothing; the exit code tells.")
 @click.option("--live", is_flag=True, help="Ask only whether the process turns, not whether changes flow.")
-def status(config: Path | None, *, as_json: bool, quiet: bool, live: bool) -> None:
+@click.option("--watch", is_flag=True, help="Show it anew every two seconds, until stopped.")
+def status(config: Path | None, *, as_json: bool, quiet: bool, live: bool, watch: bool) -> None:
     """Ask the running bridge how it is doing; exit code 0 where changes flow."""
-    text = run_now(ask(_socket(config), "GET", "/livez" if live else "/status")).decode().strip()
-    is_well, words = True, text
-    if not live:
+    path = _socket(config)
+    if watch:
+        if as_json or quiet or live:
+            raise click.UsageError("--watch goes with no other option")
+        _watch(path)
+    text = run_now(ask(path, "GET", "/livez" if live else "/status")).decode().strip()
+    is_well = True
+    if live:
+        words = Text(text)
+    else:
         told = orjson.loads(text)
         is_well = bool(told["ready"])
-        words = text if as_json else "\n".join(told["sentences"])
-    if not quiet:
-        click.echo(words)
+        words = _board(told)
+    if as_json:
+        click.echo(safe_json(text.encode()))
+    elif not quiet:
+        Console(highlight=False, soft_wrap=True).print(words)
     sys.exit(0 if is_well else FAILED)
+
+
+def _board(told: Mapping[str, Any]) -> Text:
+    """Return the sentences of the status page, the first in the colour of the whole."""
+    first, *others = (clean(sentence) for sentence in told["sentences"])
+    return Text("\n").join([Text(first, style=_STYLES.get(told["level"], "")), *map(Text, others)])
+
+
+def _watch(path: Path) -> NoReturn:
+    console = Console(highlight=False, soft_wrap=True)
+    while True:
+        try:
+            words = _board(orjson.loads(run_now(ask(path, "GET", "/status"))))
+        except NobodyAnswers as problem:  # it may be on its way up again
+            words = Text(str(problem), style=_STYLES["error"])
+        console.clear()  # of a terminal; does nothing to a file
+        console.print(Text(f"{datetime.now(UTC).astimezone():%H:%M:%S}", style="dim"), words, sep="\n")
+        sleep(WATCH_SECONDS)
 
 
 @click.command()
@@ -47,11 +81,48 @@ def resync(config: Path | None, source: str, *, accept_deletions: bool) -> None:
     click.echo(run_now(ask(_socket(config), "POST", f"/resync/{quote(source, safe='')}", **query)).decode().strip())
 
 
-@click.group(invoke_without_command=True)
+@click.command()
+@config_option
+@click.argument("source")
+@click.option("--reason", default="", help="Why; shown in the status and by trace.")
+def pause(config: Path | None, source: str, *, reason: str) -> None:
+    """Read a PBX no more, until it is resumed; also across restarts of the bridge."""
+
+    def noted(store: SqliteStore) -> bytes:
+        store.pause(_configured(config, source), Pause(datetime.now(UTC), reason))
+        return paused(source).encode()
+
+    click.echo(
+        done_by_bridge(config, "POST", f"/pause/{quote(source, safe='')}", offline=noted, reason=reason)
+        .decode()
+        .strip()
+    )
+
+
+@click.command()
+@config_option
+@click.argument("source")
+def resume(config: Path | None, source: str) -> None:
+    """Read a paused PBX again, from where it was paused."""
+
+    def noted(store: SqliteStore) -> bytes:
+        return (resumed(source) if store.resume(_configured(config, source)) else not_paused(source)).encode()
+
+    click.echo(done_by_bridge(config, "POST", f"/resume/{quote(source, safe='')}", offline=noted).decode().strip())
+
+
+def _configured(config: Path | None, source: str) -> SourceName:
+    known = [pbx.name for pbx in settings_of(config, require=False, level="error").pbx]
+    if source not in known:
+        raise BridgeError(no_pbx(source, known))
+    return SourceName(source)
+
+
+@click.group("parked", invoke_without_command=True)
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.pass_context
-def parked(context: click.Context, config: Path | None, *, as_json: bool) -> None:
+def parked_group(context: click.Context, config: Path | None, *, as_json: bool) -> None:
     """List the events that the broker refused for good; each holds back the later ones of its account.
 
     With a subcommand, decide about one of them, by the number in front of it.
@@ -63,9 +134,9 @@ def parked(context: click.Context, config: Path | None, *, as_json: bool) -> Non
     def listed(store: SqliteStore) -> bytes:
         return orjson.dumps([parked_as_json(found) for found in store.parked()], option=orjson.OPT_UTC_Z)
 
-    found = orjson.loads(_done(config, "GET", "/parked", offline=listed))
+    found = orjson.loads(done_by_bridge(config, "GET", "/parked", offline=listed))
     if as_json:
-        click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+        print_json(found)
         return
     console = Console(highlight=False, soft_wrap=True)
     for event in found:
@@ -74,7 +145,7 @@ def parked(context: click.Context, config: Path | None, *, as_json: bool) -> Non
         console.print("No event is parked.")
 
 
-@parked.command()
+@parked_group.command()
 @click.argument("position", type=click.IntRange(min=1))
 @click.pass_obj
 def retry(config: Path | None, position: int) -> None:
@@ -85,10 +156,10 @@ def retry(config: Path | None, position: int) -> None:
             raise BridgeError(not_parked(position))
         return f"event {position} is sent once more when the bridge runs".encode()
 
-    click.echo(_done(config, "POST", f"/parked/{position}/retry", offline=unpark).decode().strip())
+    click.echo(done_by_bridge(config, "POST", f"/parked/{position}/retry", offline=unpark).decode().strip())
 
 
-@parked.command()
+@parked_group.command()
 @click.argument("position", type=click.IntRange(min=1))
 @click.option("--reason", required=True, help="Why; kept with the event and in the log.")
 @click.confirmation_option(prompt="No subscriber will ever hear of this change. Discard it?")
@@ -101,10 +172,12 @@ def discard(config: Path | None, position: int, reason: str) -> None:
             raise BridgeError(not_parked(position))
         return f"event {position} is discarded".encode()
 
-    click.echo(_done(config, "POST", f"/parked/{position}/discard", offline=dropped, reason=reason).decode().strip())
+    click.echo(
+        done_by_bridge(config, "POST", f"/parked/{position}/discard", offline=dropped, reason=reason).decode().strip()
+    )
 
 
-def _done(
+def done_by_bridge(
     config: Path | None, method: str, target: str, *, offline: Callable[[SqliteStore], bytes], **query: str
 ) -> bytes:
     """Return what the running bridge answers; where none runs, what *offline* does with its store."""
@@ -133,4 +206,4 @@ def _line(event: dict[str, Any]) -> Text:
     )
 
 
-COMMANDS: Final = (status, resync, parked)
+COMMANDS: Final = (status, resync, pause, resume, parked_group)

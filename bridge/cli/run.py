@@ -1,28 +1,53 @@
 """``run`` and ``check``: the bridge itself, and a look at everything it needs."""
 
 import contextlib
+import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from bridge import __version__, control, logs
 from bridge.build import built, page
-from bridge.cli.common import FAILED, config_option, run_now, settings_of, stop_signals
+from bridge.cli.common import FAILED, config_option, print_json, run_now, settings_of, stop_signals
+from bridge.cli.shadow import play_shadow
+from bridge.cli.watch import shower
 from bridge.config import Settings
-from bridge.doctor import examine
+from bridge.doctor import Finding, examine
+from bridge.secret import scrub
+from bridge.status import Level
+from bridge.wording import clean
 
 log = logs.get_logger(__name__)
 
 
 @click.command()
 @config_option
-def run(config: Path | None) -> None:
+@click.option("--shadow", is_flag=True, help="Publish nothing; show what would be sent. Has a store of its own.")
+@click.option("--once", is_flag=True, help="With --shadow: end when every PBX was read to its end.")
+@click.option("--json", "as_json", is_flag=True, help="With --shadow: one event per line, and the summary as the last.")
+def run(config: Path | None, *, shadow: bool, once: bool, as_json: bool) -> None:
     """Read the PBXs and publish their changes, until stopped."""
-    settings = settings_of(config)
-    run_now(_bridge(settings))
+    if not shadow:
+        if once or as_json:
+            raise click.UsageError("--once and --json go with --shadow")
+        run_now(_bridge(settings_of(config)))
+        return
+    settings = Settings.load(config, os.environ, require_rabbitmq=False)
+    logs.configure("warning", settings.log.format)
+    summary = run_now(play_shadow(settings, shower(as_json=as_json), is_once=once))
+    if as_json:
+        print_json(asdict(summary), indent=False)
+    else:
+        console = Console(highlight=False, soft_wrap=True)
+        for sentence in summary.sentences():
+            console.print(Text(clean(sentence)))
+    if summary.problems:
+        sys.exit(FAILED)
 
 
 async def _bridge(settings: Settings) -> None:
@@ -36,22 +61,32 @@ async def _bridge(settings: Settings) -> None:
 
 @click.command()
 @config_option
-def check(config: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def check(config: Path | None, *, as_json: bool) -> None:
     """Try the store, the PBXs and the broker for real, and say what is wrong and how to mend it."""
     settings = settings_of(config, level="error")
     console = Console(highlight=False, soft_wrap=True)
 
-    async def examined() -> bool:
-        is_well = True
+    async def examined() -> list[Finding]:
+        found = []
         async for finding in examine(settings):
-            is_well &= finding.is_well
-            mark, style = ("ok  ", "green") if finding.is_well else ("FAIL", "bold red")
-            console.print(f"[{style}]{mark}[/]  {finding.what:<14} ", end="")
-            console.print(logs.scrub(finding.words), markup=False)
-        return is_well
+            found.append(finding)
+            if not as_json:
+                console.print(_line(finding))
+        return found
 
-    if not run_now(examined()):
+    found = run_now(examined())
+    if as_json:
+        print_json([{**asdict(finding), "words": scrub(finding.words)} for finding in found])
+    if not all(finding.is_well for finding in found):
         sys.exit(FAILED)
 
+
+def _line(finding: Finding) -> Text:
+    mark, style = _MARKS[finding.level]
+    return Text.assemble((mark, style), f"  {finding.what:<14} ", scrub(finding.words))
+
+
+_MARKS: Final = {Level.OK: ("ok  ", "green"), Level.WARN: ("warn", "yellow"), Level.ERROR: ("FAIL", "bold red")}
 
 COMMANDS: Final = (run, check)

@@ -12,12 +12,14 @@ import click
 from rich.console import Console
 
 from bridge import logs
-from bridge.cli.common import config_option, run_now, settings_of, stop_signals
+from bridge.cli.common import config_option, run_now, safe_json, settings_of, stop_signals
 from bridge.cloudevents import AccountChanged
 from bridge.consumer.client import ACCOUNT_KEYS, Delivery, Start, subscribe
 from bridge.errors import BadConfig, BridgeError
+from bridge.model import ChangeKind
 from bridge.service import Patience, keep_trying
 from bridge.terminal import event_line
+from bridge.trace import is_meant
 
 FIRST_SHOWN: Final = 20
 """Accounts of the demo's first walk that are shown one by one."""
@@ -32,6 +34,10 @@ log = logs.get_logger(__name__)
 @click.option("--queue", help="A durable queue to read from, and to keep; by default one that goes with this command.")
 @click.option("--from", "start", help="Read the log instead: 'first', or a time like 2026-11-23T20:00.")
 @click.option("--key", "keys", multiple=True, default=ACCOUNT_KEYS, show_default=True, help="Which routing keys.")
+@click.option("--source", help="Only of this PBX.")
+@click.option("--change", type=click.Choice([kind.value for kind in ChangeKind]), help="Only such changes.")
+@click.option("--field", help="Only where this field differs, like numbers.")
+@click.option("--account", "who", help="Only of this one: extension, name, user name, address or guid.")
 @click.option("--json", "as_json", is_flag=True, help="One event per line, as it was published.")
 def tail(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed by name
     config: Path | None,
@@ -40,6 +46,10 @@ def tail(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed
     queue: str | None,
     start: str | None,
     keys: tuple[str, ...],
+    source: str | None,
+    change: str | None,
+    field: str | None,
+    who: str | None,
     *,
     as_json: bool,
 ) -> None:
@@ -57,7 +67,19 @@ def tail(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed
         keys=keys,
         start=cast("Start | None", begin),
     )
-    run_now(_tail(subscribed, shower(as_json=as_json)))
+    show = shower(as_json=as_json)
+
+    def show_wanted(event: AccountChanged, body: bytes) -> None:
+        is_wanted = (
+            source in {None, event.source}
+            and change in {None, event.kind.value}
+            and (field is None or field in event.changed)
+            and (who is None or is_meant(event.account, who) or is_meant({**event.previous, "guid": ""}, who))
+        )
+        if is_wanted:
+            show(event, body)
+
+    run_now(_tail(subscribed, show_wanted))
 
 
 def _time(text: str) -> datetime:
@@ -97,7 +119,7 @@ async def _tail(
 def shower(*, as_json: bool, accounts: int = 0) -> Callable[[AccountChanged, bytes], None]:
     """Return what shows an event; of a long first walk only the beginning and the progress are shown."""
     if as_json:
-        return lambda _event, body: click.echo(body)
+        return lambda _event, body: click.echo(safe_json(body))
     console = Console(highlight=False, soft_wrap=True)
 
     def show(event: AccountChanged, _body: bytes) -> None:

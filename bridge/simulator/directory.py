@@ -8,7 +8,7 @@ from typing import Final
 from bridge.simulator.changelist import ChangeList, Entry, TableWalk
 from bridge.simulator.modes import Deletion, Dup, History, Modes, Scope
 from bridge.simulator.oracle import Mutation, Oracle
-from bridge.simulator.people import Record, make_guid, people
+from bridge.simulator.people import Record, make_guid, people, planted
 
 HISTORY_CHANGES: Final = 200
 """How long the history is where a mode says that it ends."""
@@ -173,7 +173,7 @@ class Directory:
     def change_secret(self, guid: str) -> str:
         """Change the password of an account: a new row, of which nothing may be published."""
         record = self.record(guid)
-        return self._save("secret", replace(record, secret=record.secret[:6] + f"{self._chance.getrandbits(168):042x}"))
+        return self._save("secret", replace(record, secret=planted(self._chance)))
 
     def delete(self, guid: str) -> str:
         """Delete an account."""

@@ -11,8 +11,14 @@ from typing import Any, Final
 
 from bridge.simulator.modes import Shape
 
-MARK: Final = "5ec2e7"
-"""Part of every planted secret, and of nothing else; a hexadecimal word, since real ones are hexadecimal."""
+MARK: Final = "5ec2e75ec2e7"
+"""Part of every planted secret, and of nothing else; hexadecimal, since real ones are, and too long for chance."""
+
+
+def planted(chance: random.Random) -> str:
+    """Return a secret of 48 hexadecimal digits, the mark in front."""
+    return MARK + f"{chance.getrandbits(144):036x}"
+
 
 _FIRST: Final = (  # noqa: SIM905 - as a list of literals it would be a page long
     "Erika Max Jürgen Anna Lukas Søren Zoë José Łukasz François Ayşe Björn Chloé Dorothée Émile Fatma Günther Hélène "
@@ -87,7 +93,7 @@ def person(chance: random.Random, number: int, first: str, last: str, *, loc: st
         e164=str(1000 + number),
         emails=(f"{h323}@{domain}",) if number % 7 else (),
         groups=tuple((name, chance.random() < 0.8) for name in groups),  # noqa: PLR2004 - most are active
-        secret=MARK + f"{chance.getrandbits(168):042x}",
+        secret=planted(chance),
         loc=loc,
     )
 

@@ -4,21 +4,25 @@ One writer, and the operating system says so: a file beside the database is lock
 ``synchronous=FULL`` is the price of keeping what was committed through a power cut; the rows of a batch share it.
 """
 
-import fcntl
 import os
 import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
 import orjson
 
-from bridge.errors import StoreInUse, StoreUnusable
-from bridge.model import Backlog, OutboxRow, Parked, Place, SourceName, Waiting
+from bridge.errors import StoreUnusable
+from bridge.model import Backlog, Forgotten, OutboxRow, Parked, Pause, Place, SourceName, Waiting
+from bridge.store.forgetting import forget
+from bridge.store.lineage import COPIED, RESTORED, Mark, begin, has_passed, mark, new_lineage, settled
+from bridge.store.lock import StoreLock
+from bridge.store.reader import PAUSED, pauses_in
+from bridge.store.sentences import cannot_open, damaged, of_sqlite
 from bridge.store.sql import migrations, queries
 from bridge.store.transaction import SqliteTransaction, as_text
 
@@ -34,7 +38,12 @@ class SqliteStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock: int | None = None
+        self._lock = StoreLock(path)
+        self._lives: frozenset[str] = frozenset()
+        self._life = ""
+        self._restored: Mapping[str, Any] | None = None
+        self._mark = Mark(0, {})
+        self._is_checked = False
         self._connection: sqlite3.Connection | None = None
         self._lineage = ""
         self._key = b""
@@ -68,6 +77,36 @@ class SqliteStore:
         """What the outbox has that is not done; counted along, so asking costs nothing."""
         return self._backlog
 
+    @property
+    def restored(self) -> str:
+        """Why the present lineage began, where that was because an older copy of the store was put back."""
+        if self._restored is None:
+            return ""
+        before = self._restored["lineage_before"]
+        return f"the store was put back from an older state ({self._restored['why']}); lineage {before} ended with that"
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether the broker's log was compared with this store since it was opened: see ``check``."""
+        return self._is_checked
+
+    def check(self, newest: Mapping[str, int], now: datetime) -> bool:
+        """Compare with the log: *newest* has the last sequence of this lineage there, by source.
+
+        Returns whether a new lineage had to begin, because the log is ahead of the store.
+        """
+        beyond = has_passed(self._mark, newest)
+        with self.transaction():
+            if beyond:
+                why = f"the log at the broker has later numbers: {beyond}"
+                self._lineage = begin(self._db, why, now, behind=self._mark.position)
+            else:
+                settled(self._db)
+        self._is_checked = True
+        self._read_meta()
+        self._count_backlog()
+        return bool(beyond)
+
     def open(self) -> None:
         """Lock the file, open it, and bring its tables up to date.
 
@@ -76,13 +115,16 @@ class SqliteStore:
             StoreUnusable: it cannot be created, read or written, or a younger bridge wrote it.
 
         """
-        self._take_lock()
+        self._lives = self._lock.take()
         try:
             with self._translated():
                 self._connection = self._connect()
                 self._migrate()
+                is_new = self._execute("meta_value", name="lineage").fetchone() is None
                 self._read_meta()
                 self._recover()
+                self._recognise(is_new=is_new)
+                self._begin_life()
                 self._count_backlog()
                 self._is_whole = True
         except BaseException:
@@ -93,15 +135,14 @@ class SqliteStore:
         """Record that the stop was clean and let go of the file. Does nothing where it is not open."""
         connection, self._connection = self._connection, None
         was_whole, self._is_whole = self._is_whole, False
-        lock, self._lock = self._lock, None
         try:
             if connection is not None:
                 with self._translated(), closing(connection):
                     if was_whole:
+                        self._begin_life(connection)
                         connection.execute(queries()["set_meta_value"], {"name": "open", "value": b""})
         finally:
-            if lock is not None:
-                os.close(lock)
+            self._lock.release()
 
     @contextmanager
     def transaction(self) -> Iterator[SqliteTransaction]:
@@ -204,6 +245,29 @@ class SqliteStore:
         self._count_backlog()
         return is_found
 
+    def paused(self) -> Mapping[SourceName, Pause]:
+        """Return the PBXs that an operator wants not to be read."""
+        with self._translated():
+            return pauses_in(self._execute("meta_values", pattern=f"{PAUSED}*").fetchall())
+
+    def pause(self, source: SourceName, pause: Pause) -> None:
+        """Record that *source* is not to be read, until ``resume``."""
+        with self._translated():
+            self._execute("set_meta_value", name=f"{PAUSED}{source}", value=orjson.dumps(pause))
+
+    def resume(self, source: SourceName) -> bool:
+        """Record that *source* may be read again, and return whether it was paused."""
+        with self._translated():
+            return self._execute("drop_meta_value", name=f"{PAUSED}{source}").rowcount == 1
+
+    def forget(self, key: str, at: datetime, *, discard_unsent: bool) -> Forgotten:
+        """Take the personal data of an account out of mirror and events; see ``forgetting``."""
+        with self._translated():
+            done = forget(self._db, key, at, discard_unsent=discard_unsent)
+            self._execute("release")
+            self._count_backlog()
+            return done
+
     def oldest_unpublished_at(self) -> datetime | None:
         """Return when the oldest event was made that is still to be sent."""
         with self._translated():
@@ -235,6 +299,13 @@ class SqliteStore:
             if row is None or not row["verified_at"] or not row["certificate"]:
                 return None
             return int(orjson.loads(row["certificate"])["accounts"])
+
+    def absent(self, source: SourceName) -> int:
+        """Return how many accounts the last proven full walk of the present epoch did not see, held ones excepted."""
+        with self._translated():
+            row = self._execute("certificate", name=source).fetchone()
+            certificate = orjson.loads(row["certificate"]) if row and row["certificate"] else {"absent": 0, "held": 0}
+            return int(certificate["absent"] - certificate["held"])
 
     def count_accounts(self, source: SourceName) -> int:
         """Return how many accounts *source* has at present."""
@@ -275,30 +346,11 @@ class SqliteStore:
     def _execute(self, query: str, **parameters: Any) -> sqlite3.Cursor:
         return self._db.execute(queries()[query], parameters)
 
-    def _take_lock(self) -> None:
-        path = self._path.with_name(self._path.name + ".lock")
-        try:
-            self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as problem:
-            raise StoreUnusable(_cannot_open(self._path, problem)) from problem
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as problem:
-            holder = os.pread(self._lock, 20, 0).decode(errors="replace").strip()
-            os.close(self._lock)
-            self._lock = None
-            raise StoreInUse(
-                f"another bridge (process {holder or 'unknown'}) has the store {self._path} open. "
-                "Stop it first, or give this one a store of its own"
-            ) from problem
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
-
     def _connect(self) -> sqlite3.Connection:
         try:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as problem:
-            raise StoreUnusable(_cannot_open(self._path, problem)) from problem
+            raise StoreUnusable(cannot_open(self._path, problem)) from problem
         # Opened here and used by the store's own thread afterwards: one at a time, which is what SQLite asks.
         connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
@@ -321,11 +373,41 @@ class SqliteStore:
                 )
 
     def _read_meta(self) -> None:
-        for name, new in (("lineage", secrets.token_hex(4).encode()), ("key", secrets.token_bytes(32))):
+        for name, new in (("lineage", new_lineage().encode()), ("key", secrets.token_bytes(32))):
             if self._execute("meta_value", name=name).fetchone() is None:
                 self._execute("set_meta_value", name=name, value=new)
         self._key = self._execute("meta_value", name="key").fetchone()[0]
         self._lineage = self._execute("meta_value", name="lineage").fetchone()[0].decode()
+        noted = self._execute("meta_value", name=RESTORED).fetchone()
+        self._restored = None if noted is None else orjson.loads(noted["value"])
+
+    def _recognise(self, *, is_new: bool) -> None:
+        """Begin a new lineage where this file is an older copy of the store; see ``lineage``."""
+        copied, life = (self._execute("meta_value", name=name).fetchone() for name in (COPIED, "life"))
+        why = ""
+        if copied is not None:
+            why = f"the copy of {orjson.loads(copied['value'])['at']}"
+        elif life is not None and self._lives and life["value"].decode() not in self._lives:
+            why = "another file than the one that was last open here"
+        if is_new:  # no log can have a lineage that has just begun
+            self._is_checked = True
+            return
+        with self.transaction():
+            if why:  # what it has not sent was given its numbers before it was copied, and may have been sent since
+                begin(self._db, why, datetime.now(UTC), behind=self._execute("last_position").fetchone()[0])
+            else:
+                self._mark = mark(self._db)
+        self._is_checked = bool(why)
+        self._read_meta()
+
+    def _begin_life(self, connection: sqlite3.Connection | None = None) -> None:
+        """Give the file a new life; both the old one and the new one count while it is written."""
+        before, self._life = self._life, secrets.token_hex(8)
+        life = (connection or self._db).execute(queries()["meta_value"], {"name": "life"}).fetchone()
+        self._lock.expect({self._life, before or (life["value"].decode() if life else self._life)})
+        name_and_value = {"name": "life", "value": self._life.encode()}
+        (connection or self._db).execute(queries()["set_meta_value"], name_and_value)
+        self._lock.expect({self._life})
 
     def _recover(self) -> None:
         """Look after a store whose bridge was killed: is the file whole, and what may have been on its way?"""
@@ -333,7 +415,7 @@ class SqliteStore:
         if was_open is not None and was_open[0]:
             found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]  # measured: 0.25 s for 300 MB
             if found != "ok":
-                raise StoreUnusable(_damaged(self._path, found))
+                raise StoreUnusable(damaged(self._path, found))
             self._execute("mark_first_in_doubt", limit=WINDOW_ROWS)
         self._execute("set_meta_value", name="open", value=b"yes")
 
@@ -342,39 +424,8 @@ class SqliteStore:
         try:
             yield
         except sqlite3.Error as problem:
-            raise StoreUnusable(_sentence(self._path, problem)) from problem
+            raise StoreUnusable(of_sqlite(self._path, problem)) from problem
 
 
 def _positions(rows: Sequence[OutboxRow]) -> str:
     return orjson.dumps([row.position for row in rows]).decode()
-
-
-def _cannot_open(path: Path, problem: OSError) -> str:
-    return (
-        f"the store {path} cannot be opened: {problem.strerror}. "
-        f"Let the bridge's user write to {path.parent}, or set store.url to another place"
-    )
-
-
-def _sentence(path: Path, problem: sqlite3.Error) -> str:
-    name = getattr(problem, "sqlite_errorname", "")
-    if name.startswith("SQLITE_FULL"):
-        return f"the disk that holds the store {path} is full. Make room and start the bridge again; nothing is lost"
-    if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")):
-        return f"the store {path} cannot be written ({problem}). Let the bridge's user write to {path.parent}"
-    if name.startswith("SQLITE_IOERR"):
-        return (
-            f"the store {path} cannot be read or written any more: {problem}. Look at the disk, and whether its file "
-            "system has become read-only (the system's log says why); then start the bridge again, nothing is lost"
-        )
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return _damaged(path, problem)
-    return f"the store {path} cannot be used: {problem}"
-
-
-def _damaged(path: Path, problem: object) -> str:
-    what = " ".join(str(problem).split())
-    return (
-        f"the store {path} is damaged or no store of a bridge ({what}). Put a backup in its place, or move the file "
-        "away: a new walk then publishes the present state"
-    )

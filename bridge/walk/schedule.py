@@ -35,9 +35,12 @@ class Habits:
 
 
 class WalkSchedule:
-    """The walks of one PBX. *verified_at* is the end of the last proven one in the present epoch, if any."""
+    """The walks of one PBX. *verified_at* is the end of the last proven one in the present epoch, if any.
 
-    def __init__(self, name: str, habits: Habits, verified_at: datetime | None) -> None:
+    *absent* accounts were not seen by that one and may be gone.
+    """
+
+    def __init__(self, name: str, habits: Habits, verified_at: datetime | None, *, absent: int = 0) -> None:
         self._habits = habits
         self._offset = SPREAD * (crc32(name.encode()) % 1000) / 1000
         self._verified_at = verified_at
@@ -46,7 +49,7 @@ class WalkSchedule:
         self._is_under_way = False
         self._is_asked = False
         self._was_away = False
-        self._confirm_at: datetime | None = None
+        self._confirm_at = verified_at + CONFIRM_AFTER if verified_at is not None and absent else None
 
     def ask(self) -> None:
         """Take the wish of an operator, which no quiet hours hold up."""
@@ -67,12 +70,14 @@ class WalkSchedule:
         self._is_under_way = False
         self._is_asked = self._was_away = False
         self._last_over = now
-        self._confirm_at = now + CONFIRM_AFTER if is_proven and absent else None
         if is_proven:
             self._verified_at = now
             self._unproven = 0
+            self._confirm_at = now + CONFIRM_AFTER if absent else None
         else:
             self._unproven += 1
+            if self._confirm_at is not None:
+                self._confirm_at = now + self._retry
 
     def due(self, now: datetime) -> str:
         """Return why a walk should begin now, or nothing. *now* is local and aware."""

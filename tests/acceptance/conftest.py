@@ -1,4 +1,4 @@
-"""One private broker for the tests that break none."""
+"""Private brokers: one for all the tests that break none, and one each for those that do."""
 
 from collections.abc import Iterator
 
@@ -9,5 +9,11 @@ from tests.support.rabbit import PrivateBroker
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[PrivateBroker]:
+    with PrivateBroker() as started:
+        yield started
+
+
+@pytest.fixture
+def broken() -> Iterator[PrivateBroker]:
     with PrivateBroker() as started:
         yield started

@@ -1,17 +1,24 @@
 """What an operator may get wrong: one clear sentence each, an exit code, and no secret anywhere."""
 
+import json
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import trustme
 
+from bridge.delivery.ingest import ingest
+from bridge.normalize import Rules
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import Served, serve
+from bridge.store.sqlite import SqliteStore
 from tests.support.process import Command, run
 from tests.support.rabbit import PrivateBroker
+from tests.support.rows import batch, row
 from tests.support.witness import bind
 
 SECRET = "pl4nted-s3cret"
@@ -47,7 +54,7 @@ async def checked(settings: dict[str, str]) -> tuple[int, str]:
 async def test_check_finds_nothing_wrong_where_nothing_is(settings: dict[str, str], served: Served) -> None:
     code, printed = await checked({**settings, "BRIDGE_PBX_URL": served.url})
     assert code == 0, printed
-    assert printed.count("ok  ") == 4
+    assert printed.count("ok  ") == len(printed.splitlines()) == 10
     assert "logged in as app; the first account came after" in printed
 
 
@@ -68,13 +75,14 @@ async def test_a_wrong_path_is_named(settings: dict[str, str], served: Served) -
 async def test_nobody_at_the_address_is_named(settings: dict[str, str]) -> None:
     code, printed = await checked(settings)
     assert code == 1
-    assert "no connection to ws://127.0.0.1:1/PBX0/APPS/websocket" in printed
+    assert "no connection to port 1 of 127.0.0.1 (127.0.0.1): Connect" in printed
 
 
 async def test_a_host_that_does_not_exist_is_named(settings: dict[str, str]) -> None:
     code, printed = await checked({**settings, "BRIDGE_PBX_URL": "ws://no-such-host.invalid"})
     assert code == 1
-    assert "no connection to ws://no-such-host.invalid" in printed
+    assert "DNS knows no no-such-host.invalid" in printed
+    assert "getent hosts no-such-host.invalid" in printed
 
 
 @pytest.mark.parametrize(("name", "is_known", "words"), [
@@ -161,7 +169,47 @@ def test_a_port_that_is_taken_is_named(settings: dict[str, str]) -> None:
 
 
 def test_status_of_no_bridge_says_so(settings: dict[str, str]) -> None:
-    settings["BRIDGE_STATUS_PORT"] = "1"
     code, command = run("status", environment=settings)
     assert code == 1
-    assert "no bridge answers at http://127.0.0.1:1/status" in command.printed
+    assert re.search(r"no bridge answers at \S+bridge.db.sock. Is it running", command.printed)
+
+
+async def test_a_missing_permission_is_named_with_the_line_that_gives_it(
+    settings: dict[str, str], served: Served, broker: PrivateBroker
+) -> None:
+    broker.ctl("add_user", "reader", "pw-of-reader")
+    broker.ctl("set_permissions", "reader", r"^pbx\.accounts", r"^pbx\.accounts\.", r"^pbx\.accounts")
+    url = broker.url_of("reader", "pw-of-reader")
+    code, printed = await checked({**settings, "BRIDGE_PBX_URL": served.url, "BRIDGE_RABBITMQ_URL": url})
+    assert code == 1
+    assert "rabbitmqctl set_permissions -p / reader '^pbx" in printed
+
+
+async def test_a_check_sends_nothing_and_tells_who_listens(
+    settings: dict[str, str], served: Served, broker: PrivateBroker, tmp_path: Path
+) -> None:
+    await bind(broker, "pbx.accounts", "pbx.accounts.everything", key="#")
+    file = tmp_path / "bridge.toml"
+    file.write_text('[[subscriber]]\nqueue = "pbx.accounts.crm"\n')
+    environment = {**settings, "BRIDGE_PBX_URL": served.url, "BRIDGE_CONFIG": str(file)}
+    code, printed = await checked(environment)
+    assert code == 0
+    assert "warn  listeners      pbx.accounts.crm: 0 events wait, 0 consumers: start its subscriber" in printed
+    depths = broker.ctl("list_queues", "--no-table-headers", "messages").split()
+    assert set(depths) == {"0"}, "the log and everybody's queues are as empty as before"
+
+
+async def test_a_clock_that_went_back_is_named(settings: dict[str, str], tmp_path: Path) -> None:
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        ingest(store, batch(row("a", 1)), rules=Rules(key=b"k"), now=datetime.now(UTC) + timedelta(days=1))
+    code, printed = await checked(settings)
+    assert code == 1
+    assert "FAIL  clock" in printed
+    assert "timedatectl set-ntp true" in printed
+
+
+def test_a_check_can_be_read_by_programs(settings: dict[str, str]) -> None:
+    code, command = run("check", "--json", environment=settings)
+    assert code == 1
+    found = json.loads("\n".join(command.out))
+    assert {finding["level"] for finding in found} == {"ok", "error"}

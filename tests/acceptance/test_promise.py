@@ -1,88 +1,25 @@
 """The promise, with the bridge as a process of its own and its plugs pulled."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
 from bridge.simulator.modes import Modes
 from bridge.simulator.pbx import Pbx
-from bridge.simulator.server import Served, serve
-from tests.support.process import Command, run
+from bridge.simulator.server import serve
+from tests.support.process import Command
 from tests.support.rabbit import PrivateBroker, free_port
-from tests.support.witness import Witness, bind, read
+from tests.support.site import PASSWORD, asked, rows_are_handed_out, site, stopped
+from tests.support.witness import bind, read
 
-PASSWORD = "pl4nted-s3cret"
 ACCOUNTS = 2000
-
-
-@pytest.fixture
-def broken() -> Iterator[PrivateBroker]:
-    with PrivateBroker() as started:
-        yield started
-
-
-class Site:
-    """A pretend PBX, a broker, and the settings of a bridge between them."""
-
-    def __init__(self, folder: Path, broker: PrivateBroker, pbx: Pbx, served: Served) -> None:
-        self.broker = broker
-        self.pbx = pbx
-        self.served = served
-        self.exchange = f"pbx.accounts.{uuid4().hex[:8]}"
-        self.queue = f"{self.exchange}.q"
-        self.environment = {
-            "BRIDGE_PBX_NAME": "hq",
-            "BRIDGE_PBX_URL": served.url,
-            "BRIDGE_PBX_APP": "app",
-            "BRIDGE_PBX_PASSWORD": PASSWORD,
-            "BRIDGE_PBX_POLL_INTERVAL_SECONDS": "0.2",
-            "BRIDGE_RABBITMQ_URL": broker.url,
-            "BRIDGE_RABBITMQ_EXCHANGE": self.exchange,
-            "BRIDGE_STORE_URL": f"sqlite:///{folder / 'bridge.db'}",
-            "BRIDGE_STATUS_PORT": "0",
-        }
-
-    def bridge(self) -> Command:
-        return Command("run", environment=self.environment)
-
-    async def witness(self, until: int) -> Witness:
-        return await read(self.broker, self.queue, until=until)
-
-    @property
-    def rows_handed_out(self) -> int:
-        return len(self.pbx.oracle.deliveries)
-
-
-@asynccontextmanager
-async def site(
-    folder: Path, broker: PrivateBroker, *, accounts: int = ACCOUNTS, round_trip_seconds: float = 0.0
-) -> AsyncIterator[Site]:
-    pbx = Pbx(accounts=accounts, app="app", password=PASSWORD)
-    async with serve(pbx, round_trip_seconds=round_trip_seconds) as served:
-        place = Site(folder, broker, pbx, served)
-        await bind(broker, place.exchange, place.queue)
-        yield place
-        assert not pbx.oracle.mistakes
-
-
-async def rows_are_handed_out(place: Site, count: int) -> None:
-    async with asyncio.timeout(60):
-        while place.rows_handed_out < count:
-            await asyncio.sleep(0.005)
-
-
-async def stopped(bridge: Command) -> int:
-    return await asyncio.to_thread(bridge.terminate)
 
 
 async def test_a_bridge_killed_in_the_middle_of_a_walk_goes_on_from_its_cursor(
     tmp_path: Path, broker: PrivateBroker
 ) -> None:
-    async with site(tmp_path, broker, round_trip_seconds=0.001) as place:
+    async with site(tmp_path, broker, accounts=ACCOUNTS, round_trip_seconds=0.001) as place:
         with place.bridge() as first:
             await rows_are_handed_out(place, ACCOUNTS // 2)
             first.kill()
@@ -100,7 +37,7 @@ async def test_a_bridge_killed_in_the_middle_of_a_walk_goes_on_from_its_cursor(
 
 
 async def test_a_stop_and_a_start_deliver_everything_once(tmp_path: Path, broker: PrivateBroker) -> None:
-    async with site(tmp_path, broker, round_trip_seconds=0.001) as place:
+    async with site(tmp_path, broker, accounts=ACCOUNTS, round_trip_seconds=0.001) as place:
         for share in (4, 2):
             with place.bridge() as bridge:
                 await rows_are_handed_out(place, ACCOUNTS // share)
@@ -116,7 +53,7 @@ async def test_a_stop_and_a_start_deliver_everything_once(tmp_path: Path, broker
 async def test_a_broker_that_goes_away_in_the_middle_loses_nothing(
     tmp_path: Path, broken: PrivateBroker, way: str
 ) -> None:
-    async with site(tmp_path, broken, round_trip_seconds=0.001) as place:
+    async with site(tmp_path, broken, accounts=ACCOUNTS, round_trip_seconds=0.001) as place:
         with place.bridge() as bridge:
             await rows_are_handed_out(place, ACCOUNTS // 2)
             await asyncio.to_thread(getattr(broken, way))
@@ -237,8 +174,3 @@ async def test_held_deletions_wait_for_an_operators_yes(tmp_path: Path, broker: 
             code, words = await asked(place, "resync", "nobody")
             assert (code, "no PBX of this bridge is called 'nobody'" in words) == (1, True)
             assert await stopped(bridge) == 0
-
-
-async def asked(place: Site, *arguments: str) -> tuple[int, str]:
-    code, command = await asyncio.to_thread(run, *arguments, environment=place.environment)
-    return code, command.printed

@@ -13,6 +13,7 @@ from bridge.cli.main import commands
 from bridge.config import Settings
 from tests.support.process import run
 from tests.support.rabbit import PrivateBroker
+from tests.support.site import site
 from tests.support.witness import bind
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
@@ -31,8 +32,6 @@ async def test_the_python_subscriber_applies_every_change(
     await bind(broker, "pbx.accounts", "pbx.accounts.crm")
     subscribing = asyncio.create_task(namespace["main"](broker.url))
     environment = {"BRIDGE_RABBITMQ_EXCHANGE": "pbx.accounts"}
-    from tests.acceptance.test_promise import site  # noqa: PLC0415 - the same site, another exchange
-
     async with site(tmp_path, broker, accounts=30) as place:
         place.environment |= environment
         with place.bridge() as bridge:
@@ -69,20 +68,21 @@ def test_the_settings_it_shows_are_settings(tmp_path: Path) -> None:
 
 
 def test_every_command_it_names_is_one_and_the_other_way_round() -> None:
-    named = set(re.findall(r"^\| `account-bridge (\w+)", README, re.MULTILINE))
+    named = set(re.findall(r"^\| `account-bridge ([\w-]+)", README, re.MULTILINE))
     assert named == set(commands.commands)
 
 
 def test_every_option_it_names_is_one() -> None:
-    for name, words in re.findall(r"^\| `account-bridge (\w+)` \| (.*) \|$", README, re.MULTILINE):
+    for name, words in re.findall(r"^\| `account-bridge ([\w-]+)` \| (.*) \|$", README, re.MULTILINE):
         options = {option for parameter in commands.commands[name].params for option in parameter.opts}
         assert set(re.findall(r"`(--[\w-]+)", words)) <= options
 
 
-def test_every_test_it_points_to_is_there() -> None:
-    tests = "\n".join(path.read_text("utf-8") for path in (Path(__file__).parents[1]).rglob("test_*.py"))
-    for name in re.findall(r"`(test_\w+)`", README):
-        assert f"def {name}(" in tests, name
+def test_every_test_it_points_to_is_where_it_says() -> None:
+    pointed_to = re.findall(r"\[`(test_\w+)`\]\(([\w/.]+)\)", README)
+    assert len(pointed_to) == len(re.findall(r"`test_\w+`", README)) > 0
+    for name, file in pointed_to:
+        assert f"def {name}(" in (Path(__file__).parents[2] / file).read_text("utf-8"), name
 
 
 @pytest.mark.parametrize("command", sorted(commands.commands))

@@ -114,7 +114,7 @@ def test_what_such_a_bridge_publishes_fits_what_it_offers(environment: dict[str,
     settings, offer = Settings.load(None, environment), offered(environment)
     with SqliteStore(tmp_path / "bridge.db") as store:
         changes = [row("a", 1, info=INFO), row("a", 2, info={**INFO, "e164": "404"}), row("b", 3, info={})]
-        ingest(store, batch(*changes), rules=rules_of(settings, store.key), now=NOW)
+        ingest(store, batch(*changes), rules=rules_of(settings, settings.pbx[0], store.key), now=NOW)
         bodies = [json.loads(found.body) for found in store.unpublished(0, 9)]
     assert len(bodies) >= 2
     inlined = offer[ASYNCAPI]["components"]["messages"]["accountChanged"]["payload"]["schema"]
@@ -130,6 +130,18 @@ def test_a_plain_number_does_not_fit_where_it_is_masked() -> None:
     Draft202012Validator(account).validate({"guid": "a", "numbers": ["masked:00ff"]})
     with pytest.raises(ValidationError):
         Draft202012Validator(account).validate({"guid": "a", "numbers": ["403"]})
+
+
+def test_where_pbxs_differ_a_field_may_come_either_way(tmp_path: Path) -> None:
+    file = tmp_path / "bridge.toml"
+    pbx = '[[pbx]]\nname = "{}"\nurl = "wss://x"\napp = "a"\npassword = "pl4nted-s3cret"\n{}\n'
+    file.write_text(pbx.format("hq", "") + pbx.format("branch", 'mask = ["numbers"]\nexclude = ["emails"]'))
+    broker = {name: value for name, value in ENVIRONMENT.items() if "RABBITMQ" in name}
+    told = json.loads(documents(offer_of(Settings.load(file, broker)))[ACCOUNT])
+    account = {"$ref": "#/$defs/account", "$defs": told["$defs"]}
+    for numbers in (["403"], ["masked:00ff"]):
+        Draft202012Validator(account).validate({"guid": "a", "numbers": numbers})
+    assert "emails" in told["$defs"]["account"]["properties"], "one of them publishes it"
 
 
 def test_a_bridge_that_narrows_nothing_offers_the_general_fields() -> None:

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from bridge.control import ask, serve, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
-from bridge.model import Parked, SourceName
+from bridge.model import AccountGuid, Forgotten, Parked, SourceName
 from bridge.status import Board, Level, Part, SourcePart
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -36,6 +36,18 @@ class Told:
     def resync(self, name: SourceName, *, accept_deletions: bool) -> bool:
         self.heard.append(("resync", name, accept_deletions))
         return name == "hq"
+
+    async def pause(self, name: SourceName, reason: str) -> bool:
+        self.heard.append(("pause", name, reason))
+        return name == "hq"
+
+    async def resume(self, name: SourceName) -> bool:
+        self.heard.append(("resume", name))
+        return self.heard.count(("resume", name)) == 1
+
+    async def forget(self, guid: AccountGuid) -> Forgotten:
+        self.heard.append(("forget", guid))
+        return Forgotten(1, 2, [], 0)
 
     async def parked(self) -> Sequence[Parked]:
         return [Parked(7, SourceName("hq"), 3, "id-3", "hq.account.created", BODY, NOW, NOW, "too large", 2)]
@@ -118,3 +130,24 @@ async def test_a_path_too_long_for_a_socket_keeps_no_bridge_from_running(tmp_pat
         async with serve(Told(), socket_path(folder / "bridge.db")):
             pass
     assert "give store.url a shorter path" in logged[0]["problem"]
+
+
+async def test_a_pause_and_its_end_are_told_in_words(path: Path) -> None:
+    bridge = Told()
+    async with serve(bridge, path):
+        assert b"hq is paused" in await ask(path, "POST", "/pause/hq", reason="firmware")
+        assert b"hq is read again" in await ask(path, "POST", "/resume/hq")
+        assert b"hq was not paused" in await ask(path, "POST", "/resume/hq")
+        for target in ("/pause/hqq", "/resume/hqq"):
+            with pytest.raises(
+                BridgeError, match=r"no PBX of this bridge is called 'hqq'; there is hq\. Did you mean 'hq'"
+            ):
+                await ask(path, "POST", target)
+    assert bridge.heard[0] == ("pause", "hq", "firmware")
+
+
+async def test_forgetting_goes_through_the_running_bridge(path: Path) -> None:
+    bridge = Told()
+    async with serve(bridge, path):
+        assert orjson.loads(await ask(path, "POST", "/forget/a%2F1"))["events"] == 2
+    assert bridge.heard == [("forget", "a/1")]

@@ -8,20 +8,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
+
+from tests.support.planted import planted_in
 
 PATIENCE_SECONDS = 60
 
 
 class Command:
-    """A running ``account-bridge``; everything it prints is kept."""
+    """A running ``account-bridge``, or another *program*; everything it prints is kept."""
 
-    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        program: Sequence[str] = (sys.executable, "-m", "bridge"),
+    ) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bridge", *arguments],
+            [*program, *arguments],
             env={**clean, **(environment or {})},
             cwd=cwd,
             stdin=subprocess.DEVNULL,
@@ -50,6 +58,10 @@ class Command:
         stream.close()
 
     @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
     def printed(self) -> str:
         """Everything, from both streams."""
         return "\n".join([*self.out, *self.err])
@@ -76,16 +88,24 @@ class Command:
             time.sleep(0.02)
         raise AssertionError(f"no {pattern!r} in:\n{self.printed}")
 
-    def wait(self) -> int:
+    def wait(self, *, seconds: float = PATIENCE_SECONDS) -> int:
         """Return the exit code once it has ended."""
-        code = self._process.wait(PATIENCE_SECONDS)
+        code = self._process.wait(seconds)
         for reader in self._readers:
             reader.join(PATIENCE_SECONDS)
+        assert not planted_in(self.printed), "a secret was printed"
         return code
 
     def terminate(self) -> int:
         self._process.send_signal(signal.SIGTERM)
         return self.wait()
+
+    def pause(self) -> None:
+        """Freeze it."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         if self._process.poll() is None:

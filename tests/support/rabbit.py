@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from tests.support.planted import leaks
+
 START_SECONDS = 90
 SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 """The server itself, rather than the wrapper in the path, which insists on being another user."""
@@ -70,7 +72,9 @@ class PrivateBroker:
         if self._epmd is not None:
             self._epmd.kill()
             self._epmd.wait(START_SECONDS)
+        found = list(leaks(self._folder))  # all that was ever published durably, and the broker's own log
         shutil.rmtree(self._folder, ignore_errors=True)
+        assert not found, found
 
     def _start_epmd(self) -> None:
         """Start the Erlang name server ourselves: the one that a node starts outlives it and refuses to be stopped."""

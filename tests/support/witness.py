@@ -33,14 +33,14 @@ class Witness:
         return [int(event["sequence"]) for event in self.first_deliveries]
 
 
-async def bind(broker: PrivateBroker, exchange: str, queue: str) -> None:
-    """Make the exchange and a quorum queue that takes every account change."""
+async def bind(broker: PrivateBroker, exchange: str, queue: str, key: str = "*.account.*") -> None:
+    """Make the exchange and a quorum queue that takes every account change, or what has another *key*."""
     connection = await aio_pika.connect(broker.url)
     async with connection:
         channel = await connection.channel()
         declared = await channel.declare_exchange(exchange, "topic", durable=True)
         made = await channel.declare_queue(queue, durable=True, arguments={"x-queue-type": "quorum"})
-        await made.bind(declared, "*.account.*")
+        await made.bind(declared, key)
 
 
 async def read(broker: PrivateBroker, queue: str, *, until: int) -> Witness:

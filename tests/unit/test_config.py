@@ -139,7 +139,6 @@ def test_no_secret_is_in_anything_that_is_shown(tmp_path: Path) -> None:
     told = mistakes("", tmp_path, {**MINIMUM, "BRIDGE_PBX_URL": "http://x:pl4nted-s3cret@y"})
     assert "s3cret" not in shown
     assert "s3cret" not in "".join(told)
-    assert set(settings.secrets()) == {"pl4nted-s3cret", "br0ker-s3cret"}
 
 
 values = st.recursive(

@@ -6,6 +6,7 @@ import pytest
 import structlog
 
 from bridge import logs
+from bridge.secret import hide
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +31,7 @@ def test_an_event_has_its_fields_on_one_line_of_json_on_stderr(capsys: pytest.Ca
 
 def test_no_secret_is_shown_in_fields_messages_or_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "json")
-    logs.hide(["pl4nted/s3cret"])
+    hide(["pl4nted/s3cret"])
     log = logs.get_logger("x")
     try:
         int("pl4nted/s3cret")

@@ -98,6 +98,18 @@ def test_a_pause_is_told_once_and_not_by_every_pbx() -> None:
     assert [problem.where for problem in problems(full, NOW)] == ["outbox"]
 
 
+def test_a_pbx_that_an_operator_paused_is_no_fault_and_is_told() -> None:
+    paused = board(NOW, "hq", "branch")
+    part = paused.sources["branch"]
+    part.is_paused = True
+    part.does("paused by an operator (firmware)", Level.PAUSED, NOW)
+    assert paused.is_ready(NOW)
+    assert headline(paused, NOW)[0] == ("Everything sent.",)
+    (problem,) = problems(paused, NOW)
+    assert (problem.cause, problem.level) == ("pbx_paused", "paused")
+    assert problem.words == "Paused by an operator (firmware). To read it again: account-bridge resume branch"
+
+
 def test_a_blocked_broker_is_told_in_words_although_nothing_failed() -> None:
     blocked = board()
     blocked.broker.does("blocked: the broker has a memory or disk alarm", Level.WARN, NOW)

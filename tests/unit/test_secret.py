@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import BadConfig
-from bridge.secret import Secret, without_password
+from bridge.secret import Secret, scrub, without_password
 
 
 def test_no_form_of_printing_shows_it(tmp_path: Path) -> None:
@@ -34,3 +34,17 @@ def test_a_file_without_a_secret_is_named(tmp_path: Path, content: bytes, words:
 )
 def test_urls_are_shown_without_their_password(url: str, shown: str) -> None:
     assert without_password(url) == shown
+
+
+def test_what_was_revealed_is_wiped_off_whatever_is_shown(tmp_path: Path) -> None:
+    file = tmp_path / "broker.secret"
+    file.write_text("amqp://u:fi%2Frst@a/,amqp://u:second@b/\n")
+    secret = Secret(file=file)
+    secret.reveal()
+    file.write_text("rotated")
+    secret.reveal()
+    assert scrub("fi/rst fi%2Frst second rotated remain") == "*** *** *** *** remain"
+
+
+def test_text_of_strangers_forges_no_line_and_paints_no_terminal() -> None:
+    assert scrub("a\x1b[31m\rb\n") == "a\ufffd[31m\ufffdb\n"

@@ -48,6 +48,9 @@ UPDATE account SET missed = missed + 1 WHERE source_id = :source_id AND last_wal
 SELECT key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted, reuse
 FROM account WHERE source_id = :source_id AND missed >= :missed AND NOT is_deleted ORDER BY key LIMIT :limit;
 
+-- certificate: the latest of a source in the present epoch
+SELECT certificate FROM source WHERE name = :name AND verified_at IS NOT NULL;
+
 -- certify: the latest certificate of a source
 UPDATE source SET verified_at = :verified_at, certificate = :certificate WHERE id = :source_id;
 
@@ -74,10 +77,11 @@ UPDATE outbox SET published_at = :published_at, is_in_doubt = 0
 WHERE position IN (SELECT value FROM json_each(:positions));
 
 -- mark_in_doubt: sent, but the session ended before a confirm came
-UPDATE outbox SET is_in_doubt = 1 WHERE position IN (SELECT value FROM json_each(:positions));
+UPDATE outbox SET is_in_doubt = 1, attempts = attempts + 1
+WHERE position IN (SELECT value FROM json_each(:positions));
 
 -- mark_first_in_doubt: after an unclean stop, what may have been on its way
-UPDATE outbox SET is_in_doubt = 1 WHERE position IN
+UPDATE outbox SET is_in_doubt = 1, attempts = attempts + 1 WHERE position IN
     (SELECT position FROM outbox WHERE published_at IS NULL AND is_held = 0 ORDER BY position LIMIT :limit);
 
 -- count_unpublished: how much is still to be sent
@@ -102,7 +106,8 @@ SELECT source.name AS source, count(*) AS rows FROM
 WHERE first.is_in_doubt = 1 GROUP BY source.name;
 
 -- park: a row that the broker refused for good
-UPDATE outbox SET parked_at = :parked_at, parked_reason = :reason, is_in_doubt = 0 WHERE position = :position;
+UPDATE outbox SET parked_at = :parked_at, parked_reason = :reason, is_in_doubt = 0,
+    attempts = attempts + 1 WHERE position = :position;
 
 -- unpark: try it once more
 UPDATE outbox SET parked_at = NULL, parked_reason = NULL WHERE position = :position AND parked_at IS NOT NULL;
@@ -138,3 +143,101 @@ SELECT position, source.name AS source, created_at, published_at, iif(length(bod
          WHEN is_in_doubt = 1 THEN 'in doubt' ELSE 'waiting' END AS state
 FROM outbox JOIN source ON source.id = outbox.source_id
 WHERE event_type = :event_type ORDER BY position DESC LIMIT :limit;
+
+-- meta_values: those that begin alike
+SELECT name, value FROM meta WHERE name GLOB :pattern ORDER BY name;
+
+-- drop_meta_value: no longer so
+DELETE FROM meta WHERE name = :name;
+
+-- known_accounts: a page of the mirror, for an operator
+SELECT account.id AS number, source.name AS source, key, account.guid, account.usn, account.ausn, content, revision,
+    is_deleted, last_walk, missed
+FROM account JOIN source ON source.id = source_id WHERE account.id > :after ORDER BY account.id LIMIT :limit;
+
+-- known_account: one of them
+SELECT account.id AS number, source.name AS source, key, account.guid, account.usn, account.ausn, content, revision,
+    is_deleted, last_walk, missed
+FROM account JOIN source ON source.id = source_id WHERE source.name = :source AND key = :key;
+
+-- events_of_account: sent or not, in order; no index, since only operators ask and every event would pay for it
+SELECT position, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at,
+    published_at, is_in_doubt, attempts, is_held, parked_reason, discarded_reason, forgotten_at
+FROM outbox JOIN source ON source.id = outbox.source_id
+WHERE source.name = :source AND account = :key ORDER BY position;
+
+-- event: by its id
+SELECT position, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at,
+    published_at, is_in_doubt, attempts, is_held, parked_reason, discarded_reason, forgotten_at
+FROM outbox JOIN source ON source.id = outbox.source_id WHERE event_id = :event_id;
+
+-- recorded_events: a page of those made since a time
+SELECT position, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at,
+    published_at, is_in_doubt, attempts, is_held, parked_reason, discarded_reason, forgotten_at
+FROM outbox JOIN source ON source.id = outbox.source_id
+WHERE position > :after AND created_at >= :since ORDER BY position LIMIT :limit;
+
+-- last_position: of the newest event
+SELECT coalesce(max(position), 0) FROM outbox;
+
+-- sources: every PBX that was ever followed
+SELECT name, guid, usn, ausn, sequence, walk, verified_at,
+    (SELECT count(*) FROM account WHERE source_id = source.id AND NOT is_deleted) AS accounts,
+    (SELECT count(*) FROM account WHERE source_id = source.id AND is_deleted) AS deleted
+FROM source ORDER BY name;
+
+-- count_outbox: what there is, by kind
+SELECT count(*) AS events, count(published_at) AS done, count(discarded_reason) AS discarded,
+    count(forgotten_at) AS forgotten, min(created_at) AS oldest_at, max(published_at) AS last_published_at
+FROM outbox;
+
+-- doubt_unsent_until: a restored copy cannot know whether these were sent
+UPDATE outbox SET is_in_doubt = 1 WHERE published_at IS NULL AND position <= :position;
+
+-- drop_unsent_certificates: never sent, and void in a new lineage, which begins with a walk of its own
+DELETE FROM outbox WHERE published_at IS NULL AND position > :position AND account IS NULL;
+
+-- restart_sequences: a new lineage counts from 1, and nothing is verified in it
+UPDATE source SET sequence = 0, verified_at = NULL, certificate = NULL;
+
+-- restart_revisions: the same for accounts
+UPDATE account SET revision = 0;
+
+-- unsent_behind: a page of what gets numbers of the new lineage
+SELECT position, source_id, account, body FROM outbox
+WHERE published_at IS NULL AND position > :position AND account IS NOT NULL ORDER BY position LIMIT 500;
+
+-- renumber_event: before it is ever sent
+UPDATE outbox SET sequence = :sequence, body = :body WHERE position = :position;
+
+-- renumber_account: the last revision made in the new lineage
+UPDATE account SET revision = :revision WHERE source_id = :source_id AND key = :key;
+
+-- renumber_source: the last sequence made in the new lineage
+UPDATE source SET sequence = :sequence WHERE id = :source_id;
+
+-- account_everywhere: one account, at every PBX that has or had it
+SELECT account.id, source_id, source.name AS source, account_guid, is_deleted
+FROM account JOIN source ON source.id = source_id WHERE key = :key;
+
+-- events_with_person: those of one account that still tell something about it
+SELECT position, body, published_at FROM outbox
+WHERE source_id = :source_id AND account = :key AND forgotten_at IS NULL;
+
+-- forget_account: numbers and digest stay, so that nothing is taken for news
+UPDATE account SET content = :content WHERE id = :id;
+
+-- forget_event: the same; one that was not sent never is
+UPDATE outbox SET body = :body, forgotten_at = :at, is_held = 0, parked_at = NULL, parked_reason = NULL,
+    discarded_reason = iif(published_at IS NULL, 'its account was forgotten', discarded_reason),
+    published_at = coalesce(published_at, :at)
+WHERE position = :position;
+
+-- unsent_events: for somebody who wants to know what does not move
+SELECT position, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at,
+    published_at, is_in_doubt, attempts, is_held, parked_reason, discarded_reason, forgotten_at
+FROM outbox JOIN source ON source.id = outbox.source_id
+WHERE published_at IS NULL ORDER BY is_held DESC, position LIMIT :limit;
+
+-- newest_event: what a clock has to be behind
+SELECT created_at FROM outbox ORDER BY position DESC LIMIT 1;

@@ -59,6 +59,7 @@ def test_a_walk_that_sees_what_is_known_certifies_it_and_tells_no_change(store: 
     told = [found for found in store.unpublished(0, 10) if found.event_type == cloudevents.SOURCE_VERIFIED]
     assert [(found.routing_key, found.sequence) for found in told] == [("hq.source.verified", 2)]
     assert store.verified_at(HQ) == NOW
+    assert store.absent(HQ) == 0
 
 
 def test_what_the_pbx_changed_behind_our_back_is_repaired_with_an_id_of_its_own(store: SqliteStore) -> None:
@@ -92,11 +93,19 @@ def test_what_the_live_cursor_told_meanwhile_is_no_repair(store: SqliteStore) ->
 def test_an_account_is_deleted_when_two_proven_walks_did_not_see_it(store: SqliteStore) -> None:
     know(store, row("a", 1), row("b", 2, dn="Last Known"))
     first, deleted = walked(store, row("a", 1))
-    assert (first.absent, deleted) == (1, [])
+    assert (first.absent, store.absent(HQ), deleted) == (1, 1, [])
     second, deleted = walked(store, row("a", 1))
     assert (second.accounts, second.deleted, second.absent, deleted) == (1, 1, 0, ["b"])
     last = events(store)[-1]
     assert (last.kind, last.reason, last.account["display_name"]) == (ChangeKind.DELETED, Reason.MISSING, "Last Known")
+
+
+def test_what_an_earlier_epoch_did_not_see_means_nothing(store: SqliteStore) -> None:
+    assert store.absent(HQ) == 0, "not even the source is known"
+    know(store, row("a", 1), row("b", 2))
+    walked(store, row("a", 1))
+    begin_walk(store, HQ, is_new_epoch=True)
+    assert store.absent(HQ) == 0
 
 
 def test_an_account_seen_in_between_counts_from_the_start(store: SqliteStore) -> None:
@@ -117,6 +126,7 @@ def test_too_many_deletions_at_once_wait_for_a_human_yes(
     walked(store, *everybody[gone:])
     certificate, deleted = walked(store, *everybody[gone:])
     assert (certificate.held, len(deleted)) == ((gone, 0) if is_held else (0, gone))
+    assert store.absent(HQ) == 0, "nothing that another walk could confirm"
     if is_held:
         certificate, deleted = walked(store, *everybody[gone:], is_accepted=True)
         assert (certificate.held, len(deleted), certificate.accounts) == (0, gone, accounts - gone)

@@ -8,7 +8,7 @@ from bridge.delivery.ingest import ingest
 from bridge.errors import StoreUnusable
 from bridge.normalize import Rules
 from bridge.store import reading
-from bridge.store.reading import StoreReader
+from bridge.store.reading import RecentEvents
 from bridge.store.sqlite import SqliteStore
 from tests.support.rows import batch, row
 
@@ -23,18 +23,18 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Iterator[StoreReader]:
-    made = StoreReader(tmp_path / "bridge.db")
+def reader(tmp_path: Path) -> Iterator[RecentEvents]:
+    made = RecentEvents(tmp_path / "bridge.db")
     yield made
     made.close()
 
 
 @pytest.mark.usefixtures("store")
-async def test_the_newest_come_first_and_no_more_than_asked_for(reader: StoreReader) -> None:
+async def test_the_newest_come_first_and_no_more_than_asked_for(reader: RecentEvents) -> None:
     assert [event.position for event in await reader.recent(2)] == [3, 2]
 
 
-async def test_each_says_what_became_of_it(store: SqliteStore, reader: StoreReader) -> None:
+async def test_each_says_what_became_of_it(store: SqliteStore, reader: RecentEvents) -> None:
     first, second, third = store.unpublished(0, 9)
     store.mark_published([first], NOW)
     store.mark_in_doubt([second])
@@ -44,19 +44,19 @@ async def test_each_says_what_became_of_it(store: SqliteStore, reader: StoreRead
     assert (await reader.recent(1))[0].state == "discarded"
 
 
-async def test_it_reads_while_the_store_is_being_written(store: SqliteStore, reader: StoreReader) -> None:
+async def test_it_reads_while_the_store_is_being_written(store: SqliteStore, reader: RecentEvents) -> None:
     with store.transaction():
         assert len(await reader.recent(9)) == 3
 
 
 @pytest.mark.usefixtures("store")
-async def test_a_very_large_event_comes_without_its_body(reader: StoreReader, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_very_large_event_comes_without_its_body(reader: RecentEvents, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MAX_BODY_BYTES", 10)
     assert [event.body for event in await reader.recent(9)] == [None, None, None]
 
 
-async def test_a_store_that_is_not_there_is_named(reader: StoreReader) -> None:
-    with pytest.raises(StoreUnusable, match="cannot be read"):
+async def test_a_store_that_is_not_there_is_named(reader: RecentEvents) -> None:
+    with pytest.raises(StoreUnusable, match="there is no store"):
         await reader.recent(1)
 
 

@@ -70,6 +70,22 @@ def test_accounts_not_seen_are_looked_for_once_more_soon() -> None:
     assert walks.due(NOON + CONFIRM_AFTER) == "some accounts were not seen"
 
 
+def test_a_restart_does_not_forget_that_accounts_were_not_seen() -> None:
+    walks = WalkSchedule("hq", Habits(nightly_at=None), NOON, absent=3)
+    assert not walks.due(NOON)
+    assert walks.due(NOON + CONFIRM_AFTER) == "some accounts were not seen"
+
+
+def test_a_second_look_that_was_cut_off_is_taken_again() -> None:
+    walks = schedule(nightly_at=None)
+    walks.over(NOON, is_proven=True, absent=3)
+    walks.over(NOON + CONFIRM_AFTER, is_proven=False)
+    assert not walks.due(NOON + CONFIRM_AFTER)
+    assert walks.due(NOON + CONFIRM_AFTER + FIRST_RETRY) == "some accounts were not seen"
+    walks.over(NOON + HOUR, is_proven=True)
+    assert not walks.due(NOON + 24 * HOUR)
+
+
 def test_no_second_walk_begins_while_one_is_under_way() -> None:
     walks = schedule(None)
     walks.began(is_new_epoch=True)

@@ -44,10 +44,12 @@ CREATE TABLE outbox (
     body BLOB NOT NULL,
     created_at TEXT NOT NULL,
     is_in_doubt INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0,        -- how often it was sent and not confirmed
     published_at TEXT,                          -- when it was confirmed, or discarded
     is_held INTEGER NOT NULL DEFAULT 0,         -- parked, or waiting behind what is
     parked_at TEXT, parked_reason TEXT,         -- the broker refused it for good
-    discarded_reason TEXT                       -- an operator decided that it is never sent
+    discarded_reason TEXT,                      -- an operator decided that it is never sent
+    forgotten_at TEXT                           -- its personal data was taken out of the body
 );
 
 -- Keeps the search for unsent rows independent of how many sent ones are still there.

@@ -1,0 +1,100 @@
+"""``backup``, ``restore`` and ``forget``: what the store keeps."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import click
+import orjson
+
+from bridge.cli.common import config_option, print_json, settings_of
+from bridge.cli.look import meant
+from bridge.cli.operate import done_by_bridge
+from bridge.errors import BridgeError
+from bridge.model import AccountGuid
+from bridge.normalize import account_key
+from bridge.store.backup import back_up, put_back
+from bridge.store.reader import StoreReader
+from bridge.store.sqlite import SqliteStore
+
+MAX_SUGGESTED: Final = 3
+
+
+@click.command()
+@config_option
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def backup(config: Path | None, file: Path) -> None:
+    """Copy the store into a new FILE, while the bridge goes on.
+
+    The copy holds personal data and the key of the store: only its owner may read it. Put it back with restore.
+    """
+    path = settings_of(config, require=False, level="error").store.path
+    try:
+        size = back_up(path, file, datetime.now(UTC))
+    except FileExistsError as problem:
+        raise BridgeError(f"{file} is there already; name a file that is not") from problem
+    click.echo(f"{path} is copied to {file} ({size / 1_000_000:.1f} MB), as of now")
+
+
+@click.command()
+@config_option
+@click.argument("file", type=click.Path(dir_okay=False, exists=True, path_type=Path))
+@click.confirmation_option(prompt="Put this copy in the place of the store? The present one is kept beside it.")
+def restore(config: Path | None, file: Path) -> None:
+    """Put a copy in the place of the store of a stopped bridge.
+
+    The next start begins a new lineage and reads every PBX from its start, so that no number is used twice and nothing
+    is missed.
+    """
+    path = settings_of(config, require=False, level="error").store.path
+    kept = put_back(file, path, datetime.now(UTC))
+    where = f"; what was there is now {kept}" if kept is not None else ""
+    click.echo(f"{path} is now the copy {file}{where}. The next start begins a new lineage with a full walk")
+
+
+@click.command("forget")
+@config_option
+@click.argument("guid")
+@click.option("--discard-unsent", is_flag=True, help="Also events not sent yet, which then never are; bridge stopped.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.confirmation_option(prompt="This cannot be undone. Forget what is known of the person behind this account?")
+def forget_command(config: Path | None, guid: str, *, discard_unsent: bool, as_json: bool) -> None:
+    """Take the personal data of an account out of the store.
+
+    For accounts that are gone from the PBX; of one that is still there only the events of the past are cleared.
+    Backups, the log at the broker and what subscribers keep have to be looked after on their own.
+    """
+    path = settings_of(config, require=False, level="error").store.path
+    with StoreReader(path) as store:
+        if not any(known.key == account_key(AccountGuid(guid)) for known in store.accounts()):
+            raise BridgeError(_no_account(store, guid))
+
+    def forgotten(store: SqliteStore) -> bytes:
+        key = account_key(AccountGuid(guid))
+        return orjson.dumps(store.forget(key, datetime.now(UTC), discard_unsent=discard_unsent))
+
+    done = orjson.loads(done_by_bridge(config, "POST", f"/forget/{quote(guid, safe='')}", offline=forgotten))
+    if done["unsent"] and not done["events"]:
+        raise BridgeError(
+            f"{done['unsent']} events of the account are not sent yet, so nothing was forgotten. Wait until they are, "
+            "or stop the bridge and add --discard-unsent"
+        )
+    if as_json:
+        print_json(done)
+        return
+    click.echo(f"{done['events']} events and {done['accounts']} entries of the mirror keep nothing but numbers now")
+    for name in done["present_at"]:
+        click.echo(
+            f"{name} still has the account, so its entry stays and its next change is published: delete it there, "
+            "then forget it once more"
+        )
+
+
+def _no_account(store: StoreReader, guid: str) -> str:
+    named = [str(known.account["guid"]) for known in meant(store, guid)]
+    hint = f"; did you mean {' or '.join(named[:MAX_SUGGESTED])}?" if named else ". account-bridge accounts lists them"
+    return f"no account has the guid {guid!r}{hint}"
+
+
+COMMANDS: Final = (backup, restore, forget_command)

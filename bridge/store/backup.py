@@ -1,0 +1,131 @@
+"""Copies of a store: made while a bridge has it open, and put back in its place.
+
+A copy says about itself that it is one, so that a bridge which opens it begins a new lineage: see ``lineage``.
+"""
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from bridge.errors import StoreUnusable
+from bridge.store.lineage import COPIED
+from bridge.store.lock import StoreLock
+from bridge.store.reader import StoreReader
+from bridge.store.sentences import damaged, of_sqlite
+from bridge.store.sql import migrations, queries
+
+BUSY_SECONDS: Final = 5.0
+_COMPANIONS: Final = ("-wal", "-shm")
+"""What SQLite keeps beside a file in use; beside another file they would be taken for its own."""
+
+
+def back_up(store: Path, target: Path, now: datetime) -> int:
+    """Write a consistent copy of *store* to the new file *target*, and return its size in bytes.
+
+    A bridge goes on writing meanwhile; the copy is the state of one moment.
+
+    Raises:
+        StoreUnusable: there is no store, it cannot be read, or *target* cannot be written.
+        FileExistsError: *target* is there already.
+
+    """
+    with StoreReader(store):
+        pass  # which says what is wrong with it, if anything is
+    try:
+        os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        raise
+    except OSError as problem:
+        raise StoreUnusable(f"the backup {target} cannot be written: {problem.strerror}") from problem
+    try:
+        with closing(_connected(store)) as source, closing(_connected(target)) as copy:
+            source.backup(copy)  # in one step, thus in one read transaction: writers are not held up
+            copy.execute("PRAGMA journal_mode=DELETE")
+            with copy:
+                for name, value in ((COPIED, orjson.dumps({"at": now}, option=orjson.OPT_UTC_Z)), ("open", b"")):
+                    copy.execute(queries()["set_meta_value"], {"name": name, "value": value})
+        _look_at(target)
+        _make_durable(target)
+    except BaseException as problem:
+        with suppress(OSError):
+            target.unlink()
+        if isinstance(problem, sqlite3.Error):
+            raise StoreUnusable(of_sqlite(target, problem)) from problem
+        raise
+    return target.stat().st_size
+
+
+def put_back(copy: Path, store: Path, now: datetime) -> Path | None:
+    """Put *copy* in the place of *store*, and return where the former store is kept, if there was one.
+
+    Raises:
+        StoreInUse: a bridge runs on the store.
+        StoreUnusable: *copy* is no store of this version, or a file cannot be written.
+
+    """
+    _look_at(copy)
+    lock = StoreLock(store)
+    lock.take()
+    try:
+        kept = store.with_name(f"{store.name}.before-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}") if store.exists() else None
+        arriving = store.with_name(f"{store.name}.arriving")
+        arriving.unlink(missing_ok=True)
+        os.close(os.open(arriving, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        shutil.copyfile(copy, arriving)
+        _mark_as_copy(arriving, now)
+        _make_durable(arriving)
+        for suffix in ("", *_COMPANIONS):
+            with suppress(FileNotFoundError):
+                present = _beside(store, suffix)
+                present.unlink() if kept is None else present.rename(_beside(kept, suffix))
+        arriving.rename(store)
+        _make_durable(store)
+    except OSError as problem:
+        raise StoreUnusable(f"{copy} cannot be put in the place of {store}: {problem.strerror}") from problem
+    finally:
+        lock.release()
+    return kept
+
+
+def _look_at(copy: Path) -> None:
+    try:
+        with closing(sqlite3.connect(f"file:{copy}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as connection:
+            applied = connection.execute("PRAGMA user_version").fetchone()[0]
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.Error as problem:
+        raise StoreUnusable(of_sqlite(copy, problem)) from problem
+    if found != "ok":
+        raise StoreUnusable(damaged(copy, found))
+    if not 0 < applied <= migrations()[-1].number:
+        raise StoreUnusable(f"{copy} is no store that this version of the bridge can use (tables {applied})")
+
+
+def _mark_as_copy(copy: Path, now: datetime) -> None:
+    """Have a copy that was made by other means say that it is one."""
+    with closing(_connected(copy)) as connection, connection:
+        if connection.execute(queries()["meta_value"], {"name": COPIED}).fetchone() is None:
+            value = orjson.dumps({"at": f"unknown time, put back {now:%Y-%m-%dT%H:%M:%SZ}"})
+            connection.execute(queries()["set_meta_value"], {"name": COPIED, "value": value})
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=BUSY_SECONDS)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f"{path.name}{suffix}")
+
+
+def _make_durable(path: Path) -> None:
+    for name in (path, path.parent):
+        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

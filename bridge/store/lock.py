@@ -1,0 +1,73 @@
+"""The file beside a store: who has it open, and which state of it was the last to live here.
+
+The system's lock keeps a second bridge out. The *life*, a word that changes with every start and clean stop and stands
+in the store as well, gives away a store that was replaced by an older copy of itself.
+"""
+
+import fcntl
+import os
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Final
+
+from bridge.errors import StoreInUse, StoreUnusable
+from bridge.store.sentences import cannot_open
+
+_MAX_BYTES: Final = 200
+
+
+class StoreLock:
+    """The lock of the store *store*."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._file: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<StoreLock of {self._store}, {'free' if self._file is None else 'held'}>"
+
+    def take(self) -> frozenset[str]:
+        """Take the lock, and return which lives the store may have: none where that is not known.
+
+        Raises:
+            StoreInUse: another bridge has it.
+            StoreUnusable: its file cannot be made.
+
+        """
+        try:
+            file = os.open(self._store.with_name(f"{self._store.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as problem:
+            raise StoreUnusable(cannot_open(self._store, problem)) from problem
+        holder, *lives = os.pread(file, _MAX_BYTES, 0).decode(errors="replace").split() or ("unknown",)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as problem:
+            os.close(file)
+            raise StoreInUse(
+                f"another bridge (process {holder}) has the store {self._store} open. "
+                "Stop it first, or give this one a store of its own"
+            ) from problem
+        self._file = file
+        return frozenset(lives)
+
+    def expect(self, lives: AbstractSet[str]) -> None:
+        """Write down, durably, which lives the store may have from now on.
+
+        Raises:
+            StoreUnusable: it cannot be written.
+
+        """
+        if self._file is None:
+            return
+        text = " ".join([str(os.getpid()), *sorted(lives)]).encode()
+        try:
+            os.pwrite(self._file, text.ljust(_MAX_BYTES), 0)
+            os.fsync(self._file)
+        except OSError as problem:
+            raise StoreUnusable(f"{self._store}.lock cannot be written: {problem.strerror}") from problem
+
+    def release(self) -> None:
+        """Let go of it; does nothing where it is not held."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)

@@ -1,0 +1,38 @@
+"""What goes wrong with a store, in sentences that say what to do."""
+
+import sqlite3
+from pathlib import Path
+
+
+def cannot_open(path: Path, problem: OSError) -> str:
+    """Return why the store cannot be opened, and what to do."""
+    return (
+        f"the store {path} cannot be opened: {problem.strerror}. "
+        f"Let the bridge's user write to {path.parent}, or set store.url to another place"
+    )
+
+
+def of_sqlite(path: Path, problem: sqlite3.Error) -> str:
+    """Return what SQLite's error means for the store, and what to do."""
+    name = getattr(problem, "sqlite_errorname", "")
+    if name.startswith("SQLITE_FULL"):
+        return f"the disk that holds the store {path} is full. Make room and start the bridge again; nothing is lost"
+    if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")):
+        return f"the store {path} cannot be written ({problem}). Let the bridge's user write to {path.parent}"
+    if name.startswith("SQLITE_IOERR"):
+        return (
+            f"the store {path} cannot be read or written any more: {problem}. Look at the disk, and whether its file "
+            "system has become read-only (the system's log says why); then start the bridge again, nothing is lost"
+        )
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return damaged(path, problem)
+    return f"the store {path} cannot be used: {problem}"
+
+
+def damaged(path: Path, problem: object) -> str:
+    """Return that the file is not what it should be, and what to do."""
+    what = " ".join(str(problem).split())
+    return (
+        f"the store {path} is damaged or no store of a bridge ({what}). Put a backup in its place, or move the file "
+        "away: a new walk then publishes the present state"
+    )

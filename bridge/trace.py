@@ -1,0 +1,337 @@
+"""What became of an account's changes, in sentences: who is meant, what was confirmed, and why something was not sent.
+
+Pure: what the store keeps and what the running bridge says come in, findings go out.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+import orjson
+
+from bridge.model import AccountGuid, KnownAccount, Published, RecordedEvent, SourceRecord
+from bridge.normalize import account_key
+
+NEAR: Final = 5
+"""Suggestions, where nobody is found."""
+MAX_COMPARED_NAMES: Final = 20_000
+"""Among which near ones are looked for; comparing takes a while."""
+_MIN_LIKENESS: Final = 0.6
+
+_NAMES: Final = ("display_name", "common_name", "h323")
+
+
+class State(StrEnum):
+    """Where an event is."""
+
+    CONFIRMED = "confirmed"
+    WAITING = "waiting"
+    IN_DOUBT = "in doubt"
+    PARKED = "parked"
+    HELD = "held"
+    DISCARDED = "discarded"
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What the running bridge says about itself; the default is that none runs."""
+
+    is_running: bool = False
+    is_broker_usable: bool = False
+    broker: str = ""
+    """What the broker's side is doing, and what is wrong with it."""
+    sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By name: ``is_usable``, ``doing``, ``problem``, ``last_progress_at``."""
+
+    @classmethod
+    def of(cls, status: Mapping[str, Any] | None) -> "Live":
+        """Return it from the status of the bridge; ``None``: no bridge answers."""
+        if status is None:
+            return cls()
+        broker = status["broker"]
+        words = broker["problem"] or broker["doing"]
+        return cls(is_running=True, is_broker_usable=broker["is_usable"], broker=words, sources=status["sources"])
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event as a trace shows it."""
+
+    event: str
+    sequence: int
+    routing_key: str
+    change: str
+    changed: Sequence[str]
+    seen_at: datetime
+    confirmed_at: datetime | None
+    state: State
+    attempts: int
+    """All of them, the confirmed one among them."""
+    why: str
+    """Why it is not confirmed; empty where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One account and what became of its changes."""
+
+    source: str
+    guid: str
+    name: str
+    numbers: Sequence[str]
+    is_deleted: bool
+    revision: int
+    sentences: Sequence[str]
+    events: Sequence[Told]
+    """Those that the outbox still has, the oldest first."""
+
+
+def display_name(account: Published) -> str:
+    """Return what a person would call *account*."""
+    return str(next((account[name] for name in _NAMES if account.get(name)), account.get("guid", "?")))
+
+
+def is_meant(account: Published, who: str) -> bool:
+    """Tell whether *who* is the extension, guid, user name, name or address of *account*."""
+    wanted = who.casefold()
+    if account_key(AccountGuid(str(account.get("guid", "")))) == account_key(AccountGuid(who)):
+        return True
+    return any(wanted == word.casefold() for word in words_of(account))
+
+
+def words_of(account: Published) -> Iterator[str]:
+    """Yield everything *account* may be asked for by, its guid aside."""
+    yield from (str(number) for number in account.get("numbers") or ())
+    yield from (str(account[name]) for name in _NAMES if account.get(name))
+    yield from (str(email) for email in account.get("emails") or ())
+
+
+def has_usn(known: KnownAccount, who: str) -> bool:
+    """Tell whether *who* is the number under which the PBX told of the account last."""
+    return who in {known.cursor.usn, f"{known.cursor.usn}".strip('"')}
+
+
+def former(event: RecordedEvent, who: str) -> bool:
+    """Tell whether *event* tells of an account that was asked for by *who* then."""
+    # Before anything is parsed: most bodies do not have the word in them. Escaped, as orjson writes it.
+    if orjson.dumps(who)[1:-1].decode().casefold() not in event.body.decode().casefold():
+        return False
+    data = orjson.loads(event.body).get("data", {})
+    account = data.get("account")
+    return bool(account) and (is_meant(account, who) or is_meant(data.get("previous", {}) | {"guid": ""}, who))
+
+
+def near(accounts: Iterable[KnownAccount], who: str) -> list[str]:
+    """Return what somebody may have meant by *who*: words that contain it, then those that look alike."""
+    wanted = who.casefold()
+    words: list[str] = []
+    containing: list[str] = []
+    for known in accounts:
+        for word in words_of(known.account):
+            if wanted in word.casefold():
+                containing.append(word)
+            elif len(words) < MAX_COMPARED_NAMES:
+                words.append(word)
+        if len(containing) >= NEAR:
+            return containing[:NEAR]
+    return [*containing, *difflib.get_close_matches(who, words, n=NEAR, cutoff=_MIN_LIKENESS)][:NEAR]
+
+
+def trace(  # noqa: PLR0913 - what a trace weighs
+    known: KnownAccount,
+    events: Sequence[RecordedEvent],
+    source: SourceRecord,
+    live: Live,
+    *,
+    unpublished: Sequence[str] = (),
+    keep_days: float = 7,
+) -> Trace:
+    """Return what became of the changes of one account.
+
+    *events* are all that the outbox has of it, the oldest first; *unpublished* names the fields that the configuration
+    keeps back.
+    """
+    told = [_told(event, events, live) for event in events]
+    return Trace(
+        source=known.source,
+        guid=str(known.account["guid"]),
+        name=display_name(known.account),
+        numbers=[str(number) for number in known.account.get("numbers") or ()],
+        is_deleted=known.is_deleted,
+        revision=known.revision,
+        sentences=[
+            _who(known),
+            *_last_change(known, events, told, keep_days),
+            *_since_then(known, events, source),
+            *_source(source, live),
+            *_fields(unpublished),
+        ],
+        events=told,
+    )
+
+
+def _told(event: RecordedEvent, events: Sequence[RecordedEvent], live: Live) -> Told:
+    data = orjson.loads(event.body)["data"]
+    state = _state(event)
+    return Told(
+        event=event.event_id,
+        sequence=event.sequence,
+        routing_key=event.routing_key,
+        change=data["change"],
+        changed=data["changed"],
+        seen_at=event.created_at,
+        confirmed_at=event.published_at if state is State.CONFIRMED else None,
+        state=state,
+        attempts=event.attempts + (state is State.CONFIRMED),
+        why=_why(event, state, events, live),
+    )
+
+
+def _state(event: RecordedEvent) -> State:
+    if event.discarded_reason is not None:
+        return State.DISCARDED
+    if event.published_at is not None:
+        return State.CONFIRMED
+    if event.parked_reason is not None:
+        return State.PARKED
+    if event.is_held:
+        return State.HELD
+    return State.IN_DOUBT if event.is_in_doubt else State.WAITING
+
+
+def _why(event: RecordedEvent, state: State, events: Sequence[RecordedEvent], live: Live) -> str:
+    match state:
+        case State.CONFIRMED:
+            return ""
+        case State.DISCARDED:
+            return f"it was discarded ({event.discarded_reason}) and is never sent"
+        case State.PARKED:
+            return (
+                f"the broker refused it for good: {event.parked_reason}. Once that is mended: account-bridge parked "
+                f"retry {event.position}; to let it go: account-bridge parked discard {event.position}"
+            )
+        case State.HELD:
+            first = next((other for other in events if other.parked_reason is not None), None)
+            at = f" at position {first.position}" if first is not None else ""
+            return f"an earlier event of the account is parked{at}, and this one waits behind it: account-bridge parked"
+        case _:
+            doubt = "it was sent, but no confirm came; it is sent again with the same id, and "
+            return f"{doubt if event.is_in_doubt else ''}{_delay(live)}"
+
+
+def _delay(live: Live) -> str:
+    if not live.is_running:
+        return "no bridge runs on this store, so nothing is sent: start account-bridge run"
+    if not live.is_broker_usable:
+        return f"the broker cannot be used: {live.broker}"
+    return "it waits for its turn, behind what was made before it"
+
+
+def _who(known: KnownAccount) -> str:
+    account = known.account
+    told = [f"user name {account['h323']}"] * bool(account.get("h323"))
+    told += [f"extension {', '.join(map(str, account['numbers']))}"] * bool(account.get("numbers"))
+    told.append(f"guid {account['guid']}")
+    gone = ", deleted" if known.is_deleted else ""
+    return f"{display_name(account)} is an account of {known.source} ({'; '.join(told)}{gone})."
+
+
+def _last_change(
+    known: KnownAccount, events: Sequence[RecordedEvent], told: Sequence[Told], keep_days: float
+) -> Iterator[str]:
+    if not events:
+        if known.revision == 0:
+            yield "No change of it was ever published by this store."
+        else:
+            yield (
+                f"Its last change (revision {known.revision}) was confirmed by the broker longer ago than events are "
+                f"kept ({keep_days:g} days, replay.keep_days)."
+            )
+        return
+    waiting = [event for event in told if event.state not in {State.CONFIRMED, State.DISCARDED}]
+    if waiting:
+        first = waiting[0]
+        more = f" {len(waiting) - 1} later ones wait with it." if len(waiting) > 1 else ""
+        yield f"NOT SENT yet: the change seen {_at(first.seen_at)} ({_what(first)}), because {first.why}.{more}"
+    last = told[-1]
+    if last.state is State.DISCARDED:
+        yield f"NOT SENT: the change seen {_at(last.seen_at)} ({_what(last)}): {last.why}."
+    confirmed = next((event for event in reversed(told) if event.state is State.CONFIRMED), None)
+    if confirmed is not None and confirmed.confirmed_at is not None:
+        times = f" at attempt {confirmed.attempts}" if confirmed.attempts > 1 else ""
+        yield (
+            f"{'Before that, the' if waiting else 'Its'} last change{'' if not waiting else ' that went out'} was seen "
+            f"{_at(confirmed.seen_at)} ({_what(confirmed)}) and sent as event {confirmed.event} with routing key "
+            f"{confirmed.routing_key}; the broker confirmed it {_at(confirmed.confirmed_at)}{times}."
+        )
+        if not waiting:
+            yield (
+                "A subscriber that did not see it: is its queue bound with a key that matches, and is it read? To send "
+                f"it there once more: account-bridge replay --queue QUEUE --since {_minute(confirmed.seen_at)}"
+            )
+
+
+def _since_then(known: KnownAccount, events: Sequence[RecordedEvent], source: SourceRecord) -> Iterator[str]:
+    if known.is_deleted:
+        return
+    if events and _usn(events[-1]) != _token(known.cursor.usn):
+        yield (
+            f"After that the PBX told of it again (usn {known.cursor.usn}), and no published field differed: that is "
+            "no change, and nothing was sent."
+        )
+    if known.missed:
+        yield f"The last {known.missed} proven full walks did not see it; it may be gone from the PBX."
+    elif source.verified_at is not None and known.last_walk >= source.walk:
+        yield f"The full walk proven {_at(source.verified_at)} found it as it was published."
+    elif source.verified_at is not None:
+        yield f"The last proven full walk ended {_at(source.verified_at)}."
+    else:
+        yield f"No full walk of {source.name} was proven yet."
+
+
+def _source(source: SourceRecord, live: Live) -> Iterator[str]:
+    if source.paused is not None:
+        reason = f" ({source.paused.reason})" if source.paused.reason else ""
+        yield (
+            f"{source.name} is PAUSED since {_at(source.paused.since)}{reason}: what changed there since is not known "
+            f"yet. account-bridge resume {source.name}"
+        )
+    elif not live.is_running:
+        yield "No bridge runs on this store at present: what changed since it stopped is not known yet."
+    elif source.name not in live.sources:
+        yield f"The running bridge does not follow {source.name}: it is not in its configuration any more."
+    elif not live.sources[source.name]["is_usable"]:
+        part = live.sources[source.name]
+        since = part.get("last_progress_at")
+        last = f" Its last answer came {_at(datetime.fromisoformat(since))}." if since else ""
+        yield f"{source.name} is not read at the moment: {part['problem'] or part['doing']}.{last}"
+    else:
+        yield f"{source.name} is being read; since then its PBX told nothing else about this account."
+
+
+def _fields(unpublished: Sequence[str]) -> Iterator[str]:
+    if unpublished:
+        yield f"Kept back by configuration, so that a change of these alone shows nowhere: {', '.join(unpublished)}."
+
+
+def _what(event: Told) -> str:
+    return f"{event.change}: {', '.join(event.changed)}" if event.changed else event.change
+
+
+def _usn(event: RecordedEvent) -> Any:
+    return orjson.loads(event.body)["data"]["cursor"].get("usn")
+
+
+def _token(text: str | None) -> Any:
+    return None if text is None else orjson.loads(text)
+
+
+def _at(moment: datetime) -> str:
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment.astimezone():%Y-%m-%dT%H:%M}"

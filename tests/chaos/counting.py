@@ -1,0 +1,268 @@
+"""What a run is judged by: pure counting over what arrived, in the order in which it arrived.
+
+Every delivery to a consumer, and every effect that a consumer with an inbox made durable, is an ``Arrival``. Each
+carries the number of the last fault that was injected before it, so that whatever is wrong has a suspect.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from tests.chaos.faults import Fault, Kind
+
+States = Mapping[str, Hashable]
+"""Where each account stands, by guid: anything that can be compared."""
+
+
+class Arrival(NamedTuple):
+    """One delivery, or one effect."""
+
+    event_id: str
+    source: str
+    sequence: int
+    account: str
+    revision: int
+    fault: int = 0
+    """How many faults had been injected before."""
+    is_redelivered: bool = False
+    """The broker says that it delivered this message before."""
+    is_marked: bool = False
+    """The bridge says that it may have published this event before."""
+
+
+@dataclass(frozen=True)
+class History:
+    """All that one reader received, or one consumer with an inbox applied."""
+
+    name: str
+    arrivals: Sequence[Arrival]
+    is_applied: bool = False
+    """Arrivals are effects, of which an event may have one, however often it was delivered."""
+    may_repeat: bool = True
+    """False where even what is published again after a fault must not come twice: a log that knows what it has."""
+    differing: Sequence[str] = ()
+    """Accounts whose final state is not that of the PBX."""
+
+
+@dataclass
+class Tally:
+    """How often the promise was broken, or bent as far as it may be."""
+
+    lost: int = 0
+    out_of_order: int = 0
+    applied_twice: int = 0
+    delivered_twice: int = 0
+    delivered_twice_bound: int = 0
+    unannounced: int = 0
+    """Of the deliveries for a second time: those that neither the broker nor the bridge had marked as such."""
+
+    def counts(self) -> dict[str, int]:
+        """Return everything by name."""
+        return dict(vars(self))
+
+
+@dataclass
+class Result:
+    """What came of a run."""
+
+    changes: int
+    """Distinct events. The PBX merges edits of one account between two questions, so this is less than was done."""
+    window: int
+    faults: Sequence[Fault]
+    total: Tally = field(default_factory=Tally)
+    """Broken promises of all queues. What was published twice is twice in every queue, so there the worst counts."""
+    by_queue: dict[str, Tally] = field(default_factory=dict)
+    by_fault: dict[Kind, Tally] = field(default_factory=dict)
+    most_after_one_fault: int = 0
+    """Of what was delivered twice: the most that a single fault left behind in a queue."""
+    deletions_found_by_walks: int = 0
+    """What the PBX did not report while its list was read from the start, and two full walks found."""
+
+    def injected(self, kind: Kind) -> int:
+        """Return how often that was done."""
+        return sum(fault.kind is kind for fault in self.faults)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts by name."""
+        return {
+            "changes": self.changes,
+            "bridge_kills": self.injected(Kind.BRIDGE_SIGKILL),
+            "broker_kills": self.injected(Kind.BROKER_KILL),
+            **self.total.counts(),
+            "window": self.window,
+            "most_after_one_fault": self.most_after_one_fault,
+            "deletions_found_by_walks": self.deletions_found_by_walks,
+            "by_fault": {
+                kind: {"injected": self.injected(kind), **tally.counts()} for kind, tally in self.by_fault.items()
+            },
+            "by_queue": {name: tally.counts() for name, tally in self.by_queue.items()},
+        }
+
+
+def count(histories: Sequence[History], faults: Sequence[Fault], *, window: int) -> Result:
+    """Return how the promise fared.
+
+    Up to *window* events are sent and not yet recorded as confirmed at any moment, and those may be published again
+    after a fault that ends the publisher's session; so many deliveries for a second time each of these faults may have
+    in each queue.
+    """
+    changes = len({arrival.event_id for history in histories for arrival in history.arrivals})
+    result = Result(changes, window, faults, by_fault={kind: Tally() for kind in Kind})
+    for fault in faults:
+        result.by_fault[fault.kind].delivered_twice_bound += window * fault.may_repeat
+    bound = sum(tally.delivered_twice_bound for tally in result.by_fault.values())
+    last = _last_sequences(histories)
+    for history in histories:
+        found = _found(history, last, len(faults))
+        result.by_queue[history.name] = Tally(
+            **{what: len(suspects) for what, suspects in found.items()},
+            delivered_twice_bound=bound if history.may_repeat and not history.is_applied else 0,
+        )
+        for what, suspects in found.items():
+            blamed = Counter(suspects)
+            for kind, tally in result.by_fault.items():
+                here = sum(number for suspect, number in blamed.items() if suspect and faults[suspect - 1].kind is kind)
+                _add(tally, what, here)
+            if what == "delivered_twice":
+                result.most_after_one_fault = max(result.most_after_one_fault, *blamed.values(), 0)
+    for tally in result.by_queue.values():
+        for what, number in tally.counts().items():
+            _add(result.total, what, number)
+    return result
+
+
+def _found(history: History, last: Mapping[str, int], fault: int) -> dict[str, Sequence[int]]:
+    """Return the suspects of everything that is wrong with *history*; *fault* is the last of all."""
+    is_applied, arrivals = history.is_applied, history.arrivals
+    return {
+        "lost": [*lost(arrivals, last), *[fault] * len(history.differing)],
+        "out_of_order": out_of_order(arrivals),
+        "applied_twice": applied_twice(arrivals) if is_applied else (),
+        "delivered_twice": () if is_applied else delivered_twice(arrivals),
+        "unannounced": () if is_applied else delivered_twice(arrivals, unannounced_only=True),
+    }
+
+
+def _add(tally: Tally, what: str, number: int) -> None:
+    """Add what another queue saw; what is published twice is in every queue, so of that the worst counts."""
+    before = getattr(tally, what)
+    is_in_every_queue = what.startswith("delivered_twice") or what == "unannounced"
+    setattr(tally, what, max(before, number) if is_in_every_queue else before + number)
+
+
+def verdict(result: Result) -> Sequence[str]:
+    """Return a sentence for every broken promise; a run in which nothing happened has kept none."""
+    total, kills = result.total, result.injected(Kind.BRIDGE_SIGKILL) + result.injected(Kind.BROKER_KILL)
+    sentences = [sentence for name, tally in result.by_queue.items() for sentence in _broken_in(name, tally)]
+    sentences += [
+        f"{kind}: {tally.delivered_twice} changes were published twice, "
+        f"{tally.delivered_twice_bound} is what may be after {result.injected(kind)} of them."
+        for kind, tally in result.by_fault.items()
+        if tally.delivered_twice > tally.delivered_twice_bound
+    ]
+    others = {
+        "No change was made, so nothing was shown.": not result.changes,
+        "Nothing was killed, so nothing was shown.": not kills,
+        f"After one fault {result.most_after_one_fault} changes came twice, more than a window.": (
+            result.most_after_one_fault > result.window
+        ),
+        f"{total.unannounced} changes came twice without a mark of the bridge or the broker.": total.unannounced > 0,
+    }
+    return [*sentences, *(sentence for sentence, is_so in others.items() if is_so)]
+
+
+def _broken_in(queue: str, tally: Tally) -> Sequence[str]:
+    broken = {
+        f"{queue}: {tally.lost} changes or final states of accounts were lost.": tally.lost,
+        f"{queue}: {tally.out_of_order} changes came for the first time behind a later one.": tally.out_of_order,
+        f"{queue}: {tally.applied_twice} changes were applied more than once.": tally.applied_twice,
+        f"{queue}: {tally.delivered_twice} changes came twice, {tally.delivered_twice_bound} may.": (
+            tally.delivered_twice > tally.delivered_twice_bound
+        ),
+    }
+    return [sentence for sentence, is_broken in broken.items() if is_broken]
+
+
+def lost(arrivals: Iterable[Arrival], last: Mapping[str, int]) -> Sequence[int]:
+    """Return a suspect for every number that never came, of each source up to its *last*.
+
+    The suspect is the fault before the next number that did come.
+    """
+    seen: dict[str, dict[int, int]] = defaultdict(dict)
+    for arrival in arrivals:
+        seen[arrival.source].setdefault(arrival.sequence, arrival.fault)
+    suspects = []
+    for source, end in last.items():
+        suspect = max(seen[source].values(), default=0)
+        for sequence in range(end, 0, -1):
+            if sequence in seen[source]:
+                suspect = seen[source][sequence]
+            else:
+                suspects.append(suspect)
+    return suspects[::-1]
+
+
+def out_of_order(arrivals: Iterable[Arrival]) -> Sequence[int]:
+    """Return the suspect of every first appearance behind one with a higher number of the same source."""
+    highest: dict[str, int] = defaultdict(int)
+    suspects = []
+    for arrival in first_appearances(arrivals):
+        if arrival.sequence < highest[arrival.source]:
+            suspects.append(arrival.fault)
+        else:
+            highest[arrival.source] = arrival.sequence
+    return suspects
+
+
+def applied_twice(effects: Iterable[Arrival]) -> Sequence[int]:
+    """Return the suspect of every event that has more than one effect: the fault before its second one."""
+    counted: Counter[str] = Counter()
+    suspects = []
+    for effect in effects:
+        counted[effect.event_id] += 1
+        if counted[effect.event_id] == 2:
+            suspects.append(effect.fault)
+    return suspects
+
+
+def delivered_twice(deliveries: Iterable[Arrival], *, unannounced_only: bool = False) -> Sequence[int]:
+    """Return the suspect of every delivery for a second time that the broker does not call one: published again."""
+    seen: set[str] = set()
+    suspects = []
+    for delivery in deliveries:
+        is_repeated = delivery.event_id in seen and not delivery.is_redelivered
+        if is_repeated and not (unannounced_only and delivery.is_marked):
+            suspects.append(delivery.fault)
+        seen.add(delivery.event_id)
+    return suspects
+
+
+def first_appearances(arrivals: Iterable[Arrival]) -> Iterable[Arrival]:
+    """Yield each event where it came first."""
+    seen: set[str] = set()
+    for arrival in arrivals:
+        if arrival.event_id not in seen:
+            seen.add(arrival.event_id)
+            yield arrival
+
+
+def differing(final: States, truth: States) -> Sequence[str]:
+    """Return the accounts that are not the same in both; one that is missing differs."""
+    return sorted(guid for guid in final.keys() | truth.keys() if final.get(guid) != truth.get(guid))
+
+
+def final_revisions(effects: Iterable[Arrival]) -> dict[str, int]:
+    """Return where each account stands after all these effects."""
+    revisions: dict[str, int] = {}
+    for effect in effects:
+        revisions[effect.account] = effect.revision
+    return revisions
+
+
+def _last_sequences(histories: Iterable[History]) -> dict[str, int]:
+    last: dict[str, int] = defaultdict(int)
+    for history in histories:
+        for arrival in history.arrivals:
+            last[arrival.source] = max(last[arrival.source], arrival.sequence)
+    return last

@@ -1,0 +1,81 @@
+"""What is done to the bridge and its neighbours, and in which order: a plan made from a seed."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Kind(StrEnum):
+    """One way to disturb."""
+
+    BRIDGE_SIGKILL = "bridge_sigkill"
+    BRIDGE_SIGTERM = "bridge_sigterm"
+    BRIDGE_SIGSTOP = "bridge_sigstop"
+    BROKER_KILL = "broker_kill"
+    BROKER_ALARM = "broker_alarm"
+    CONSUMER_KILL = "consumer_kill"
+    CUT_MID_FRAME = "cut_mid_frame"
+    BLACK_HOLE = "black_hole"
+    DELAY = "delay"
+    HALF_OPEN = "half_open"
+
+
+class Link(StrEnum):
+    """A connection of the bridge."""
+
+    BROKER = "broker"
+    PBX = "pbx"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One disturbance; *link* is where, for those that happen to a connection."""
+
+    kind: Kind
+    link: Link | None = None
+    with_bridge: bool = False
+    """The bridge is killed too, while the broker starts: a kill of the bridge that is counted as such."""
+
+    def __str__(self) -> str:
+        return self.kind if self.link is None else f"{self.kind} of the connection to the {self.link}"
+
+    @property
+    def may_repeat(self) -> bool:
+        """True where a publisher's session ends without a goodbye: what it had in flight is published again."""
+        return self.kind in _ENDS_SESSIONS or (self.kind in _BREAKS_LINKS and self.link is Link.BROKER)
+
+
+_ENDS_SESSIONS: Final = frozenset({Kind.BRIDGE_SIGKILL, Kind.BROKER_KILL})
+_BREAKS_LINKS: Final = frozenset({Kind.CUT_MID_FRAME, Kind.BLACK_HOLE, Kind.HALF_OPEN})
+
+_ONE_IN: Final[dict[Kind, int]] = {
+    Kind.CONSUMER_KILL: 5,
+    Kind.CUT_MID_FRAME: 10,
+    Kind.BRIDGE_SIGTERM: 10,
+    Kind.BRIDGE_SIGSTOP: 25,
+    Kind.DELAY: 25,
+    Kind.BROKER_ALARM: 40,
+    Kind.BLACK_HOLE: 50,
+    Kind.HALF_OPEN: 50,
+}
+"""For so many kills of the bridge there is one of these; those that take long are rare."""
+
+
+def plan(*, bridge_kills: int, broker_kills: int, seed: int) -> Sequence[Fault]:
+    """Return the faults in a random order that is the same for the same *seed*; every kind happens at least once.
+
+    What happens to a connection happens to both in turn. With every other kill of the broker the bridge is killed too.
+    """
+    together = min(bridge_kills, broker_kills // 2)
+    faults = [Fault(Kind.BRIDGE_SIGKILL)] * (bridge_kills - together)
+    faults += [Fault(Kind.BROKER_KILL, with_bridge=number < together) for number in range(broker_kills)]
+    for kind, one_in in _ONE_IN.items():
+        count = max(1, bridge_kills // one_in)
+        if kind in _BREAKS_LINKS or kind is Kind.DELAY:
+            faults += [Fault(kind, (Link.BROKER, Link.PBX)[number % 2]) for number in range(max(2, count))]
+        else:
+            faults += [Fault(kind)] * count
+    random.Random(f"plan {seed}").shuffle(faults)  # noqa: S311 - a plan, no secret
+    return faults

@@ -1,0 +1,354 @@
+"""A run: faults at random moments while accounts change without a pause, then peace, then the count."""
+
+import asyncio
+import random
+import sys
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bridge.config import RabbitMqTable
+from tests.chaos.counting import History, Result, count, differing, final_revisions
+from tests.chaos.errors import StandstillError
+from tests.chaos.faults import Fault, Kind, Link, plan
+from tests.chaos.site import ANSWER_SECONDS, HEARTBEAT_SECONDS, Site, built
+
+DEADLINE_SECONDS = 60.0
+"""From a fault that is over until changes arrive again; the bridge waits 15 s at most between two attempts."""
+
+QUIET_SECONDS = 20.0
+"""Without a delivery while nobody disturbs anything: longer than any pause of the bridge."""
+
+MOST_NAMED = 5
+LOOK_SECONDS = 0.01
+REPORT_SECONDS = 10.0
+EFFECTS_SECONDS = 0.2
+LONGEST_LAG = 3000
+"""Changes that a consumer may be behind before a fault waits for it."""
+
+LONGEST_ROUND_SECONDS = 1.0
+"""Until the fault of a round comes, however many of its changes have arrived."""
+
+NODE_START_SECONDS = 3.0
+"""About as long as a broker takes to start."""
+
+BURST = 100
+TRICKLE_SECONDS = 0.03
+
+LATENCY_SECONDS = (0.0, 0.002, 0.02)
+"""Of the way to the broker, one of them for each round: over a longer way more is in flight when the fault comes."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to do."""
+
+    bridge_kills: int
+    broker_kills: int
+    seed: int
+    changes: int
+    queues: Sequence[str]
+    also: str | None = None
+
+
+class Run:
+    """One run at one site."""
+
+    def __init__(self, wish: Wish, site: Site) -> None:
+        self._wish = wish
+        self._site = site
+        self._chance = random.Random(f"run {wish.seed}")  # noqa: S311 - moments, no secrets
+        self._faults: list[Fault] = []
+        self._due = 0
+        """Edits to be made as soon as possible; one now and then is made anyway."""
+        self._began = time.monotonic()
+        self._seconds: dict[Kind, float] = defaultdict(float)
+        self._differing: dict[str, Sequence[str]] = {}
+        self._found_by_walks = 0
+
+    async def go(self) -> tuple[Result, list[str]]:
+        """Do everything that was wished, and return the count and what else was broken.
+
+        Raises:
+            StandstillError: the bridge did not come back.
+            CannotRunError: something else did not.
+
+        """
+        faults = plan(bridge_kills=self._wish.bridge_kills, broker_kills=self._wish.broker_kills, seed=self._wish.seed)
+        async with (
+            aside(self._keep_changing()) as changing,
+            aside(self._keep_reading()),
+            aside(self._keep_reporting(sum(1 + fault.with_bridge for fault in faults))),
+        ):
+            await self._progress(datetime.now(UTC))
+            for number, fault in enumerate(faults):
+                began = time.monotonic()
+                await self._until_the_moment(len(faults) - number)
+                await self._disturb(fault)
+                await self._progress(datetime.now(UTC))
+                self._seconds[fault.kind] += time.monotonic() - began
+            await self._enough_changes()
+            changing.cancel()
+            broken = await self._peace()
+        for applier in self._site.appliers:
+            applier.read_on()
+        self._say_what_took_long()
+        histories = self._histories()
+        for history in histories:
+            if history.differing:
+                say(f"{history.name}: not as the PBX has them: {', '.join(history.differing[:MOST_NAMED])}")
+        result = count(histories, self._faults, window=RabbitMqTable().window)
+        result.deletions_found_by_walks = self._found_by_walks
+        return result, broken
+
+    # What happens meanwhile
+
+    def _done(self, kind: Kind) -> int:
+        return sum(fault.kind is kind for fault in self._faults)
+
+    def _say_what_took_long(self) -> None:
+        each = [f"{kind} {seconds / self._done(kind):.1f}" for kind, seconds in sorted(self._seconds.items())]
+        say(f"seconds for each: {', '.join(each)}")
+
+    async def _keep_changing(self) -> None:
+        """Edit accounts in bursts while edits are due, and otherwise one at a time, so that there is always news."""
+        while True:
+            burst = min(self._due, self._chance.randint(1, BURST))
+            self._due -= burst
+            for _ in range(burst or 1):
+                self._site.pbx.random_mutation()
+            await asyncio.sleep(self._chance.uniform(0, TRICKLE_SECONDS) if burst else TRICKLE_SECONDS)
+
+    async def _keep_reading(self) -> None:
+        while True:
+            for applier in self._site.appliers:
+                applier.read_on()
+            await asyncio.sleep(EFFECTS_SECONDS)
+
+    async def _keep_reporting(self, planned: int) -> None:
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            say(
+                f"{time.monotonic() - self._began:.0f} s: {len(self._faults)} of {planned} faults, "
+                f"{self._done(Kind.BRIDGE_SIGKILL)} bridge kills, {self._done(Kind.BROKER_KILL)} broker kills, "
+                f"{self._changes} changes, consumers at most {max(self._lags(), default=0)} behind"
+            )
+
+    # What is waited for
+
+    @property
+    def _changes(self) -> int:
+        return max((reader.distinct for reader in self._site.readers), default=0)
+
+    def _lags(self) -> list[int]:
+        return [self._changes - len(applier.distinct) for applier in self._site.appliers]
+
+    async def _wait(self, is_so: Callable[[], bool], what: str) -> None:
+        """Wait until *is_so*.
+
+        Raises:
+            StandstillError: that took too long, or the bridge or a consumer of ours ended by itself.
+
+        """
+        until = time.monotonic() + DEADLINE_SECONDS
+        while not is_so():
+            self._site.check()
+            if time.monotonic() > until:
+                last = (
+                    f"after the fault {self._faults[-1]} (number {len(self._faults)})" if self._faults else "at first"
+                )
+                raise StandstillError(f"{what} within {DEADLINE_SECONDS:g} s {last}.")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _progress(self, since: datetime) -> None:
+        """Wait until every reader has a change of which the bridge learnt after *since*.
+
+        Rows are published in order: whatever is published again after a fault has then come.
+        """
+        await self._wait(
+            lambda: all(reader.newest > since for reader in self._site.readers), "No new change reached every queue"
+        )
+        await self._wait(lambda: max(self._lags(), default=0) < LONGEST_LAG, "A consumer with an inbox fell behind")
+
+    async def _until_the_moment(self, rounds_left: int) -> None:
+        """Make this round's share of changes, more or less, and wait until some part of them has arrived."""
+        self._site.links[Link.BROKER].delay(self._chance.choice(LATENCY_SECONDS))
+        share = max(0, self._wish.changes - self._changes) / rounds_left
+        edits = round(share * self._chance.expovariate(1))
+        self._due += edits
+        goal, until = self._changes + self._chance.randint(0, edits), time.monotonic() + LONGEST_ROUND_SECONDS
+        await self._wait(lambda: self._changes >= goal or time.monotonic() > until, "The PBX was not read")
+
+    async def _enough_changes(self) -> None:
+        while self._changes < self._wish.changes:
+            self._due += self._wish.changes - self._changes
+            await self._wait(lambda: not self._due, "The PBX was not read")
+            await self._progress(datetime.now(UTC))
+
+    # Faults
+
+    async def _disturb(self, fault: Fault) -> None:
+        self._note(fault)
+        match fault.kind:
+            case Kind.BRIDGE_SIGKILL:
+                await asyncio.to_thread(self._site.end_bridge, is_killed=True)
+                self._site.start_bridge()
+            case Kind.BRIDGE_SIGTERM:
+                await self._stop_bridge()
+                self._site.start_bridge()
+            case Kind.BRIDGE_SIGSTOP:
+                self._site.bridge.pause()
+                await asyncio.sleep(self._chance.uniform(0.1, HEARTBEAT_SECONDS / 2))
+                self._site.bridge.go_on()
+            case Kind.BROKER_KILL:
+                await asyncio.to_thread(self._site.broker.kill)
+                starting = asyncio.create_task(asyncio.to_thread(self._site.broker.start))
+                if fault.with_bridge:
+                    await asyncio.wait([starting], timeout=self._chance.uniform(0, NODE_START_SECONDS))
+                    self._note(Fault(Kind.BRIDGE_SIGKILL))
+                    await asyncio.to_thread(self._site.end_bridge, is_killed=True)
+                    if self._chance.random() < 1 / 2:
+                        await starting
+                    self._site.start_bridge()
+                await starting
+            case Kind.BROKER_ALARM:
+                await asyncio.to_thread(self._site.broker.alarm)
+                await asyncio.sleep(self._chance.uniform(0, 1))
+                await asyncio.to_thread(self._site.broker.end_alarm)
+            case Kind.CONSUMER_KILL:
+                await self._kill_consumer()
+            case _:
+                await self._disturb_link(fault)
+        self._site.links[Link.BROKER].delay(0)
+
+    def _note(self, fault: Fault) -> None:
+        self._faults.append(fault)
+        self._site.faults = len(self._faults)
+
+    async def _stop_bridge(self) -> None:
+        code = await asyncio.to_thread(self._site.end_bridge, is_killed=False)
+        if code:
+            raise StandstillError(f"the bridge ended with exit code {code} after SIGTERM: {self._site.bridge.err[-1:]}")
+
+    async def _kill_consumer(self) -> None:
+        applier = self._chance.choice(self._site.appliers)
+        await self._wait(lambda: bool(applier.since_start), f"The consumer {applier.name} applied nothing")
+        await asyncio.to_thread(applier.kill)
+        applier.read_on()
+        applier.start()
+
+    async def _disturb_link(self, fault: Fault) -> None:
+        assert fault.link is not None
+        link = self._site.links[fault.link]
+        # What the bridge must notice by itself it is given the time for, but not for more than is needed.
+        silence = 5 * HEARTBEAT_SECONDS if fault.link is Link.BROKER else 2 * ANSWER_SECONDS
+        match fault.kind:
+            case Kind.CUT_MID_FRAME:
+                cut = link.cut_mid_frame()
+                await self._wait(cut.is_set, "Nothing was sent that could be cut")
+            case Kind.BLACK_HOLE:
+                link.black_hole()
+                await link.until_given_up(self._chance.choice([0.5, silence]))
+            case Kind.HALF_OPEN:
+                link.half_open(self._chance.choice(["near", "far"]))
+                await link.until_given_up(self._chance.choice([0.5, silence]))
+            case Kind.DELAY:
+                link.delay(self._chance.uniform(0.05, 0.3))
+                await asyncio.sleep(self._chance.uniform(0.2, 1))
+                link.delay(0)
+        if fault.kind is not Kind.DELAY:
+            link.reset()
+
+    # The end
+
+    async def _peace(self) -> list[str]:
+        """Let everything arrive, end the bridge and empty the queues; what does not arrive in time is for the count.
+
+        A PBX need not report a deletion to whoever reads its list from the start at that moment; two full walks find
+        what it did not. Nothing else is left for them: whatever differs before them is lost.
+        """
+        await self._calm()
+        truth = self._site.truth()
+        self._differing = {reader.name: differing(reader.states, truth) for reader in self._site.readers}
+        unreported = {guid for differs in self._differing.values() for guid in differs if guid not in truth}
+        if unreported:
+            say(f"{len(unreported)} deletions were not reported; two full walks look for them")
+            for _ in range(2):
+                await asyncio.to_thread(self._site.walk)
+            await self._calm()
+            self._found_by_walks = len(unreported)
+        for reader in self._site.readers:
+            healed = unreported - set(differing(reader.states, truth))
+            self._differing[reader.name] = [guid for guid in self._differing[reader.name] if guid not in healed]
+        await self._stop_bridge()
+        until = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < until and (await self._site.waiting() or any(self._lags())):
+            await asyncio.sleep(EFFECTS_SECONDS)
+        left = await self._site.waiting()
+        broken = [f"{left} messages are left in the queues."] if left else []
+        return broken + [f"The PBX complains: {mistake}" for mistake in self._site.pbx.oracle.mistakes]
+
+    async def _calm(self) -> None:
+        """Wait until every reader has the truth, or nothing has come for a while."""
+        truth, last, since = self._site.truth(), -1, time.monotonic()
+        while any(reader.states != truth for reader in self._site.readers):
+            self._site.check()
+            came = sum(len(reader.deliveries) for reader in self._site.readers)
+            if came != last:
+                last, since = came, time.monotonic()
+            if time.monotonic() - since > QUIET_SECONDS:
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _histories(self) -> list[History]:
+        readers = self._site.readers
+        revisions = readers[0].revisions
+        return [
+            *(
+                History(
+                    reader.name,
+                    reader.deliveries,
+                    may_repeat=reader.may_repeat,
+                    differing=self._differing[reader.name],
+                )
+                for reader in readers
+            ),
+            *(
+                History(
+                    applier.name,
+                    applier.applied,
+                    is_applied=True,
+                    differing=differing(final_revisions(applier.applied), revisions),
+                )
+                for applier in self._site.appliers
+            ),
+        ]
+
+
+def say(words: str) -> None:
+    """Tell people how it goes."""
+    print(f"chaos: {words}", file=sys.stderr, flush=True)  # noqa: T201 - its output
+
+
+@asynccontextmanager
+async def aside(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """Do *work* meanwhile; what it failed of is raised."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
+
+
+async def chaos(wish: Wish, folder: Path) -> tuple[Result, list[str]]:
+    """Build a site in *folder* and run there; raises what ``Run.go`` and ``built`` raise."""
+    async with built(folder, seed=wish.seed, kinds=wish.queues, also=wish.also) as site:
+        return await Run(wish, site).go()

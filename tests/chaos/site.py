@@ -1,0 +1,232 @@
+"""The place of a run: a PBX, a broker, a bridge between them, proxies on its connections, and consumers."""
+
+import asyncio
+import shlex
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from bridge.broker import Topology, connect, declare
+from bridge.model import AccountGuid, Cursor, Row
+from bridge.normalize import Rules, account_of
+from bridge.simulator.pbx import Pbx
+from bridge.simulator.people import info_of
+from bridge.simulator.server import Served, serve
+from tests.chaos.appliers import Applier, SqliteEffects, TextEffects, inbox_program
+from tests.chaos.errors import CannotRunError, StandstillError
+from tests.chaos.faults import Link
+from tests.chaos.readers import QueueReader, Reader, comparable
+from tests.support.process import Command, run
+from tests.support.proxy import Proxy
+from tests.support.rabbit import SERVER, PrivateBroker
+
+ACCOUNTS = 1000
+PASSWORD = "ch4os-s3cret"
+SOURCE = "hq"
+EXCHANGE = "pbx.accounts"
+ROOT = Path(__file__).parents[2]
+HEARTBEAT_SECONDS = 2
+ANSWER_SECONDS = 2
+KEEP_MINUTES = 3
+"""How long the bridge keeps what is published: so short that it also forgets while all this goes on."""
+
+REMEMBER = 1000
+"""What the pretend PBX keeps for looking back, of which nobody makes use here."""
+
+# What Python compiles it may keep, or every start of a process would compile everything once more.
+PROCESSES = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(ROOT)}
+
+
+class Site:
+    """Everything that runs; the bridge, the broker and the consumers may be stopped and started."""
+
+    def __init__(self, folder: Path, broker: PrivateBroker, pbx: Pbx, served: Served, links: dict[Link, Proxy]) -> None:
+        self.folder = folder
+        self.broker = broker
+        self.pbx = pbx
+        self.served = served
+        self.links = links
+        self.readers: list[Reader] = []
+        self.appliers: list[Applier] = []
+        self.queues: list[str] = []
+        self.faults = 0
+        self._bridge: Command | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._environment = {
+            **PROCESSES,
+            "BRIDGE_PBX_NAME": SOURCE,
+            "BRIDGE_PBX_URL": f"ws://127.0.0.1:{links[Link.PBX].port}",
+            "BRIDGE_PBX_APP": pbx.app,
+            "BRIDGE_PBX_PASSWORD": pbx.password,
+            "BRIDGE_PBX_POLL_INTERVAL_SECONDS": "0.1",
+            "BRIDGE_PBX_ANSWER_TIMEOUT_SECONDS": str(ANSWER_SECONDS),
+            "BRIDGE_RABBITMQ_URL": f"amqp://guest:guest@127.0.0.1:{links[Link.BROKER].port}/?heartbeat={HEARTBEAT_SECONDS}",
+            "BRIDGE_RABBITMQ_EXCHANGE": EXCHANGE,
+            "BRIDGE_STORE_URL": f"sqlite:///{folder / 'bridge.db'}",
+            "BRIDGE_STATUS_ENABLED": "false",
+            "BRIDGE_WALK_NIGHTLY_AT": "never",
+            "BRIDGE_LOG_FORMAT": "json",
+            "BRIDGE_REPLAY_KEEP_DAYS": str(KEEP_MINUTES / 24 / 60),
+        }
+
+    def fault(self) -> int:
+        """Return how many faults there have been."""
+        return self.faults
+
+    @property
+    def bridge(self) -> Command:
+        assert self._bridge is not None, "the bridge was started"
+        return self._bridge
+
+    def start_bridge(self) -> None:
+        self._bridge = Command("run", environment=self._environment, cwd=self.folder)
+
+    def end_bridge(self, *, is_killed: bool) -> int:
+        """End the bridge one way or the other, keep its last words, and return its exit code."""
+        bridge = self.bridge
+        if is_killed:
+            bridge.kill()
+        code = bridge.wait() if is_killed else bridge.terminate()
+        with (self.folder / "bridge.log").open("a", encoding="utf-8") as log:
+            log.write(bridge.printed + "\n")
+        return code
+
+    def check(self) -> None:
+        """Look whether everything lives that should.
+
+        Raises:
+            StandstillError: the bridge or a consumer of ours ended by itself.
+
+        """
+        if not self.bridge.is_running:
+            self.end_bridge(is_killed=True)
+            last = self.bridge.printed.splitlines()[-1:]
+            raise StandstillError(f"the bridge ended by itself: {last}")
+        for applier in self.appliers:
+            applier.check()
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+    def truth(self) -> dict[str, bytes]:
+        """Return what should be told of every account of the PBX."""
+        told = {}
+        for guid, record in self.pbx.truth().items():
+            info = info_of(record, self.pbx.modes.shape, domain=self.pbx.domain, pbx=self.pbx.name)
+            row = Row(Cursor(), AccountGuid(guid), record.h323, info)
+            told[guid] = comparable(account_of(row, None, Rules(key=b"")))
+        return told
+
+    def walk(self) -> None:
+        """Have the bridge read the whole list of the PBX once more, as an operator would, and wait until it is over.
+
+        Raises:
+            StandstillError: the bridge did not take the wish.
+
+        """
+        walks = len(self.bridge.logs("source.verified"))
+        code, asked = run("resync", SOURCE, "--accept-deletions", environment=self._environment, cwd=self.folder)
+        if code:
+            raise StandstillError(f"the bridge does not walk when asked to: {asked.printed}")
+        self.bridge.wait_for_log("source.verified", walks + 1)
+
+    async def waiting(self) -> int:
+        """Return how many messages wait in all queues."""
+        async with connect([self.broker.url], client_name="chaos") as connection, asyncio.timeout(30):
+            channel = await connection.channel()
+            found = [await channel.declare_queue(queue, passive=True) for queue in self.queues]
+            return sum(queue.declaration_result.message_count or 0 for queue in found)
+
+    async def _declare(self, kinds: Sequence[str], uses: Sequence[str]) -> None:
+        """Make exchange, log and queues, and let the broker write them down in peace.
+
+        A queue with a log of its own (quorum, stream) that was declared seconds before its node is killed may not
+        come back at all with RabbitMQ 3.10; that is not what is tried here.
+        """
+        async with connect([self.broker.url], client_name="chaos") as connection:
+            await declare(connection, Topology(EXCHANGE))
+            channel = await connection.channel()
+            for kind in kinds:
+                for use in uses:
+                    queue = f"{EXCHANGE}.{kind}.{use}"
+                    # No delivery limit: every end of a connection would count. One consumer at a time keeps order.
+                    made = await channel.declare_queue(
+                        queue, durable=True, arguments={"x-queue-type": kind, "x-single-active-consumer": True}
+                    )
+                    await made.bind(EXCHANGE, "#")
+                    self.queues.append(queue)
+        await asyncio.to_thread(self.broker.stop)
+        await asyncio.to_thread(self.broker.start)
+
+    async def begin(self, kinds: Sequence[str], also: str | None) -> None:
+        """Declare everything and start everything."""
+        uses = ["plain", "inbox"] + ["also"] * (also is not None)
+        await self._declare(kinds, uses)
+        for kind in kinds:
+            self.readers.append(QueueReader(f"{kind}.plain", self.broker.url, f"{EXCHANGE}.{kind}.plain", self.fault))
+            path = self.folder / f"{kind}.inbox.db"
+            self.appliers.append(self._applier(kind, "inbox", inbox_program(), path))
+            if also is not None:
+                path = self.folder / f"{kind}.also.txt"
+                self.appliers.append(self._applier(kind, "also", shlex.split(also), path))
+        for reader in self.readers:
+            self._tasks.append(asyncio.create_task(reader.run(), name=reader.name))
+        for applier in self.appliers:
+            applier.start()
+        self.start_bridge()
+
+    def _applier(self, kind: str, use: str, program: Sequence[str], path: Path) -> Applier:
+        environment = {
+            "CHAOS_AMQP_URL": self.broker.url,
+            "CHAOS_QUEUE": f"{EXCHANGE}.{kind}.{use}",
+            "CHAOS_EFFECTS": str(path),
+        }
+        is_ours = use == "inbox"
+        return Applier(
+            f"{kind}.{use}",
+            program,
+            {**(PROCESSES if is_ours else {}), **environment},
+            SqliteEffects(path) if is_ours else TextEffects(path, SOURCE),
+            cwd=ROOT if is_ours else Path.cwd(),
+            fault=self.fault,
+            is_supervised=not is_ours,
+        )
+
+    async def end(self) -> None:
+        """End everything that still runs."""
+        for applier in self.appliers:
+            await asyncio.to_thread(applier.kill)
+        if self._bridge is not None and self._bridge.is_running:
+            await asyncio.to_thread(self.end_bridge, is_killed=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def built(folder: Path, *, seed: int, kinds: Sequence[str], also: str | None) -> AsyncIterator[Site]:
+    """Build everything and start it; what runs is ended behind the caller.
+
+    Raises:
+        CannotRunError: RabbitMQ cannot be started.
+
+    """
+    if not Path(SERVER).exists() and shutil.which("rabbitmq-server") is None:
+        raise CannotRunError(
+            "RabbitMQ is needed (the command rabbitmq-server); on Debian: apt-get install rabbitmq-server"
+        )
+    pbx = Pbx(accounts=ACCOUNTS, seed=seed, password=PASSWORD, name=SOURCE, remember=REMEMBER)
+    broker = PrivateBroker()
+    async with AsyncExitStack() as stack:
+        await asyncio.to_thread(broker.__enter__)
+        stack.push(broker)
+        served = await stack.enter_async_context(serve(pbx))
+        links = {
+            Link.BROKER: await stack.enter_async_context(Proxy(broker.port, seed=seed)),
+            Link.PBX: await stack.enter_async_context(Proxy(served.port, seed=seed)),
+        }
+        site = Site(folder, broker, pbx, served, links)
+        stack.push_async_callback(site.end)
+        await site.begin(kinds, also)
+        yield site

@@ -1,0 +1,39 @@
+from collections import Counter
+
+from tests.chaos.faults import Fault, Kind, Link, plan
+
+
+def test_a_plan_kills_as_often_as_it_is_told_and_does_everything_else_too() -> None:
+    for bridge_kills, broker_kills in ((1, 0), (6, 1), (1, 3), (200, 20)):
+        faults = plan(bridge_kills=bridge_kills, broker_kills=broker_kills, seed=1)
+        kinds = Counter(fault.kind for fault in faults)
+        together = sum(fault.with_bridge for fault in faults)
+        assert kinds[Kind.BRIDGE_SIGKILL] + together == bridge_kills
+        assert kinds[Kind.BROKER_KILL] == broker_kills
+        assert set(Kind) - {Kind.BRIDGE_SIGKILL, Kind.BROKER_KILL} <= kinds.keys()
+
+
+def test_connections_are_disturbed_on_both_sides() -> None:
+    faults = plan(bridge_kills=1, broker_kills=0, seed=1)
+    for kind in (Kind.CUT_MID_FRAME, Kind.BLACK_HOLE, Kind.HALF_OPEN, Kind.DELAY):
+        assert {fault.link for fault in faults if fault.kind is kind} == set(Link)
+
+
+def test_the_same_seed_makes_the_same_plan() -> None:
+    one, same, other = (plan(bridge_kills=20, broker_kills=2, seed=seed) for seed in (1, 1, 2))
+    assert one == same != other
+
+
+def test_only_what_ends_a_publishers_session_without_a_goodbye_may_repeat() -> None:
+    every = [*(Fault(kind, link) for kind in Kind for link in (Link.BROKER, Link.PBX))]
+    assert {str(fault.kind) for fault in every if fault.may_repeat and fault.link is Link.PBX} == {
+        "bridge_sigkill",
+        "broker_kill",
+    }
+    assert {str(fault.kind) for fault in every if fault.may_repeat} == {
+        "bridge_sigkill",
+        "broker_kill",
+        "cut_mid_frame",
+        "black_hole",
+        "half_open",
+    }

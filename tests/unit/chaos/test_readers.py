@@ -1,0 +1,38 @@
+import json
+from datetime import timedelta
+
+from bridge.model import ChangeKind
+from tests.chaos.readers import LONG_AGO, Notes
+from tests.support.events import BEGIN, body, change
+
+
+def test_every_delivery_is_written_down_and_the_first_of_each_counts() -> None:
+    faults = [0]
+    notes = Notes(lambda: faults[0])
+    created, updated = body(change("anna", 1), sequence=1), body(change("anna", 2), sequence=2)
+    notes.take(created, is_redelivered=False, is_marked=False)
+    notes.take(updated, is_redelivered=False, is_marked=False)
+    faults[0] = 1
+    notes.take(created, is_redelivered=False, is_marked=True)
+    assert [(told.sequence, told.fault, told.is_marked) for told in notes.deliveries] == [
+        (1, 0, False),
+        (2, 0, False),
+        (1, 1, True),
+    ]
+    assert notes.distinct == 2
+    assert notes.revisions == {"anna": 2}
+    assert b"anna 2" in notes.states["anna"], "the repetition brought no old state back"  # type: ignore[operator]
+    assert notes.newest == BEGIN + timedelta(seconds=2)
+
+
+def test_a_deleted_account_is_gone_and_its_revision_stays() -> None:
+    notes = Notes(lambda: 0)
+    notes.take(body(change("anna", 1), sequence=1), is_redelivered=False, is_marked=False)
+    notes.take(body(change("anna", 2, kind=ChangeKind.DELETED), sequence=2), is_redelivered=False, is_marked=False)
+    assert (notes.states, notes.revisions) == ({}, {"anna": 2})
+
+
+def test_what_is_no_account_change_is_not_counted() -> None:
+    notes = Notes(lambda: 0)
+    notes.take(json.dumps({"type": "pbx.source.verified"}).encode(), is_redelivered=False, is_marked=False)
+    assert (notes.deliveries, notes.newest) == ([], LONG_AGO)

@@ -1,0 +1,105 @@
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from bridge.delivery.ingest import ingest
+from bridge.errors import StoreInUse, StoreUnusable
+from bridge.model import Cursor
+from bridge.normalize import Rules
+from bridge.store.backup import back_up, put_back
+from bridge.store.sqlite import SqliteStore
+from tests.support.rows import HQ, batch, cursor, row
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+RULES = Rules(key=b"k")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "bridge.db"
+
+
+def test_a_copy_is_made_beside_a_bridge_that_writes(path: Path) -> None:
+    copy = path.with_name("copy.db")
+    with SqliteStore(path) as store:
+        ingest(store, batch(*(row(f"a{number}", number) for number in range(500))), rules=RULES, now=NOW)
+        with store.transaction() as transaction:  # in the middle of which the copy is made
+            transaction.place(HQ)
+            assert back_up(path, copy, NOW) == copy.stat().st_size
+        ingest(store, batch(row("later", 900), since=cursor(499)), rules=RULES, now=NOW)
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert sorted(file.name for file in path.parent.iterdir()) == ["bridge.db", "bridge.db.lock", "copy.db"]
+    with SqliteStore(copy) as store:
+        assert store.place(HQ).cursor == cursor(499)
+        assert store.count_accounts(HQ) == 500
+
+
+def test_the_original_goes_on_and_the_copy_begins_a_lineage_of_its_own(path: Path) -> None:
+    with SqliteStore(path) as store:
+        ingest(store, batch(row("a", 1)), rules=RULES, now=NOW)
+        before = store.lineage
+        back_up(path, path.with_name("copy.db"), NOW)
+    with SqliteStore(path) as store:
+        assert (store.lineage, store.restored) == (before, "")
+    with SqliteStore(path.with_name("copy.db")) as store:
+        assert store.lineage != before
+        assert "the copy of 2026-11-23T00:00:00Z" in store.restored
+
+
+def test_a_copy_in_the_place_of_a_store_leaves_nothing_of_it_beside(path: Path) -> None:
+    with SqliteStore(path) as store:
+        ingest(store, batch(row("a", 1)), rules=RULES, now=NOW)
+        back_up(path, path.with_name("copy.db"), NOW)
+        ingest(store, batch(row("b", 2), since=cursor(1)), rules=RULES, now=NOW)
+    path.with_name("bridge.db-wal").write_bytes(b"left behind by a kill")
+    kept = put_back(path.with_name("copy.db"), path, NOW)
+    assert kept is not None
+    assert kept.with_name(f"{kept.name}-wal").read_bytes() == b"left behind by a kill"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with SqliteStore(path) as store:
+        assert store.place(HQ).cursor == cursor(1)
+        assert store.restored
+
+
+def test_a_copy_made_by_other_means_is_marked_when_it_is_put_back(path: Path) -> None:
+    other = path.with_name("elsewhere.db")
+    with SqliteStore(other) as store:
+        before = store.lineage
+    assert put_back(other, path, NOW) is None
+    with SqliteStore(path) as store:
+        assert store.lineage != before
+        assert store.place(HQ).cursor == Cursor()
+    with SqliteStore(other) as store:
+        assert store.lineage == before, "the copy itself is not touched"
+
+
+def test_a_store_in_use_is_not_replaced(path: Path) -> None:
+    with SqliteStore(path):
+        back_up(path, path.with_name("copy.db"), NOW)
+        with pytest.raises(StoreInUse):
+            put_back(path.with_name("copy.db"), path, NOW)
+
+
+def test_what_is_no_store_is_neither_copied_nor_put_back(path: Path) -> None:
+    with pytest.raises(StoreUnusable, match="there is no store"):
+        back_up(path, path.with_name("copy.db"), NOW)
+    path.with_name("junk").write_bytes(b"junk " * 1000)
+    with pytest.raises(StoreUnusable, match="damaged or no store"):
+        put_back(path.with_name("junk"), path, NOW)
+    path.with_name("empty").touch()
+    with pytest.raises(StoreUnusable, match="no store that this version"):
+        put_back(path.with_name("empty"), path, NOW)
+    assert not path.exists()
+
+
+def test_a_backup_overwrites_nothing_and_leaves_no_half_of_itself(path: Path) -> None:
+    with SqliteStore(path):
+        pass
+    path.with_name("copy.db").write_text("mine")
+    with pytest.raises(FileExistsError):
+        back_up(path, path.with_name("copy.db"), NOW)
+    assert path.with_name("copy.db").read_text() == "mine"
+    with pytest.raises(StoreUnusable, match="cannot be written"):
+        back_up(path, path.parent / "nowhere" / "copy.db", NOW)

@@ -1,0 +1,109 @@
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator, ValidationError
+
+from bridge.config import Settings, origins
+from bridge.configfile import commented, in_effect, schema, toml
+
+
+def without_missing_files(text: str, tmp_path: Path) -> str:
+    """Return *text* with every secret file in it replaced by one that is there."""
+    secret = tmp_path / "secret"
+    secret.write_text("amqp://bridge:pw@localhost/")
+    return re.sub(r'"/run/secrets/\w+"', f'"{secret}"', text)
+
+
+def loaded(text: str, tmp_path: Path, **environment: str) -> tuple[Settings, Path]:
+    file = tmp_path / "bridge.toml"
+    file.write_text(without_missing_files(text, tmp_path), "utf-8")
+    return Settings.load(file, environment), file
+
+
+def test_the_file_to_begin_with_is_valid_as_it_is(tmp_path: Path) -> None:
+    settings, _ = loaded(commented(), tmp_path)
+    assert [pbx.name for pbx in settings.pbx] == ["hq"]
+    assert settings.rabbitmq == settings.rabbitmq.model_copy(update={"url": None})
+    assert settings.publish == Settings().publish
+
+
+def test_every_line_of_it_may_be_switched_on(tmp_path: Path) -> None:
+    text = re.sub(r"^#(?=[a-z\[])", "", commented(), flags=re.MULTILINE)
+    for alternative in ('url = "amqp', "token = ", "password = "):  # each of them is there as a file, too
+        text = re.sub(rf"^{re.escape(alternative)}.*\n", "", text, flags=re.MULTILINE)
+    settings, _ = loaded(text, tmp_path)
+    assert settings.subscriber[0].queue == "pbx.accounts.crm"
+    assert settings.walk.quiet_from == "08:00"
+
+
+def test_it_names_every_setting_and_says_what_it_is_for() -> None:
+    text = commented()
+    for table, field in Settings.model_fields.items():
+        assert field.description, table
+    for table in (Settings.model_fields, *(definition["properties"] for definition in schema()["$defs"].values())):
+        for name, setting in table.items():
+            described = setting["description"] if isinstance(setting, dict) else setting.description
+            assert described, name
+            assert name in text
+
+
+def test_what_is_in_effect_says_where_it_comes_from_and_shows_no_secret(tmp_path: Path) -> None:
+    text = '[rabbitmq]\nurl = "amqp://bridge:hush-hush@host/"\nwindow = 8\n[[pbx]]\nurl = "wss://x"\napp = "a"\n'
+    settings, file = loaded(
+        text, tmp_path, BRIDGE_PBX_PASSWORD="hush-too", BRIDGE_LOG_LEVEL="debug", BRIDGE_PBX_EXCLUDE="emails"
+    )
+    environment = {"BRIDGE_PBX_PASSWORD": "x", "BRIDGE_LOG_LEVEL": "debug", "BRIDGE_PBX_EXCLUDE": "emails"}
+    found = {setting.key: setting for setting in in_effect(settings, origins(file, environment))}
+    assert found["rabbitmq.url"].value == "amqp://bridge:***@host/"
+    assert found["rabbitmq.window"].origin == f"{file}, line 3"
+    assert found["pbx[0].url"].origin == f"{file}, line 5"
+    assert found["log.level"].origin == "BRIDGE_LOG_LEVEL"
+    assert found["pbx[0].exclude"].value == ["emails"]
+    assert (found["pbx[0].password"].value, found["pbx[0].password"].origin) == ("***", "BRIDGE_PBX_PASSWORD")
+    assert found["walk.nightly_at"].origin == "default"
+    lines = "\n".join(toml(list(found.values())))
+    assert "hush" not in lines
+    assert tomllib.loads(lines)["rabbitmq"]["window"] == 8
+
+
+def test_a_value_in_an_inline_table_is_known_to_come_from_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "inline.toml"
+    file.write_text('log = {level = "debug"}\n')
+    settings = Settings.load(file, {}, require_pbx=False, require_rabbitmq=False)
+    found = {setting.key: setting.origin for setting in in_effect(settings, origins(file, {}))}
+    assert found["log.level"] == str(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "is_right"),
+    [
+        ({"rabbitmq": {"window": 8}}, True),
+        ({"rabbitmq": {"window": 8000}}, False),
+        ({"rabbitmq": {"wndow": 8}}, False),
+        ({"rabitmq": {}}, False),
+        ({"log": {"level": "loud"}}, False),
+        ({"pbx": [{"name": "hq", "url": "wss://x", "app": "a", "password": "p", "exclude": ["emails"]}]}, True),
+        ({"pbx": [{"name": "hq"}]}, False),
+    ],
+)
+def test_the_schema_for_editors_knows_right_from_wrong(content: dict[str, Any], *, is_right: bool) -> None:
+    validator = Draft202012Validator(dict(schema()))
+    Draft202012Validator.check_schema(dict(schema()))
+    if is_right:
+        validator.validate(content)
+    else:
+        with pytest.raises(ValidationError):
+            validator.validate(content)
+
+
+def test_one_pbx_may_publish_less_than_the_others(tmp_path: Path) -> None:
+    one = '[[pbx]]\nname = "{}"\nurl = "wss://x"\napp = "a"\npassword = "p"\n{}\n'
+    text = '[rabbitmq]\nurl = "amqp://x/"\n[publish]\nexclude = ["emails"]\nmask = ["numbers"]\n'
+    text += one.format("hq", "") + one.format("branch", 'exclude = ["groups"]\nskip_unchanged = true')
+    settings, _ = loaded(text, tmp_path)
+    hq, branch = (settings.publish_of(pbx.name) for pbx in settings.pbx)
+    assert (hq.exclude, hq.mask, hq.skip_unchanged) == (("emails",), ("numbers",), False)
+    assert (branch.exclude, branch.mask, branch.skip_unchanged) == (("groups",), ("numbers",), True)

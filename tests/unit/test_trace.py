@@ -1,0 +1,169 @@
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from bridge.delivery.ingest import ingest
+from bridge.model import Cursor, KnownAccount, Pause, RecordedEvent, SourceName, SourceRecord
+from bridge.normalize import Rules
+from bridge.store.reader import StoreReader
+from bridge.store.sqlite import SqliteStore
+from bridge.trace import Live, State, Trace, former, has_usn, is_meant, near, trace
+from tests.support.rows import HQ, chain, row
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+RULES = Rules(key=b"k")
+WELL = Live(
+    is_running=True,
+    is_broker_usable=True,
+    broker="connected",
+    sources={"hq": {"is_usable": True, "doing": "up to date", "problem": "", "last_progress_at": None}},
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A store in which a changed twice and b once."""
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        for number, batch in enumerate(
+            chain([[row("anna", 1, e164="403")], [row("bob", 2, e164="404")], [row("anna", 3, e164="405")]])
+        ):
+            ingest(store, batch, rules=RULES, now=NOW + timedelta(minutes=number))
+    return tmp_path / "bridge.db"
+
+
+def explained(path: Path, live: Live = WELL, **options: Any) -> Trace:
+    with StoreReader(path) as store:
+        known = store.account(HQ, "anna")
+        assert known is not None
+        return trace(known, store.events_of(HQ, "anna"), store.sources()[0], live, **options)
+
+
+def words(found: Trace) -> str:
+    return " ".join(found.sentences)
+
+
+def test_what_the_broker_confirmed_is_told_with_id_key_and_times(path: Path) -> None:
+    with SqliteStore(path) as store:
+        store.mark_in_doubt(store.unpublished(0, 3)[:1])
+        store.mark_published(store.unpublished(0, 3), NOW + timedelta(hours=1))
+    found = explained(path)
+    assert [event.state for event in found.events] == [State.CONFIRMED] * 2
+    assert [event.attempts for event in found.events] == [2, 1]
+    assert found.events[1].changed == ["numbers"]
+    assert f"sent as event {found.events[1].event} with routing key hq.account.updated" in words(found)
+    assert "the broker confirmed it" in words(found)
+    assert "account-bridge replay --queue QUEUE --since" in words(found)
+
+
+@pytest.mark.parametrize(
+    ("live", "reason"),
+    [
+        (Live(), "no bridge runs on this store"),
+        (Live(is_running=True, broker="no connection to the broker", sources=WELL.sources), "no connection to the"),
+        (WELL, "it waits for its turn"),
+    ],
+)
+def test_what_is_not_sent_says_why(path: Path, live: Live, reason: str) -> None:
+    found = explained(path, live)
+    assert "NOT SENT yet" in words(found)
+    assert reason in words(found)
+    assert found.events[0].confirmed_at is None
+
+
+def test_what_waits_behind_a_parked_event_says_so(path: Path) -> None:
+    with SqliteStore(path) as store:
+        store.park(store.unpublished(0, 1)[0], "it is too large", NOW)
+    parked, held = explained(path).events
+    assert (parked.state, held.state) == (State.PARKED, State.HELD)
+    assert "it is too large" in parked.why
+    assert f"account-bridge parked retry {1}" in parked.why
+    assert "parked at position 1" in held.why
+
+
+def test_what_was_discarded_is_never_said_to_be_on_its_way(path: Path) -> None:
+    with SqliteStore(path) as store:
+        store.park(store.unpublished(2, 1)[0], "it is too large", NOW)
+        store.discard(3, "nobody needs it", NOW)
+        store.mark_published(store.unpublished(0, 2), NOW)
+    found = explained(path)
+    assert "NOT SENT: " in words(found)
+    assert "nobody needs it" in words(found)
+
+
+def test_a_row_without_a_difference_is_told_as_that(path: Path) -> None:
+    with SqliteStore(path) as store:
+        rules = Rules(key=b"k", skip_unchanged=True)
+        since = store.place(HQ).cursor
+        (later,) = chain([[row("anna", 9, e164="405")]])
+        ingest(store, type(later)(HQ, since, later.until, later.rows), rules=rules, now=NOW)
+    assert 'told of it again (usn "9"), and no published field differed' in words(explained(path))
+
+
+def test_a_paused_pbx_and_one_that_is_away_are_named(path: Path) -> None:
+    away = {"is_usable": False, "doing": "waiting", "problem": "no connection", "last_progress_at": NOW.isoformat()}
+    assert "hq is not read at the moment: no connection. Its last answer came" in words(
+        explained(path, Live(is_running=True, is_broker_usable=True, sources={"hq": away}))
+    )
+    source = SourceRecord(HQ, Cursor(), 1, 1, None, 1, 0, Pause(NOW, "maintenance"))
+    with StoreReader(path) as store:
+        known = store.account(HQ, "anna")
+        assert known is not None
+        found = trace(known, [], source, WELL)
+    assert "PAUSED since" in words(found)
+    assert "maintenance" in words(found)
+    assert "longer ago than events are kept" in words(found)
+
+
+def test_what_the_configuration_keeps_back_is_named(path: Path) -> None:
+    assert "shows nowhere: emails" in words(explained(path, unpublished=["emails"]))
+
+
+def test_the_full_walk_that_saw_it_is_named(path: Path) -> None:
+    assert "No full walk of hq was proven yet." in words(explained(path))
+    with StoreReader(path) as store:
+        known = store.account(HQ, "anna")
+    assert known is not None
+    verified = SourceRecord(HQ, Cursor(), 1, 0, NOW, 1, 0, None)
+    assert "found it as it was published" in words(trace(known, [], verified, WELL))
+
+
+@pytest.mark.parametrize("who", ["405", "anna", "ANNA", "Anna"])
+def test_accounts_are_found_by_what_people_call_them(path: Path, who: str) -> None:
+    with StoreReader(path) as store:
+        assert [known.key for known in store.accounts() if is_meant(known.account, who)] == ["anna"]
+
+
+def test_guids_are_found_whatever_their_spelling() -> None:
+    assert is_meant({"guid": "2A4D-009C"}, "2a4d009c")
+    assert not is_meant({"guid": "2A4D-009C"}, "2a4d009")
+
+
+def test_accounts_are_found_by_the_number_of_the_pbx(path: Path) -> None:
+    with StoreReader(path) as store:
+        assert [known.key for known in store.accounts() if has_usn(known, "3")] == ["anna"]
+
+
+def test_a_former_extension_leads_to_whom_it_was_taken_from(path: Path) -> None:
+    with StoreReader(path) as store:
+        events = [event for page in store.events() for event in page]
+    assert [event.account_key for event in events if former(event, "403")] == ["anna", "anna"]
+    assert not [event for event in events if former(event, "40")]
+
+
+def test_a_name_that_is_not_there_suggests_near_ones(path: Path) -> None:
+    with StoreReader(path) as store:
+        assert near(store.accounts(), "40") == ["405", "404"]
+        assert set(near(store.accounts(), "ana")) == {"anna"}
+        assert near(store.accounts(), "xyzzy") == []
+
+
+def test_awkward_names_are_found_and_keep_their_characters() -> None:
+    for name in ("[bold]x[/bold]", "שלום עולם", "👩‍👩‍👧 Ω", 'quo"te \\ back', "\x1b[2J"):
+        known = KnownAccount(1, SourceName("hq"), "k", Cursor(), {"guid": "k", "display_name": name}, 1, False, 0, 0)  # noqa: FBT003 - a value, not a switch
+        assert is_meant(known.account, name)
+        body = b'{"data":{"account":{"guid":"k","display_name":' + orjson.dumps(name) + b'},"previous":{}}}'
+        event = RecordedEvent(1, HQ, 1, "e", "t", "k", "r", body, NOW, None, False, 0, False, None, None, None)  # noqa: FBT003 - the same
+        assert former(event, name)
