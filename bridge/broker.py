@@ -391,10 +391,15 @@ _TRANSLATIONS: Final[Sequence[tuple[type[BaseException], str, type[BridgeError],
 )
 
 
+def vhost_of(url: str) -> str:
+    """Return the virtual host that *url* names."""
+    return unquote(urlsplit(url).path.removeprefix("/")) or "/"
+
+
 def _place(url: str) -> str:
     parts = urlsplit(url)
-    vhost = unquote(parts.path.removeprefix("/")) or "/"
-    return f"{parts.hostname}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)} (virtual host {vhost})"
+    port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
+    return f"{parts.hostname}:{port} (virtual host {vhost_of(url)})"
 
 
 def _text(problem: BaseException) -> str:

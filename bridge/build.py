@@ -1,17 +1,19 @@
 """The running bridge, put together from the settings."""
 
 import ssl
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import time, timedelta
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 from bridge import __version__
-from bridge.broker import Subscription, Topology, connect, declare, verify
+from bridge.broker import Subscription, Topology, connect, declare, verify, vhost_of
 from bridge.cloudevents import numbers_in
 from bridge.config import PbxTable, Settings
+from bridge.contract import Offer, documents
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
 from bridge.errands import newest_in_log
@@ -19,15 +21,26 @@ from bridge.errors import BadConfig
 from bridge.frames import APP_ID
 from bridge.intake import Told
 from bridge.logs import get_logger
+from bridge.metrics import exposition
+from bridge.model import OutboxRow, SourceName
 from bridge.normalize import Projection, Rules
 from bridge.publisher import Publisher
 from bridge.service import Bridge, Log, Pbx, utc_now
 from bridge.source import PbxSource
 from bridge.status import Board, Level, LogPart, Part, SourcePart
+from bridge.store.reading import RecentEvents
 from bridge.store.sqlite import SqliteStore
+from bridge.tally import BLOCKED
 from bridge.terminal import TerminalPublisher
+from bridge.tracing import tracing
 from bridge.walk.decisions import Pace
 from bridge.walk.schedule import Habits
+from bridge.web.server import Views, serve
+
+_BLOCKED_WORDS: Final = (
+    "The broker has a memory or disk alarm and takes nothing. The bridge waits on its connection and sends everything "
+    "once the alarm ends; at the broker, rabbitmq-diagnostics alarms says what it is"
+)
 
 log = get_logger(__name__)
 
@@ -51,19 +64,17 @@ def built(
     """
     now = utc_now()
     board = Board(version=__version__, started_at=now, broker=Part(since=now))
+    board.max_unsent_age = timedelta(seconds=settings.status.max_unsent_age_seconds)
+    board.max_walk_stall = timedelta(seconds=settings.status.max_walk_stall_seconds)
     board.sources = {pbx.name: SourcePart(since=now) for pbx in settings.pbx}
     path = settings.store.path
-    with SqliteStore(path if shadow is None else path.with_name(f"{path.name}.shadow")) as store:
+    store_path = path if shadow is None else path.with_name(f"{path.name}.shadow")
+    with SqliteStore(store_path) as store, _hooks(settings, on_told) as (told, published):
         board.oldest_unsent_at = store.oldest_unpublished_at()
         written_log = log_of(settings, store, board)
         yield Bridge(
             store,
-            [
-                Pbx(
-                    pbx.name, source_of(pbx, board.sources[pbx.name]), pbx.ask_ahead, rules_of(settings, pbx, store.key)
-                )
-                for pbx in settings.pbx
-            ],
+            [pbx_of(settings, pbx, board.sources[pbx.name], store.key) for pbx in settings.pbx],
             shadow or publisher_of(settings, board.broker),
             rules=Rules(key=store.key),
             board=board,
@@ -73,11 +84,72 @@ def built(
             habits=habits_of(settings),
             limits=limits_of(settings),
             written_log=written_log,
-            on_told=on_told,
+            on_told=told,
+            on_published=published,
             newest_in_log=partial(newest_numbers, settings)
             if settings.rabbitmq.log_stream and shadow is None
             else None,
         )
+
+
+@contextmanager
+def _hooks(
+    settings: Settings, on_told: Callable[[Told], None]
+) -> Iterator[tuple[Callable[[Told], None], Callable[[Sequence[OutboxRow]], None]]]:
+    """Yield what is called with what became durable and with what was confirmed: *on_told*, and traces where wanted."""
+    if not settings.traces.enabled:
+        yield on_told, lambda _rows: None
+        return
+    with tracing(settings.traces.endpoint, clock=utc_now, version=__version__) as tracer:
+
+        def traced(news: Told) -> None:
+            if news.certificate is not None:
+                tracer.walked(news.certificate)
+            if news.changes and news.began_at is not None:
+                tracer.ingested(news.source, news.changes, news.began_at)
+            on_told(news)
+
+        yield traced, tracer.published
+
+
+@asynccontextmanager
+async def page(settings: Settings, board: Board) -> AsyncIterator[None]:
+    """Serve the page about *board* while inside, unless it is switched off.
+
+    Raises:
+        BadConfig: its address cannot be listened on, or its token cannot be read.
+
+    """
+    status = settings.status
+    if not status.enabled:
+        yield
+        return
+    reader = RecentEvents(settings.store.path)
+    views = Views(reader.recent, exposition(board), documents(offer_of(settings)))
+    token = status.secret.reveal() if status.secret is not None else None
+    try:
+        async with serve(
+            board, host=status.host, port=status.port, token=token, hosts=status.hosts, views=views
+        ) as port:
+            log.info("status.listening", url=f"http://{status.host}:{port}/", token=token is not None)
+            yield
+    finally:
+        reader.close()
+
+
+def pbx_of(settings: Settings, pbx: PbxTable, part: SourcePart, key: bytes) -> Pbx:
+    """Return what is followed of *pbx*; *key* is the store's.
+
+    Its reading counts as stuck after several times the longest that one step may take.
+    """
+    step = pbx.poll_interval_seconds + pbx.answer_timeout_seconds + pbx.connect_timeout_seconds
+    return Pbx(
+        pbx.name,
+        source_of(pbx, part),
+        pbx.ask_ahead,
+        rules=rules_of(settings, pbx, key),
+        max_silence=timedelta(seconds=3 * step + 120),
+    )
 
 
 def source_of(pbx: PbxTable, part: SourcePart) -> PbxSource:
@@ -113,6 +185,8 @@ def publisher_of(settings: Settings, part: Part) -> Publisher:
 
     def does(doing: str) -> None:
         part.does(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
+        if doing.startswith("blocked"):
+            part.cause, part.problem = BLOCKED, _BLOCKED_WORDS
         log.info("broker.state", state=doing)
 
     rabbitmq = settings.rabbitmq
@@ -122,6 +196,7 @@ def publisher_of(settings: Settings, part: Part) -> Publisher:
         is_declaring=rabbitmq.declare,
         fences=[f"{rabbitmq.exchange}.writer.{pbx.name}" for pbx in settings.pbx],
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
+        is_traced=settings.traces.enabled,
         ssl_context=tls(rabbitmq.ca_file),
         on_state=does,
     )
@@ -204,11 +279,31 @@ def topology_of(settings: Settings) -> Topology:
     )
 
 
+def offer_of(settings: Settings) -> Offer:
+    """Return what subscribers of a bridge with *settings* can rely on."""
+    rabbitmq, topology = settings.rabbitmq, topology_of(settings)
+    urls = rabbitmq.urls
+    return Offer(
+        exchange=rabbitmq.exchange,
+        vhost=vhost_of(urls[0]) if urls else "/",
+        sources=[pbx.name for pbx in settings.pbx],
+        projections=[projection_of(settings, pbx.name) for pbx in settings.pbx] or [Projection()],
+        log=topology.log if rabbitmq.log_stream else None,
+        queues=[(wanted.queue, wanted.keys) for wanted in settings.subscriber],
+        is_traced=settings.traces.enabled,
+    )
+
+
+def projection_of(settings: Settings, name: SourceName) -> Projection:
+    """Return which fields leave of the PBX of that name."""
+    publish = settings.publish_of(name)
+    return Projection.of(include=publish.include, exclude=publish.exclude, mask=publish.mask)
+
+
 def rules_of(settings: Settings, pbx: PbxTable, key: bytes) -> Rules:
     """Return how rows of *pbx* are judged; *key* is the store's."""
-    publish = settings.publish_of(pbx.name)
-    projection = Projection.of(include=publish.include, exclude=publish.exclude, mask=publish.mask)
-    return Rules(key=key, projection=projection, skip_unchanged=publish.skip_unchanged)
+    skip_unchanged = settings.publish_of(pbx.name).skip_unchanged
+    return Rules(key=key, projection=projection_of(settings, pbx.name), skip_unchanged=skip_unchanged)
 
 
 def brake_of(settings: Settings) -> Brake:

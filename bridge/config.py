@@ -235,18 +235,38 @@ class StatusTable(_Table):
     """What /status asks for: Authorization: Bearer …"""
     token_file: SecretFile | None = None
     """A file with that."""
+    hosts: tuple[str, ...] = ()
+    """Names under which the page may be asked for, beside localhost and plain addresses; where there is no token."""
+    max_unsent_age_seconds: float = Field(300, gt=0)
+    """An event that waits for longer makes the bridge not ready."""
+    max_walk_stall_seconds: float = Field(300, gt=0)
+    """A full walk that reads no account for longer is stuck."""
 
     @model_validator(mode="after")
     def _strangers_need_a_token(self) -> Self:
         is_local = self.host in ("127.0.0.1", "::1", "localhost")
         if self.enabled and not is_local and self.token is None and self.token_file is None:
-            raise ValueError("token is missing: without one the status page is for this machine only (host 127.0.0.1)")
+            raise ValueError(
+                "token is missing: without one the page is for this machine only (host 127.0.0.1). Make one, for "
+                "instance by openssl rand -hex 32, and set status.token_file (BRIDGE_STATUS_TOKEN_FILE)"
+            )
         return self
 
     @property
     def secret(self) -> Secret | None:
         """What ``/status`` asks for."""
         return self._secret("token")
+
+
+class TracesTable(_Table):
+    """Spans for OpenTelemetry; needs the extra ``otel``."""
+
+    enabled: bool = False
+    """Make spans, and send them."""
+    endpoint: Annotated[str, _of_the_form(r"https?://\S+", "must look like http://collector:4318")] = (
+        "http://localhost:4318"
+    )
+    """Where a collector takes OTLP over HTTP."""
 
 
 class LogTable(_Table):
@@ -372,6 +392,8 @@ class Settings(_Table):
     """The status page."""
     log: LogTable = LogTable()
     """Logs, on stderr."""
+    traces: TracesTable = TracesTable()
+    """Spans for OpenTelemetry; needs the extra otel."""
     walk: WalkTable = WalkTable()
     """Full walks, and what they may do."""
     pbx: tuple[PbxTable, ...] = ()
@@ -522,6 +544,8 @@ def _keys_of(annotation: Any) -> Iterator[str]:
 
 
 def _is_list(table: str, key: str) -> bool:
+    if table == "status":
+        return key == "hosts"
     return table in {"publish", "pbx"} and key in {"include", "exclude", "mask"}
 
 

@@ -21,6 +21,7 @@ from aiohttp import web
 from bridge import logs
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.model import AccountGuid, Forgotten, Parked, SourceName
+from bridge.report import as_json, liveness
 from bridge.status import Board
 
 DEADLINE_SECONDS: Final = 30
@@ -102,10 +103,11 @@ def _remove(path: Path) -> None:
 
 def _routes(bridge: Steered) -> list[web.RouteDef]:
     async def live(_request: web.Request) -> web.Response:
-        return web.Response(text="the event loop turns\n")
+        is_alive, words = liveness(bridge.board, datetime.now(UTC))
+        return web.Response(status=HTTPStatus.OK if is_alive else HTTPStatus.SERVICE_UNAVAILABLE, text=f"{words}\n")
 
     async def status(_request: web.Request) -> web.Response:
-        return _json(bridge.board.as_json(datetime.now(UTC)))
+        return _json(as_json(bridge.board, datetime.now(UTC)))
 
     async def resync(request: web.Request) -> web.Response:
         name = SourceName(request.match_info["name"])

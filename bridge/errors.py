@@ -6,7 +6,8 @@
     │   ├── PbxBrokeProtocol     the PBX said something that has no place in the conversation
     │   ├── PbxRefusedRequest    the PBX answered a question with an error
     │   ├── BrokerUnreachable    no connection, or it broke, or no answer in time
-    │   ├── BrokerDidNotConfirm  nack, return, or a confirm that never came
+    │   ├── BrokerDidNotConfirm  nack, or a confirm that never came
+    │   │   └── EventUnroutable      no queue takes it: it came back
     │   ├── BrokerRefusedEvent   it will never take this one: parked, and the others go on
     │   ├── StoreOutdated        it is an older copy of itself, and goes on under a new lineage
     │   └── OutboxFull           too much waits to be sent: the PBXs are not read until there is room
@@ -54,6 +55,10 @@ class BrokerUnreachable(Transient):
 
 class BrokerDidNotConfirm(Transient):
     """The broker refused a message, returned it, or never confirmed it."""
+
+
+class EventUnroutable(BrokerDidNotConfirm):
+    """No queue takes an event, so the broker returned it: held back, and everything behind it."""
 
 
 class BrokerRefusedEvent(Transient):

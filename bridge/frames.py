@@ -11,11 +11,14 @@ from typing import Final
 
 from bridge.cloudevents import ACCOUNT_CHANGED, CONTENT_TYPE
 from bridge.model import OutboxRow
+from bridge.trace_context import trace_of
 
 APP_ID: Final = "pbx-account-bridge"
 ID_HEADER: Final = "x-deduplication-header"
 """What the de-duplication plugin of RabbitMQ looks at."""
 DOUBT_HEADER: Final = "x-redelivered-by-bridge"
+TRACE_HEADER: Final = "traceparent"
+"""W3C Trace Context."""
 LABEL_HEADER: Final = "x-label"
 """``replay`` or ``snapshot`` where an operator had an event sent to one queue."""
 
@@ -58,15 +61,25 @@ def _ends(event_type: str) -> tuple[bytes, bytes]:
 
 
 def publish_frames(  # noqa: PLR0913 - what differs between publishers, by name
-    row: OutboxRow, *, channel: int, exchange: str, frame_max: int, label: str = "", mandatory: bool = True
+    row: OutboxRow,
+    *,
+    channel: int,
+    exchange: str,
+    frame_max: int,
+    label: str = "",
+    mandatory: bool = True,
+    is_traced: bool = False,
 ) -> bytes:
     """Return the bytes that publish *row*: persistent, with its id as message id; a change is *mandatory*.
 
-    *frame_max* is what the broker agreed to, 0 for no limit; a larger body goes out in several frames.
+    *frame_max* is what the broker agreed to, 0 for no limit; a larger body goes out in several frames. *is_traced* adds
+    the trace context of the event.
     """
     table = _short(ID_HEADER) + b"S" + _long(row.event_id)
     if row.is_in_doubt:
         table += _short(DOUBT_HEADER) + b"t\x01"
+    if is_traced:
+        table += _short(TRACE_HEADER) + b"S" + _long(trace_of(row.event_id).traceparent)
     if label:
         table += _short(LABEL_HEADER) + b"S" + _long(label)
     first, last = _ends(row.event_type)

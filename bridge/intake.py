@@ -18,9 +18,10 @@ from bridge.logs import get_logger
 from bridge.model import AccountChange, Batch, Certificate, Cursor, Row, SourceName
 from bridge.normalize import Rules, unknown_names
 from bridge.source import Heard
-from bridge.status import Level, SourcePart
+from bridge.status import LastChange, Level, SourcePart, WalkProgress
 from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan, Sighted, WalkBegan, WalkEnded
 from bridge.walk.schedule import WalkSchedule
+from bridge.wording import headline, name_of
 
 PROGRESS_ROWS: Final = 1000
 """Between two lines in the log about a long walk."""
@@ -32,8 +33,11 @@ log = get_logger(__name__)
 class Told:
     """What came of a group, for whoever listens."""
 
+    source: SourceName
     changes: Sequence[AccountChange] = ()
     certificate: Certificate | None = None
+    began_at: datetime | None = None
+    """When making the group durable began."""
 
 
 class Intake:
@@ -71,6 +75,8 @@ class Intake:
         self._schedule = schedule
         self._queue: asyncio.Queue[Heard] = asyncio.Queue(maxsize=ask_ahead)
         self._walk: WalkRecord | None = None
+        self._is_first_reading = False
+        """True while the walk under way, if any, is made of what the live cursor delivers."""
         self._unknown: set[str] = set()
         self._rows_of_walk = 0
 
@@ -88,7 +94,7 @@ class Intake:
     def abandon_walk(self) -> None:
         """Forget the full walk under way: its connection is gone, and with it what it would have proven."""
         if self._walk is not None:
-            self._walk = None
+            self._walk = self._part.walk = None
             self._schedule.over(self._clock(), is_proven=False)
 
     async def keep_committing(self) -> None:
@@ -140,29 +146,39 @@ class Intake:
         rows = [heard.row for heard in group]
         until = group[-1].until
         batch = Batch(self._name, self.cursor, until, rows)
-        done = await self._run(partial(ingest, self._store, batch, rules=self._rules, now=self._clock()))
-        self.cursor = until
+        now = self._clock()
+        done = await self._run(partial(ingest, self._store, batch, rules=self._rules, now=now))
+        self._stand_at(until)
         if self._walk is not None:
             self._walk.heard_live(rows)
         self._part.rows += len(rows)
+        if self._is_first_reading:
+            self._walk_proceeds(len(rows))
         self._note_progress(rows)
-        self._tell(done)
+        self._tell(done, now)
 
     async def _sight(self, group: Sequence[Sighted]) -> None:
         rows = [heard.row for heard in group]
         if self._walk is not None:
             now = self._clock()
             await self._run(partial(sight, self._store, self._name, rows, self._walk, rules=self._rules, now=now))
+            self._walk_proceeds(len(rows))
         self._note_progress(rows)
 
     async def _move(self, until: Cursor) -> None:
         if until != self.cursor:
             batch = Batch(self._name, self.cursor, until, ())
             await self._run(partial(ingest, self._store, batch, rules=self._rules, now=self._clock()))
-            self.cursor = until
+            self._stand_at(until)
+
+    def _stand_at(self, cursor: Cursor) -> None:
+        self.cursor = self._part.cursor = cursor
 
     async def _begin_walk(self, doing: str, *, is_new_epoch: bool) -> None:
-        self._walk = WalkRecord(self._clock())
+        now = self._clock()
+        self._walk = WalkRecord(now)
+        self._part.walk = WalkProgress(now, now, expected=self._part.accounts)
+        self._is_first_reading = is_new_epoch
         self._rows_of_walk = 0
         self._schedule.began(is_new_epoch=is_new_epoch)
         await self._run(partial(begin_walk, self._store, self._name, is_new_epoch=is_new_epoch))
@@ -174,7 +190,7 @@ class Intake:
         if self._walk is not None and self._walk.suspects:
             done = await self._run(partial(settle, self._store, self._name, self._walk, rules=self._rules, now=now))
             if done is not None:
-                self._tell(done)
+                self._tell(done, now)
         if is_proven:
             self._part.caught_up_at = now
         if self._rows_of_walk and self._walk is None:
@@ -186,6 +202,7 @@ class Intake:
     async def _end_walk(self, *, is_proven: bool, until: Cursor) -> None:
         await self._move(until)
         walk, self._walk = self._walk, None
+        self._part.walk = None
         self._rest(is_proven=is_proven)
         if walk is None:
             return
@@ -208,7 +225,8 @@ class Intake:
         )
         self.accepts_deletions = False
         self._certify(certificate)
-        self._on_told(Told(deleted, certificate))
+        self._note_changes(deleted)
+        self._on_told(Told(self._name, deleted, certificate, certificate.verified_at))
         self._schedule.over(self._clock(), is_proven=True, absent=certificate.absent - certificate.held)
 
     def _certify(self, certificate: Certificate) -> None:
@@ -216,7 +234,7 @@ class Intake:
         part = self._part
         part.verified_at = certificate.verified_at
         part.accounts = certificate.accounts
-        part.changes += certificate.deleted
+        part.deletions_held = certificate.held
         part.deletions = f"{certificate.held} held" if certificate.held else "known"
         log.info(
             "source.verified",
@@ -240,11 +258,23 @@ class Intake:
         doing = "up to date" if is_proven else "up to date, as far as silence tells"
         self._part.does(doing, Level.OK, self._clock())
 
-    def _tell(self, done: Ingested) -> None:
+    def _tell(self, done: Ingested, began_at: datetime) -> None:
         if done.changes:
-            self._part.changes += len(done.changes)
-            self._part.last_change_at = self._clock()
-            self._on_told(Told(done.changes))
+            self._note_changes(done.changes)
+            self._on_told(Told(self._name, done.changes, began_at=began_at))
+
+    def _note_changes(self, changes: Sequence[AccountChange]) -> None:
+        if changes:
+            last, now = changes[-1], self._clock()
+            self._part.changes += len(changes)
+            self._part.last_change_at = now
+            words = headline(last.kind, last.reason, last.changed)
+            self._part.last_change = LastChange(now, name_of(last.account), words)
+
+    def _walk_proceeds(self, accounts: int) -> None:
+        if (walk := self._part.walk) is not None:
+            walk.accounts += accounts
+            walk.progress_at = self._clock()
 
     def _note_progress(self, rows: Sequence[Row]) -> None:
         before, self._rows_of_walk = self._rows_of_walk, self._rows_of_walk + len(rows)

@@ -191,6 +191,16 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """What of one source is in the outbox and not done."""
+
+    rows: int
+    """Events that are to be sent, held ones among them."""
+    parked: int
+    """Of those, how many the broker refused for good."""
+
+
+@dataclass(frozen=True, slots=True)
 class Parked:
     """An event that the broker refused for good, as an operator sees it."""
 
@@ -208,6 +218,20 @@ class Parked:
     """Later events of the same account, which wait for this one."""
     refused_by: str = "exchange"
     """Or ``log``."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptEvent:
+    """An event that the outbox keeps, as a person sees it."""
+
+    position: int
+    source: SourceName
+    body: bytes | None = field(repr=False)
+    """``None`` where it is too large to be read just to be shown."""
+    created_at: datetime
+    published_at: datetime | None
+    state: str
+    """``sent``, ``waiting``, ``in doubt``, ``held``, ``parked`` or ``discarded``."""
 
 
 class NewEvent(NamedTuple):

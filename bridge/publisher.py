@@ -30,7 +30,7 @@ from bridge.broker import (
     verify,
 )
 from bridge.confirming import ConfirmingSession
-from bridge.errors import BrokerDidNotConfirm, BrokerUnreachable
+from bridge.errors import BrokerUnreachable, EventUnroutable
 from bridge.frames import APP_ID, publish_frames
 from bridge.model import OutboxRow
 
@@ -39,7 +39,8 @@ class Publisher:
     """Makes sessions. *urls* is asked for each of them, so that a changed password is used.
 
     *fences* are held while publishing, one for every source, so that no second bridge publishes for the same one.
-    *on_state* is told ``connecting``, ``connected``, and ``blocked: <reason>``. A *label* goes with every message.
+    *is_traced* adds the trace context of each event to its message, and a *label* goes with every message. *on_state*
+    is told ``connecting``, ``connected``, and ``blocked: <reason>``.
     """
 
     def __init__(  # noqa: PLR0913 - what an operator may say about a broker
@@ -51,6 +52,7 @@ class Publisher:
         fences: Sequence[str] = (),
         confirm_deadline_seconds: float = 30.0,
         ssl_context: ssl.SSLContext | None = None,
+        is_traced: bool = False,
         on_state: Callable[[str], None] = lambda _state: None,
         label: str = "",
     ) -> None:
@@ -61,6 +63,7 @@ class Publisher:
         self._fences = fences
         self._confirm_deadline_seconds = confirm_deadline_seconds
         self._ssl_context = ssl_context
+        self._is_traced = is_traced
         self._on_state = on_state
 
     def __repr__(self) -> str:
@@ -81,7 +84,9 @@ class Publisher:
             await (declare if self._is_declaring else verify)(connection, self._topology)
             for fence in self._fences:
                 await hold_fence(connection, fence, self._topology)
-            session = PublisherSession(connection, self._topology, self._on_state, self._label)
+            session = PublisherSession(
+                connection, self._topology, self._on_state, self._label, is_traced=self._is_traced
+            )
             await session.open()
             self._on_state("connected")
             async with session.watched(self._confirm_deadline_seconds):
@@ -92,10 +97,17 @@ class PublisherSession(ConfirmingSession):
     """The ``Session`` of ``delivery``."""
 
     def __init__(
-        self, connection: AbstractConnection, topology: Topology, on_state: Callable[[str], None], label: str
+        self,
+        connection: AbstractConnection,
+        topology: Topology,
+        on_state: Callable[[str], None],
+        label: str,
+        *,
+        is_traced: bool = False,
     ) -> None:
         super().__init__(on_state)
         self._label = label
+        self._is_traced = is_traced
         self._connection = connection
         self._topology = topology
         self._channel: Any = None
@@ -140,7 +152,13 @@ class PublisherSession(ConfirmingSession):
         number, label = self._channel.number, self._label
         payload = b"".join(
             publish_frames(
-                row, channel=number, exchange=exchange, frame_max=frame_max, label=label, mandatory=mandatory
+                row,
+                channel=number,
+                exchange=exchange,
+                frame_max=frame_max,
+                label=label,
+                is_traced=self._is_traced,
+                mandatory=mandatory,
             )
             for row in rows
         )
@@ -171,7 +189,7 @@ class PublisherSession(ConfirmingSession):
         if self._failure is None:
             self._ledger.returned(
                 event_id,
-                BrokerDidNotConfirm(
+                EventUnroutable(
                     f"no queue takes events with the routing key {frame.routing_key!r}, so they are held back. Bind a "
                     f"queue to the exchange {self._topology.exchange}, or set rabbitmq.log_stream = true"
                 ),

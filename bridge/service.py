@@ -6,6 +6,7 @@ pauses; what somebody has to mend (``Misconfigured``) slowly and loudly; anythin
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,14 +22,15 @@ from bridge.delivery.drain import Drain, nothing_to_settle
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
 from bridge.delivery.settle import Knowing, Numbered, settle
-from bridge.errors import BridgeError, Misconfigured, OutboxFull, StoreOutdated, Transient
+from bridge.errors import BridgeError, BrokerDidNotConfirm, Misconfigured, OutboxFull, StoreOutdated, Transient
 from bridge.intake import Intake, Told
 from bridge.logs import get_logger
-from bridge.model import AccountGuid, Backlog, Forgotten, OutboxRow, Parked, Pause, Place, SourceName
+from bridge.model import AccountGuid, Forgotten, OutboxRow, Parked, Pause, Place, SourceName
 from bridge.normalize import Rules, account_key
 from bridge.secret import scrub
 from bridge.source import Heard, PbxSource
 from bridge.status import Board, Level, LogPart, Part
+from bridge.tally import Behind, Counted, Tally
 from bridge.walk.schedule import Habits, WalkSchedule
 
 STOP_SECONDS: Final = 10.0
@@ -41,6 +43,14 @@ PRUNE_ROWS: Final = 500
 PRUNE_SECONDS: Final = 60.0
 WALK_CHECK_SECONDS: Final = 5.0
 DISK_CHECK_SECONDS: Final = 1.0
+
+STORE_STUCK: Final = timedelta(minutes=1)
+"""The store is asked something every second; an answer may take as long as a backup that holds the file."""
+
+DRAIN_STUCK: Final = timedelta(minutes=5)
+"""Every step of publishing has a deadline of its own, all of them together are far below."""
+
+HOUSEKEEPING_STUCK: Final = timedelta(minutes=10)
 
 log = get_logger(__name__)
 
@@ -128,6 +138,8 @@ class Pbx:
     """Rows that may be read and not yet committed."""
     rules: Rules | None = None
     """How its rows are judged, where that is not as those of the other PBXs are."""
+    max_silence: timedelta = timedelta(minutes=15)
+    """Without an answer, a failure or another attempt for so long, the reading task itself is stuck."""
 
 
 @dataclass(slots=True)
@@ -145,12 +157,8 @@ class _Followed:
     """Set while that is so, for who reads at the moment."""
 
 
-class LogOutbox(Outbox, Numbered, Protocol):
+class LogOutbox(Outbox, Numbered, Behind, Protocol):
     """What the store has for the log."""
-
-    @property
-    def backlog(self) -> Backlog:
-        """What the log still wants; may be asked from any thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,17 +175,15 @@ class _Outlet:
     """One of the ways out of the outbox: each has a position of its own, and is tried again by itself."""
 
     name: str
+    task: str
+    """What the watchdog calls its work."""
     drain: Drain
     patience: Patience
     part: Part
 
 
-class KeptStore(Store, Protocol):
-    """What a running bridge needs of a store beside what delivering needs."""
-
-    @property
-    def backlog(self) -> Backlog:
-        """What the outbox has that is not done; may be asked from any thread."""
+class KeptStore(Store, Counted, Protocol):
+    """What a running bridge needs of a store beside what delivering and counting need."""
 
     @property
     def restored(self) -> str:
@@ -190,17 +196,14 @@ class KeptStore(Store, Protocol):
     def check(self, newest: Mapping[str, int], now: datetime) -> bool:
         """Compare with the last numbers in the log, and return whether a new lineage had to begin."""
 
-    def free_bytes(self) -> int:
-        """Return how much its disk has left."""
-
-    def parked(self) -> Sequence[Parked]:
-        """Return the parked rows, the oldest first."""
-
     def unpark(self, position: int) -> bool:
         """Have a parked row tried once more, and return whether there was one at *position*."""
 
     def discard(self, position: int, reason: str, at: datetime) -> bool:
         """Never send a parked row, let go what waits behind it, and return whether there was one at *position*."""
+
+    def certified_accounts(self, source: SourceName) -> int | None:
+        """Return how many accounts the last proven full walk of the present epoch found, if there was one."""
 
     def paused(self) -> Mapping[SourceName, Pause]:
         """Return the PBXs that an operator wants not to be read."""
@@ -260,45 +263,59 @@ class Bridge:
         self._on_published = on_published
         self._brake = brake
         self._habits = habits
-        self._limits = limits
-        self._full = ""
-        """Why no PBX is read at the moment; empty while they are."""
         self._has_room = asyncio.Event()
         self._has_room.set()
-        self._free_bytes = 0
         self._walk_check = asyncio.Event()
         self._followed: dict[SourceName, _Followed] = {}
         self._offload = StoreThread()
-        exchange = self._outlet("broker", store, publisher, board.broker, window, self._published)
+        behind = None if written_log is None else written_log.outbox
+        self._tally = Tally(board, store, self._offload, limits, self._has_room, behind)
+        exchange = self._outlet("broker", "publish", store, publisher, board.broker, window, self._published)
         self._outlets = [exchange]
         if written_log is not None:
             of_log = self._outlet(
-                "log", written_log.outbox, written_log.publisher, written_log.part, window, self._written, self._settle
+                "log",
+                "write log",
+                written_log.outbox,
+                written_log.publisher,
+                written_log.part,
+                window,
+                self._tally.written,
+                self._settle,
             )
             self._outlets.append(of_log)
 
     def _outlet(  # noqa: PLR0913, PLR0917 - private, and called twice
         self,
         name: str,
+        task: str,
         outbox: Outbox,
         publisher: Publisher,
         part: Part,
         window: int,
-        on_published: Callable[[Sequence[OutboxRow]], None],
+        on_published: Callable[[Sequence[OutboxRow], datetime], None],
         settling: Callable[[Any], Awaitable[None]] = nothing_to_settle,
     ) -> _Outlet:
         patience = Patience(transient_max_seconds=BROKER_PAUSE_SECONDS, misconfigured_seconds=BROKER_PAUSE_SECONDS)
 
         def published(rows: Sequence[OutboxRow]) -> None:
+            now = utc_now()
             patience.progress()
-            self._count()
-            part.last_progress_at = utc_now()
-            on_published(rows)
+            self.board.beat(task, now)
+            on_published(rows, now)
 
         def parked(row: OutboxRow, reason: str) -> None:
             patience.progress()
-            self._count()
-            log.error("event.parked", source=row.source, event_id=row.event_id, refused_by=name, reason=reason)
+            self._tally.doubt()
+            self._tally.count()
+            log.error(
+                "event.parked",
+                source=row.source,
+                event_id=row.event_id,
+                position=row.position,
+                refused_by=name,
+                reason=reason,
+            )
 
         drain = Drain(
             outbox,
@@ -310,7 +327,7 @@ class Bridge:
             on_published=published,
             on_parked=parked,
         )
-        return _Outlet(name, drain, patience, part)
+        return _Outlet(name, task, drain, patience, part)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until *stop* is set, then commit what was read and wait for the confirms of what was sent.
@@ -320,7 +337,13 @@ class Bridge:
 
         """
         try:
+            await self._tally.begin()
             await self._measure()
+            now = utc_now()
+            for watched, limit in (("store", STORE_STUCK), ("prune", HOUSEKEEPING_STUCK)):
+                self.board.watch(watched, limit, now)
+            for outlet in self._outlets:
+                self.board.watch(outlet.task, DRAIN_STUCK, now)
             if self._store.restored:
                 self._warn_of_restored()
             async with asyncio.TaskGroup() as group:
@@ -363,6 +386,10 @@ class Bridge:
         place = await self._offload(self._store.place, pbx.name)
         verified_at = await self._offload(self._store.verified_at, pbx.name)
         part.verified_at = verified_at
+        part.accounts = await self._offload(self._store.certified_accounts, pbx.name)
+        part.cursor = place.cursor
+        task = f"read {pbx.name}"
+        self.board.watch(task, pbx.max_silence, utc_now())
         part.deletions = "known" if verified_at is not None else "unknown"
         if verified_at is not None:
             part.warning = ""  # whatever became of the store, this PBX was compared with it since
@@ -384,23 +411,25 @@ class Bridge:
         self._hold(pbx.name, (await self._offload(self._store.paused)).get(pbx.name))
 
         async def hand_on(heard: Heard) -> None:
-            if self._full:
-                raise OutboxFull(self._full)
+            if self.board.full:
+                raise OutboxFull(self.board.full)
             now = utc_now()
             if part.last_progress_at is not None and patience.is_tried:
                 schedule.came_back(now - part.last_progress_at)
             part.last_progress_at = now
+            self.board.beat(task, now)
             patience.progress()
             await intake.put(heard)
 
         async def read() -> None:
             await intake.settle()
             intake.abandon_walk()
-            if self._full:
-                part.fails(self._full, Level.WARN, utc_now())
+            if self.board.full:
+                part.fails(self.board.full, Level.PAUSED, utc_now(), cause="outbox_full")
                 await self._has_room.wait()
             while True:
                 await followed.may_read.wait()
+                self.board.beat(task, utc_now())
                 await _unless(followed.pausing, pbx.source.read(intake.cursor, hand_on))
                 await intake.settle()
                 intake.abandon_walk()
@@ -467,8 +496,9 @@ class Bridge:
         was_paused, part.is_paused = part.is_paused, pause is not None
         if pause is not None:
             reason = f" ({pause.reason})" if pause.reason else ""
-            part.does(f"paused by an operator{reason}", Level.WARN, utc_now())
-            part.since, part.problem = pause.since, ""
+            part.problem = part.cause = ""
+            part.does(f"paused by an operator{reason}", Level.PAUSED, utc_now())
+            part.since = pause.since
         elif was_paused:
             part.does("starting", Level.WARN, utc_now())
 
@@ -491,13 +521,15 @@ class Bridge:
     async def discard(self, position: int, reason: str) -> bool:
         """Never send a parked event, and return whether there was one at *position*."""
         is_found = await self._offload(self._store.discard, position, reason, utc_now())
+        await self._tally.begin()
         if is_found:
             log.warning("event.discarded", position=position, reason=reason)
         self._released()
         return is_found
 
     def _released(self) -> None:
-        self._count()
+        self._tally.doubt()
+        self._tally.count()
         for outlet in self._outlets:
             outlet.drain.go_back()
 
@@ -516,7 +548,9 @@ class Bridge:
 
     def _source_failed(self, name: SourceName, problem: BridgeError, pause_seconds: float) -> None:
         level = Level.ERROR if isinstance(problem, Misconfigured) else Level.WARN
-        self.board.sources[name].fails(scrub(str(problem)), level, utc_now())
+        now = utc_now()
+        self.board.sources[name].fails(scrub(str(problem)), level, now, cause=cause_of(problem))
+        self.board.beat(f"read {name}", now)
         write = log.error if level is Level.ERROR else log.warning
         write("source.failed", source=name, problem=str(problem), again_in_seconds=round(pause_seconds, 1))
 
@@ -554,7 +588,11 @@ class Bridge:
         level = Level.ERROR if isinstance(problem, Misconfigured) else Level.WARN
         if isinstance(problem, StoreOutdated):
             self._is_restored()
-        outlet.part.fails(scrub(str(problem)), level, utc_now())
+        now, needs_proof = utc_now(), isinstance(problem, BrokerDidNotConfirm)
+        words, cause = scrub(str(problem)), cause_of(problem)
+        outlet.part.fails(words, level, now, cause=cause, needs_proof=needs_proof)
+        self.board.beat(outlet.task, now)
+        self._tally.doubt()
         write = log.error if level is Level.ERROR else log.warning
         write(f"{outlet.name}.failed", problem=str(problem), again_in_seconds=round(pause_seconds, 1))
 
@@ -569,63 +607,41 @@ class Bridge:
             log.error("log.lost_events", problem=warning)
         part.warning = warning or part.warning
         log.info("log.settled", last=session.last, rows=settled)
-        self._count()
+        self._tally.count()
 
     async def _keep_pruning(self) -> None:
         while True:
             while await self._offload(self._store.prune, utc_now() - self._keep, PRUNE_ROWS) == PRUNE_ROWS:
                 continue
+            self.board.beat("prune", utc_now())
             await asyncio.sleep(PRUNE_SECONDS)
 
     async def _keep_measuring(self) -> None:
+        now = asyncio.get_running_loop().time
         while True:
+            begun = now()
             await asyncio.sleep(DISK_CHECK_SECONDS)
+            self.board.loop_lag_seconds = now() - begun - DISK_CHECK_SECONDS
             await self._measure()
 
     async def _measure(self) -> None:
-        self._free_bytes = await self._offload(self._store.free_bytes)
-        self._count()
+        await self._tally.measure(utc_now())
+        self.board.beat("store", utc_now())
 
     def _told(self, told: Told) -> None:
-        self._count()
+        self._tally.told(told)
         for outlet in self._outlets:
             outlet.drain.wake()
         self._on_told(told)
 
-    def _published(self, rows: Sequence[OutboxRow]) -> None:
-        board = self.board
-        board.published += len(rows)
-        board.oldest_unsent_at = rows[-1].created_at if board.unsent else None
+    def _published(self, rows: Sequence[OutboxRow], now: datetime) -> None:
+        self._tally.published(rows, now)
         self._on_published(rows)
 
-    def _written(self, rows: Sequence[OutboxRow]) -> None:
-        if self._log is not None:
-            part = self._log.part
-            part.written += len(rows)
-            part.oldest_unsent_at = rows[-1].created_at if part.unsent else None
 
-    def _count(self) -> None:
-        """Bring the board up to date with the outbox, and look whether there is still room in it."""
-        board, backlog = self.board, self._store.backlog
-        board.unsent, board.unsent_bytes = backlog.rows, backlog.bytes
-        board.held, board.parked = backlog.held_rows, backlog.parked
-        board.oldest_unsent_at = (board.oldest_unsent_at or utc_now()) if board.unsent else None
-        if self._log is not None:
-            part, behind = self._log.part, self._log.outbox.backlog
-            part.unsent, part.unsent_bytes, part.held, part.parked = (
-                *(behind.rows, behind.bytes),
-                *(behind.held_rows, behind.parked),
-            )
-            part.oldest_unsent_at = (part.oldest_unsent_at or utc_now()) if part.unsent else None
-            backlog = max(backlog, behind, key=lambda one: one.bytes + one.held_bytes)
-        full = self._limits.reached(backlog, self._free_bytes, is_full=bool(self._full))
-        if full and not self._full:
-            self._has_room.clear()
-            log.warning("outbox.full", problem=full)
-        elif self._full and not full:
-            self._has_room.set()
-            log.info("outbox.has_room")
-        self._full = full
+def cause_of(problem: BridgeError) -> str:
+    """Return the name of *problem* for machines: ``pbx_refused_login``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(problem).__name__).lower()
 
 
 async def _unless(hindrance: asyncio.Event, work: Coroutine[Any, Any, Any]) -> None:

@@ -3,22 +3,39 @@
 Health means delivery: an open socket is not health, an answered question, a confirmed event and a short outbox are.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
+
+from bridge.model import Cursor
 
 MAX_UNSENT_AGE: Final = timedelta(minutes=5)
-"""An event that waits longer than this makes the bridge not ready."""
+"""An event that waits longer than this makes the bridge not ready, unless configured otherwise."""
+
+MAX_WALK_STALL: Final = timedelta(minutes=5)
+"""A full walk that reads no account for longer than this is stuck, unless configured otherwise."""
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """How bad it is; the later, the worse."""
 
     OK = "ok"
     WARN = "warn"
+    PAUSED = "paused"
+    """Nothing is read on purpose, until there is room in the outbox."""
     ERROR = "error"
+    """Waiting does not help: somebody has to do something."""
+
+
+LEVELS: Final = list(Level)
+"""From good to bad."""
+
+
+def worst(*levels: Level) -> Level:
+    """Return the worst of *levels*."""
+    return max(levels, key=LEVELS.index, default=Level.OK)
 
 
 @dataclass(slots=True)
@@ -29,27 +46,69 @@ class Part:
     """Of ``doing``."""
     doing: str = "starting"
     level: Level = Level.WARN
+    level_since: datetime | None = None
+    """Of ``level``; ``None`` until it changes for the first time."""
     is_usable: bool = False
     """Whether changes can pass through it."""
     problem: str = ""
     """What is wrong and what to do, in a sentence; empty where nothing is."""
+    cause: str = ""
+    """The same as one word for machines: the name of the error."""
+    needs_proof: bool = False
+    """True where being connected proves nothing: the problem stands until ``proves``."""
     last_progress_at: datetime | None = None
     """A PBX's last answer; the broker's last confirm."""
 
     def does(self, doing: str, level: Level, now: datetime) -> None:
-        """Record what this end is doing now."""
+        """Record what this end is doing now. As long as there is a problem, trying again does not make it better."""
         if doing != self.doing:
             self.since = now
         self.doing = doing
+        if level is Level.OK and not self.needs_proof:
+            self.problem = self.cause = ""
+        self._becomes(worst(level, self.level) if self.problem else level, now)
+
+    def fails(self, problem: str, level: Level, now: datetime, *, cause: str = "", needs_proof: bool = False) -> None:
+        """Record that this end does not work at the moment. *needs_proof*: only ``proves`` will end that."""
+        self.needs_proof = needs_proof
+        self.problem = ""
+        self.does("waiting to try again", level, now)
+        self.problem, self.cause = problem, cause
+
+    def proves(self, now: datetime) -> None:
+        """Record that it does what it is there for."""
+        if self.needs_proof:
+            self.needs_proof = False
+            self.does(self.doing, Level.OK, now)
+
+    def _becomes(self, level: Level, now: datetime) -> None:
+        if level is not self.level:
+            self.level_since = now
         self.level = level
         self.is_usable = level is Level.OK
-        if self.is_usable:
-            self.problem = ""
 
-    def fails(self, problem: str, level: Level, now: datetime) -> None:
-        """Record that this end does not work at the moment."""
-        self.does("waiting to try again", level, now)
-        self.problem = problem
+
+@dataclass(frozen=True, slots=True)
+class LastChange:
+    """The change of which was heard last."""
+
+    at: datetime
+    account: str
+    """What people call it; whatever it is, it is only a text."""
+    what: str
+
+
+@dataclass(slots=True)
+class WalkProgress:
+    """A full walk under way."""
+
+    started_at: datetime
+    progress_at: datetime
+    """When it last read an account."""
+    accounts: int = 0
+    """Read so far."""
+    expected: int | None = None
+    """As many as the last proven walk found."""
 
 
 @dataclass(slots=True)
@@ -84,6 +143,8 @@ class SourcePart(Part):
     """End of the last proven full walk."""
     deletions: str = "unknown"
     """``known``: what a full walk did not see is gone. ``unknown``: no end of a walk could be proven."""
+    deletions_held: int = 0
+    """Accounts that are gone, too many to delete unasked."""
     warning: str = ""
     """What somebody should look at although changes flow; stands until the next proven full walk."""
     is_paused: bool = False
@@ -91,8 +152,31 @@ class SourcePart(Part):
     noise: int = 0
     """Messages that could not be read."""
     last_change_at: datetime | None = None
+    last_change: LastChange | None = None
+    last_confirm_at: datetime | None = None
+    """When the broker last confirmed an event of this PBX."""
     caught_up_at: datetime | None = None
     """When the end of the list was last reached and proven."""
+    cursor: Cursor = field(default_factory=Cursor)
+    """As far as it is durably read."""
+    walk: WalkProgress | None = None
+    unsent: int = 0
+    """Its events that are not done: waiting, held or parked."""
+    parked: int = 0
+    in_doubt: int = 0
+    """Its events that may have reached the broker although no confirm came; they are sent again."""
+
+
+@dataclass(slots=True)
+class Watchdog:
+    """A task that has to make progress; being idle for a good reason counts as progress."""
+
+    limit: timedelta
+    progress_at: datetime
+
+    def is_stuck(self, now: datetime) -> bool:
+        """Tell whether it has not moved for too long."""
+        return now - self.progress_at > self.limit
 
 
 @dataclass(slots=True)
@@ -112,78 +196,93 @@ class Board:
     """Events that wait for an operator: parked ones, and those of the same accounts behind them."""
     parked: int = 0
     """Events that the broker refused for good."""
+    in_doubt: int = 0
     oldest_unsent_at: datetime | None = None
     published: int = 0
     """Events confirmed since the start of the bridge."""
+    last_lag_seconds: float = 0.0
+    """Of the events confirmed last: from hearing of a change to the broker's confirm."""
+    full: str = ""
+    """Why no PBX is read at the moment: the outbox or its disk is full; empty while there is room."""
+    free_bytes: int = 0
+    """Left on the disk of the store."""
+    loop_lag_seconds: float = 0.0
+    """How late the event loop was, at the last look."""
+    tasks: dict[str, Watchdog] = field(default_factory=dict)
+    max_unsent_age: timedelta = MAX_UNSENT_AGE
+    max_walk_stall: timedelta = MAX_WALK_STALL
+
+    def watch(self, task: str, limit: timedelta, now: datetime) -> None:
+        """Expect progress of *task* from now on, never more than *limit* apart."""
+        self.tasks[task] = Watchdog(limit, now)
+
+    def beat(self, task: str, now: datetime) -> None:
+        """Record progress of *task*; one that nobody watches may make some, too."""
+        if task in self.tasks:
+            self.tasks[task].progress_at = now
+
+    def stuck(self, now: datetime) -> list[str]:
+        """Return the tasks without progress, in words; none while the bridge is alive."""
+        return [
+            f"the task {name!r} has made no progress for {age_words(now - task.progress_at)} "
+            f"(its limit is {age_words(task.limit)})"
+            for name, task in self.tasks.items()
+            if task.is_stuck(now)
+        ]
 
     def level(self, now: datetime) -> Level:
-        """Return the worst level of any part."""
-        levels = [self.broker.level, *(source.level for source in self.sources.values())]
-        levels += [Level.WARN for source in self.sources.values() if source.warning]
-        levels += [Level.WARN] * bool(self.parked)
-        if self.log is not None:
-            levels += [self.log.level, *([Level.WARN] * bool(self.log.parked or self.log.warning))]
-        if self._is_late(now):
-            levels.append(Level.ERROR)
-        return max(levels, key=list(Level).index)
+        """Return how bad it is altogether."""
+        ways = [part.level for part in self.ways]
+        return worst(*ways, *(self.level_of(part, now) for part in self.sources.values()), *self._own(now))
+
+    @property
+    def ways(self) -> list[Part]:
+        """The ways out of the outbox: the exchange, and the log where the bridge writes it itself."""
+        return [self.broker] if self.log is None else [self.broker, self.log]
+
+    def _own(self, now: datetime) -> Iterator[Level]:
+        if self.parked or (self.log is not None and (self.log.parked or self.log.warning)):
+            yield Level.WARN
+        if self.full:
+            yield Level.PAUSED
+        if self.is_late(now) or self.stuck(now):
+            yield Level.ERROR
+
+    def level_of(self, part: SourcePart, now: datetime) -> Level:
+        """Return how bad it is with one PBX."""
+        needs_a_look = part.warning or part.parked or self.is_stalled(part, now)
+        return worst(part.level, Level.WARN) if needs_a_look else part.level
+
+    def is_late(self, now: datetime) -> bool:
+        """Tell whether an event waits for too long."""
+        oldest = self.oldest
+        return oldest is not None and now - oldest > self.max_unsent_age
+
+    @property
+    def oldest(self) -> datetime | None:
+        """Since when an event waits, for the exchange or for the log."""
+        moments = (self.oldest_unsent_at, None if self.log is None else self.log.oldest_unsent_at)
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def is_stalled(self, part: SourcePart, now: datetime) -> bool:
+        """Tell whether the full walk of a PBX is stuck."""
+        return part.walk is not None and now - part.walk.progress_at > self.max_walk_stall
 
     def is_ready(self, now: datetime) -> bool:
-        """Tell whether changes flow: both ends usable, nothing waiting for long."""
-        parts: list[Part] = [self.broker, *(source for source in self.sources.values() if not source.is_paused)]
-        parts += [self.log] if self.log is not None else []
-        return not self._is_late(now) and all(part.is_usable for part in parts)
+        """Tell whether changes flow: both ends usable, room in the outbox, nothing waiting for long.
 
-    def _is_late(self, now: datetime) -> bool:
-        oldest = [self.oldest_unsent_at, self.log.oldest_unsent_at if self.log is not None else None]
-        return any(moment is not None and now - moment > MAX_UNSENT_AGE for moment in oldest)
-
-    def sentences(self, now: datetime) -> list[str]:
-        """Return what a person wants to know first."""
-        log = self.log
-        if self.unsent + self.held or (log is not None and log.unsent + log.held):
-            behind = "" if log is None else f", {log.unsent} to be written to the log"
-            told = [f"{self.unsent} events wait to be sent{behind}."]
-        else:
-            told = ["Everything sent."]
-        if self.parked:
-            told.append(
-                f"The broker refused {self.parked} events for good, and {self.held - self.parked} wait behind them. "
-                "Why, and what to do: account-bridge parked"
-            )
-        if log is not None and log.parked:
-            told.append(
-                f"The log refused {log.parked} events for good, and {log.held - log.parked} wait behind them. "
-                "Why, and what to do: account-bridge parked"
-            )
-        told += [f"{name}: {_sentence(part, now)} {_completeness(part)}" for name, part in self.sources.items()]
-        told.append(f"Broker: {_sentence(self.broker, now)}")
-        if log is not None:
-            told.append(f"Log: {_sentence(log, now)} {log.warning}".strip())
-        return told
-
-    def as_json(self, now: datetime) -> Mapping[str, Any]:
-        """Return the whole board for machines."""
-        return {"level": self.level(now), "ready": self.is_ready(now), "sentences": self.sentences(now), **asdict(self)}
+        A PBX that an operator paused is no reason to be not ready.
+        """
+        if self.full or self.is_late(now):
+            return False
+        sources = (source for source in self.sources.values() if not source.is_paused)
+        return all(part.is_usable for part in (*self.ways, *sources))
 
 
-def _sentence(part: Part, now: datetime) -> str:
-    words = f"{part.doing} since {_age(now - part.since)}"
-    if part.last_progress_at is not None:
-        words += f", last answer {_age(now - part.last_progress_at)} ago"
-    return f"{words}. {part.problem}".strip() if part.problem else f"{words}."
-
-
-def _completeness(part: SourcePart) -> str:
-    if part.verified_at is None:
-        return "Deletions unknown: no full walk was proven yet."
-    counted = f"{part.accounts} accounts, " if part.accounts is not None else ""
-    match = "" if part.warning else "all match, "
-    words = f"{counted}{match}verified {part.verified_at.astimezone():%Y-%m-%d %H:%M}. Deletions {part.deletions}."
-    return f"{words} {part.warning}".strip()
-
-
-def _age(age: timedelta) -> str:
-    seconds = int(age.total_seconds())
-    if seconds < 120:  # noqa: PLR2004 - two minutes read better as seconds
-        return f"{seconds} s"
-    return f"{seconds // 60} min" if seconds < 2 * 3600 else f"{seconds // 3600} h"
+def age_words(age: timedelta) -> str:
+    """Return *age* as people say it: ``20 s``, ``7 min``, ``3 h``, ``4 days``."""
+    seconds = max(0, int(age.total_seconds()))
+    for limit, unit, word in ((120, 1, "s"), (2 * 3600, 60, "min"), (2 * 86400, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds // unit} {word}"
+    return f"{seconds // 86400} days"

@@ -1,14 +1,15 @@
 """Events as a person reads them in a terminal: who changed how, at a glance."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 from rich.text import Text
 
 from bridge.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode
 from bridge.model import ChangeKind, OutboxRow, Reason
+from bridge.wording import clean, differences, name_of
 
 STYLES: Final = {ChangeKind.CREATED: "green", ChangeKind.UPDATED: "yellow", ChangeKind.DELETED: "red"}
 
@@ -19,23 +20,16 @@ def event_line(event: AccountChanged) -> Text:
         (f"{event.time.astimezone():%H:%M:%S}  ", "dim"),
         (f"{event.kind:<8}", STYLES[event.kind]),
         (f" {event.source:<8} ", "dim"),
-        (f"{clean(_name(event.account)):<28} ", "bold"),
+        (f"{clean(name_of(event.account)):<28} ", "bold"),
         clean(_story(event)),
     )
 
 
-def clean(text: str) -> str:
-    """Return *text* without anything a terminal would obey."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
-def _name(account: Mapping[str, Any]) -> str:
-    return str(next((account[name] for name in ("display_name", "common_name", "h323") if account.get(name)), "?"))
-
-
 def _story(event: AccountChanged) -> str:
     if event.kind is ChangeKind.UPDATED:
-        told = [_difference(name, event) for name in event.changed]
+        told = [
+            f"{field}: {was} → {now}" for field, was, now in differences(event.changed, event.previous, event.account)
+        ]
         return "; ".join(told) or "touched, nothing published differs"
     if event.reason is Reason.RESTORED:
         return "is back"
@@ -44,20 +38,6 @@ def _story(event: AccountChanged) -> str:
     numbers = ", ".join(event.account.get("numbers") or [])
     groups = ", ".join(group["name"] for group in event.account.get("groups") or [])
     return "  ".join(part for part in (numbers, groups) if part)
-
-
-def _difference(name: str, event: AccountChanged) -> str:
-    before, after = _short(event.previous.get(name)), _short(event.account.get(name))
-    return f"{name.replace('_', ' ')}: {before} → {after}"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_short(item) for item in value) or "none"
-    if isinstance(value, dict):
-        name = str(value.get("name") or value.get("text") or "?")
-        return name if value.get("active", True) else f"{name} (out)"
-    return "none" if value is None else str(value)
 
 
 class TerminalPublisher:

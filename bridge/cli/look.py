@@ -18,8 +18,8 @@ from bridge.control import ask, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.model import KnownAccount, SourceName
 from bridge.store.reader import StoreReader
-from bridge.terminal import clean
 from bridge.trace import Live, State, Trace, display_name, former, has_usn, is_meant, near, trace, words_of
+from bridge.wording import clean
 
 MAX_TRACED: Final = 5
 """Accounts in one answer."""

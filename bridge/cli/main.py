@@ -10,7 +10,7 @@ import traceback
 import click
 
 from bridge import __version__
-from bridge.cli import again, bundle, keep, look, operate, pretend, run, settings, watch
+from bridge.cli import again, bundle, contract, keep, look, operate, pretend, run, settings, watch
 from bridge.cli.common import FAILED, MISUSED
 from bridge.errors import BadConfig, BridgeError
 from bridge.secret import scrub
@@ -31,6 +31,7 @@ for command in (
     *settings.COMMANDS,
     *again.COMMANDS,
     *watch.COMMANDS,
+    *contract.COMMANDS,
     *pretend.COMMANDS,
 ):
     commands.add_command(command)

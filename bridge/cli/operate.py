@@ -18,7 +18,7 @@ from bridge.control import ask, no_pbx, not_parked, not_paused, parked_as_json, 
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.model import Pause, SourceName
 from bridge.store.sqlite import SqliteStore
-from bridge.terminal import clean
+from bridge.wording import clean
 
 WATCH_SECONDS: Final = 2.0
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bridge import __version__, control, logs
-from bridge.build import built
+from bridge.build import built, page
 from bridge.cli.common import FAILED, config_option, print_json, run_now, settings_of, stop_signals
 from bridge.cli.shadow import play_shadow
 from bridge.cli.watch import shower
@@ -20,8 +20,7 @@ from bridge.config import Settings
 from bridge.doctor import Finding, examine
 from bridge.secret import scrub
 from bridge.status import Level
-from bridge.terminal import clean
-from bridge.web import serve as serve_status
+from bridge.wording import clean
 
 log = logs.get_logger(__name__)
 
@@ -56,18 +55,7 @@ async def _bridge(settings: Settings) -> None:
     with built(settings) as bridge, stop_signals() as stop:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(control.serve(bridge, control.socket_path(settings.store.path)))
-            page = settings.status
-            if page.enabled:
-                token = page.secret.reveal() if page.secret else None
-                port = await stack.enter_async_context(
-                    serve_status(
-                        bridge.board,
-                        host=page.host,
-                        port=page.port,
-                        token=token,
-                    )
-                )
-                log.info("status.listening", url=f"http://{page.host}:{port}/status")
+            await stack.enter_async_context(page(settings, bridge.board))
             await bridge.run(stop)
 
 

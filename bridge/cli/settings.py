@@ -13,7 +13,7 @@ from bridge import configfile
 from bridge.cli.common import config_option, print_json, settings_of
 from bridge.config import origins
 from bridge.errors import BridgeError
-from bridge.terminal import clean
+from bridge.wording import clean
 
 
 @click.group("config")

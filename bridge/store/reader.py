@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import orjson
 
 from bridge.errors import StoreUnusable
-from bridge.model import Backlog, Cursor, KnownAccount, Pause, RecordedEvent, SourceName, SourceRecord, Token
+from bridge.model import Backlog, Cursor, KeptEvent, KnownAccount, Pause, RecordedEvent, SourceName, SourceRecord, Token
 from bridge.store.sentences import of_sqlite
 from bridge.store.sql import migrations, queries
 from bridge.store.transaction import as_text
@@ -106,6 +106,11 @@ class StoreReader:
     def unsent(self) -> list[RecordedEvent]:
         """Return the oldest events that are not done, held ones first; no more than a page."""
         return list(map(_recorded, self._rows("unsent_events", limit=PAGE_ROWS)))
+
+    def recent(self, event_type: str, limit: int, *, max_body_bytes: int) -> list[KeptEvent]:
+        """Return the last events of a type, the newest first; a body larger than that is not read."""
+        rows = self._rows("recent_events", event_type=event_type, limit=limit, max_bytes=max_body_bytes)
+        return list(map(_kept, rows))
 
     def newest_at(self) -> datetime | None:
         """Return when the newest event was made."""
@@ -215,3 +220,14 @@ def _cursor(row: sqlite3.Row) -> Cursor:
 
 def _moment(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
+
+
+def _kept(row: sqlite3.Row) -> KeptEvent:
+    return KeptEvent(
+        position=row["position"],
+        source=SourceName(row["source"]),
+        body=row["body"],
+        created_at=datetime.fromisoformat(row["created_at"]),
+        published_at=_moment(row["published_at"]),
+        state=row["state"],
+    )

@@ -19,6 +19,11 @@ def of_sqlite(path: Path, problem: sqlite3.Error) -> str:
         return f"the disk that holds the store {path} is full. Make room and start the bridge again; nothing is lost"
     if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")):
         return f"the store {path} cannot be written ({problem}). Let the bridge's user write to {path.parent}"
+    if name.startswith("SQLITE_IOERR"):
+        return (
+            f"the store {path} cannot be read or written any more: {problem}. Look at the disk, and whether its file "
+            "system has become read-only (the system's log says why); then start the bridge again, nothing is lost"
+        )
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return damaged(path, problem)
     return f"the store {path} cannot be used: {problem}"

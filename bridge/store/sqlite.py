@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 import orjson
 
 from bridge.errors import StoreUnusable
-from bridge.model import Backlog, Forgotten, OutboxRow, Parked, Pause, Place, SourceName
+from bridge.model import Backlog, Forgotten, OutboxRow, Parked, Pause, Place, SourceName, Waiting
 from bridge.store.forgetting import forget
 from bridge.store.lineage import COPIED, RESTORED, Mark, begin, close_case, has_passed, mark, new_lineage, settled
 from bridge.store.lock import StoreLock
@@ -309,6 +309,26 @@ class SqliteStore:
         with self._translated():
             row = self._execute("verified_at", name=source).fetchone()
             return datetime.fromisoformat(row["verified_at"]) if row and row["verified_at"] else None
+
+    def waiting(self) -> Mapping[SourceName, Waiting]:
+        """Return what is not done, by source; takes the longer the more waits."""
+        with self._translated():
+            found = self._execute("waiting_by_source")
+            return {SourceName(row["source"]): Waiting(row["rows"], row["parked"]) for row in found}
+
+    def doubtful(self) -> Mapping[SourceName, int]:
+        """Return how many rows may have reached the broker although no confirm came, by source."""
+        with self._translated():
+            found = self._execute("doubtful_by_source", limit=2 * WINDOW_ROWS)
+            return {SourceName(row["source"]): row["rows"] for row in found}
+
+    def certified_accounts(self, source: SourceName) -> int | None:
+        """Return how many accounts the last proven full walk of the present epoch found, if there was one."""
+        with self._translated():
+            row = self._execute("verified_at", name=source).fetchone()
+            if row is None or not row["verified_at"] or not row["certificate"]:
+                return None
+            return int(orjson.loads(row["certificate"])["accounts"])
 
     def absent(self, source: SourceName) -> int:
         """Return how many accounts the last proven full walk of the present epoch did not see, held ones excepted."""

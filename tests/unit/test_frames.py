@@ -10,6 +10,7 @@ from pamqp.header import ContentHeader
 
 from bridge.frames import publish_frames
 from bridge.model import OutboxRow
+from bridge.trace_context import trace_of
 from tests.support.rows import HQ
 
 AT = datetime(2026, 11, 23, 20, 31, 7, tzinfo=UTC)
@@ -65,3 +66,12 @@ def test_a_body_beyond_the_frame_size_goes_out_in_pieces(size: int) -> None:
     assert b"".join(bodies) == body
     assert header.body_size == size
     assert all(len(piece) <= 4096 - 8 for piece in bodies)
+
+
+def test_only_with_traces_a_message_has_their_context() -> None:
+    row = outbox_row()
+    traced = publish_frames(row, channel=3, exchange="pbx.accounts", frame_max=131072, is_traced=True)
+    assert read(traced)[1].properties.headers == {
+        "x-deduplication-header": "id-ü",
+        "traceparent": trace_of("id-ü").traceparent,
+    }

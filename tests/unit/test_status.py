@@ -1,18 +1,11 @@
-import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-import orjson
+import pytest
 
-from bridge.status import MAX_UNSENT_AGE, Board, Level, Part, SourcePart
+from bridge.status import MAX_UNSENT_AGE, Level, Part, WalkProgress, age_words, worst
+from tests.support.boards import NOW, board
 
-NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
-
-
-def board() -> Board:
-    made = Board("0.1.0", NOW, Part(NOW), {"hq": SourcePart(NOW)})
-    made.broker.does("connected", Level.OK, NOW)
-    made.sources["hq"].does("up to date", Level.OK, NOW)
-    return made
+LATER = NOW + timedelta(minutes=3)
 
 
 def test_ready_means_that_changes_flow() -> None:
@@ -39,32 +32,78 @@ def test_it_is_not_ready_while_an_event_waits_for_long() -> None:
 def test_held_deletions_are_a_warning_and_changes_flow_all_the_same() -> None:
     held = board()
     held.sources["hq"].warning = "30 accounts are gone from the PBX"
-    held.sources["hq"].verified_at, held.sources["hq"].accounts = NOW, 60
-    held.sources["hq"].does("up to date", Level.OK, NOW)
     assert held.is_ready(NOW)
     assert held.level(NOW) is Level.WARN
-    assert "30 accounts are gone" in held.sentences(NOW)[1]
-    assert "all match" not in held.sentences(NOW)[1]
+
+
+def test_a_full_outbox_is_a_pause_and_worse_than_a_warning() -> None:
+    full = board()
+    full.full = "the outbox is full"
+    assert not full.is_ready(NOW), "at once, and not only when the next PBX is turned away"
+    full.sources["hq"].fails(full.full, Level.PAUSED, NOW, cause="outbox_full")
+    assert full.level(NOW) is Level.PAUSED
+    assert worst(Level.WARN, Level.PAUSED, Level.OK) is Level.PAUSED
+    assert worst(Level.PAUSED, Level.ERROR) is Level.ERROR
 
 
 def test_what_works_again_has_no_problem() -> None:
     part = Part(NOW)
+    part.fails("no connection", Level.WARN, NOW, cause="pbx_unreachable")
+    part.does("connected", Level.OK, LATER)
+    assert (part.problem, part.cause, part.since) == ("", "", LATER)
+
+
+def test_trying_again_does_not_make_a_refused_login_look_better() -> None:
+    part = Part(NOW)
+    part.fails("wrong password", Level.ERROR, NOW)
+    part.does("connecting", Level.WARN, LATER)
+    assert (part.level, part.level_since, part.problem) == (Level.ERROR, NOW, "wrong password")
+    part.fails("no connection", Level.WARN, LATER)
+    assert (part.level, part.level_since) == (Level.WARN, LATER), "another problem is another problem"
+
+
+def test_a_broker_that_takes_nothing_is_not_well_just_because_it_is_connected() -> None:
+    part = Part(NOW)
+    part.fails("no queue takes it", Level.WARN, NOW, cause="event_unroutable", needs_proof=True)
+    part.does("connected", Level.OK, LATER)
+    assert (part.is_usable, part.problem) == (False, "no queue takes it")
+    part.proves(LATER)
+    assert (part.is_usable, part.problem, part.cause) == (True, "", "")
+
+
+def test_a_proof_means_nothing_while_it_is_away() -> None:
+    part = Part(NOW)
     part.fails("no connection", Level.WARN, NOW)
-    part.does("connected", Level.OK, NOW + timedelta(minutes=3))
-    assert (part.problem, part.since) == ("", NOW + timedelta(minutes=3))
+    part.proves(LATER)
+    assert not part.is_usable
 
 
-def test_the_sentences_say_whether_everything_is_sent_and_verified() -> None:
-    told = board()
-    assert told.sentences(NOW)[0] == "Everything sent."
-    assert "Deletions unknown" in told.sentences(NOW)[1]
-    told.unsent = 3
-    told.sources["hq"].verified_at, told.sources["hq"].accounts, told.sources["hq"].deletions = NOW, 412, "known"
-    assert told.sentences(NOW)[0] == "3 events wait to be sent."
-    assert "412 accounts, all match, verified" in told.sentences(NOW)[1]
+def test_a_task_without_progress_is_stuck_and_one_that_beats_is_not() -> None:
+    watched = board()
+    watched.watch("publish", timedelta(minutes=1), NOW)
+    watched.beat("a task that nobody watches", NOW)
+    assert not watched.stuck(NOW + timedelta(minutes=1))
+    (words,) = watched.stuck(LATER)
+    assert words == "the task 'publish' has made no progress for 3 min (its limit is 60 s)"
+    assert watched.level(LATER) is Level.ERROR
+    watched.beat("publish", LATER)
+    assert not watched.stuck(LATER)
 
 
-def test_the_board_can_be_written_as_json() -> None:
-    content = json.loads(orjson.dumps(board().as_json(NOW)))
-    assert content["sources"]["hq"]["doing"] == "up to date"
-    assert content["ready"] is True
+def test_a_walk_that_reads_nothing_for_long_is_stalled() -> None:
+    walking = board()
+    walking.sources["hq"].walk = WalkProgress(NOW, NOW)
+    assert not walking.is_stalled(walking.sources["hq"], LATER)
+    walking.max_walk_stall = timedelta(minutes=2)
+    assert walking.is_stalled(walking.sources["hq"], LATER)
+    assert walking.level_of(walking.sources["hq"], LATER) is Level.WARN
+    walking.sources["hq"].walk.progress_at = LATER
+    assert not walking.is_stalled(walking.sources["hq"], LATER)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(-3, "0 s"), (0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (200_000, "2 days")],
+)
+def test_ages_are_told_as_people_tell_them(seconds: float, words: str) -> None:
+    assert age_words(timedelta(seconds=seconds)) == words

@@ -39,7 +39,7 @@ UPDATE account SET last_walk = :walk, missed = 0 WHERE source_id = :source_id AN
 UPDATE source SET walk = :walk, verified_at = iif(:is_new_epoch, NULL, verified_at) WHERE id = :source_id;
 
 -- verified_at: when nothing was missing for the last time
-SELECT verified_at FROM source WHERE name = :name;
+SELECT verified_at, certificate FROM source WHERE name = :name;
 
 -- count_missed: after a proven walk
 UPDATE account SET missed = missed + 1 WHERE source_id = :source_id AND last_walk < :walk AND NOT is_deleted;
@@ -95,6 +95,16 @@ SELECT created_at FROM outbox WHERE published_at IS NULL AND is_held = 0 ORDER B
 SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes, count(parked_at) AS parked
 FROM outbox WHERE is_held = 1;
 
+-- waiting_by_source: what an earlier bridge left, once at the start
+SELECT source.name AS source, count(*) AS rows, count(parked_at) AS parked
+FROM outbox JOIN source ON source.id = outbox.source_id WHERE published_at IS NULL GROUP BY source.name;
+
+-- doubtful_by_source: rows in doubt are among the first of those that are to be sent
+SELECT source.name AS source, count(*) AS rows FROM
+    (SELECT source_id, is_in_doubt FROM outbox WHERE published_at IS NULL AND is_held = 0
+     ORDER BY position LIMIT :limit) AS first JOIN source ON source.id = first.source_id
+WHERE first.is_in_doubt = 1 GROUP BY source.name;
+
 -- park: a row that the broker refused for good
 UPDATE outbox SET parked_at = :parked_at, parked_reason = :reason, is_in_doubt = 0,
     attempts = attempts + 1 WHERE position = :position;
@@ -127,6 +137,14 @@ DELETE FROM outbox WHERE position IN
     (SELECT position FROM outbox WHERE published_at < :before
         AND NOT EXISTS (SELECT 1 FROM log_queue WHERE log_queue.position = outbox.position)
     ORDER BY published_at LIMIT :limit);
+
+-- recent_events: the last of one type, for a person to look at
+SELECT position, source.name AS source, created_at, published_at, iif(length(body) <= :max_bytes, body, NULL) AS body,
+    CASE WHEN discarded_reason IS NOT NULL THEN 'discarded' WHEN published_at IS NOT NULL THEN 'sent'
+         WHEN parked_at IS NOT NULL THEN 'parked' WHEN is_held = 1 THEN 'held'
+         WHEN is_in_doubt = 1 THEN 'in doubt' ELSE 'waiting' END AS state
+FROM outbox JOIN source ON source.id = outbox.source_id
+WHERE event_type = :event_type ORDER BY position DESC LIMIT :limit;
 
 -- meta_values: those that begin alike
 SELECT name, value FROM meta WHERE name GLOB :pattern ORDER BY name;

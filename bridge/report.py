@@ -1,0 +1,249 @@
+"""The board in words, for people, and in JSON, for machines."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+
+from bridge.status import LEVELS, Board, Level, LogPart, Part, SourcePart, age_words
+from bridge.wording import clean, shown
+
+Sentence = tuple[str | datetime, ...]
+"""Words and moments; whoever shows it knows the reader's clock and puts the moments into words."""
+
+_NOT_OF_A_PART: Final = {"task_stuck", "outbox_full", "events_late", "events_parked", "walk_stalled"}
+"""Causes of which the sentence about an end of the bridge does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that somebody should know."""
+
+    where: str
+    """``bridge``, ``outbox``, ``broker``, or the name of a PBX."""
+    cause: str
+    """One word for machines: the same as in metrics."""
+    level: Level
+    since: datetime | None
+    words: str
+    """What is wrong and what to do."""
+
+
+def problems(board: Board, now: datetime) -> list[Problem]:
+    """Return what is wrong, the worst first."""
+    found = list(_problems(board, now))
+    return sorted(found, key=lambda problem: -LEVELS.index(problem.level))
+
+
+def _problems(board: Board, now: datetime) -> Iterator[Problem]:
+    for words in board.stuck(now):
+        yield Problem(
+            "bridge", "task_stuck", Level.ERROR, None, f"{words}. Restart the bridge; nothing is lost".capitalize()
+        )
+    if board.broker.level is not Level.OK:
+        yield _failing("broker", board.broker)
+    if board.log is not None:
+        yield from _problems_of_log(board.log)
+    if board.full:
+        yield Problem("outbox", "outbox_full", Level.PAUSED, None, board.full)
+    if board.is_late(now) and board.oldest is not None:
+        waited = age_words(now - board.oldest)
+        yield Problem(
+            "outbox",
+            "events_late",
+            Level.ERROR,
+            board.oldest,
+            f"The oldest event has waited for {waited}; more than {age_words(board.max_unsent_age)} is too long",
+        )
+    if board.parked:
+        yield Problem("outbox", "events_parked", Level.WARN, None, _parked_words(board))
+    for name, part in board.sources.items():
+        yield from _problems_of(name, part, board, now)
+
+
+def _problems_of_log(part: LogPart) -> Iterator[Problem]:
+    if part.level is not Level.OK:
+        yield _failing("log", part)
+    if part.parked:
+        words = (
+            f"The log refused {plural(part.parked, 'event')} for good, and {part.held - part.parked} wait behind. "
+            "Why, and what to do: account-bridge parked"
+        )
+        yield Problem("log", "events_parked", Level.WARN, None, words)
+    if part.warning:
+        yield Problem("log", "log_lost_events", Level.WARN, None, part.warning)
+
+
+def _problems_of(name: str, part: SourcePart, board: Board, now: datetime) -> Iterator[Problem]:
+    if part.is_paused:
+        words = f"{part.doing[:1].upper()}{part.doing[1:]}. To read it again: account-bridge resume {name}"
+        yield Problem(name, "pbx_paused", Level.PAUSED, part.since, words)
+    elif part.level is not Level.OK and part.level is not Level.PAUSED:
+        yield _failing(name, part)
+    if part.walk is not None and board.is_stalled(part, now):
+        yield Problem(
+            name,
+            "walk_stalled",
+            Level.WARN,
+            part.walk.progress_at,
+            f"The full walk is stuck: {part.walk.accounts} accounts were read, and none for "
+            f"{age_words(now - part.walk.progress_at)}. Is the PBX overloaded? Changes that are heard "
+            "still flow",
+        )
+    if part.warning:
+        yield Problem(name, "deletions_held", Level.WARN, None, part.warning)
+
+
+def _parked_words(board: Board) -> str:
+    return (
+        f"The broker refused {plural(board.parked, 'event')} for good, and {board.held - board.parked} wait behind. "
+        "Why, and what to do: account-bridge parked"
+    )
+
+
+def headline(board: Board, now: datetime) -> list[Sentence]:
+    """Return the few sentences that somebody in a hurry wants: is everything sent, and is it alive?"""
+    told: list[Sentence] = [(_in_short(board, now),)]
+    changes = [part.last_change for part in board.sources.values() if part.last_change is not None]
+    if changes:
+        last = max(changes, key=lambda change: change.at)
+        told.append(("Last change ", last.at, ", ", shown(last.account), f", {last.what}."))
+    heard = [(part.last_progress_at, name) for name, part in board.sources.items() if part.last_progress_at]
+    if heard:
+        at, name = min(heard)  # of several PBXs the one that was silent for longest
+        told.append((f"Last answer from {name} {age_words(now - at)} ago.",))
+    return told
+
+
+def _in_short(board: Board, now: datetime) -> str:
+    waiting = board.unsent + board.held
+    unwritten = 0 if board.log is None else board.log.unsent + board.log.held
+    unread = [name for name, part in board.sources.items() if not part.is_usable and not part.is_paused]
+    if waiting:
+        if not board.broker.is_usable:
+            return f"{_waiting(waiting)} for the broker."
+        return f"{_waiting(waiting)} to be sent."
+    if unwritten:
+        return f"Everything sent, but {_waiting(unwritten)} to be written to the log."
+    if unread and board.level(now) is not Level.OK:
+        return f"Everything heard is sent, but {_names(unread)} {'is' if len(unread) == 1 else 'are'} not read."
+    return "Everything sent."
+
+
+def _names(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def sentences(board: Board, now: datetime) -> list[str]:
+    """Return what a person wants to know first."""
+    told = [in_local_words(sentence) for sentence in headline(board, now)]
+    told += [ended(problem.words) for problem in problems(board, now) if problem.cause in _NOT_OF_A_PART]
+    told += [f"{name}: {_sentence(part, now)} {_completeness(part)}" for name, part in board.sources.items()]
+    told.append(f"Broker: {_sentence(board.broker, now)}")
+    if board.log is not None:
+        told.append(f"Log: {_sentence(board.log, now)}")
+    return told
+
+
+def liveness(board: Board, now: datetime) -> tuple[bool, str]:
+    """Return whether the process is alive, not whether changes flow, and why."""
+    stuck = board.stuck(now)
+    return not stuck, "\n".join(stuck) or "the event loop turns, and every task makes progress"
+
+
+def as_json(board: Board, now: datetime) -> Mapping[str, Any]:
+    """Return the whole board for machines; ages are in seconds."""
+    return {
+        "level": board.level(now),
+        "ready": board.is_ready(now),
+        "alive": not board.stuck(now),
+        "now": now,
+        "headline": [[_as_member(part) for part in sentence] for sentence in headline(board, now)],
+        "problems": problems(board, now),
+        "sentences": sentences(board, now),
+        **_members(board),
+        "oldest_unsent_seconds": _seconds(board.oldest_unsent_at, now),
+        "broker": {**_members(board.broker), "ages": {"confirm": _seconds(board.broker.last_progress_at, now)}},
+        "log": None if board.log is None else _members(board.log),
+        "sources": {name: _source(board, part, now) for name, part in board.sources.items()},
+        "tasks": {
+            name: {
+                "progress_age_seconds": _seconds(task.progress_at, now),
+                "limit_seconds": task.limit.total_seconds(),
+                "is_stuck": task.is_stuck(now),
+            }
+            for name, task in board.tasks.items()
+        },
+        "max_unsent_age": board.max_unsent_age.total_seconds(),
+        "max_walk_stall": board.max_walk_stall.total_seconds(),
+    }
+
+
+def _source(board: Board, part: SourcePart, now: datetime) -> dict[str, Any]:
+    return {
+        **_members(part),
+        "cursor": {name: orjson.Fragment(token) for name, token in _members(part.cursor).items() if token is not None},
+        "level": board.level_of(part, now),
+        "is_walk_stalled": board.is_stalled(part, now),
+        "ages": {
+            "answer": _seconds(part.last_progress_at, now),
+            "change": _seconds(part.last_change_at, now),
+            "confirm": _seconds(part.last_confirm_at, now),
+            "caught_up": _seconds(part.caught_up_at, now),
+            "verified": _seconds(part.verified_at, now),
+        },
+    }
+
+
+def in_local_words(sentence: Sentence) -> str:
+    """Return *sentence* with its moments in the time of this machine."""
+    return "".join(f"{part.astimezone():%H:%M}" if isinstance(part, datetime) else clean(part) for part in sentence)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return *count* and *noun*, which takes an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def ended(sentence: str) -> str:
+    """Return *sentence* with its full stop."""
+    return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
+
+
+def _waiting(count: int) -> str:
+    return f"{plural(count, 'event')} {'waits' if count == 1 else 'wait'}"
+
+
+def _failing(where: str, part: Part) -> Problem:
+    words = part.problem or f"{part.doing[:1].upper()}{part.doing[1:]}"
+    return Problem(where, part.cause or "not_connected", part.level, part.level_since or part.since, words)
+
+
+def _as_member(part: str | datetime) -> str | dict[str, datetime]:
+    return {"at": part} if isinstance(part, datetime) else part
+
+
+def _members(value: Any) -> dict[str, Any]:
+    return {member.name: getattr(value, member.name) for member in fields(value)}
+
+
+def _seconds(since: datetime | None, now: datetime) -> float | None:
+    return None if since is None else round((now - since).total_seconds(), 3)
+
+
+def _sentence(part: Part, now: datetime) -> str:
+    words = f"{part.doing} since {age_words(now - part.since)}"
+    if part.last_progress_at is not None:
+        words += f", last answer {age_words(now - part.last_progress_at)} ago"
+    return f"{words}. {ended(part.problem)}" if part.problem else f"{words}."
+
+
+def _completeness(part: SourcePart) -> str:
+    if part.verified_at is None:
+        return "Deletions unknown: no full walk was proven yet."
+    counted = f"{part.accounts} accounts, " if part.accounts is not None else ""
+    match = "" if part.warning else "all match, "
+    words = f"{counted}{match}verified {part.verified_at.astimezone():%Y-%m-%d %H:%M}. Deletions {part.deletions}."
+    return f"{words} {ended(part.warning)}" if part.warning else words

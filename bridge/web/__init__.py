@@ -1,0 +1,1 @@
+"""The page: how the bridge is doing, to look at. What steers it goes by ``control``."""

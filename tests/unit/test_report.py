@@ -1,0 +1,141 @@
+import json
+from datetime import timedelta
+
+import orjson
+
+from bridge.model import Cursor, Token
+from bridge.report import as_json, headline, in_local_words, liveness, plural, problems, sentences
+from bridge.status import LastChange, Level, WalkProgress
+from tests.support.boards import NOW, board
+
+
+def test_somebody_in_a_hurry_reads_three_sentences() -> None:
+    well = board()
+    well.sources["hq"].last_change = LastChange(NOW, "Erika Mustermann", "new extension")
+    told = [in_local_words(sentence) for sentence in headline(well, NOW + timedelta(seconds=20))]
+    assert told[0] == "Everything sent."
+    assert told[1] == f"Last change {NOW.astimezone():%H:%M}, Erika Mustermann, new extension."
+    assert told[2] == "Last answer from hq 20 s ago."
+
+
+def test_of_several_pbxs_the_longest_silent_one_and_the_latest_change_are_told() -> None:
+    several = board(NOW, "hq", "branch")
+    several.sources["branch"].last_progress_at = NOW - timedelta(minutes=5)
+    for name, minutes in (("hq", 2), ("branch", 9)):
+        several.sources[name].last_change = LastChange(NOW - timedelta(minutes=minutes), f"of {name}", "deleted")
+    told = " ".join(in_local_words(sentence) for sentence in headline(several, NOW))
+    assert "of hq, deleted" in told
+    assert "Last answer from branch 5 min ago." in told
+
+
+def test_sent_is_not_claimed_where_a_pbx_is_not_read() -> None:
+    deaf = board(NOW, "hq", "branch")
+    deaf.sources["branch"].fails("no connection", Level.WARN, NOW)
+    assert headline(deaf, NOW)[0] == ("Everything heard is sent, but branch is not read.",)
+    deaf.sources["hq"].fails("no connection", Level.WARN, NOW)
+    assert headline(deaf, NOW)[0] == ("Everything heard is sent, but hq and 1 more are not read.",)
+    deaf.unsent = 1
+    assert headline(deaf, NOW)[0] == ("1 event waits to be sent.",)
+    deaf.broker.fails("no connection", Level.WARN, NOW)
+    deaf.held = 4
+    assert headline(deaf, NOW)[0] == ("5 events wait for the broker.",)
+
+
+def test_control_characters_in_a_name_reach_no_terminal() -> None:
+    evil = board()
+    evil.sources["hq"].last_change = LastChange(NOW, "\x1b[31mred\x07", "new name")
+    assert "\x1b" not in "\n".join(sentences(evil, NOW))
+
+
+def test_the_sentences_say_whether_everything_is_sent_and_verified() -> None:
+    told = board()
+    assert told_about("hq", told).endswith("Deletions unknown: no full walk was proven yet.")
+    part = told.sources["hq"]
+    part.verified_at, part.accounts, part.deletions = NOW, 412, "known"
+    assert "412 accounts, all match, verified" in told_about("hq", told)
+    part.warning = "30 accounts are gone from the PBX"
+    assert "30 accounts are gone from the PBX." in told_about("hq", told)
+    assert "all match" not in told_about("hq", told)
+    part.fails("no connection to it", Level.WARN, NOW)
+    assert "no connection to it. 412" in told_about("hq", told)
+
+
+def told_about(name: str, told: object) -> str:
+    (found,) = (line for line in sentences(told, NOW) if line.startswith(f"{name}: "))  # type: ignore[arg-type]
+    return found
+
+
+def test_every_problem_has_a_place_a_cause_and_a_sentence_and_the_worst_comes_first() -> None:
+    bad = board()
+    bad.broker.fails("no connection to the broker", Level.WARN, NOW, cause="broker_unreachable")
+    bad.sources["hq"].warning = "30 accounts are gone"
+    bad.sources["hq"].walk = WalkProgress(NOW, NOW - timedelta(hours=1), accounts=17)
+    bad.unsent, bad.oldest_unsent_at = 1, NOW - timedelta(minutes=7)
+    bad.held, bad.parked = 3, 1
+    bad.full = "the outbox is full"
+    bad.watch("prune", timedelta(minutes=1), NOW - timedelta(minutes=2))
+    found = [(problem.level, problem.where, problem.cause) for problem in problems(bad, NOW)]
+    assert found == [
+        ("error", "bridge", "task_stuck"),
+        ("error", "outbox", "events_late"),
+        ("paused", "outbox", "outbox_full"),
+        ("warn", "broker", "broker_unreachable"),
+        ("warn", "outbox", "events_parked"),
+        ("warn", "hq", "walk_stalled"),
+        ("warn", "hq", "deletions_held"),
+    ]
+    words = " ".join(problem.words for problem in problems(bad, NOW))
+    for part in ("The task 'prune'", "waited for 7 min; more than 5 min is too long", "refused 1 event for good"):
+        assert part in words
+    assert "17 accounts were read, and none for 60 min" in " ".join(sentences(bad, NOW))
+
+
+def test_a_pause_is_told_once_and_not_by_every_pbx() -> None:
+    full = board(NOW, "hq", "branch")
+    full.full = "the outbox is full"
+    for part in full.sources.values():
+        part.fails(full.full, Level.PAUSED, NOW)
+    assert [problem.where for problem in problems(full, NOW)] == ["outbox"]
+
+
+def test_a_pbx_that_an_operator_paused_is_no_fault_and_is_told() -> None:
+    paused = board(NOW, "hq", "branch")
+    part = paused.sources["branch"]
+    part.is_paused = True
+    part.does("paused by an operator (firmware)", Level.PAUSED, NOW)
+    assert paused.is_ready(NOW)
+    assert headline(paused, NOW)[0] == ("Everything sent.",)
+    (problem,) = problems(paused, NOW)
+    assert (problem.cause, problem.level) == ("pbx_paused", "paused")
+    assert problem.words == "Paused by an operator (firmware). To read it again: account-bridge resume branch"
+
+
+def test_a_blocked_broker_is_told_in_words_although_nothing_failed() -> None:
+    blocked = board()
+    blocked.broker.does("blocked: the broker has a memory or disk alarm", Level.WARN, NOW)
+    assert problems(blocked, NOW)[0].words == "Blocked: the broker has a memory or disk alarm"
+
+
+def test_alive_is_told_with_the_reason() -> None:
+    assert liveness(board(), NOW) == (True, "the event loop turns, and every task makes progress")
+    stuck = board()
+    stuck.watch("store", timedelta(minutes=1), NOW - timedelta(minutes=2))
+    assert not liveness(stuck, NOW)[0]
+
+
+def test_the_board_can_be_written_as_json_with_ages_and_the_cursor_as_the_pbx_wrote_it() -> None:
+    told = board()
+    part = told.sources["hq"]
+    part.cursor = Cursor(Token('"9e10"'), Token("12345678901234567890"))
+    part.last_confirm_at = NOW - timedelta(seconds=90)
+    told.watch("store", timedelta(minutes=1), NOW)
+    content = json.loads(orjson.dumps(as_json(told, NOW)))
+    source = content["sources"]["hq"]
+    assert (source["doing"], source["level"], content["ready"]) == ("up to date", "ok", True)
+    assert source["cursor"] == {"guid": "9e10", "usn": 12345678901234567890}
+    assert (source["ages"]["confirm"], source["ages"]["change"]) == (90.0, None)
+    assert content["tasks"]["store"] == {"progress_age_seconds": 0.0, "limit_seconds": 60.0, "is_stuck": False}
+
+
+def test_one_takes_no_s() -> None:
+    assert (plural(1, "event"), plural(2, "event")) == ("1 event", "2 events")
