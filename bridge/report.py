@@ -120,6 +120,8 @@ def headline(board: Board, now: datetime) -> list[Sentence]:
 def _in_short(board: Board, now: datetime) -> str:
     waiting = board.unsent + board.held
     unwritten = 0 if board.log is None else board.log.unsent + board.log.held
+    if board.held and not board.unsent:
+        return f"All but {plural(board.held, 'event')} sent, which {'is' if board.held == 1 else 'are'} held back."
     unread = [name for name, part in board.sources.items() if not part.is_usable and not part.is_paused]
     if waiting:
         if not board.broker.is_usable:
@@ -179,6 +181,14 @@ def as_json(board: Board, now: datetime) -> Mapping[str, Any]:
         "max_unsent_age": board.max_unsent_age.total_seconds(),
         "max_walk_stall": board.max_walk_stall.total_seconds(),
     }
+
+
+def without_people(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``as_json`` told without the names of accounts, to be sent to somebody who helps."""
+    kept = {name: value for name, value in told.items() if name not in {"headline", "sentences"}}
+    sources = told.get("sources", {})
+    kept["sources"] = {name: {**part, "last_change": None} for name, part in sources.items()}
+    return kept
 
 
 def _source(board: Board, part: SourcePart, now: datetime) -> dict[str, Any]:

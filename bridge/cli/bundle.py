@@ -20,6 +20,7 @@ from bridge.cli.common import config_option, json_option, run_now, say, settings
 from bridge.config import Settings
 from bridge.control import ask, socket_path
 from bridge.errors import BridgeError
+from bridge.report import without_people
 from bridge.store.reader import StoreReader
 
 PACKAGES: Final = ("aio-pika", "aiormq", "aiohttp", "websockets", "orjson", "pydantic", "structlog", "tenacity")
@@ -40,7 +41,7 @@ def support_bundle(config: Path | None, output: Path | None, *, as_json: bool) -
         "about.json": _json(_about()),
         "settings.json": _json(settings.redacted()),
         "store.json": _json(_told(lambda: _store(settings))),
-        "status.json": _json(_told(lambda: orjson.loads(_bridge(settings, "/status")))),
+        "status.json": _json(_told(lambda: without_people(orjson.loads(_bridge(settings, "/status"))))),
         "log.jsonl": _lines(settings),
     }
     try:

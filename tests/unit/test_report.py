@@ -4,7 +4,7 @@ from datetime import timedelta
 import orjson
 
 from bridge.model import Cursor, Token
-from bridge.report import as_json, headline, in_local_words, liveness, plural, problems, sentences
+from bridge.report import as_json, headline, in_local_words, liveness, plural, problems, sentences, without_people
 from bridge.status import LastChange, Level, WalkProgress
 from tests.support.boards import NOW, board
 
@@ -135,6 +135,22 @@ def test_the_board_can_be_written_as_json_with_ages_and_the_cursor_as_the_pbx_wr
     assert source["cursor"] == {"guid": "9e10", "usn": 12345678901234567890}
     assert (source["ages"]["confirm"], source["ages"]["change"]) == (90.0, None)
     assert content["tasks"]["store"] == {"progress_age_seconds": 0.0, "limit_seconds": 60.0, "is_stuck": False}
+
+
+def test_what_is_sent_to_a_helper_names_nobody() -> None:
+    told = board()
+    told.sources["hq"].last_change = LastChange(NOW, "Erika Mustermann", "new extension")
+    whole = orjson.loads(orjson.dumps(as_json(told, NOW)))
+    assert "Erika" in str(whole)
+    kept = without_people(whole)
+    assert "Erika" not in str(kept)
+    assert kept["sources"]["hq"]["doing"] == "up to date"
+
+
+def test_held_events_do_not_wait_for_the_broker() -> None:
+    held = board()
+    held.held = held.parked = 1
+    assert headline(held, NOW)[0] == ("All but 1 event sent, which is held back.",)
 
 
 def test_one_takes_no_s() -> None:
