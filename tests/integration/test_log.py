@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.logs import log_of, read_log, streamed_site
-from tests.support.rabbit import PrivateBroker
-from tests.support.site import rows_are_handed_out, stopped
+from tests.support.process import Command
+from tests.support.rabbit import PrivateBroker, free_port
+from tests.support.site import asked, rows_are_handed_out, stopped
 
 ACCOUNTS = 2000
 
@@ -77,3 +79,51 @@ async def test_a_broker_that_is_killed_in_the_middle_has_each_event_once(
             assert await stopped(bridge) == 0
     assert reading.twice == 0
     assert reading.sequences == list(range(1, accounts + 1))
+
+
+async def test_a_log_that_is_away_holds_nothing_up_and_gets_everything_once_it_is_back(
+    tmp_path: Path, broker: PrivateBroker
+) -> None:
+    async with streamed_site(tmp_path, broker, accounts=300) as place:
+        right = place.environment["BRIDGE_RABBITMQ_STREAM_URL"]
+        place.environment["BRIDGE_RABBITMQ_STREAM_URL"] = f"rabbitmq-stream://guest:guest@127.0.0.1:{free_port()}/"
+        with place.bridge() as bridge:
+            witness = await place.witness(until=300)
+            failed = await asyncio.to_thread(bridge.wait_for_log, "log.failed")
+            assert "rabbitmq-plugins enable rabbitmq_stream" in failed["problem"]
+            code, told = await asked(place, "status")
+            assert code == 1
+            assert "300 to be written to the log" in told or "301 to be written to the log" in told
+            assert await stopped(bridge) == 0
+        assert len(witness.ids) == len(set(witness.ids)) == 300
+        place.environment["BRIDGE_RABBITMQ_STREAM_URL"] = right
+        with place.bridge() as bridge:
+            await asyncio.to_thread(bridge.wait_for_log, "log.settled")
+            (reading,) = await read_log(broker, log_of(place), until=300)
+            assert await stopped(bridge) == 0
+    assert (reading.twice, reading.sequences) == (0, list(range(1, 301)))
+    assert set(witness.ids) <= set(reading.ids), "the same events"
+
+
+async def test_check_tries_the_stream_port(tmp_path: Path, broker: PrivateBroker) -> None:
+    async with streamed_site(tmp_path, broker, accounts=1) as place:
+        code, told = await asked(place, "check")
+        assert "logged in at the stream port; writable: pbx.accounts" in told, told
+        place.environment["BRIDGE_RABBITMQ_STREAM_URL"] = broker.stream_url.replace("guest:guest", "guest:wrong")
+        code, told = await asked(place, "check")
+        assert code == 1
+        assert "Set the right ones in rabbitmq.stream_url" in told
+
+
+async def test_tail_shows_the_log_in_all_its_partitions(tmp_path: Path, broker: PrivateBroker) -> None:
+    async with streamed_site(tmp_path, broker, accounts=40) as place:
+        place.environment["BRIDGE_RABBITMQ_LOG_PARTITIONS"] = "3"
+        with place.bridge() as bridge:
+            await asyncio.to_thread(bridge.wait_for_log, "log.settled")
+            await read_log(broker, log_of(place, 3), until=40)
+            with Command("tail", "--from", "first", "--json", environment=place.environment) as tail:
+                async with asyncio.timeout(30):
+                    while len(tail.out) < 40:
+                        await asyncio.sleep(0.05)
+                assert sorted(int(json.loads(line)["sequence"]) for line in tail.out) == list(range(1, 41))
+            assert await stopped(bridge) == 0

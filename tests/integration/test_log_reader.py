@@ -187,8 +187,10 @@ async def test_a_reader_that_is_killed_again_and_again_applies_each_entry_once(
         await reached(path, ENTRIES * share // 6)
         process.kill()
         await asyncio.to_thread(process.join, DEADLINE_SECONDS)
-    await ended(started(url, writer.streams[0], path, ENTRIES))
-    assert letters(path) == list(range(1, ENTRIES + 1))
+    last = started(url, writer.streams[0], path, ENTRIES + 1)
+    await write(writer, ENTRIES + 1, 1)  # those before it may all be applied already
+    await ended(last)
+    assert letters(path) == list(range(1, ENTRIES + 2))
 
 
 async def test_of_two_replicas_one_reads_and_the_other_goes_on_where_it_was_killed(
@@ -214,10 +216,12 @@ async def test_two_that_read_at_the_same_time_apply_each_entry_once(
     await write(writer, 1, 500)
     path = tmp_path / "crm.db"
     crm(path).close()
-    both = [started(url, writer.streams[0], path, 500) for _ in range(2)]
+    both = [started(url, writer.streams[0], path, 501) for _ in range(2)]
+    await reached(path, 500)
+    await write(writer, 501, 1)  # which both are waiting for, however far the other one was first
     for process in both:
         await ended(process)
-    assert letters(path) == list(range(1, 501))
+    assert letters(path) == list(range(1, 502))
 
 
 @pytest.fixture

@@ -256,7 +256,7 @@ SELECT seq FROM sqlite_sequence WHERE name = 'log_queue';
 
 -- log_add: an event that was just added; it waits where an earlier one of its account is parked, see add_event
 INSERT INTO log_queue (position, is_held) SELECT position, EXISTS (
-    SELECT 1 FROM log_queue AS refused JOIN outbox AS parked ON parked.position = refused.position
+    SELECT 1 FROM log_queue AS refused INDEXED BY log_queue_parked CROSS JOIN outbox AS parked ON parked.position = refused.position
     WHERE refused.parked_at IS NOT NULL AND parked.source_id = outbox.source_id
     AND (outbox.account IS NULL OR parked.account IS outbox.account))
 FROM outbox WHERE event_id = :event_id;
@@ -286,7 +286,7 @@ UPDATE log_queue SET parked_at = :parked_at, parked_reason = :reason WHERE numbe
 
 -- log_hold: see hold
 UPDATE log_queue SET is_held = 1 WHERE is_held = 0 AND EXISTS (
-    SELECT 1 FROM outbox AS mine, log_queue AS refused JOIN outbox AS parked ON parked.position = refused.position
+    SELECT 1 FROM outbox AS mine, log_queue AS refused INDEXED BY log_queue_parked CROSS JOIN outbox AS parked ON parked.position = refused.position
     WHERE mine.position = log_queue.position AND refused.parked_at IS NOT NULL
     AND parked.source_id = mine.source_id AND parked.position <= mine.position
     AND (mine.account IS NULL OR parked.account IS mine.account));
@@ -301,7 +301,7 @@ DELETE FROM log_queue WHERE position = :position AND parked_at IS NOT NULL;
 INSERT OR REPLACE INTO log_queue (position) SELECT held.position
 FROM log_queue AS held JOIN outbox AS mine ON mine.position = held.position
 WHERE held.is_held = 1 AND NOT EXISTS (
-    SELECT 1 FROM log_queue AS refused JOIN outbox AS parked ON parked.position = refused.position
+    SELECT 1 FROM log_queue AS refused INDEXED BY log_queue_parked CROSS JOIN outbox AS parked ON parked.position = refused.position
     WHERE refused.parked_at IS NOT NULL AND parked.source_id = mine.source_id AND parked.position <= mine.position
     AND (mine.account IS NULL OR parked.account IS mine.account))
 ORDER BY held.position;

@@ -67,3 +67,4 @@ CREATE TABLE log_queue (
     parked_at TEXT, parked_reason TEXT          -- the log's broker refused it for good
 );
 CREATE INDEX log_queue_held ON log_queue (number) WHERE is_held = 1;
+CREATE INDEX log_queue_parked ON log_queue (position) WHERE parked_at IS NOT NULL;
