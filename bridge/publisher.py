@@ -20,6 +20,7 @@ from pamqp.header import ContentHeader
 
 from bridge.broker import (
     DEADLINE_SECONDS,
+    LateFences,
     Topology,
     connect,
     declare,
@@ -32,13 +33,14 @@ from bridge.broker import (
 from bridge.confirming import ConfirmingSession
 from bridge.errors import BrokerDidNotConfirm, BrokerUnreachable
 from bridge.frames import APP_ID, publish_frames
-from bridge.model import OutboxRow
+from bridge.model import OutboxRow, SourceName
 
 
 class Publisher:
     """Makes sessions. *urls* is asked for each of them, so that a changed password is used.
 
     *fences* are held while publishing, one for every source, so that no second bridge publishes for the same one.
+    *fence_of* names those of sources that turn up later, which are taken before their first event is sent.
     *on_state* is told ``connecting``, ``connected``, and ``blocked: <reason>``. A *label* goes with every message.
     """
 
@@ -49,6 +51,7 @@ class Publisher:
         topology: Topology,
         is_declaring: bool = True,
         fences: Sequence[str] = (),
+        fence_of: Callable[[SourceName], str] | None = None,
         confirm_deadline_seconds: float = 30.0,
         ssl_context: ssl.SSLContext | None = None,
         on_state: Callable[[str], None] = lambda _state: None,
@@ -59,6 +62,7 @@ class Publisher:
         self._topology = topology
         self._is_declaring = is_declaring
         self._fences = fences
+        self._fence_of = fence_of
         self._confirm_deadline_seconds = confirm_deadline_seconds
         self._ssl_context = ssl_context
         self._on_state = on_state
@@ -82,6 +86,7 @@ class Publisher:
             for fence in self._fences:
                 await hold_fence(connection, fence, self._topology)
             session = PublisherSession(connection, self._topology, self._on_state, self._label)
+            session.late_fences = LateFences(connection, self._topology, self._fence_of, self._fences)
             await session.open()
             self._on_state("connected")
             async with session.watched(self._confirm_deadline_seconds):
@@ -96,6 +101,7 @@ class PublisherSession(ConfirmingSession):
     ) -> None:
         super().__init__(on_state)
         self._label = label
+        self.late_fences: LateFences | None = None
         self._connection = connection
         self._topology = topology
         self._channel: Any = None
@@ -132,6 +138,8 @@ class PublisherSession(ConfirmingSession):
             BridgeError: what ended the session, or is about to: nothing is sent behind a refused row.
 
         """
+        if self.late_fences is not None:
+            await self.late_fences.hold(rows)
         self._begin_sending()
         frame_max = self._channel.connection.connection_tune.frame_max
         exchange = self._topology.exchange

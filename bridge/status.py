@@ -3,7 +3,7 @@
 Health means delivery: an open socket is not health, an answered question, a confirmed event and a short outbox are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -96,6 +96,27 @@ class SourcePart(Part):
 
 
 @dataclass(slots=True)
+class Door:
+    """Where PBXs dial us."""
+
+    url: str
+    connections: int = 0
+    """Open ones, of strangers too."""
+    pbxs: int = 0
+    """Logged in."""
+    refusals: Mapping[str, int] = field(default_factory=dict)
+    """How many were not let in, by reason."""
+
+    def sentence(self) -> str:
+        """Return what a person wants to know of it."""
+        told = f"Listening for PBXs on {self.url}: {self.pbxs} connected."
+        if not self.refusals:
+            return told
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in sorted(self.refusals.items()))
+        return f"{told} Refused since the start: {reasons}."
+
+
+@dataclass(slots=True)
 class Board:
     """Everything the bridge knows about itself; ``service`` keeps it up to date."""
 
@@ -105,6 +126,10 @@ class Board:
     sources: dict[str, SourcePart] = field(default_factory=dict)
     log: LogPart | None = None
     """``None`` where the exchange feeds the log, or there is none."""
+    door: Door | None = None
+    """Where PBXs may dial us; ``None`` where they may not."""
+    insecurities: Sequence[str] = ()
+    """Sentences about what was configured to be insecure on purpose."""
     unsent: int = 0
     """Events that are to be sent, held ones not among them."""
     unsent_bytes: int = 0
@@ -120,7 +145,7 @@ class Board:
         """Return the worst level of any part."""
         levels = [self.broker.level, *(source.level for source in self.sources.values())]
         levels += [Level.WARN for source in self.sources.values() if source.warning]
-        levels += [Level.WARN] * bool(self.parked)
+        levels += [Level.WARN] * bool(self.parked or self.insecurities)
         if self.log is not None:
             levels += [self.log.level, *([Level.WARN] * bool(self.log.parked or self.log.warning))]
         if self._is_late(now):
@@ -156,9 +181,12 @@ class Board:
                 "Why, and what to do: account-bridge parked"
             )
         told += [f"{name}: {_sentence(part, now)} {_completeness(part)}" for name, part in self.sources.items()]
+        if self.door is not None:
+            told.append(self.door.sentence())
         told.append(f"Broker: {_sentence(self.broker, now)}")
         if log is not None:
             told.append(f"Log: {_sentence(log, now)} {log.warning}".strip())
+        told += self.insecurities
         return told
 
     def as_json(self, now: datetime) -> Mapping[str, Any]:
