@@ -61,6 +61,8 @@ def _problems(board: Board, now: datetime) -> Iterator[Problem]:
         yield Problem("outbox", "events_parked", Level.WARN, None, _parked_words(board))
     for name, part in board.sources.items():
         yield from _problems_of(name, part, board, now)
+    for words in board.insecurities:
+        yield Problem("bridge", "insecure", Level.WARN, None, words)
 
 
 def _problems_of_log(part: LogPart) -> Iterator[Problem]:
@@ -143,9 +145,12 @@ def sentences(board: Board, now: datetime) -> list[str]:
     told = [in_local_words(sentence) for sentence in headline(board, now)]
     told += [ended(problem.words) for problem in problems(board, now) if problem.cause in _NOT_OF_A_PART]
     told += [f"{name}: {_sentence(part, now)} {_completeness(part)}" for name, part in board.sources.items()]
+    if board.door is not None:
+        told.append(board.door.sentence())
     told.append(f"Broker: {_sentence(board.broker, now)}")
     if board.log is not None:
         told.append(f"Log: {_sentence(board.log, now)}")
+    told += board.insecurities
     return told
 
 
@@ -168,6 +173,7 @@ def as_json(board: Board, now: datetime) -> Mapping[str, Any]:
         **_members(board),
         "oldest_unsent_seconds": _seconds(board.oldest_unsent_at, now),
         "broker": {**_members(board.broker), "ages": {"confirm": _seconds(board.broker.last_progress_at, now)}},
+        "door": None if board.door is None else _members(board.door),
         "log": None if board.log is None else _members(board.log),
         "sources": {name: _source(board, part, now) for name, part in board.sources.items()},
         "tasks": {
