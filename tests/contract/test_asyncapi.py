@@ -114,7 +114,7 @@ def test_what_such_a_bridge_publishes_fits_what_it_offers(environment: dict[str,
     settings, offer = Settings.load(None, environment), offered(environment)
     with SqliteStore(tmp_path / "bridge.db") as store:
         changes = [row("a", 1, info=INFO), row("a", 2, info={**INFO, "e164": "404"}), row("b", 3, info={})]
-        ingest(store, batch(*changes), rules=rules_of(settings, settings.pbx[0], store.key), now=NOW)
+        ingest(store, batch(*changes), rules=rules_of(settings, settings.pbx[0].name, store.key), now=NOW)
         bodies = [json.loads(found.body) for found in store.unpublished(0, 9)]
     assert len(bodies) >= 2
     inlined = offer[ASYNCAPI]["components"]["messages"]["accountChanged"]["payload"]["schema"]
