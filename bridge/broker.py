@@ -7,7 +7,7 @@ import asyncio
 import re
 import shlex
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +20,7 @@ from pamqp.exceptions import AMQPInternalError, PAMQPException
 from yarl import URL
 
 from bridge.errors import BridgeError, BrokerRefusedEvent, BrokerRefusedLogin, BrokerUnreachable, TopologyMismatch
+from bridge.model import OutboxRow, SourceName
 from bridge.secret import scrub
 
 DEADLINE_SECONDS: Final = 10.0
@@ -266,6 +267,43 @@ async def hold_fence(connection: AbstractConnection, name: str, topology: Topolo
         raise
 
 
+class LateFences:
+    """Fences of sources that turn up while publishing, each taken before the first event of its source is sent.
+
+    *fence_of* names them, *held* are taken already; without *fence_of* none are.
+    """
+
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        topology: Topology,
+        fence_of: Callable[[SourceName], str] | None,
+        held: Sequence[str],
+    ) -> None:
+        self._connection = connection
+        self._topology = topology
+        self._fence_of = fence_of
+        self._held = set(held)
+
+    def __repr__(self) -> str:
+        return f"<LateFences {len(self._held)} held>"
+
+    async def hold(self, rows: Sequence[OutboxRow]) -> None:
+        """Take what is missing for *rows*.
+
+        Raises:
+            BrokerUnreachable: another connection holds one of them.
+            TopologyMismatch: this user may not declare it.
+
+        """
+        if self._fence_of is None:
+            return
+        for fence in map(self._fence_of, {row.source for row in rows}):
+            if fence not in self._held:
+                await hold_fence(self._connection, fence, self._topology)
+                self._held.add(fence)
+
+
 @asynccontextmanager
 async def step(connection: AbstractConnection, what: str, topology: Topology) -> AsyncIterator[AbstractChannel]:
     """Open a channel for one thing, since a refusal closes its channel, and say what was refused."""
@@ -374,7 +412,10 @@ _TRANSLATIONS: Final[Sequence[tuple[type[BaseException], str, type[BridgeError],
         ssl.SSLCertVerificationError,
         "",
         BrokerRefusedLogin,
-        "the certificate of {where} does not verify: {text}. Set rabbitmq.ca_file to the CA that signed it",
+        (
+            "the certificate of {where} does not verify: {text}. Set rabbitmq.ca_file to the CA that signed it, "
+            "rabbitmq.server_name to the name it carries, or rabbitmq.fingerprint (account-bridge check shows it)"
+        ),
     ),
     (amqp.AuthenticationError, "", BrokerRefusedLogin, _WRONG_LOGIN),
     (amqp.ProbableAuthenticationError, "", BrokerRefusedLogin, _WRONG_LOGIN),

@@ -1,18 +1,18 @@
 """The running bridge, put together from the settings."""
 
-import ssl
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import time, timedelta
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Final
 
 from bridge import __version__
 from bridge.broker import Subscription, Topology, connect, declare, verify, vhost_of
+from bridge.callers import Callers
 from bridge.cloudevents import numbers_in
-from bridge.config import PbxTable, Settings
+from bridge.config import ListenTable, PaceTable, PbxTable, Settings
 from bridge.contract import Offer, documents
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
@@ -20,6 +20,9 @@ from bridge.errands import newest_in_log
 from bridge.errors import BadConfig
 from bridge.frames import APP_ID
 from bridge.intake import Told
+from bridge.listen.gate import Bounds, Gate
+from bridge.listen.judge import App, Judge
+from bridge.listen.server import Listener, Place
 from bridge.logs import get_logger
 from bridge.metrics import exposition
 from bridge.model import OutboxRow, SourceName
@@ -27,11 +30,12 @@ from bridge.normalize import Projection, Rules
 from bridge.publisher import Publisher
 from bridge.service import Bridge, Log, Pbx, utc_now
 from bridge.source import PbxSource
-from bridge.status import Board, Level, LogPart, Part, SourcePart
+from bridge.status import Board, Door, Level, LogPart, Part, SourcePart
 from bridge.store.reading import RecentEvents
 from bridge.store.sqlite import SqliteStore
 from bridge.tally import BLOCKED
 from bridge.terminal import TerminalPublisher
+from bridge.tls import ServerCertificate, client_context
 from bridge.tracing import tracing
 from bridge.walk.decisions import Pace
 from bridge.walk.schedule import Habits
@@ -41,6 +45,9 @@ _BLOCKED_WORDS: Final = (
     "The broker has a memory or disk alarm and takes nothing. The bridge waits on its connection and sends everything "
     "once the alarm ends; at the broker, rabbitmq-diagnostics alarms says what it is"
 )
+
+DOOR_SECONDS: Final = 1.0
+"""How often the status of the door is brought up to date."""
 
 log = get_logger(__name__)
 
@@ -66,6 +73,7 @@ def built(
     board = Board(version=__version__, started_at=now, broker=Part(since=now))
     board.max_unsent_age = timedelta(seconds=settings.status.max_unsent_age_seconds)
     board.max_walk_stall = timedelta(seconds=settings.status.max_walk_stall_seconds)
+    board.insecurities = list(settings.insecurities())
     board.sources = {pbx.name: SourcePart(since=now) for pbx in settings.pbx}
     path = settings.store.path
     store_path = path if shadow is None else path.with_name(f"{path.name}.shadow")
@@ -76,7 +84,7 @@ def built(
             store,
             [pbx_of(settings, pbx, board.sources[pbx.name], store.key) for pbx in settings.pbx],
             shadow or publisher_of(settings, board.broker),
-            rules=Rules(key=store.key),
+            rules=rules_of(settings, None, store.key),
             board=board,
             window=settings.rabbitmq.window,
             keep=timedelta(days=settings.replay.keep_days),
@@ -154,29 +162,92 @@ def pbx_of(settings: Settings, pbx: PbxTable, part: SourcePart, key: bytes) -> P
 
 def source_of(pbx: PbxTable, part: SourcePart) -> PbxSource:
     """Return the source that reads *pbx* and tells *part* what it does."""
-
-    def hears_noise(reason: str) -> None:
-        part.noise += 1
-        if part.noise & (part.noise - 1) == 0:  # the 1st, 2nd, 4th, 8th …: told, but not ten thousand times
-            log.warning("source.noise", source=pbx.name, messages=part.noise, reason=reason)
-
-    cap = 1 / pbx.max_rows_per_second if pbx.max_rows_per_second else 0.0
     return PbxSource(
         pbx.full_url,
         app=pbx.app,
         password=pbx.secret.reveal,
-        pace=Pace(
-            poll_interval=pbx.poll_interval_seconds,
-            answer_timeout=pbx.answer_timeout_seconds,
-            keepalive=pbx.keepalive_seconds,
-            min_spacing=max(pbx.min_spacing_seconds, cap),
-        ),
+        pace=pace_of(pbx),
         connect_timeout_seconds=pbx.connect_timeout_seconds,
         max_message_bytes=pbx.max_message_bytes,
-        ssl_context=tls(pbx.ca_file),
-        server_name=pbx.server_name,
+        ssl_context=client_context(pbx.trust),
         on_state=lambda doing: part.does(doing, Level.OK if doing == "reading" else Level.WARN, utc_now()),
-        on_noise=hears_noise,
+        on_noise=noise_of(pbx.name, part),
+    )
+
+
+def pace_of(table: PaceTable) -> Pace:
+    """Return how patiently and how often a PBX is asked."""
+    cap = 1 / table.max_rows_per_second if table.max_rows_per_second else 0.0
+    return Pace(
+        poll_interval=table.poll_interval_seconds,
+        answer_timeout=table.answer_timeout_seconds,
+        keepalive=table.keepalive_seconds,
+        min_spacing=max(table.min_spacing_seconds, cap),
+    )
+
+
+def noise_of(name: SourceName, part: SourcePart) -> Callable[[str], None]:
+    """Return what counts the messages of a source that cannot be read."""
+
+    def hears_noise(reason: str) -> None:
+        part.noise += 1
+        if part.noise & (part.noise - 1) == 0:  # the 1st, 2nd, 4th, 8th …: told, but not ten thousand times
+            log.warning("source.noise", source=name, messages=part.noise, reason=reason)
+
+    return hears_noise
+
+
+@asynccontextmanager
+async def listening(settings: Settings, bridge: Bridge) -> AsyncIterator[Listener | None]:
+    """Let PBXs dial *bridge* while inside; yields ``None`` where *settings* do not want that.
+
+    Raises:
+        BadConfig: the address cannot be listened on.
+
+    """
+    listen = settings.listen
+    if listen is None:
+        yield None
+        return
+    taken = {pbx.name for pbx in settings.pbx}
+    callers = Callers(
+        bridge,
+        pace_of(listen),
+        taken=taken,
+        noise_of=noise_of,
+        ask_ahead=listen.ask_ahead,
+        max_silence=timedelta(seconds=3 * (listen.poll_interval_seconds + listen.answer_timeout_seconds) + 120),
+    )
+    callers.expect(await bridge.callers(utc_now() - timedelta(days=listen.forget_after_days)))
+    gate = Gate(Bounds(listen.max_connections, listen.max_connections_per_address, listen.max_unauthenticated))
+    listener = listener_of(listen, gate, callers)
+    door = bridge.board.door = Door(listen.url)
+
+    async def keep_looking() -> None:
+        while True:
+            door.connections, door.pbxs = gate.connected, callers.connected
+            door.refusals = dict(listener.record.refusals)
+            await asyncio.sleep(DOOR_SECONDS)
+
+    async with listener.listening():
+        door.url = listen.model_copy(update={"port": listener.port}).url
+        log.info("listen.listening", url=door.url, port=listener.port)
+        looking = asyncio.create_task(keep_looking())
+        try:
+            yield listener
+        finally:
+            looking.cancel()
+            await asyncio.wait([looking])
+
+
+def listener_of(listen: ListenTable, gate: Gate, callers: Callers) -> Listener:
+    """Return the door for PBXs that dial."""
+    return Listener(
+        Place(listen.host, listen.port, listen.path, listen.login_timeout_seconds, listen.max_message_bytes),
+        judge=Judge([App(app.name, app.domain, app.secret.reveal) for app in listen.app]),
+        gate=gate,
+        source_for=callers.source_for,
+        certificate=ServerCertificate(listen.certificate_file, listen.key_file) if listen.certificate_file else None,
     )
 
 
@@ -189,15 +260,19 @@ def publisher_of(settings: Settings, part: Part) -> Publisher:
             part.cause, part.problem = BLOCKED, _BLOCKED_WORDS
         log.info("broker.state", state=doing)
 
+    def fence_of(source: SourceName) -> str:
+        return f"{rabbitmq.exchange}.writer.{source}"
+
     rabbitmq = settings.rabbitmq
     return Publisher(
         lambda: rabbitmq.urls,
         topology=topology_of(settings),
         is_declaring=rabbitmq.declare,
-        fences=[f"{rabbitmq.exchange}.writer.{pbx.name}" for pbx in settings.pbx],
+        fences=[fence_of(pbx.name) for pbx in settings.pbx],
+        fence_of=fence_of,
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
         is_traced=settings.traces.enabled,
-        ssl_context=tls(rabbitmq.ca_file),
+        ssl_context=client_context(rabbitmq.trust),
         on_state=does,
     )
 
@@ -210,7 +285,7 @@ async def newest_numbers(settings: Settings, lineage: str) -> Mapping[str, int]:
 
     """
     rabbitmq, topology = settings.rabbitmq, topology_of(settings)
-    async with connect(rabbitmq.urls, client_name=APP_ID, ssl_context=tls(rabbitmq.ca_file)) as connection:
+    async with connect(rabbitmq.urls, client_name=APP_ID, ssl_context=client_context(rabbitmq.trust)) as connection:
         await (declare if rabbitmq.declare else verify)(connection, topology)
         if topology.log_partitions:
             needs_streams()
@@ -241,15 +316,19 @@ def log_of(settings: Settings, store: SqliteStore, board: Board) -> Log | None:
         part.does(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
         log.info("log.state", state=doing)
 
+    def fence_of(source: SourceName) -> str:
+        return f"{rabbitmq.exchange}.log.writer.{source}"
+
     publisher = LogPublisher(
         lambda: rabbitmq.urls,
         lambda: rabbitmq.stream_urls,
         topology=topology_of(settings),
         producer=lambda: producer_of(store.lineage),
         is_declaring=rabbitmq.declare,
-        fences=[f"{rabbitmq.exchange}.log.writer.{pbx.name}" for pbx in settings.pbx],
+        fences=[fence_of(pbx.name) for pbx in settings.pbx],
+        fence_of=fence_of,
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
-        ssl_context=tls(rabbitmq.ca_file),
+        ssl_context=client_context(rabbitmq.trust),
         on_state=does,
     )
     return Log(store.log, publisher, part)
@@ -300,10 +379,11 @@ def projection_of(settings: Settings, name: SourceName) -> Projection:
     return Projection.of(include=publish.include, exclude=publish.exclude, mask=publish.mask)
 
 
-def rules_of(settings: Settings, pbx: PbxTable, key: bytes) -> Rules:
-    """Return how rows of *pbx* are judged; *key* is the store's."""
-    skip_unchanged = settings.publish_of(pbx.name).skip_unchanged
-    return Rules(key=key, projection=projection_of(settings, pbx.name), skip_unchanged=skip_unchanged)
+def rules_of(settings: Settings, pbx: PbxTable | None, key: bytes) -> Rules:
+    """Return how rows of *pbx* are judged, or of one without a table of its own; *key* is the store's."""
+    name = pbx.name if pbx is not None else SourceName("")
+    skip_unchanged = settings.publish_of(name).skip_unchanged
+    return Rules(key=key, projection=projection_of(settings, name), skip_unchanged=skip_unchanged)
 
 
 def brake_of(settings: Settings) -> Brake:
@@ -331,16 +411,3 @@ def habits_of(settings: Settings) -> Habits:
         quiet_from=moment(walk.quiet_from),
         quiet_until=moment(walk.quiet_until),
     )
-
-
-def tls(ca_file: Path | None) -> ssl.SSLContext:
-    """Return a context that verifies, against the system's CAs or those in *ca_file*.
-
-    Raises:
-        BadConfig: the file cannot be read or holds no certificate.
-
-    """
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as problem:
-        raise BadConfig(f"ca_file {ca_file} cannot be used: {problem.strerror or problem}") from problem

@@ -5,7 +5,7 @@ Every mistake is reported at once, each with its key and line. Every secret may 
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from bridge.mistakes import Key, Places, did_you_mean, lines_of
 from bridge.model import SourceName
 from bridge.normalize import FIELDS, OPTIONAL_FIELDS
 from bridge.secret import HIDDEN, Secret, without_password
+from bridge.tls import ServerCertificate, Trust, client_context, read_fingerprint
 
 PREFIX: Final = "BRIDGE_"
 CONFIG_VARIABLE: Final = "BRIDGE_CONFIG"
@@ -115,6 +116,18 @@ def _sqlite(url: str) -> str:
     return url
 
 
+def _fingerprints(text: str) -> str:
+    for one in text.split(","):
+        read_fingerprint(one)
+    return text
+
+
+def _from_root(path: str) -> str:
+    if not path.startswith("/") or "?" in path or "#" in path:
+        raise ValueError("must be the path of a URL, like /pbx")
+    return path.rstrip("/")
+
+
 SecretFile = Annotated[Path, AfterValidator(_readable)]
 FieldNames = Annotated[tuple[str, ...], AfterValidator(_names_fields)]
 Time = _of_the_form(r"([01]\d|2[0-3]):[0-5]\d", "must be a time like 02:00")
@@ -123,7 +136,61 @@ Name = _of_the_form(r"[a-z0-9][a-z0-9-]{0,39}", "must be lower-case letters, dig
 Age = _of_the_form(r"\d+[YMDhms]", "must be a number and one of Y M D h m s, like 30D")
 
 
-class RabbitMqTable(_Table):
+class _TlsTable(_Table):
+    """Whom to believe at the other end of a connection that we open."""
+
+    ca_file: Path | None = None
+    """The CA that signed its certificate; by default those of the system."""
+    server_name: str | None = Field(None, min_length=1)
+    """The name its certificate carries, where that is not the one in url."""
+    fingerprint: Annotated[str, AfterValidator(_fingerprints)] | None = None
+    """Believe this certificate and no other, whoever signed it: its SHA-256, or several, separated by commas."""
+    certificate_file: Path | None = None
+    """Our own certificate, for those who ask for one."""
+    key_file: Path | None = None
+    """Its key, where that is not in the same file."""
+    insecure: bool = False
+    """Believe everybody. Shown by check, log and status for as long as it is on."""
+
+    @model_validator(mode="after")
+    def _tls_can_be_used(self) -> Self:
+        given = [name for name in ("ca_file", "fingerprint", "insecure") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(
+                f"{' and '.join(given)}: only one of them can decide whom to believe; leave out the others"
+            )
+        if self.key_file is not None and self.certificate_file is None:
+            raise ValueError("certificate_file is missing: key_file alone proves nothing")
+        _usable(lambda: client_context(self.trust))
+        return self
+
+    @property
+    def trust(self) -> Trust:
+        """The same, as a value."""
+        pins = frozenset(map(read_fingerprint, self.fingerprint.split(","))) if self.fingerprint else frozenset[bytes]()
+        return Trust(self.ca_file, self.server_name, pins, self.certificate_file, self.key_file, self.insecure)
+
+
+class PaceTable(_Table):
+    """How a PBX is asked, whoever of the two dialled."""
+
+    poll_interval_seconds: float = Field(120, ge=0.1, le=3600)
+    """Between the end of the list and the next question."""
+    answer_timeout_seconds: float = Field(30, gt=0, le=600)
+    """How long an answer may take."""
+    keepalive_seconds: float = Field(40, ge=1, le=600)
+    """Something is said at least so often."""
+    min_spacing_seconds: float = Field(0, ge=0, le=60)
+    """Between two questions, at least."""
+    max_rows_per_second: float = Field(0, ge=0)
+    """So that a small box is spared; 0 for no limit."""
+    ask_ahead: int = Field(256, ge=1, le=10_000)
+    """Rows that may be read and not yet committed."""
+    max_message_bytes: int = Field(1 << 20, ge=1 << 14)
+    """Larger messages end the connection."""
+
+
+class RabbitMqTable(_TlsTable):
     """The broker, and what is declared there."""
 
     url: Annotated[SecretStr, AfterValidator(_amqp)] | None = None
@@ -150,8 +217,6 @@ class RabbitMqTable(_Table):
     """Unconfirmed events at a time; as many may be delivered twice after a kill."""
     confirm_timeout_seconds: float = Field(30, gt=0)
     """Without any confirm for so long, the connection is given up."""
-    ca_file: Path | None = None
-    """The CA that signed the broker's certificate; by default those of the system."""
 
     @property
     def urls(self) -> Sequence[str]:
@@ -297,8 +362,8 @@ class WalkTable(_Table):
     """The same, in percent of the accounts of a PBX."""
 
 
-class PbxTable(_Table):
-    """One PBX."""
+class PbxTable(_TlsTable, PaceTable):
+    """One PBX that we dial."""
 
     name: Annotated[SourceName, Name] = SourceName("pbx")
     """What it is called in events, routing keys and commands."""
@@ -310,26 +375,8 @@ class PbxTable(_Table):
     """The Password of the App object."""
     password_file: SecretFile | None = Field(None, validate_default=True)
     """A file with that, read again at every login."""
-    poll_interval_seconds: float = Field(120, ge=0.1, le=3600)
-    """Between the end of the list and the next question."""
-    answer_timeout_seconds: float = Field(30, gt=0, le=600)
-    """How long an answer may take."""
     connect_timeout_seconds: float = Field(20, gt=0, le=600)
     """How long connecting may take."""
-    keepalive_seconds: float = Field(40, ge=1, le=600)
-    """Something is said at least so often."""
-    min_spacing_seconds: float = Field(0, ge=0, le=60)
-    """Between two questions, at least."""
-    max_rows_per_second: float = Field(0, ge=0)
-    """So that a small box is spared; 0 for no limit."""
-    ask_ahead: int = Field(256, ge=1, le=10_000)
-    """Rows that may be read and not yet committed."""
-    max_message_bytes: int = Field(1 << 20, ge=1 << 14)
-    """Larger messages end the connection."""
-    ca_file: Path | None = None
-    """The CA that signed its certificate; by default those of the system."""
-    server_name: str | None = None
-    """The name its certificate carries, where that is not the one in url."""
 
     include: FieldNames | None = None
     """For this PBX instead of what publish.include says."""
@@ -352,6 +399,12 @@ class PbxTable(_Table):
         _keep_guid(self.exclude, self.mask)
         return self
 
+    @model_validator(mode="after")
+    def _pin_goes_with_tls(self) -> Self:
+        if self.url.startswith("ws:") and (self.fingerprint or self.certificate_file or self.ca_file):
+            raise ValueError("url begins with ws:, so there is no TLS to secure; make it wss:")
+        return self
+
     @property
     def full_url(self) -> str:
         """The URL with the usual path where none was given."""
@@ -362,6 +415,101 @@ class PbxTable(_Table):
     def secret(self) -> Secret:
         """The app password."""
         return self._secret("password") or Secret("")
+
+
+class AppTable(_Table):
+    """An App object whose PBXs dial us."""
+
+    name: str = Field(min_length=1)
+    """The Name of the App object."""
+    domain: str | None = Field(None, min_length=1)
+    """Only PBXs of this System Name, and for those no other entry of this name."""
+    password: SecretStr | None = None
+    """The Password of the App object."""
+    password_file: SecretFile | None = Field(None, validate_default=True)
+    """A file with that, read again at every login."""
+
+    @field_validator("password_file")
+    @classmethod
+    def _password_is_there(cls, file: Path | None, others: ValidationInfo) -> Path | None:
+        if file is None and not (others.data.get("password") or SecretStr("")).get_secret_value():
+            raise ValueError("is missing, and so is password")
+        return file
+
+    @property
+    def secret(self) -> Secret:
+        """The password of the App object."""
+        return self._secret("password") or Secret("")
+
+
+class ListenTable(PaceTable):
+    """Where PBXs dial us. Not there: they do not."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - PBXs are elsewhere
+    """The address of this machine that they dial."""
+    port: int = Field(8443, ge=0, le=65535)
+    """The port."""
+    path: Annotated[str, AfterValidator(_from_root)] = "/pbx"
+    """The path of the URL; those below it are served as well."""
+    certificate_file: Path | None = None
+    """The certificate that PBXs are shown; a changed file is taken over at once."""
+    key_file: Path | None = None
+    """Its key, where that is not in the same file."""
+    insecure: bool = False
+    """Do without TLS, for a laboratory, or behind a proxy on another machine."""
+    login_timeout_seconds: float = Field(10, gt=0, le=120)
+    """For the TLS handshake, for the opening of the WebSocket and for the login, each."""
+    max_connections: int = Field(1000, ge=1)
+    """At a time."""
+    max_connections_per_address: int = Field(64, ge=1)
+    """At a time, from one address (of IPv6, one /64 network)."""
+    max_unauthenticated: int = Field(128, ge=1)
+    """At a time, not logged in; of more the oldest go."""
+    forget_after_days: float = Field(30, gt=0)
+    """A PBX that has not dialled for so long is not shown any more at the next start, until it dials again."""
+    app: tuple[AppTable, ...] = Field((), validate_default=True)
+    """One for each App object."""
+
+    @field_validator("app")
+    @classmethod
+    def _each_app_has_one_password(cls, apps: tuple[AppTable, ...]) -> tuple[AppTable, ...]:
+        if not apps:
+            raise ValueError(
+                "is missing: without the name and password of an App object ([[listen.app]]) nobody gets in"
+            )
+        seen = [(app.name.casefold(), (app.domain or "").casefold()) for app in apps]
+        for app, key in zip(apps, seen, strict=True):
+            if seen.count(key) > 1:
+                raise ValueError(f"there are two entries for {app.name!r} and the same domain; one password is right")
+        return apps
+
+    @model_validator(mode="after")
+    def _is_secure(self) -> Self:
+        is_local = self.host in ("127.0.0.1", "::1", "localhost")
+        if self.certificate_file is not None and self.insecure:
+            raise ValueError("certificate_file and insecure: only one of them; leave out the other")
+        if self.certificate_file is None and not (is_local or self.insecure):
+            raise ValueError(
+                "certificate_file is missing. Without one accounts travel in the clear: for that, say insecure = true, "
+                'or listen for a TLS proxy on this machine only (host = "127.0.0.1")'
+            )
+        if self.certificate_file is not None:
+            certificate, key = self.certificate_file, self.key_file
+            _usable(lambda: ServerCertificate(certificate, key))
+        return self
+
+    @property
+    def url(self) -> str:
+        """What to enter in the PBX, but for the host's name."""
+        scheme = "ws" if self.certificate_file is None else "wss"
+        return f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}{self.path}"
+
+
+def _usable(try_it: Callable[[], object]) -> None:
+    try:
+        try_it()
+    except BadConfig as problem:
+        raise ValueError(str(problem)) from problem
 
 
 class SubscriberTable(_Table):
@@ -397,7 +545,9 @@ class Settings(_Table):
     walk: WalkTable = WalkTable()
     """Full walks, and what they may do."""
     pbx: tuple[PbxTable, ...] = ()
-    """One for each PBX."""
+    """One for each PBX that is dialled."""
+    listen: ListenTable | None = None
+    """PBXs that dial, and need no table of their own; without this one none may."""
     subscriber: tuple[SubscriberTable, ...] = ()
     """A queue that is made before its subscriber first connects, so that it misses nothing; one for each."""
 
@@ -434,8 +584,11 @@ class Settings(_Table):
         except ValidationError as problems:
             where = Places(file, text, origins, _siblings)
             mistakes += [where.sentence(problem) for problem in problems.errors(include_url=False, include_input=False)]
-        if require_pbx and not tables.get("pbx"):
-            mistakes.append("no PBX is configured: set BRIDGE_PBX_URL, BRIDGE_PBX_APP and BRIDGE_PBX_PASSWORD_FILE")
+        if require_pbx and not (tables.get("pbx") or tables.get("listen")):
+            mistakes.append(
+                "no PBX is configured: set BRIDGE_PBX_URL, BRIDGE_PBX_APP and BRIDGE_PBX_PASSWORD_FILE, or make a "
+                "table [listen] for PBXs that dial"
+            )
         broker = tables.get("rabbitmq")
         if require_rabbitmq and not (isinstance(broker, Mapping) and {"url", "url_file"} & set(broker)):
             mistakes.append("no broker is configured: set BRIDGE_RABBITMQ_URL_FILE (or rabbitmq.url)")
@@ -457,10 +610,26 @@ class Settings(_Table):
             shown["rabbitmq"]["url"] = ",".join(without_password(url) for url in self.rabbitmq.urls)
         if self.rabbitmq.stream_urls:
             shown["rabbitmq"]["stream_url"] = ",".join(without_password(url) for url in self.rabbitmq.stream_urls)
-        for pbx in shown["pbx"]:
-            if "password" in pbx:
-                pbx["password"] = HIDDEN
+        for table in (*shown["pbx"], *shown.get("listen", {}).get("app", ())):
+            if "password" in table:
+                table["password"] = HIDDEN
         return shown
+
+    def insecurities(self) -> Iterator[str]:
+        """Yield a sentence for everything that was said to be insecure on purpose."""
+        for pbx in self.pbx:
+            if pbx.insecure:
+                yield f"INSECURE: whoever answers at {pbx.url} is believed to be PBX {pbx.name} (pbx.insecure = true)."
+            elif pbx.url.startswith("ws:") and not _is_loopback(pbx.url):
+                yield f"INSECURE: PBX {pbx.name} is talked to without TLS (its url begins with ws:)."
+        if self.rabbitmq.insecure:
+            yield "INSECURE: whoever answers is believed to be the broker (rabbitmq.insecure = true)."
+        if self.listen is not None and self.listen.insecure:
+            yield f"INSECURE: PBXs dial {self.listen.url} without TLS (listen.insecure = true)."
+
+
+def _is_loopback(url: str) -> bool:
+    return urlsplit(url).hostname in {"127.0.0.1", "::1", "localhost"}
 
 
 def origins(file: Path | None, environment: Mapping[str, str]) -> Mapping[Key, str]:
@@ -509,25 +678,24 @@ def _overlay(
     mistakes: list[str],
     origins: dict[Key, str],
 ) -> None:
-    """Put ``BRIDGE_TABLE_KEY`` variables over *tables*; ``BRIDGE_PBX_…`` is the first PBX."""
-    known = {
-        f"{PREFIX}{table.upper()}_{key.upper()}": (table, key)
+    """Put ``BRIDGE_TABLE_KEY`` variables over *tables*; ``BRIDGE_PBX_…`` is the first PBX, and so for the apps."""
+    known: dict[str, Key] = {
+        f"{PREFIX}{table.upper()}_{key.upper()}": (table, 0, key) if table == "pbx" else (table, key)
         for table, field in Settings.model_fields.items()
         for key in _keys_of(field.annotation)
-        if table != "subscriber"
+        if table != "subscriber" and (table, key) != ("listen", "app")
     }
+    known |= {f"{PREFIX}LISTEN_APP_{key.upper()}": ("listen", "app", 0, key) for key in AppTable.model_fields}
     for variable, value in environment.items():
         if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE or variable.startswith(f"{PREFIX}TEST_"):
             continue
         if variable not in known:
             mistakes.append(f"{variable}: there is no such variable{did_you_mean(variable, known)}")
             continue
-        table, key = known[variable]
-        path: Key = (table, 0, key) if table == "pbx" else (table, key)
-        target = tables.setdefault(table, [{}] if table == "pbx" else {})
-        if isinstance(target, list):
-            target = target[0] if target else None
-        if not isinstance(target, dict):
+        path = known[variable]
+        table, key = str(path[0]), str(path[-1])
+        target = _table_at(tables, path[:-1])
+        if target is None:
             continue  # the file has something else under this name, which is a mistake of its own
         for other in (f"{key}_file", key.removesuffix("_file")):
             if other != key:
@@ -535,6 +703,17 @@ def _overlay(
         is_list = _is_list(table, key)
         target[key] = [part.strip() for part in value.split(",") if part.strip()] if is_list else value
         origins[path] = variable
+
+
+def _table_at(tables: dict[str, Any], path: Key) -> dict[str, Any] | None:
+    """Return the table at *path*, made where it is missing; ``None`` where something else is in its place."""
+    found: Any = tables
+    for step, following in zip(path, (*path[1:], None), strict=True):
+        if isinstance(step, int):
+            found = found[step] if isinstance(found, list) and found else None
+        else:
+            found = found.setdefault(step, [{}] if following == 0 else {}) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def _keys_of(annotation: Any) -> Iterator[str]:
@@ -550,6 +729,8 @@ def _is_list(table: str, key: str) -> bool:
 
 
 def _siblings(path: Key) -> Sequence[str]:
+    if path[:2] == ("listen", "app") and len(path) > 2:  # noqa: PLR2004 - below the table, not beside it
+        return list(AppTable.model_fields)
     if len(path) == 1:
         return list(Settings.model_fields)
     field = Settings.model_fields.get(str(path[0]))

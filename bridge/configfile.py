@@ -30,6 +30,10 @@ _EXAMPLES: Final[Mapping[Key, Any]] = {
     ("rabbitmq", "ca_file"): "/etc/ssl/broker-ca.pem",
     ("rabbitmq", "stream_url"): "rabbitmq-stream://bridge:password@rabbitmq.example.com:5552/",
     ("rabbitmq", "stream_url_file"): "/run/secrets/broker-streams",
+    ("rabbitmq", "server_name"): "rabbitmq.internal",
+    ("rabbitmq", "fingerprint"): "AB:CD:… as account-bridge check shows it",
+    ("rabbitmq", "certificate_file"): "/etc/ssl/bridge.pem",
+    ("rabbitmq", "key_file"): "/etc/ssl/bridge.key",
     ("publish", "include"): ["template"],
     ("publish", "exclude"): ["emails"],
     ("publish", "mask"): ["numbers"],
@@ -40,6 +44,15 @@ _EXAMPLES: Final[Mapping[Key, Any]] = {
     ("pbx", "password"): "at most 15 characters",
     ("pbx", "ca_file"): "/etc/ssl/pbx-ca.pem",
     ("pbx", "server_name"): "pbx.internal",
+    ("pbx", "fingerprint"): "AB:CD:… as account-bridge check shows it",
+    ("pbx", "certificate_file"): "/etc/ssl/bridge.pem",
+    ("pbx", "key_file"): "/etc/ssl/bridge.key",
+    ("listen", "certificate_file"): "/etc/ssl/bridge.pem",
+    ("listen", "key_file"): "/etc/ssl/bridge.key",
+    ("listen.app", "name"): "acct-bridge",
+    ("listen.app", "domain"): "example.com",
+    ("listen.app", "password"): "at most 15 characters",
+    ("listen.app", "password_file"): "/run/secrets/app",
     ("pbx", "include"): ["template"],
     ("pbx", "exclude"): ["emails"],
     ("pbx", "mask"): ["numbers"],
@@ -68,17 +81,24 @@ def commented() -> str:
         "# What is in effect, and why: account-bridge config show. Whether it works: account-bridge check.",
     ]
     for table, field in Settings.model_fields.items():
-        is_list = _model(field) is not field.annotation
-        is_wanted = table != "subscriber"
-        header = f"[[{table}]]" if is_list else f"[{table}]"
-        lines += ["", *_comment(str(field.description))]
-        lines.append(header if is_wanted else f"#{header}")
-        for name, setting in _model(field).model_fields.items():
-            lines += _comment(str(setting.description))
-            begun = _BEGINNING.get((table, name))
-            value = begun if begun is not None else _EXAMPLES.get((table, name), setting.default)
-            lines.append(f"{'' if begun is not None else '#'}{name} = {_toml(value)}")
+        lines += _table(table, field, is_wanted=table not in {"subscriber", "listen"})
     return "\n".join(lines) + "\n"
+
+
+def _table(name: str, field: FieldInfo, *, is_wanted: bool) -> Iterator[str]:
+    header = f"[[{name}]]" if _is_list(field) else f"[{name}]"
+    yield from ("", *_comment(str(field.description)), header if is_wanted else f"#{header}")
+    inner: list[tuple[str, FieldInfo]] = []
+    for key, setting in _model(field).model_fields.items():
+        if _models(setting):
+            inner.append((f"{name}.{key}", setting))  # TOML wants them behind all plain keys
+            continue
+        yield from _comment(str(setting.description))
+        begun = _BEGINNING.get((name, key))
+        value = begun if begun is not None else _EXAMPLES.get((name, key), setting.default)
+        yield f"{'' if begun is not None else '#'}{key} = {_toml(value)}"
+    for path, setting in inner:
+        yield from _table(path, setting, is_wanted=is_wanted)
 
 
 def in_effect(settings: Settings, origins: Mapping[Key, str]) -> Iterator[Setting]:
@@ -123,8 +143,16 @@ def _flat(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
 
 def _model(field: FieldInfo) -> type[BaseModel]:
     """Return the table behind a field, be it one or a list of them."""
+    return _models(field)[0]
+
+
+def _models(field: FieldInfo) -> list[type[BaseModel]]:
     candidates = (field.annotation, *getattr(field.annotation, "__args__", ()))
-    return next(each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel))
+    return [each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)]
+
+
+def _is_list(field: FieldInfo) -> bool:
+    return getattr(field.annotation, "__origin__", None) is tuple
 
 
 def _comment(text: str) -> list[str]:

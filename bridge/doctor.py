@@ -1,9 +1,11 @@
 """What ``check`` finds: each part tried for real, one line each, with the remedy where it does not work."""
 
 import asyncio
+import errno
 import shlex
 import socket
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,15 +16,16 @@ from urllib.parse import urlsplit
 from aio_pika.abc import AbstractConnection
 
 from bridge.broker import Topology, connect, declare, hold_fence, verify
-from bridge.build import needs_streams, source_of, tls, topology_of
-from bridge.config import PbxTable, Settings
+from bridge.build import needs_streams, source_of, topology_of
+from bridge.config import ListenTable, PbxTable, Settings
 from bridge.errands import depth, may_publish, server_of
-from bridge.errors import BridgeError, BrokerUnreachable, StoreInUse
+from bridge.errors import BridgeError, BrokerUnreachable, PbxNotTrusted, StoreInUse
 from bridge.model import Cursor
 from bridge.source import Heard
 from bridge.status import Level, SourcePart
 from bridge.store.reader import StoreReader
 from bridge.store.sqlite import SqliteStore
+from bridge.tls import Trust, client_context, presented_fingerprint
 from bridge.walk.decisions import CaughtUp, Deliver
 
 REACH_SECONDS: Final = 5.0
@@ -48,8 +51,12 @@ class Finding:
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Try the store, every PBX and the broker, and yield what came of each."""
     yield Finding("configuration", Level.OK, f"{len(settings.pbx)} PBX, exchange {settings.rabbitmq.exchange}")
+    for sentence in settings.insecurities():
+        yield Finding("security", Level.WARN, sentence)
     yield _clock(settings)
     yield _store(settings)
+    if settings.listen is not None:
+        yield await _listening(settings.listen)
     for pbx in settings.pbx:
         parts = urlsplit(pbx.full_url)
         way = await _reached(
@@ -97,9 +104,40 @@ async def _pbx(pbx: PbxTable) -> Finding:
         source = source_of(pbx, SourcePart(since=datetime.now(UTC)))
         with suppress(_Enough):
             await source.read(Cursor(), first_answer)
+    except PbxNotTrusted as problem:
+        return Finding(what, Level.ERROR, f"{problem}{await _shown_by([pbx.full_url], 443, pbx.trust)}")
     except BridgeError as problem:
         return Finding(what, Level.ERROR, str(problem))
     return Finding(what, Level.OK, words)
+
+
+async def _shown_by(urls: Sequence[str], usual_port: int, trust: Trust) -> str:
+    """Return which certificates are shown there, for people to compare with what they know."""
+    words = ""
+    for url in urls:
+        parts = urlsplit(url)
+        shown = await presented_fingerprint(parts.hostname or "", parts.port or usual_port, trust.server_name)
+        if shown is not None:
+            words += (
+                f". {parts.hostname} shows a certificate with the fingerprint {shown}; if that is the right one, which "
+                "only a look at the other end can tell, pin it as fingerprint"
+            )
+    return words
+
+
+async def _listening(listen: ListenTable) -> Finding:
+    """Look whether PBXs could dial us; the certificate and its key were tried when the settings were read."""
+    apps = ", ".join(app.name if app.domain is None else f"{app.name} of {app.domain}" for app in listen.app)
+    words = f"{listen.url} and below, for the App object {apps}"
+    try:
+        server = await asyncio.start_server(lambda _reader, writer: writer.close(), listen.host, listen.port)
+    except OSError as problem:
+        if problem.errno == errno.EADDRINUSE:
+            return Finding("listen", Level.OK, f"{words}; the port is in use, presumably by the running bridge")
+        return Finding("listen", Level.ERROR, f"{listen.host}:{listen.port}: {problem.strerror}")
+    server.close()
+    await server.wait_closed()
+    return Finding("listen", Level.OK, words)
 
 
 class _Enough(Exception):  # noqa: N818 - ends the reading, and is no error
@@ -115,7 +153,7 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
         yield await _reached("broker", parts.hostname or "", port)
     what = "broker"
     try:
-        context = tls(rabbitmq.ca_file)
+        context = client_context(rabbitmq.trust)
         async with connect(rabbitmq.urls, client_name="account-bridge check", ssl_context=context) as connection:
             yield Finding(what, Level.OK, f"logged in: {server_of(connection)}")
             what = "topology"
@@ -134,7 +172,10 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
             async for finding in _listeners(connection, topology):
                 yield finding
     except BridgeError as problem:
-        yield Finding(what, Level.ERROR, str(problem))
+        shown = ""
+        if isinstance(problem.__cause__, ssl.SSLCertVerificationError):
+            shown = await _shown_by([url for url in rabbitmq.urls if url.startswith("amqps:")], 5671, rabbitmq.trust)
+        yield Finding(what, Level.ERROR, f"{problem}{shown}")
 
 
 async def _fence(connection: AbstractConnection, name: str, topology: Topology) -> Finding:
@@ -221,7 +262,7 @@ async def _log(settings: Settings) -> Finding:
         from bridge.log_publisher import provide_log  # noqa: PLC0415 - needs the extra "stream"
         from bridge.streams import connect_stream  # noqa: PLC0415 - the same
 
-        context, name = tls(rabbitmq.ca_file), "account-bridge check"
+        context, name = client_context(rabbitmq.trust), "account-bridge check"
         async with (
             connect(rabbitmq.urls, client_name=name, ssl_context=context) as amqp,
             connect_stream(rabbitmq.stream_urls, client_name=name, ssl_context=context) as streams,

@@ -27,11 +27,11 @@ from aio_pika.abc import AbstractConnection
 from rstream import schema
 from rstream.encoding import encode_publish
 
-from bridge.broker import Topology, connect, hold_fence, step, translation
+from bridge.broker import LateFences, Topology, connect, hold_fence, step, translation
 from bridge.confirming import ConfirmingSession
 from bridge.errors import BrokerRefusedEvent, BrokerUnreachable
 from bridge.frames import APP_ID
-from bridge.model import OutboxRow
+from bridge.model import OutboxRow, SourceName
 from bridge.partitions import partition_of
 from bridge.stream_message import stream_message
 from bridge.streams import StreamConnection, connect_stream, refusal
@@ -67,6 +67,7 @@ class LogPublisher:
         producer: Callable[[], str],
         is_declaring: bool = True,
         fences: Sequence[str] = (),
+        fence_of: Callable[[SourceName], str] | None = None,
         confirm_deadline_seconds: float = 30.0,
         ssl_context: ssl.SSLContext | None = None,
         on_state: Callable[[str], None] = lambda _state: None,
@@ -77,6 +78,7 @@ class LogPublisher:
         self._producer = producer
         self._is_declaring = is_declaring
         self._fences = fences
+        self._fence_of = fence_of
         self._confirm_deadline_seconds = confirm_deadline_seconds
         self._ssl_context = ssl_context
         self._on_state = on_state
@@ -104,6 +106,7 @@ class LogPublisher:
             for fence in self._fences:
                 await hold_fence(amqp, fence, self._topology)
             session = LogSession(amqp, streams, self._topology, self._on_state)
+            session.late_fences = LateFences(amqp, self._topology, self._fence_of, self._fences)
             await session.open(self._producer())
             self._on_state("connected")
             async with session.watched(self._confirm_deadline_seconds):
@@ -145,6 +148,7 @@ class LogSession(ConfirmingSession):
         on_state: Callable[[str], None],
     ) -> None:
         super().__init__(on_state)
+        self.late_fences: LateFences | None = None
         self._amqp = amqp
         self._streams = streams
         self._topology = topology
@@ -198,6 +202,8 @@ class LogSession(ConfirmingSession):
             BridgeError: what ended the session, or is about to: nothing is sent behind a row that is too large.
 
         """
+        if self.late_fences is not None:
+            await self.late_fences.hold(rows)
         self._begin_sending()
         frame_max = self._streams.frame_max
         messages: list[list[schema.Message]] = [[] for _ in self._last]

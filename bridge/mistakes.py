@@ -47,7 +47,7 @@ def lines_of(text: str) -> Iterator[tuple[Key, int]]:
         if header := re.match(r"\s*\[\[\s*([\w.-]+)\s*\]\]", line):
             name = header[1]
             counts[name] = counts.get(name, -1) + 1
-            table = (name, counts[name])
+            table = (*name.split("."), counts[name])
             yield table, number
         elif header := re.match(r"\s*\[\s*([\w.-]+)\s*\]", line):
             table = tuple(header[1].split("."))

@@ -42,6 +42,17 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """A PBX that dials us, and the name of the source that was made of who it is."""
+
+    source: SourceName
+    domain: str
+    """System Name."""
+    pbx: str
+    """PBX name."""
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One account as the PBX delivered it: what it is now, and the cursor that leads behind it."""
 

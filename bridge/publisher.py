@@ -20,6 +20,7 @@ from pamqp.header import ContentHeader
 
 from bridge.broker import (
     DEADLINE_SECONDS,
+    LateFences,
     Topology,
     connect,
     declare,
@@ -32,13 +33,14 @@ from bridge.broker import (
 from bridge.confirming import ConfirmingSession
 from bridge.errors import BrokerUnreachable, EventUnroutable
 from bridge.frames import APP_ID, publish_frames
-from bridge.model import OutboxRow
+from bridge.model import OutboxRow, SourceName
 
 
 class Publisher:
     """Makes sessions. *urls* is asked for each of them, so that a changed password is used.
 
     *fences* are held while publishing, one for every source, so that no second bridge publishes for the same one.
+    *fence_of* names those of sources that turn up later, which are taken before their first event is sent.
     *is_traced* adds the trace context of each event to its message, and a *label* goes with every message. *on_state*
     is told ``connecting``, ``connected``, and ``blocked: <reason>``.
     """
@@ -50,6 +52,7 @@ class Publisher:
         topology: Topology,
         is_declaring: bool = True,
         fences: Sequence[str] = (),
+        fence_of: Callable[[SourceName], str] | None = None,
         confirm_deadline_seconds: float = 30.0,
         ssl_context: ssl.SSLContext | None = None,
         is_traced: bool = False,
@@ -61,6 +64,7 @@ class Publisher:
         self._topology = topology
         self._is_declaring = is_declaring
         self._fences = fences
+        self._fence_of = fence_of
         self._confirm_deadline_seconds = confirm_deadline_seconds
         self._ssl_context = ssl_context
         self._is_traced = is_traced
@@ -87,6 +91,7 @@ class Publisher:
             session = PublisherSession(
                 connection, self._topology, self._on_state, self._label, is_traced=self._is_traced
             )
+            session.late_fences = LateFences(connection, self._topology, self._fence_of, self._fences)
             await session.open()
             self._on_state("connected")
             async with session.watched(self._confirm_deadline_seconds):
@@ -107,6 +112,7 @@ class PublisherSession(ConfirmingSession):
     ) -> None:
         super().__init__(on_state)
         self._label = label
+        self.late_fences: LateFences | None = None
         self._is_traced = is_traced
         self._connection = connection
         self._topology = topology
@@ -144,6 +150,8 @@ class PublisherSession(ConfirmingSession):
             BridgeError: what ended the session, or is about to: nothing is sent behind a refused row.
 
         """
+        if self.late_fences is not None:
+            await self.late_fences.hold(rows)
         self._begin_sending()
         frame_max = self._channel.connection.connection_tune.frame_max
         exchange = self._topology.exchange

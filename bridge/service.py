@@ -7,13 +7,13 @@ pauses; what somebody has to mend (``Misconfigured``) slowly and loudly; anythin
 import asyncio
 import random
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
@@ -22,14 +22,22 @@ from bridge.delivery.drain import Drain, nothing_to_settle
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
 from bridge.delivery.settle import Knowing, Numbered, settle
-from bridge.errors import BridgeError, BrokerDidNotConfirm, Misconfigured, OutboxFull, StoreOutdated, Transient
+from bridge.errors import (
+    BridgeError,
+    BrokerDidNotConfirm,
+    Misconfigured,
+    OutboxFull,
+    PbxUnreachable,
+    StoreOutdated,
+    Transient,
+)
 from bridge.intake import Intake, Told
 from bridge.logs import get_logger
-from bridge.model import AccountGuid, Forgotten, OutboxRow, Parked, Pause, Place, SourceName
+from bridge.model import AccountGuid, Caller, Cursor, Forgotten, OutboxRow, Parked, Pause, Place, SourceName
 from bridge.normalize import Rules, account_key
 from bridge.secret import scrub
-from bridge.source import Heard, PbxSource
-from bridge.status import Board, Level, LogPart, Part
+from bridge.source import Heard
+from bridge.status import Board, Level, LogPart, Part, SourcePart
 from bridge.tally import Behind, Counted, Tally
 from bridge.walk.schedule import Habits, WalkSchedule
 
@@ -128,12 +136,22 @@ class StoreThread:
         self._executor.shutdown(wait=True)
 
 
+class Source(Protocol):
+    """Reads one PBX, whoever of the two dials."""
+
+    def request_walk(self) -> None:
+        """Read the list from its start once more, as soon as that is possible."""
+
+    async def read(self, since: Cursor, hand_on: Callable[[Heard], Awaitable[None]]) -> NoReturn:
+        """Read on from *since* until that is of no more use, and raise why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pbx:
     """One PBX to follow."""
 
     name: SourceName
-    source: PbxSource
+    source: Source
     ask_ahead: int = 256
     """Rows that may be read and not yet committed."""
     rules: Rules | None = None
@@ -146,7 +164,7 @@ class Pbx:
 class _Followed:
     """A PBX being followed."""
 
-    source: PbxSource
+    source: Source
     intake: Intake
     schedule: WalkSchedule
     pause: Pause | None = None
@@ -217,6 +235,12 @@ class KeptStore(Store, Counted, Protocol):
     def forget(self, key: str, at: datetime, *, discard_unsent: bool) -> Forgotten:
         """Take the personal data of an account out of mirror and events."""
 
+    def meet(self, caller: Caller, at: datetime) -> bool:
+        """Record that a PBX has dialled; False where its name is another's."""
+
+    def callers(self, since: datetime) -> Sequence[Caller]:
+        """Return the PBXs that have dialled *since* then."""
+
     def place(self, source: SourceName) -> Place:
         """Return where *source* stands."""
 
@@ -256,7 +280,11 @@ class Bridge:
         self._checking = asyncio.Lock()
         self._log = written_log
         self._store = store
-        self._pbxs = pbxs
+        self._pbxs = list(pbxs)
+        self._readers: list[asyncio.Task[None]] = []
+        self._group: asyncio.TaskGroup | None = None
+        """What readers run in, while the bridge does."""
+        self._is_stopping = False
         self._rules = rules
         self._keep = keep
         self._on_told = on_told
@@ -347,7 +375,8 @@ class Bridge:
             if self._store.restored:
                 self._warn_of_restored()
             async with asyncio.TaskGroup() as group:
-                readers = [group.create_task(self._follow(pbx), name=f"read {pbx.name}") for pbx in self._pbxs]
+                self._group = group
+                self._start_reading(self._pbxs)
                 draining = {
                     outlet.name: group.create_task(self._keep_draining(outlet), name=f"drain to the {outlet.name}")
                     for outlet in self._outlets
@@ -357,7 +386,8 @@ class Bridge:
                 measuring = group.create_task(self._keep_measuring(), name="measure")
                 await stop.wait()
                 log.info("bridge.stopping")
-                for task in (*readers, pruning, walking, measuring):
+                self._is_stopping = True
+                for task in (*self._readers, pruning, walking, measuring):
                     task.cancel()
                 await self._wind_down(draining)
         except ExceptionGroup as failures:
@@ -446,6 +476,33 @@ class Bridge:
                     settling = asyncio.create_task(intake.settle())
                     await asyncio.wait([settling, committing], return_when=asyncio.FIRST_COMPLETED)
                     settling.cancel()
+
+    async def meet(self, caller: Caller) -> bool:
+        """Record that a PBX has dialled, and return whether the name of its source is its own.
+
+        Raises:
+            PbxUnreachable: the bridge is stopping.
+            StoreUnusable: the store cannot be written.
+
+        """
+        if self._is_stopping:
+            raise PbxUnreachable("the bridge is stopping")
+        return await self._offload(self._store.meet, caller, utc_now())
+
+    async def callers(self, since: datetime) -> Sequence[Caller]:
+        """Return the PBXs that have dialled *since* then."""
+        return await self._offload(self._store.callers, since)
+
+    def follow(self, pbx: Pbx, part: SourcePart) -> None:
+        """Follow one more PBX from now on, or from the start if the bridge does not run yet; *part* is its place."""
+        self.board.sources[pbx.name] = part
+        self._pbxs.append(pbx)
+        if self._group is not None and not self._is_stopping:
+            self._start_reading([pbx])
+
+    def _start_reading(self, pbxs: Iterable[Pbx]) -> None:
+        if self._group is not None:
+            self._readers += [self._group.create_task(self._follow(pbx), name=f"read {pbx.name}") for pbx in pbxs]
 
     def resync(self, name: SourceName, *, accept_deletions: bool) -> bool:
         """Walk a PBX from its start as soon as it is reached; False where there is none of that name.

@@ -3,7 +3,7 @@
 Health means delivery: an open socket is not health, an answered question, a confirmed event and a short outbox are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -149,6 +149,8 @@ class SourcePart(Part):
     """What somebody should look at although changes flow; stands until the next proven full walk."""
     is_paused: bool = False
     """An operator wants it not to be read: no fault, and no reason to be not ready."""
+    remark: str = ""
+    """What a PBX that dialled says about itself and looks wrong."""
     noise: int = 0
     """Messages that could not be read."""
     last_change_at: datetime | None = None
@@ -166,6 +168,11 @@ class SourcePart(Part):
     in_doubt: int = 0
     """Its events that may have reached the broker although no confirm came; they are sent again."""
 
+    @property
+    def doubt(self) -> str:
+        """The remark, as long as no full walk has shown that it makes no difference."""
+        return "" if self.verified_at is not None else self.remark
+
 
 @dataclass(slots=True)
 class Watchdog:
@@ -180,6 +187,27 @@ class Watchdog:
 
 
 @dataclass(slots=True)
+class Door:
+    """Where PBXs dial us."""
+
+    url: str
+    connections: int = 0
+    """Open ones, of strangers too."""
+    pbxs: int = 0
+    """Logged in."""
+    refusals: Mapping[str, int] = field(default_factory=dict)
+    """How many were not let in, by reason."""
+
+    def sentence(self) -> str:
+        """Return what a person wants to know of it."""
+        told = f"Listening for PBXs on {self.url}: {self.pbxs} connected."
+        if not self.refusals:
+            return told
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in sorted(self.refusals.items()))
+        return f"{told} Refused since the start: {reasons}."
+
+
+@dataclass(slots=True)
 class Board:
     """Everything the bridge knows about itself; ``service`` keeps it up to date."""
 
@@ -189,6 +217,10 @@ class Board:
     sources: dict[str, SourcePart] = field(default_factory=dict)
     log: LogPart | None = None
     """``None`` where the exchange feeds the log, or there is none."""
+    door: Door | None = None
+    """Where PBXs may dial us; ``None`` where they may not."""
+    insecurities: Sequence[str] = ()
+    """Sentences about what was configured to be insecure on purpose."""
     unsent: int = 0
     """Events that are to be sent, held ones not among them."""
     unsent_bytes: int = 0
@@ -241,7 +273,7 @@ class Board:
         return [self.broker] if self.log is None else [self.broker, self.log]
 
     def _own(self, now: datetime) -> Iterator[Level]:
-        if self.parked or (self.log is not None and (self.log.parked or self.log.warning)):
+        if self.insecurities or self.parked or (self.log is not None and (self.log.parked or self.log.warning)):
             yield Level.WARN
         if self.full:
             yield Level.PAUSED
@@ -250,7 +282,7 @@ class Board:
 
     def level_of(self, part: SourcePart, now: datetime) -> Level:
         """Return how bad it is with one PBX."""
-        needs_a_look = part.warning or part.parked or self.is_stalled(part, now)
+        needs_a_look = part.warning or part.doubt or part.parked or self.is_stalled(part, now)
         return worst(part.level, Level.WARN) if needs_a_look else part.level
 
     def is_late(self, now: datetime) -> bool:

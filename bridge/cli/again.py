@@ -10,7 +10,6 @@ from uuid import uuid4
 import click
 
 from bridge.broker import Topology, connect
-from bridge.build import tls
 from bridge.cli.common import config_option, print_json, run_now, settings_of, time_option
 from bridge.cli.look import meant
 from bridge.config import Settings
@@ -21,6 +20,7 @@ from bridge.publisher import Publisher
 from bridge.resend import Sender, Snapshot, as_row, is_replayable, sending
 from bridge.service import utc_now
 from bridge.store.reader import StoreReader
+from bridge.tls import client_context
 
 queue_option = click.option("--queue", required=True, help="The queue that gets them; nobody else does.")
 
@@ -102,7 +102,7 @@ def _settings(config: Path | None) -> Settings:
 @contextlib.asynccontextmanager
 async def _sender(settings: Settings, queue: str, label: str) -> AsyncIterator[Sender]:
     rabbitmq = settings.rabbitmq
-    context = tls(rabbitmq.ca_file)
+    context = client_context(rabbitmq.trust)
     async with contextlib.AsyncExitStack() as stack:
         connection = await stack.enter_async_context(
             connect(rabbitmq.urls, client_name=f"{APP_ID} {label}", ssl_context=context)

@@ -1,5 +1,6 @@
 """``simulate`` and ``demo``: a pretend PBX, alone or with everything around it."""
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,8 @@ from bridge.secret import Secret
 from bridge.simulator.modes import Modes, UnknownMode
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.scenario import BadScenario, load, names
-from bridge.simulator.server import serve
+from bridge.simulator.server import keep_calling, serve
+from bridge.tls import Trust, client_context
 
 REMEMBERED: Final = 10_000
 """Mutations and deliveries that a simulator keeps on record, so that it may run for weeks."""
@@ -34,6 +36,8 @@ REMEMBERED: Final = 10_000
 @click.option("--password-file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--mode", "modes", multiple=True, help="How it behaves where the vendor says nothing, e.g. idle-silent.")
 @click.option("--scenario", help="A ready scenario or a TOML file with one.")
+@click.option("--call", "url", help="Dial a bridge at this URL (ws or wss), as PBXs with the Websocket check mark do.")
+@click.option("--ca-file", type=click.Path(dir_okay=False, path_type=Path), help="With --call: who signed the bridge.")
 def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed by name
     host: str,
     port: int,
@@ -46,6 +50,8 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are pa
     password_file: Path | None,
     modes: tuple[str, ...],
     scenario: str | None,
+    url: str | None,
+    ca_file: Path | None,
 ) -> None:
     """Be a pretend PBX, until stopped."""
     logs.configure("info")
@@ -80,8 +86,29 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are pa
                 click.echo(f"a pretend PBX with {accounts} accounts listens on {serving.url} (app {app})", err=True)
                 await stop.wait()
 
+    async def calling() -> None:
+        click.echo(f"a pretend PBX with {accounts} accounts dials {url} (app {app})", err=True)
+        context = client_context(Trust(ca_file=ca_file)) if (url or "").startswith("wss:") else None
+        work = keep_calling(
+            pbx,
+            url or "",
+            ssl_context=context,
+            round_trip_seconds=round_trip_ms / 1000,
+            changes_per_second=changes_per_second,
+            scenario=script,
+        )
+        with stop_signals() as stop:
+            dialling = asyncio.create_task(work)
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait([dialling, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in (dialling, stopping):
+                task.cancel()
+            await asyncio.wait([dialling, stopping])
+            if not dialling.cancelled():
+                dialling.result()
+
     try:
-        run_now(served())
+        run_now(calling() if url else served())
     except OSError as problem:
         raise BadConfig(f"cannot listen on {host}:{port}: {problem.strerror}") from problem
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bridge import __version__, control, logs
-from bridge.build import built, page
+from bridge.build import built, listening, page
 from bridge.cli.common import FAILED, config_option, print_json, run_now, settings_of, stop_signals
 from bridge.cli.shadow import play_shadow
 from bridge.cli.watch import shower
@@ -52,10 +52,13 @@ def run(config: Path | None, *, shadow: bool, once: bool, as_json: bool) -> None
 
 async def _bridge(settings: Settings) -> None:
     log.info("bridge.starting", version=__version__, settings=settings.redacted())
+    for sentence in settings.insecurities():
+        log.warning("settings.insecure", problem=sentence)
     with built(settings) as bridge, stop_signals() as stop:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(control.serve(bridge, control.socket_path(settings.store.path)))
             await stack.enter_async_context(page(settings, bridge.board))
+            await stack.enter_async_context(listening(settings, bridge))
             await bridge.run(stop)
 
 

@@ -19,6 +19,7 @@ from bridge.errors import BadConfig, BridgeError
 from bridge.model import ChangeKind
 from bridge.service import Patience, keep_trying
 from bridge.terminal import event_line
+from bridge.tls import client_context
 from bridge.trace import is_meant
 
 FIRST_SHOWN: Final = 20
@@ -67,6 +68,7 @@ def tail(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed
         keys=keys,
         partitions=settings.rabbitmq.log_partitions,
         start=cast("Start | None", begin),
+        ssl_context=client_context(settings.rabbitmq.trust),
     )
     show = shower(as_json=as_json)
 

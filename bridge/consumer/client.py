@@ -273,6 +273,7 @@ async def subscribe(  # noqa: PLR0913 - what a subscriber may say
     start: Start | None = None,
     partitions: int = 1,
     prefetch: int = 256,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[AsyncIterator[Delivery]]:
     """Receive the changes in *queue*, or without a name those from now on, in a queue that goes with the connection.
 
@@ -288,7 +289,7 @@ async def subscribe(  # noqa: PLR0913 - what a subscriber may say
         TopologyMismatch: there is no such exchange, or the queue exists in another form.
 
     """
-    async with connect(urls, client_name="account-bridge subscriber") as connection:
+    async with connect(urls, client_name="account-bridge subscriber", ssl_context=ssl_context) as connection:
         arguments: dict[str, Start] = {}
         names: Sequence[str] = ()
         if start is not None:

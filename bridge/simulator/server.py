@@ -19,7 +19,7 @@ A PBX that is served for days wants ``Pbx(remember=10_000)``, or its log outgrow
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as dial
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_websockets
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 from websockets.http11 import Request, Response
 
 from bridge.simulator.modes import Frames
@@ -38,6 +38,7 @@ from bridge.simulator.session import Close, Connection, Reply
 PATH: Final = "/PBX0/APPS/websocket"
 FRAGMENT_CHARACTERS: Final = 100
 MAX_QUESTION_BYTES: Final = 1 << 16
+REDIAL_SECONDS: Final = 2.0
 
 Socket = ServerConnection | ClientConnection
 
@@ -230,6 +231,26 @@ async def call(
         connection = Connection(pbx, calls=True, round_trip_seconds=round_trip_seconds)
         async with _background(served.talk(socket, connection)):
             yield served
+
+
+async def keep_calling(  # noqa: PLR0913 - what may be said about calling
+    pbx: Pbx,
+    url: str,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    round_trip_seconds: float = 0.0,
+    changes_per_second: float = 0.0,
+    scenario: Scenario | None = None,
+    pause_seconds: float = REDIAL_SECONDS,
+) -> None:
+    """Let *pbx* dial a bridge at *url*, and dial again whenever the connection is over, until cancelled."""
+    served = Served(pbx, round_trip_seconds=round_trip_seconds)
+    async with _living(served, changes_per_second, scenario):
+        while True:
+            with suppress(OSError, TimeoutError, InvalidHandshake, InvalidMessage):
+                async with dial(url, ssl=ssl_context, compression=None, ping_interval=None, proxy=None) as socket:
+                    await served.talk(socket, Connection(pbx, calls=True, round_trip_seconds=round_trip_seconds))
+            await asyncio.sleep(pause_seconds)
 
 
 @asynccontextmanager

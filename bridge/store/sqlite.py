@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 import orjson
 
 from bridge.errors import StoreUnusable
-from bridge.model import Backlog, Forgotten, OutboxRow, Parked, Pause, Place, SourceName, Waiting
+from bridge.model import Backlog, Caller, Forgotten, OutboxRow, Parked, Pause, Place, SourceName, Waiting
 from bridge.store.forgetting import forget
 from bridge.store.lineage import COPIED, RESTORED, Mark, begin, close_case, has_passed, mark, new_lineage, settled
 from bridge.store.lock import StoreLock
@@ -178,6 +178,20 @@ class SqliteStore:
         """Return where *source* stands."""
         with self.transaction() as transaction:
             return transaction.place(source)
+
+    def meet(self, caller: Caller, at: datetime) -> bool:
+        """Record that a PBX has dialled, and return whether the name is its own: False where it is another's."""
+        with self.transaction() as transaction:
+            transaction.place(caller.source)  # a source never seen before is made
+            source_id = self._sources[caller.source]
+            told = {"domain": caller.domain, "pbx": caller.pbx, "seen_at": as_text(at)}
+            return self._execute("add_caller", source_id=source_id, **told).rowcount == 1
+
+    def callers(self, since: datetime) -> Sequence[Caller]:
+        """Return the PBXs that have dialled *since* then."""
+        with self._translated():
+            found = self._execute("callers", since=as_text(since))
+            return [Caller(SourceName(row["name"]), row["domain"], row["pbx"]) for row in found]
 
     def unpublished(self, after: int, limit: int) -> Sequence[OutboxRow]:
         """Return the oldest unpublished rows behind position *after*."""

@@ -9,6 +9,7 @@ value ``Unreadable``, not an exception: a PBX that stammers must not stop us.
 """
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -72,7 +73,9 @@ class AppLogin(Message):
     guid: str = ""
     dn: str = ""
     info: str | None = None
-    """JSON text as sent: the digest covers it literally."""
+    """JSON text as sent: the digest covers it literally. Of a login that was read: compact, in the order as sent."""
+    info_as_sent: str | None = field(default=None, repr=False, compare=False)
+    """Of a login that was read: the very characters, should they differ from the compact form."""
 
     def _properties(self) -> dict[str, Any]:
         told = {name: getattr(self, name) for name in ("app", "domain", "sip", "guid", "dn")}
@@ -344,10 +347,40 @@ def _says_deleted(content: Mapping[str, Any]) -> bool:
 
 
 def _read_login(content: dict[str, Any], data: bytes | str) -> Message:
-    del data
     told = {name: _text(content, name) for name in ("app", "digest", "domain", "sip", "guid", "dn")}
     info = content.get("info")
-    return AppLogin(**told, info=None if info is None else orjson.dumps(info).decode())
+    if info is None:
+        return AppLogin(**told)
+    text = data.decode(errors="replace") if isinstance(data, bytes) else data
+    try:
+        return AppLogin(**told, info=orjson.dumps(info).decode(), info_as_sent=_as_sent(text, "info"))
+    except (ValueError, IndexError, RecursionError, orjson.JSONEncodeError):
+        raise _Unusable("info is nested too deeply, or not valid JSON") from None
+
+
+_DECODER: Final = json.JSONDecoder(parse_int=str, parse_float=str)
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
+
+
+def _as_sent(text: str, name: str) -> str | None:
+    """Return the characters of a property's value in the JSON object *text*; of several, those that count: the last."""
+    found = None
+    place = _after_space(text, text.index("{") + 1)
+    while text[place] != "}":
+        key, place = _DECODER.raw_decode(text, place)
+        start = _after_space(text, _after_space(text, place) + 1)
+        _, place = _DECODER.raw_decode(text, start)
+        if key == name:
+            found = text[start:place]
+        place = _after_space(text, place)
+        if text[place] == ",":
+            place = _after_space(text, place + 1)
+    return found
+
+
+def _after_space(text: str, place: int) -> int:
+    gap = _SPACE.match(text, place)
+    return place if gap is None else gap.end()
 
 
 def _read_login_result(content: dict[str, Any], data: bytes | str) -> Message:

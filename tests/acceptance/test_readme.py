@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from bridge.cli.main import commands
 from bridge.config import Settings
+from tests.support.certificates import written
 from tests.support.process import run
 from tests.support.rabbit import PrivateBroker
 from tests.support.site import site
@@ -65,6 +67,17 @@ def test_the_settings_it_shows_are_settings(tmp_path: Path) -> None:
     assert [pbx.name for pbx in settings.pbx] == ["hq", "branch"]
     for table, content in tomllib.loads(text).items():
         assert table in Settings.model_fields, content
+
+
+def test_what_it_shows_for_pbxs_that_dial_is_settings(tmp_path: Path) -> None:
+    certificate, key = written(trustme.CA(), tmp_path, "bridge.example.com")
+    (tmp_path / "app").write_text("pw")
+    text = blocks("toml")[1].replace("/etc/ssl/bridge.pem", str(certificate)).replace("/etc/ssl/bridge.key", str(key))
+    path = tmp_path / "bridge.toml"
+    path.write_text(text.replace("/run/secrets/app", str(tmp_path / "app")))
+    settings = Settings.load(path, {}, require_rabbitmq=False)
+    assert settings.listen is not None
+    assert [app.name for app in settings.listen.app] == ["acct-bridge"]
 
 
 def test_every_command_it_names_is_one_and_the_other_way_round() -> None:

@@ -75,12 +75,14 @@ def some_modes(chance: random.Random) -> Modes:
     return Modes()
 
 
-def play(store: SqliteStore, number: int, modes: Modes | None = None, *, label: str = "case") -> World:
+def play(
+    store: SqliteStore, number: int, modes: Modes | None = None, *, label: str = "case", pbx_dials: bool = False
+) -> World:
     """Play case *number*, of a PBX that behaves as *modes* say or as the number chooses; once per label and store."""
     chance = random.Random(number)  # noqa: S311 - a case, no secret
     behaviour = modes or some_modes(chance)
     pbx = Pbx(accounts=chance.randint(0, 7), seed=number, modes=behaviour, with_odd_names=number % 5 == 0)
-    world = World(store, f"{label}-{number}", pbx, chance)
+    world = World(store, f"{label}-{number}", pbx, chance, pbx_dials=pbx_dials)
     snapshot = pbx.take_snapshot()
     for _ in range(chance.randint(1, 14)):
         world.run(chance.choice([0.005, 0.05, 0.5, 30, 61, 200, 900]))
@@ -176,7 +178,19 @@ def test_the_mirror_becomes_the_truth_and_the_events_led_there(
     cases = CASES * THOROUGHLY if pytestconfig.getoption("--thorough") else CASES
     for number in range(share, cases, SHARES):
         world = play(store, number)
-        try:
-            check(world)
-        except AssertionError as wrong:
-            raise AssertionError(f"case {number}, modes {world.pbx.modes.words()}: {wrong}") from wrong
+        assert_right(world, number)
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_the_same_holds_where_the_pbx_dials(store: SqliteStore, share: int, pytestconfig: pytest.Config) -> None:
+    """A tenth of the cases, and the same cases: who dialled makes no difference above the login."""
+    cases = CASES if pytestconfig.getoption("--thorough") else CASES // THOROUGHLY
+    for number in range(share, cases, SHARES):
+        assert_right(play(store, number, label="dials", pbx_dials=True), number)
+
+
+def assert_right(world: World, number: int) -> None:
+    try:
+        check(world)
+    except AssertionError as wrong:
+        raise AssertionError(f"case {number}, modes {world.pbx.modes.words()}: {wrong}") from wrong

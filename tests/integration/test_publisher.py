@@ -17,7 +17,7 @@ from bridge.errors import (
     TopologyMismatch,
 )
 from bridge.frames import DOUBT_HEADER, ID_HEADER
-from bridge.model import OutboxRow
+from bridge.model import OutboxRow, SourceName
 from bridge.publisher import Publisher, PublisherSession
 from tests.support.rabbit import PrivateBroker
 from tests.support.rows import HQ
@@ -254,6 +254,21 @@ async def test_two_bridges_cannot_publish_for_the_same_source_at_once(place: Pla
                 pass
     async with place.publisher(fence=fence).session():
         pass
+
+
+async def test_a_source_that_turns_up_later_is_fenced_before_its_first_event(place: Place) -> None:
+    def fence_of(source: SourceName) -> str:
+        return f"{place.topology.exchange}.writer.{source}"
+
+    def publisher() -> Publisher:
+        return Publisher(lambda: [place.url], topology=place.topology, fence_of=fence_of)
+
+    async with publisher().session() as first, publisher().session() as second:
+        await first.send(rows(1))
+        await confirm(first, 1)
+        with pytest.raises(BrokerUnreachable, match=r"second bridge for the same PBX"):
+            await second.send(rows(1))
+    assert len(await place.take(1)) == 1
 
 
 @asynccontextmanager

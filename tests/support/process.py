@@ -62,6 +62,11 @@ class Command:
         return self._process.poll() is None
 
     @property
+    def number(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
     def printed(self) -> str:
         """Everything, from both streams."""
         return "\n".join([*self.out, *self.err])

@@ -19,6 +19,7 @@ from bridge.cloudevents import AccountChanged
 from bridge.delivery.reconcile import Brake
 from bridge.errors import BridgeError, Transient
 from bridge.intake import Intake, Told
+from bridge.listen.judge import App, Judge, Verdict
 from bridge.model import AccountGuid, Certificate, Cursor, Mirrored, Row, SourceName
 from bridge.normalize import Rules, account_key, account_of
 from bridge.simulator.pbx import Pbx
@@ -36,6 +37,7 @@ from bridge.wire.protocol import Conversation, Event, Party
 
 EPOCH = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 RECONNECT_SECONDS = 3.0
+CHALLENGE = "0123456789abcdef"
 RULES = Rules(key=b"w" * 32)
 PACE = Pace(poll_interval=60, answer_timeout=20, keepalive=40)
 
@@ -58,7 +60,10 @@ async def at_once(call: Callable[..., Result], /, *args: Any) -> Result:
 class World:
     """One PBX and one bridge; *chance* decides about all that is left to chance."""
 
-    def __init__(self, store: SqliteStore, name: str, pbx: Pbx, chance: random.Random) -> None:
+    def __init__(
+        self, store: SqliteStore, name: str, pbx: Pbx, chance: random.Random, *, pbx_dials: bool = False
+    ) -> None:
+        self.pbx_dials = pbx_dials
         self.store = store
         self.name = SourceName(name)
         self.pbx = pbx
@@ -217,11 +222,12 @@ class World:
         if self._lost_at is not None:
             self.schedule.came_back(timedelta(seconds=self.now - self._lost_at))
             self._lost_at = None
-        self._connection = Connection(self.pbx, round_trip_seconds=0.01)
-        self._conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
+        self._connection = Connection(self.pbx, calls=self.pbx_dials, round_trip_seconds=0.01)
+        self._conversation = Conversation(Party.BRIDGE, caller=Party.PBX if self.pbx_dials else Party.BRIDGE)
         self._early = []
         self._post(self._connection, self._connection.begin(self.now))
-        self._send(self._conversation.say(m.AppChallenge()))
+        if not self.pbx_dials:
+            self._send(self._conversation.say(m.AppChallenge()))
 
     def _disconnect(self) -> None:
         connection, self._connection, self._walker = self._connection, None, None
@@ -259,13 +265,23 @@ class World:
             case m.AppChallengeResult(challenge=challenge):
                 digest = login_digest(app=self.pbx.app, challenge=challenge, password=self.pbx.password)
                 self._send(self._conversation.say(m.AppLogin(self.pbx.app, digest)))
+            case m.AppChallenge():
+                self._send(self._conversation.say(m.AppChallengeResult(CHALLENGE)))
+            case m.AppLogin() as login:
+                judge = Judge([App(self.pbx.app, None, lambda: self.pbx.password)])
+                assert judge.judge(login, CHALLENGE).verdict is Verdict.GOOD
+                self._send(self._conversation.say(m.LoginAccepted()))
+                self._begin()
             case m.LoginAccepted():
-                self._walker = Walker(self.intake.cursor, PACE, chance=self.chance.random)
-                self._guarded(lambda walker: walker.begin(self.now))
-                for early in self._early:
-                    self._guarded(lambda walker, early=early: walker.heard(early, self.now))
+                self._begin()
             case _:
                 self._early.append(event)
+
+    def _begin(self) -> None:
+        self._walker = Walker(self.intake.cursor, PACE, chance=self.chance.random)
+        self._guarded(lambda walker: walker.begin(self.now))
+        for early in self._early:
+            self._guarded(lambda walker, early=early: walker.heard(early, self.now))
 
     def _guarded(self, decide: Callable[..., Sequence[Any]]) -> None:
         if self._walker is None:

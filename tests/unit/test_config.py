@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.config import Settings
 from bridge.errors import BadConfig
+from tests.support.certificates import written
 
 MINIMUM = {
     "BRIDGE_PBX_URL": "wss://pbx.example.com",
@@ -190,3 +192,81 @@ def test_the_log_is_written_by_us_where_a_stream_port_is_named(tmp_path: Path) -
 def test_mistakes_about_the_log_are_named(line: str, said: str, tmp_path: Path) -> None:
     (mistake,) = mistakes(f"[rabbitmq]\n{line}\n", tmp_path, MINIMUM)
     assert said in mistake
+
+
+def listening(tmp_path: Path, text: str, **environment: str) -> Settings:
+    file = tmp_path / "bridge.toml"
+    file.write_text(text)
+    return Settings.load(file, environment, require_rabbitmq=False)
+
+
+def test_pbxs_that_dial_are_one_table_and_one_for_each_app(tmp_path: Path) -> None:
+    certificate, key = written(trustme.CA(), tmp_path, "bridge.example.com")
+    settings = listening(
+        tmp_path,
+        f'[listen]\ncertificate_file = "{certificate}"\nkey_file = "{key}"\n'
+        '[[listen.app]]\nname = "a"\npassword = "s3cret-1"\n'
+        '[[listen.app]]\nname = "a"\ndomain = "d"\npassword = "two"\n',
+    )
+    assert settings.listen is not None
+    assert [(app.name, app.domain, app.secret.reveal()) for app in settings.listen.app] == [
+        ("a", None, "s3cret-1"),
+        ("a", "d", "two"),
+    ]
+    assert "s3cret-1" not in str(settings.redacted())
+    assert not list(settings.insecurities())
+
+
+def test_one_app_fits_into_the_environment(tmp_path: Path) -> None:
+    settings = listening(
+        tmp_path,
+        "",
+        BRIDGE_LISTEN_HOST="127.0.0.1",
+        BRIDGE_LISTEN_APP_NAME="a",
+        BRIDGE_LISTEN_APP_PASSWORD="pw",
+    )
+    assert settings.listen is not None
+    assert settings.listen.app[0].secret.reveal() == "pw"
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ('[listen]\nhost = "127.0.0.1"\n', "listen.app: is missing"),
+    ('[listen]\nhost = "127.0.0.1"\n[[listen.app]]\nname = "a"\n', "line 3: listen.app[0].password_file: is missing"),
+    (
+        '[listen]\n[[listen.app]]\nname = "a"\npassword = "x"\n',
+        "certificate_file is missing. Without one accounts travel in the clear",
+    ),
+    (
+        '[listen]\nhost = "127.0.0.1"\n[[listen.app]]\nname = "a"\npasword = "x"\n',
+        "line 5: listen.app[0].pasword: there is no such key; did you mean 'password'?",
+    ),
+    (
+        '[listen]\nhost = "127.0.0.1"\napp = [{name = "a", password = "x"}, {name = "A", password = "y"}]\n',
+        "there are two entries for 'a' and the same domain",
+    ),
+    ('[listen]\ncertificate_file = "/none"\n[[listen.app]]\nname = "a"\npassword = "x"\n', "certificate_file: /none"),
+    ('[[pbx]]\nurl = "wss://x"\napp = "a"\npassword = "x"\nca_file = "/none"\n', "ca_file: /none cannot be used"),
+    ('[[pbx]]\nurl = "wss://x"\napp = "a"\npassword = "x"\nfingerprint = "ab"\n', "must be a SHA-256 fingerprint"),
+    (
+        f'[[pbx]]\nurl = "wss://x"\napp = "a"\npassword = "x"\nfingerprint = "{"ab" * 32}"\ninsecure = true\n',
+        "fingerprint and insecure: only one of them can decide",
+    ),
+    ('[rabbitmq]\nkey_file = "/none"\n', "certificate_file is missing: key_file alone proves nothing"),
+])  # fmt: skip
+def test_mistakes_about_tls_and_about_pbxs_that_dial_are_named(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(BadConfig) as problem:
+        listening(tmp_path, text)
+    assert words in str(problem.value)
+
+
+def test_everything_insecure_is_told(tmp_path: Path) -> None:
+    settings = listening(
+        tmp_path,
+        '[listen]\ninsecure = true\n[[listen.app]]\nname = "a"\npassword = "x"\n[rabbitmq]\ninsecure = true\n'
+        '[[pbx]]\nname = "hq"\nurl = "ws://pbx.example"\napp = "a"\npassword = "x"\n'
+        '[[pbx]]\nname = "other"\nurl = "wss://pbx.example"\napp = "a"\npassword = "x"\ninsecure = true\n',
+    )
+    told = list(settings.insecurities())
+    assert len(told) == 4
+    for word in ("listen.insecure", "rabbitmq.insecure", "PBX hq is talked to without TLS", "PBX other"):
+        assert any(word in sentence for sentence in told)

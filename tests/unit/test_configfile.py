@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from jsonschema import Draft202012Validator, ValidationError
 
 from bridge.build import rules_of
 from bridge.config import Settings, origins
 from bridge.configfile import commented, in_effect, schema, toml
+from tests.support.certificates import written
 
 
 def without_missing_files(text: str, tmp_path: Path) -> str:
@@ -38,9 +40,14 @@ def test_every_line_of_it_may_be_switched_on(tmp_path: Path) -> None:
         "stream_url = ",
         "token = ",
         "password = ",
-    ):  # each of them is there as a file, too
+        "fingerprint = ",
+    ):  # each of them is there in another way, too: as a file, or as a CA
         text = re.sub(rf"^{re.escape(alternative)}.*\n", "", text, flags=re.MULTILINE)
+    certificate, key = written(trustme.CA(), tmp_path, "bridge.example.com")
+    text = re.sub(r'"/etc/ssl/[\w-]+\.key"', f'"{key}"', re.sub(r'"/etc/ssl/[\w-]+\.pem"', f'"{certificate}"', text))
     settings, _ = loaded(text, tmp_path)
+    assert settings.listen is not None
+    assert settings.listen.app[0].domain == "example.com"
     assert settings.subscriber[0].queue == "pbx.accounts.crm"
     assert settings.walk.quiet_from == "08:00"
 

@@ -9,6 +9,13 @@ INSERT INTO meta (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDA
 -- add_source: a PBX is known from the first time it is configured
 INSERT INTO source (name) VALUES (:name) ON CONFLICT (name) DO NOTHING;
 
+-- add_caller: a PBX is known from the first time it dials; a name that is another's is not changed
+INSERT INTO caller (source_id, domain, pbx, seen_at) VALUES (:source_id, :domain, :pbx, :seen_at)
+ON CONFLICT (source_id) DO UPDATE SET seen_at = excluded.seen_at WHERE domain = excluded.domain AND pbx = excluded.pbx;
+
+-- callers: the PBXs that dialled since then
+SELECT name, domain, pbx FROM caller JOIN source ON source.id = source_id WHERE seen_at >= :since ORDER BY name;
+
 -- source: where reading of one PBX goes on
 SELECT id, guid, usn, ausn, sequence, rewinds, walk FROM source WHERE name = :name;
 

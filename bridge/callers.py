@@ -1,0 +1,106 @@
+"""The PBXs that dial, as sources of the bridge: those it knows from before, and new ones as they log in."""
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import timedelta
+from typing import Protocol
+
+from bridge.errors import PbxBrokeProtocol
+from bridge.listen.caller import CallingPbx
+from bridge.listen.identity import Identity
+from bridge.logs import get_logger
+from bridge.model import Caller, SourceName
+from bridge.service import Bridge, Pbx, utc_now
+from bridge.status import Level, SourcePart
+from bridge.walk.decisions import Pace
+from bridge.wire.messages import API, PbxInfo
+
+log = get_logger(__name__)
+
+
+class NoiseOf(Protocol):
+    """Makes what counts the messages of a source that cannot be read."""
+
+    def __call__(self, name: SourceName, part: SourcePart) -> Callable[[str], None]:
+        """Return it for one source."""
+
+
+class Callers:
+    """Finds the source of a PBX that has logged in, and makes it where it is new. *taken* are names of others."""
+
+    def __init__(  # noqa: PLR0913 - its parts
+        self,
+        bridge: Bridge,
+        pace: Pace,
+        *,
+        taken: Collection[str],
+        noise_of: NoiseOf,
+        ask_ahead: int = 256,
+        max_silence: timedelta = timedelta(minutes=15),
+    ) -> None:
+        self._bridge = bridge
+        self._pace = pace
+        self._taken = taken
+        self._noise_of = noise_of
+        self._ask_ahead = ask_ahead
+        self._max_silence = max_silence
+        self._sources: dict[Identity, CallingPbx] = {}
+
+    def __repr__(self) -> str:
+        return f"<Callers {len(self._sources)}>"
+
+    @property
+    def connected(self) -> int:
+        """How many of them are connected."""
+        return sum(source.is_connected for source in self._sources.values())
+
+    def expect(self, known: Sequence[Caller]) -> None:
+        """Follow PBXs that dialled before, so that everybody sees them before they do it again."""
+        for caller in known:
+            if caller.source not in self._taken:
+                self._follow(Identity(caller.domain, caller.pbx))
+
+    async def source_for(self, identity: Identity) -> CallingPbx:
+        """Return the source of the PBX that has just logged in.
+
+        Raises:
+            PbxBrokeProtocol: its name is that of another source.
+            PbxUnreachable: the bridge is stopping.
+            Fatal: the store cannot be written.
+
+        """
+        if identity.source in self._taken:
+            raise PbxBrokeProtocol(f"a PBX that we dial is called {identity.source}, too; give that one another name")
+        if not await self._bridge.meet(Caller(identity.source, identity.domain, identity.pbx)):
+            raise PbxBrokeProtocol(f"the name {identity.source} belongs to another PBX")
+        source = self._sources.get(identity) or self._follow(identity)
+        log.info("listen.logged_in", source=identity.source, domain=identity.domain, pbx=identity.pbx)
+        return source
+
+    def _follow(self, identity: Identity) -> CallingPbx:
+        name = identity.source
+        part = SourcePart(since=utc_now())
+
+        def does(doing: str) -> None:
+            part.does(doing, Level.OK if doing == "reading" else Level.WARN, utc_now())
+            self._bridge.board.beat(f"read {name}", utc_now())  # also once a minute while the PBX is away
+
+        source = CallingPbx(
+            identity,
+            self._pace,
+            on_state=does,
+            on_noise=self._noise_of(name, part),
+            on_info=lambda info: _note_apis(info, name, part),
+        )
+        self._sources[identity] = source
+        self._bridge.follow(Pbx(name, source, self._ask_ahead, max_silence=self._max_silence), part)
+        return source
+
+
+def _note_apis(info: PbxInfo, name: SourceName, part: SourcePart) -> None:
+    """Say so where the PBX does not list what we ask for; it is asked nevertheless, for the list may be incomplete."""
+    if info.apis and API not in info.apis:
+        part.remark = (
+            f"The PBX does not list the {API} among what the App object may use. It is asked all the same; if no "
+            "account comes, its firmware may be older than 16r1"
+        )
+        log.warning("listen.api_not_listed", source=name, api=API, firmware=info.version)

@@ -1,0 +1,316 @@
+"""The door for PBXs that dial: WebSocket, challenge, login, and then over to the source of that PBX.
+
+Whoever has not logged in gets little: a deadline, small messages, nothing but the login itself, no compression, no
+browser (a page would send its Origin), and the same answer after the same time whatever was wrong.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final, TypeVar
+
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from bridge.errors import BadConfig, BridgeError, PbxBrokeProtocol
+from bridge.listen.caller import Call, CallingPbx
+from bridge.listen.gate import Gate, Ticket
+from bridge.listen.guarded import GuardedSocket
+from bridge.listen.identity import Identity, claimed, confirmed
+from bridge.listen.judge import Judge, Verdict
+from bridge.listen.record import Record
+from bridge.listen.tidy import give_back
+from bridge.logs import get_logger
+from bridge.tls import ServerCertificate
+from bridge.wire import messages as m
+from bridge.wire.protocol import Conversation, Event, Party
+
+LOGIN_BYTES: Final = 1 << 16
+"""Of a message before the login: as much as the vendor's own buffers hold."""
+
+REFUSAL_SECONDS: Final = 1.0
+"""From a login to its refusal, whatever the reason."""
+
+INTRODUCTION_SECONDS: Final = 5.0
+"""How long to wait for PbxInfo, which follows the login; the login itself says most of it."""
+
+MAX_EARLY: Final = 16
+"""Messages between login and PbxInfo."""
+
+CLOSE_SECONDS: Final = 2.0
+PING_SECONDS: Final = 40.0
+MAX_UNANSWERED_PINGS: Final = 3
+CERTIFICATE_CHECK_SECONDS: Final = 5.0
+QUEUED_FRAMES: Final = 4
+
+TIDY_SECONDS: Final = 3.0
+TIDY_STRANGERS: Final = 100
+
+NOT_ALLOWED: Final = 1008
+TOO_BIG: Final = 1009
+NOT_WEBSOCKET: Final = (1002, 1007)
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to listen, and how patiently."""
+
+    host: str
+    port: int
+    path: str
+    """Without a slash at its end; everything below it is served as well."""
+    login_seconds: float = 10.0
+    """For the TLS handshake, for the opening of the WebSocket, and for the login, each."""
+    max_message_bytes: int = 1 << 20
+    """After the login."""
+
+
+class Listener:
+    """Lets PBXs in. *source_for* returns the source of a PBX that has logged in, or raises a ``BridgeError``."""
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        judge: Judge,
+        gate: Gate,
+        source_for: Callable[[Identity], Awaitable[CallingPbx]],
+        certificate: ServerCertificate | None = None,
+    ) -> None:
+        self.port = place.port
+        """The one that is listened on, once it is."""
+        self.record = Record(lambda: asyncio.get_running_loop().time())
+        self._place = place
+        self._judge = judge
+        self._gate = gate
+        self._source_for = source_for
+        self._certificate = certificate
+        self._socket: GuardedSocket
+
+    def __repr__(self) -> str:
+        return f"<Listener on port {self.port}, {self._gate!r}>"
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Listen while inside.
+
+        Raises:
+            BadConfig: the address cannot be listened on.
+
+        """
+        place = self._place
+        self._socket = GuardedSocket(
+            place.host, place.port, self._gate, lambda address: self.record.refused("too many connections", address)
+        )
+        self.port = self._socket.getsockname()[1]
+        tls = None if self._certificate is None else self._certificate.context
+        server = await serve(
+            self._answer,
+            sock=self._socket,
+            ssl=tls,
+            ssl_handshake_timeout=place.login_seconds if tls is not None else None,
+            process_request=self._look_at,
+            open_timeout=place.login_seconds,
+            close_timeout=CLOSE_SECONDS,
+            max_size=LOGIN_BYTES,
+            max_queue=QUEUED_FRAMES,
+            compression=None,
+            ping_interval=None,
+            server_header=None,
+            create_connection=_Shortlived,
+        )
+        tasks = [asyncio.create_task(work) for work in (self._keep_renewing(), self._keep_tidy())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            server.close()
+            await asyncio.wait(tasks)
+            await server.wait_closed()
+
+    def _look_at(self, socket: ServerConnection, request: Request) -> Response | None:
+        """Refuse what cannot be a PBX before any WebSocket is opened."""
+        address = str(socket.remote_address[0])
+        path = request.path.partition("?")[0]
+        if "Origin" in request.headers:
+            self.record.refused("a browser", address)
+            return socket.respond(HTTPStatus.FORBIDDEN, "Not for browsers.\n")
+        if path != self._place.path and not path.startswith(f"{self._place.path}/"):
+            self.record.refused("another path", address)
+            return socket.respond(HTTPStatus.NOT_FOUND, "Nothing is here.\n")
+        return None
+
+    async def _answer(self, socket: ServerConnection) -> None:
+        ticket = self._socket.ticket(socket.transport.get_extra_info("socket").fileno())
+        if ticket is None:
+            return  # it was gone before its turn came
+        try:
+            call = await self._logged_in(socket, ticket)
+            source = await self._source_for(call.identity)
+        except _LoginRefused:
+            await socket.close(NOT_ALLOWED)
+        except ConnectionClosed as closed:
+            self.record.refused(_how(closed), ticket.address)
+        except TimeoutError:
+            self.record.refused("no login in time", ticket.address)
+            await socket.close(NOT_ALLOWED)
+        except BridgeError as problem:
+            self.record.refused(str(problem), ticket.address)
+            await socket.close(NOT_ALLOWED)
+        else:
+            source.offer(call)
+            pinging = asyncio.create_task(_keep_pinging(socket))
+            try:
+                await call.until_over()
+            finally:
+                call.over.set()
+                pinging.cancel()
+                await asyncio.wait([pinging])
+
+    async def _logged_in(self, socket: ServerConnection, ticket: Ticket) -> Call:
+        """Let a PBX log in.
+
+        Raises:
+            _LoginRefused: its login is not good, as it was told.
+            PbxBrokeProtocol: it does anything but log in, or says two things about who it is.
+            TimeoutError: it takes too long.
+            ConnectionClosed: it hung up.
+
+        """
+        conversation = Conversation(Party.BRIDGE, caller=Party.PBX)
+        challenge = m.new_challenge()
+        async with asyncio.timeout(self._place.login_seconds):
+            _only(m.AppChallenge, conversation.receive(await socket.recv(decode=False)))
+            await socket.send(conversation.say(m.AppChallengeResult(challenge)))
+            login = _only(m.AppLogin, conversation.receive(await socket.recv(decode=False)))
+        now = asyncio.get_running_loop().time
+        due = self._gate.judged_at(ticket, now())
+        if due is not None:
+            await _hold(socket, due)
+        asked_at = now()
+        if due is None or not self._is_good(login, challenge, ticket, asked_at):
+            if due is None:
+                self.record.refused("too many attempts", ticket.address)
+            with suppress(PbxBrokeProtocol, ConnectionClosed, TimeoutError):  # whoever does not want to know
+                await _hold(socket, asked_at + REFUSAL_SECONDS)
+                await _say(socket, conversation.say(m.LoginRefused()))
+            raise _LoginRefused
+        await _say(socket, conversation.say(m.LoginAccepted()))
+        socket.protocol.max_message_size = self._place.max_message_bytes
+        early: list[Event] = []
+        info = await _introduction(socket, conversation, early)
+        return Call(confirmed(claimed(login), info), socket, conversation, early, info)
+
+    def _is_good(self, login: m.AppLogin, challenge: str, ticket: Ticket, now: float) -> bool:
+        judgement = self._judge.judge(login, challenge)
+        if judgement.verdict is Verdict.GOOD:
+            self._gate.logged_in(ticket)
+            return True
+        known = {} if judgement.app is None else {"app": judgement.app.name}
+        self.record.refused(judgement.verdict, ticket.address, **known)
+        self._gate.failed(ticket, now)
+        return False
+
+    async def _keep_tidy(self) -> None:
+        seen = 0
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            if self._gate.strangers - seen >= TIDY_STRANGERS:
+                seen = self._gate.strangers
+                give_back()
+
+    async def _keep_renewing(self) -> None:
+        told = ""
+        while self._certificate is not None:
+            await asyncio.sleep(CERTIFICATE_CHECK_SECONDS)
+            try:
+                if self._certificate.refresh():
+                    log.info("listen.certificate_renewed")
+                told = ""
+            except BadConfig as problem:
+                if str(problem) != told:
+                    told = str(problem)
+                    log.warning("listen.certificate_unusable", problem=told, meanwhile="the former one stays in use")
+
+
+class _Shortlived(ServerConnection):
+    """A connection that is gone from memory when it is over.
+
+    The library's protocol has a cycle in itself and refers to the connection by its logger. So thousands of strangers
+    would wait for the garbage collector, each with the 256 KiB that TLS reads into.
+    """
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.protocol.logger = logging.getLogger("websockets.server")
+
+
+class _LoginRefused(Exception):  # noqa: N818 - never leaves this module
+    """The other end was told so already."""
+
+
+Expected = TypeVar("Expected", bound=m.Message)
+
+
+def _only(kind: type[Expected], event: Event) -> Expected:
+    """Return *event* if it is the one message that has a place here; small talk has none before a login."""
+    if not isinstance(event, kind):
+        raise PbxBrokeProtocol(f"something else than {kind.mt} before the login")
+    return event
+
+
+async def _say(socket: ServerConnection, text: str) -> None:
+    async with asyncio.timeout(CLOSE_SECONDS):
+        await socket.send(text)
+
+
+async def _hold(socket: ServerConnection, until: float) -> None:
+    """Let time pass, unless the other end goes."""
+    try:
+        async with asyncio.timeout_at(until):
+            await socket.wait_closed()
+    except TimeoutError:
+        return
+    raise PbxBrokeProtocol("hung up before it was answered")
+
+
+async def _introduction(socket: ServerConnection, conversation: Conversation, early: list[Event]) -> m.PbxInfo | None:
+    """Wait for PbxInfo, and keep in *early* what comes before; ``None`` where it does not come."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(INTRODUCTION_SECONDS):
+            while len(early) < MAX_EARLY:
+                event = conversation.receive(await socket.recv(decode=False))
+                if isinstance(event, m.PbxInfo):
+                    return event
+                early.append(event)
+    return None
+
+
+async def _keep_pinging(socket: ServerConnection) -> None:
+    """Drop a connection that answered pings and does so no longer. Whether PBXs answer any is not documented."""
+    has_answered, unanswered = False, 0
+    with suppress(ConnectionClosed):
+        while unanswered < MAX_UNANSWERED_PINGS:
+            pong = asyncio.ensure_future(await socket.ping())
+            await asyncio.sleep(PING_SECONDS)
+            has_answered |= pong.done()
+            unanswered = 0 if pong.done() else unanswered + 1
+        if has_answered:
+            log.warning("listen.half_open", problem="the PBX answered pings and does so no longer")
+            socket.transport.abort()
+
+
+def _how(closed: ConnectionClosed) -> str:
+    """Return how a connection ended before its login, in one of few words, since a stranger chose it."""
+    if closed.sent is not None and closed.sent.code == TOO_BIG:
+        return "a message that is too large"
+    if closed.sent is not None and closed.sent.code in NOT_WEBSOCKET:
+        return "frames that are no WebSocket"
+    return "hung up before the login"

@@ -1,0 +1,219 @@
+"""TLS contexts for both directions and for the broker: verified, unless an operator says otherwise in so many words.
+
+Whom to trust is checked inside the handshake, a pinned fingerprint too, so that nothing is said to anybody before.
+"""
+
+import asyncio
+import hashlib
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bridge.errors import BadConfig
+
+DEADLINE_SECONDS: Final = 10.0
+"""For a look at a certificate."""
+
+FINGERPRINT_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose certificate is believed, and which one we show; by default those that the system's CAs vouch for."""
+
+    ca_file: Path | None = None
+    server_name: str | None = None
+    """The name that the certificate has to carry, where it is another one than that of the address."""
+    fingerprints: frozenset[bytes] = frozenset()
+    """SHA-256 of the whole certificate. Where some are given they alone decide: who signed it, for which name and until
+    when does not matter, which is what the self-signed certificate of a PBX needs."""
+    certificate_file: Path | None = None
+    """Our own, for those who ask for one."""
+    key_file: Path | None = None
+    is_blind: bool = False
+    """Believe everybody."""
+
+
+def client_context(trust: Trust) -> ssl.SSLContext:
+    """Return a context for connections that we open.
+
+    Raises:
+        BadConfig: a file cannot be used; the sentence begins with its key.
+
+    """
+    context = _ClientContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.server_name = trust.server_name
+    context.pins = trust.fingerprints
+    if trust.is_blind or trust.fingerprints:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif trust.ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=trust.ca_file)
+        except (OSError, ssl.SSLError) as problem:
+            raise BadConfig(
+                f"ca_file: {trust.ca_file} cannot be used: {_reason(problem)}. It has to hold certificates as PEM text"
+            ) from problem
+    else:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    if trust.certificate_file is not None:
+        _load_own(context, trust.certificate_file, trust.key_file)
+    return context
+
+
+class ServerCertificate:
+    """The certificate that we show to whoever dials us, and the context that shows it.
+
+    Raises:
+        BadConfig: a file cannot be used; the sentence begins with its key.
+
+    """
+
+    def __init__(self, certificate_file: Path, key_file: Path | None) -> None:
+        self._files = (certificate_file, key_file)
+        self._seen = self._state_of_files()
+        self.context = _server_context(*self._files)
+
+    def __repr__(self) -> str:
+        return f"<ServerCertificate {self._files[0]}>"
+
+    def refresh(self) -> bool:
+        """Take over the files if they changed, for connections from now on, and return whether they had.
+
+        Raises:
+            BadConfig: they changed and cannot be used, perhaps because only one of the two is there as yet; the former
+                ones stay in use, and the next call tries again.
+
+        """
+        state = self._state_of_files()
+        if state == self._seen:
+            return False
+        _server_context(*self._files)  # a try: what is half replaced must not spoil what is in use
+        _load_own(self.context, *self._files)
+        self._seen = state
+        return True
+
+    def _state_of_files(self) -> list[tuple[int, int, int] | None]:
+        return [None if file is None else _state(file) for file in self._files]
+
+
+async def presented_fingerprint(host: str, port: int, server_name: str | None = None) -> str | None:
+    """Return the fingerprint of the certificate that is shown there, whoever signed it; ``None`` where none is."""
+    context = client_context(Trust(is_blind=True))
+    with suppress(OSError, TimeoutError):
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=server_name or host)
+            certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+            return None if certificate is None else as_text(hashlib.sha256(certificate).digest())
+    return None
+
+
+def as_text(fingerprint: bytes) -> str:
+    """Return *fingerprint* as people and other programs write it: ``AB:CD:…``."""
+    return fingerprint.hex(":").upper()
+
+
+def read_fingerprint(text: str) -> bytes:
+    """Return the fingerprint that *text* writes, with or without colons and ``sha256:`` before it.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    digits = text.strip().lower().removeprefix("sha256:").removeprefix("sha256 ").replace(":", "").replace(" ", "")
+    try:
+        fingerprint = bytes.fromhex(digits)
+    except ValueError:
+        fingerprint = b""
+    if len(fingerprint) != FINGERPRINT_BYTES:
+        raise ValueError("must be a SHA-256 fingerprint: 64 hex digits, with colons or without")
+    return fingerprint
+
+
+class _ClientContext(ssl.SSLContext):
+    """A context that knows which name to look for and which certificates are pinned."""
+
+    server_name: str | None = None
+    pins: frozenset[bytes] = frozenset()
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,  # noqa: FBT001, FBT002 - the signature is the library's
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        return super().wrap_bio(incoming, outgoing, server_side, self.server_name or server_hostname, session)
+
+
+class _PinnedObject(ssl.SSLObject):
+    """One connection's TLS; its handshake fails where the other end is not one of those we know."""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        pins: frozenset[bytes] = getattr(self.context, "pins", frozenset())
+        certificate = self.getpeercert(binary_form=True) or b""
+        if pins and hashlib.sha256(certificate).digest() not in pins:
+            mismatch = ssl.SSLCertVerificationError(1, "the certificate is not the pinned one")
+            mismatch.verify_message = "it is not the one whose fingerprint is configured"
+            raise mismatch
+
+
+_ClientContext.sslobject_class = _PinnedObject
+
+
+def _server_context(certificate_file: Path, key_file: Path | None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    _load_own(context, certificate_file, key_file)
+    return context
+
+
+def _load_own(context: ssl.SSLContext, certificate_file: Path, key_file: Path | None) -> None:
+    """Load a certificate and its key, which may be in the same file; the error names the one that is at fault."""
+    for name, file in (("certificate_file", certificate_file), ("key_file", key_file)):
+        if file is not None:
+            try:
+                file.read_bytes()
+            except OSError as problem:
+                raise BadConfig(f"{name}: {file} cannot be read: {problem.strerror}") from problem
+    try:
+        context.load_cert_chain(certificate_file, key_file, password=_no_passphrase)
+    except _HasPassphrase:
+        raise BadConfig(
+            f"key_file: the key in {key_file or certificate_file} has a passphrase; give one without"
+        ) from None
+    except (OSError, ssl.SSLError) as problem:
+        raise BadConfig(
+            f"certificate_file: {certificate_file} and its key in {key_file or 'the same file'} cannot be used: "
+            f"{_reason(problem)}. Both have to be PEM text and belong together"
+        ) from problem
+
+
+class _HasPassphrase(Exception):  # noqa: N818 - never leaves this module
+    """The key is encrypted, and nobody is there to be asked."""
+
+
+def _no_passphrase() -> Any:
+    raise _HasPassphrase
+
+
+def _reason(problem: OSError) -> str:
+    """Return what OpenSSL or the system says, in words."""
+    if isinstance(problem, ssl.SSLError):
+        return (problem.reason or "it holds no certificate").replace("_", " ").lower()
+    return problem.strerror or str(problem)
+
+
+def _state(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,0 +1,376 @@
+"""Thousands of strangers at the door of a running bridge while a PBX is served: ``python -m tests.hostile``.
+
+Each stranger is one connection that misbehaves in one of the ways below, from one of many addresses of this machine
+(127.0.0.0/8), in the clear or by TLS. Meanwhile a pretend PBX is dialled in, changes accounts, loses its connection now
+and then and dials again. Printed at the end: how the strangers fared, how long changes took to the broker, and what the
+bridge held of memory and file descriptors before, at most, and after.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import ssl
+import struct
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+import aio_pika
+
+from bridge.listen.server import TIDY_SECONDS
+from bridge.simulator.pbx import Pbx
+from bridge.simulator.server import keep_calling
+from tests.support.dialled_site import DialledSite, dialled_site, pbx_called
+from tests.support.dialling import login_of
+from tests.support.process import Command
+from tests.support.rabbit import PrivateBroker
+
+PATIENCE_SECONDS: Final = 1.5
+"""Of a stranger, who goes then and makes room for the next."""
+
+CHANGES_PER_SECOND: Final = 10
+UPGRADE: Final = (
+    b"GET /pbx/app HTTP/1.1\r\nHost: bridge\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+)
+
+Chance = random.Random
+
+
+def frame(payload: bytes, head: int = 0x81, length: int | None = None) -> bytes:
+    """Return one masked frame, which may lie about its length."""
+    size = len(payload) if length is None else length
+    if size < 126:
+        told = bytes([head, 0x80 | size])
+    elif size < 1 << 16:
+        told = bytes([head, 0xFE]) + struct.pack("!H", size)
+    else:
+        told = bytes([head, 0xFF]) + struct.pack("!Q", size)
+    return told + bytes(4) + payload  # a mask of zeros changes nothing
+
+
+@dataclass
+class Stranger:
+    """One connection, open."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    chance: Chance
+
+    async def say(self, data: bytes) -> None:
+        if self.reader.at_eof() or self.writer.is_closing():
+            raise ConnectionResetError("hung up on")
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def upgrade(self, more: bytes = b"") -> bytes:
+        await self.say(UPGRADE + more + b"\r\n")
+        return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def challenge(self) -> str:
+        await self.upgrade()
+        await self.say(frame(b'{"mt":"AppChallenge"}'))
+        size = (await self.reader.readexactly(2))[1] & 0x7F
+        return str(json.loads(await self.reader.readexactly(size))["challenge"])
+
+
+async def silence(_: Stranger) -> None:
+    """Say nothing."""
+
+
+async def garbage(stranger: Stranger) -> None:
+    await stranger.say(stranger.chance.randbytes(2000))
+
+
+async def half_a_request(stranger: Stranger) -> None:
+    """Slow-loris: a header line now and then."""
+    await stranger.say(UPGRADE)
+    for number in range(20):
+        await asyncio.sleep(0.1)
+        await stranger.say(b"X-%d: y\r\n" % number)
+
+
+async def endless_headers(stranger: Stranger) -> None:
+    await stranger.say(UPGRADE)
+    for _ in range(1000):
+        await stranger.say(b"X: " + b"y" * 5000 + b"\r\n")
+
+
+async def a_browser(stranger: Stranger) -> None:
+    await stranger.upgrade(b"Origin: https://evil.example\r\n")
+
+
+async def compression(stranger: Stranger) -> None:
+    await stranger.upgrade(b"Sec-WebSocket-Extensions: permessage-deflate\r\n")
+    await stranger.say(frame(stranger.chance.randbytes(100), head=0xC1))
+
+
+async def half_a_frame(stranger: Stranger) -> None:
+    await stranger.upgrade()
+    await stranger.say(frame(b"{", length=5000))
+
+
+async def a_giant_frame(stranger: Stranger) -> None:
+    await stranger.upgrade()
+    await stranger.say(frame(b"x" * 1000, length=1 << 40))
+
+
+async def a_large_message(stranger: Stranger) -> None:
+    await stranger.upgrade()
+    for _ in range(40):
+        await stranger.say(frame(b"x" * 10_000, head=0x01))
+
+
+async def pings(stranger: Stranger) -> None:
+    await stranger.upgrade()
+    for _ in range(500):
+        await stranger.say(frame(b"ping", head=0x89))
+
+
+async def no_text(stranger: Stranger) -> None:
+    await stranger.upgrade()
+    await stranger.say(frame(b"\xff\xfe\xfd"))
+
+
+async def no_login(stranger: Stranger) -> None:
+    await stranger.upgrade()
+    await stranger.say(frame(b'{"api":"PbxAccountApi","mt":"AccountInfo","src":"1"}'))
+
+
+async def deep_json(stranger: Stranger) -> None:
+    await stranger.challenge()
+    await stranger.say(frame(b'{"mt":"AppLogin","info":' + b"[" * 30_000))
+
+
+async def a_bad_password(stranger: Stranger) -> None:
+    challenge = await stranger.challenge()
+    await stranger.say(frame(login_of(challenge, password="guess").encode()))
+
+
+async def an_unknown_app(stranger: Stranger) -> None:
+    challenge = await stranger.challenge()
+    await stranger.say(frame(login_of(challenge, app=f"app\n{stranger.chance.random()}", password="guess").encode()))
+
+
+async def a_users_login(stranger: Stranger) -> None:
+    challenge = await stranger.challenge()
+    await stranger.say(frame(login_of(challenge, sip="erika.mustermann").encode()))
+
+
+async def after_the_challenge_silence(stranger: Stranger) -> None:
+    await stranger.challenge()
+
+
+WAYS: Final[tuple[Callable[[Stranger], Awaitable[None]], ...]] = (
+    silence,
+    garbage,
+    half_a_request,
+    endless_headers,
+    a_browser,
+    compression,
+    half_a_frame,
+    a_giant_frame,
+    a_large_message,
+    pings,
+    no_text,
+    no_login,
+    deep_json,
+    a_bad_password,
+    an_unknown_app,
+    a_users_login,
+    after_the_challenge_silence,
+)
+
+
+@dataclass
+class Held:
+    """What a process holds."""
+
+    descriptors: int
+    memory_mb: float
+
+
+def held_by(process: int) -> Held:
+    status = Path(f"/proc/{process}/status").read_text()
+    memory = next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]
+    return Held(len(list(Path(f"/proc/{process}/fd").iterdir())), round(int(memory) / 1024, 1))
+
+
+@dataclass
+class Figures:
+    """What came of it."""
+
+    strangers: int = 0
+    seconds: float = 0.0
+    before: Held | None = None
+    at_most: Held = field(default_factory=lambda: Held(0, 0.0))
+    after: Held | None = None
+    ends: dict[str, int] = field(default_factory=dict)
+    """How connections of strangers ended."""
+    changes: int = 0
+    """Of accounts, while strangers came."""
+    delivered: int = 0
+    """Of those, at the broker."""
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    """From a change to its delivery, outages included."""
+    logins: int = 0
+    """Of the PBX, which lost its connection now and then."""
+    log_lines: int = 0
+
+
+async def misbehave(port: int, way: Callable[[Stranger], Awaitable[None]], chance: Chance) -> str:
+    """Be one stranger, and return how it ended."""
+    context = None
+    if chance.random() < 0.5:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    address = f"127.{chance.randint(1, 3)}.{chance.randint(1, 60)}.{chance.randint(1, 250)}"
+    try:
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, local_addr=(address, 0))
+    except (OSError, TimeoutError):
+        return "not let in"
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await way(Stranger(reader, writer, chance))
+            while await reader.read(1 << 16):
+                continue
+    except TimeoutError:
+        return "went by itself"
+    except (OSError, EOFError, asyncio.LimitOverrunError, ValueError):
+        return "hung up on"
+    else:
+        return "hung up on"
+    finally:
+        writer.transport.abort()
+
+
+async def attack(port: int, count: int, at_once: int) -> dict[str, int]:
+    """Be all strangers, so many at once, and return how often their connections ended in which way."""
+    numbers, ends = iter(range(count)), Counter[str]()
+
+    async def some() -> None:
+        for number in numbers:
+            ends[await misbehave(port, WAYS[number % len(WAYS)], random.Random(number))] += 1  # noqa: S311 - a case
+
+    await asyncio.gather(*(some() for _ in range(at_once)))
+    return dict(ends)
+
+
+async def attacked(port: int, count: int, at_once: int) -> dict[str, int]:
+    """Do the same from a process of its own, so that only the bridge is slowed by it."""
+    arguments = ("--count", str(count), "--at-once", str(at_once), "--attack", str(port))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.hostile", *arguments), stdout=asyncio.subprocess.PIPE
+    )
+    printed, _ = await process.communicate()
+    return dict(json.loads(printed))
+
+
+async def keep_changing(pbx: Pbx, made: dict[str, float]) -> None:
+    """Rename people, and drop the PBX's connection now and then."""
+    while True:
+        name = f"name {len(made)}"
+        made[name] = time.monotonic()
+        pbx.change_display_name(pbx.pick(), name)
+        if len(made) % 50 == 0:
+            pbx.drop_connections()
+        await asyncio.sleep(1 / CHANGES_PER_SECOND)
+
+
+async def keep_looking(process: int, most: Held) -> None:
+    while True:
+        now = held_by(process)
+        most.descriptors = max(most.descriptors, now.descriptors)
+        most.memory_mb = max(most.memory_mb, now.memory_mb)
+        await asyncio.sleep(0.05)
+
+
+async def keep_consuming(place: DialledSite, arrived: dict[str, float]) -> None:
+    async with await aio_pika.connect(place.broker.url) as connection:
+        channel = await connection.channel()
+        queue = await channel.declare_queue(place.queue, passive=True)
+        async with queue.iterator(no_ack=True) as messages:
+            async for message in messages:
+                account = json.loads(message.body)["data"]["account"]
+                arrived.setdefault(account["display_name"], time.monotonic())
+
+
+async def until(is_so: Callable[[], bool], seconds: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not is_so():
+                await asyncio.sleep(0.1)
+    return is_so()
+
+
+async def play(folder: Path, broker: PrivateBroker, *, count: int, at_once: int) -> Figures:
+    """Run it all and return the figures."""
+    figures, made, arrived = Figures(), dict[str, float](), dict[str, float]()
+    pbx = pbx_called("main", 100)
+    async with dialled_site(folder, broker) as place, place.bridge() as bridge:
+        consuming = asyncio.create_task(keep_consuming(place, arrived))
+        calling = asyncio.create_task(keep_calling(pbx, place.url, ssl_context=place.context, pause_seconds=0.2))
+        assert await until(lambda: len(arrived) >= 90, 60), bridge.printed  # some have the same name
+        await attacked(place.port, len(WAYS) * 4, at_once)  # what is loaded at first use is no leak
+        await quiet(bridge, 3)
+        figures.before = held_by(bridge.number)
+        began = time.monotonic()
+        looking = asyncio.create_task(keep_looking(bridge.number, figures.at_most))
+        changing = asyncio.create_task(keep_changing(pbx, made))
+        figures.ends = await attacked(place.port, count, at_once)
+        figures.strangers = sum(figures.ends.values())
+        figures.seconds = round(time.monotonic() - began, 1)
+        changing.cancel()
+        told = {record.dn for record in pbx.truth().values()} & made.keys()
+        await until(lambda: told <= arrived.keys(), 60)
+        await quiet(bridge, 30, figures.before.descriptors)
+        await asyncio.sleep(2 * TIDY_SECONDS)  # what they left is swept up by then
+        figures.after = held_by(bridge.number)
+        figures.changes, figures.delivered = len(told), len(told & arrived.keys())
+        waits = sorted(1000 * (arrived[name] - made[name]) for name in made if name in arrived)
+        figures.latency_ms = {
+            name: round(waits[int(share * (len(waits) - 1))], 1)
+            for name, share in (("median", 0.5), ("p99", 0.99), ("most", 1.0))
+        }
+        figures.logins = pbx.oracle.load.logins
+        for task in (consuming, calling, changing, looking):
+            task.cancel()
+        await asyncio.wait([consuming, calling, changing, looking])
+        figures.log_lines = len(bridge.logs("listen"))
+        assert not pbx.oracle.mistakes
+        assert await asyncio.to_thread(bridge.terminate) == 0
+    return figures
+
+
+async def quiet(bridge: Command, seconds: float, descriptors: int = 0) -> None:
+    """Wait until no more descriptors are held than before, or so long."""
+    await until(lambda: held_by(bridge.number).descriptors <= descriptors, seconds)
+
+
+def main() -> None:
+    """Play it on a broker of its own, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=10_000, help="strangers in all")
+    parser.add_argument("--at-once", type=int, default=200)
+    parser.add_argument("--attack", type=int, metavar="PORT", help="only be the strangers, at a door that is there")
+    chosen = parser.parse_args()
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it tells of every stranger that was hung up on
+    if chosen.attack is not None:
+        print(json.dumps(asyncio.run(attack(chosen.attack, chosen.count, chosen.at_once))))  # noqa: T201 - its output
+        return
+    with tempfile.TemporaryDirectory() as folder, PrivateBroker() as broker:
+        figures = asyncio.run(play(Path(folder), broker, count=chosen.count, at_once=chosen.at_once))
+    print(json.dumps(asdict(figures), indent=2))  # noqa: T201 - its output
+
+
+if __name__ == "__main__":
+    main()

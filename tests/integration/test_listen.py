@@ -1,0 +1,397 @@
+"""The door for PBXs that dial, on real sockets: who gets in, who does not, and what those cost us."""
+
+import asyncio
+import json
+import socket as sockets
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from bridge.errors import BadConfig
+from bridge.listen import server
+from bridge.listen.gate import Bounds
+from bridge.listen.identity import Identity
+from bridge.listen.judge import App
+from bridge.simulator.pbx import Pbx
+from bridge.simulator.server import call
+from bridge.tls import ServerCertificate, Trust, client_context
+from bridge.walk.decisions import EpochBegan, WalkEnded
+from tests.support.certificates import written
+from tests.support.dialling import PASSWORD, Door, answer_of, challenged, introduce, log_in, login_of, until
+
+CAPTURED = json.loads((Path(__file__).parents[1] / "data/login-digests-of-pbxs-that-dial.json").read_text("utf-8"))
+MAIN = Identity("example.com", "pbx-main")
+
+
+def pbx_called(name: str, accounts: int = 5, **more: Any) -> Pbx:
+    return Pbx(accounts=accounts, app="app", password=PASSWORD, name=name, domain="example.com", **more)
+
+
+def is_hung_up(plain: sockets.socket) -> bool:
+    """Read what comes until there is no more."""
+    try:
+        while plain.recv(1000):
+            continue
+    except ConnectionResetError:
+        return True
+    return True
+
+
+async def is_dropped(socket: ClientConnection) -> int | None:
+    """Wait for the end of a connection, whatever comes before, and return its code."""
+    async with asyncio.timeout(20):
+        try:
+            while True:
+                await socket.recv()
+        except ConnectionClosed as closed:
+            return closed.rcvd.code if closed.rcvd is not None else None
+
+
+async def test_a_pbx_that_dials_is_read_to_its_end_like_one_that_we_dial() -> None:
+    async with Door().open() as door:
+        pbx = pbx_called("pbx-main", accounts=30)
+        async with call(pbx, f"{door.url}/instance?x=1"):
+            await until(lambda: any(isinstance(heard, WalkEnded) for heard in door.heard.get(MAIN, [])))
+        assert set(door.accounts(MAIN)) == set(pbx.truth())
+        assert not pbx.oracle.mistakes
+        assert door.refusals == {}
+
+
+@pytest.mark.parametrize("vector", CAPTURED, ids=lambda vector: vector["sip"])
+@pytest.mark.parametrize("is_altered", [False, True])
+async def test_logins_that_real_pbxs_sent_get_in_and_altered_ones_do_not(
+    vector: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, is_altered: bool
+) -> None:
+    monkeypatch.setattr("bridge.wire.messages.new_challenge", lambda: vector["challenge"])
+    told = {name: vector[name] for name in ("app", "domain", "sip", "guid", "dn", "digest")}
+    told["guid"] = "0" * 32 if is_altered else told["guid"]
+    apps = [App(vector["sip"], None, lambda: vector["password"])]
+    async with Door(apps=apps).open() as door, door.knock() as socket:
+        await challenged(socket)
+        await socket.send(json.dumps({"mt": "AppLogin", **told, "info": json.loads(vector["info"])}))
+        assert (await answer_of(socket)).get("ok", False) is not is_altered
+
+
+async def test_appinfo_is_answered_and_so_is_what_comes_before_pbxinfo() -> None:
+    async with Door().open() as door, door.knock() as socket:
+        assert await log_in(socket) == {"mt": "AppLoginResult", "ok": True}
+        await socket.send('{"mt":"AppInfo","app":"acct","src":"s1"}')
+        await introduce(socket)
+        said = [await answer_of(socket), await answer_of(socket)]
+        assert {"mt": "AppInfoResult", "app": "acct", "src": "s1"}.items() <= said[1].items()
+        assert said[0]["mt"] == "AccountInfo"
+
+
+async def test_each_connection_is_challenged_anew_and_a_login_is_good_for_one() -> None:
+    async with Door().open() as door:
+        async with door.knock() as one, door.knock() as other:
+            first, second = await challenged(one), await challenged(other)
+            assert first != second
+            await other.send(login_of(first))
+            assert "ok" not in await answer_of(other)
+        async with door.knock() as socket:
+            await challenged(socket)
+            await socket.send('{"mt":"AppChallenge"}')
+            assert await is_dropped(socket) == 1008
+
+
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"password": "wrong"}, "wrong password"),
+    ({"app": "unheard-of"}, "no entry in"),
+    ({"sip": "erika.mustermann"}, "the login of a user"),
+    ({"after": {"domain": "altered"}}, "wrong password"),
+    ({"after": {"digest": None}}, "wrong password"),
+])  # fmt: skip
+async def test_a_bad_login_gets_one_answer_after_one_time_whatever_is_wrong(
+    changes: dict[str, Any], reason: str
+) -> None:
+    async with Door().open() as door, door.knock() as socket:
+        challenge = await challenged(socket)
+        began = time.monotonic()
+        await socket.send(login_of(challenge, **changes))
+        assert await answer_of(socket) == {"mt": "AppLoginResult"}
+        assert time.monotonic() - began >= server.REFUSAL_SECONDS - 0.01
+        assert await is_dropped(socket) == 1008
+        assert [told.startswith(reason) for told in door.refusals] == [True]
+
+
+async def test_how_long_a_refusal_takes_does_not_tell_whether_the_app_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both leave at a time that was fixed when the login came; what is left is the timer's own inexactness."""
+    due: dict[str, list[float]] = {"app": [], "unheard-of": []}
+    held: list[float] = []
+    hold = server._hold  # noqa: SLF001 - what is measured is when it lets go
+
+    async def measured(socket: Any, until_: float) -> None:
+        held.append(until_)
+        await hold(socket, until_)
+
+    monkeypatch.setattr(server, "_hold", measured)
+    for app in ("app", "unheard-of") * 2:
+        async with Door().open() as door, door.knock() as socket:
+            held.clear()
+            await log_in(socket, app=app, password="wrong")
+            judged, told = held
+            due[app].append(told - judged)
+    for gaps in due.values():
+        assert gaps == pytest.approx([server.REFUSAL_SECONDS] * 2, abs=0.005)
+
+
+@pytest.mark.parametrize("message", [
+    '{"api":"PbxAccountApi","mt":"AccountInfo","src":"1"}',
+    '{"mt":"AccountInfoResult","account-guid":"x","usn":"1"}',
+    '{"mt":"KeepAlive"}',
+    '{"mt":"CheckBuild","url":"x"}',
+    '{"mt":"PbxInfo","domain":"d","pbx":"p"}',
+    '{"mt":"AppLogin"}',
+    '{"mt":"AppLoginResult","ok":true}',
+    '{"mt":"Unheard.of"}',
+    "no JSON",
+    "[" * 60_000,
+    "",
+])  # fmt: skip
+async def test_whoever_says_anything_but_the_login_is_dropped(message: str) -> None:
+    async with Door().open() as door, door.knock() as socket:
+        await socket.send(message)
+        assert await is_dropped(socket) == 1008
+        assert not door.sources
+
+
+@pytest.mark.parametrize("claims", [
+    {"pbx": "pbx-other"},
+    {"domain": "other.com"},
+])  # fmt: skip
+async def test_pbxinfo_has_to_name_the_pbx_that_logged_in(claims: dict[str, str]) -> None:
+    async with Door().open() as door:
+        async with door.knock() as socket:
+            await log_in(socket)
+            await socket.send(json.dumps({"mt": "PbxInfo", "domain": "example.com", "pbx": "pbx-main", **claims}))
+            assert await is_dropped(socket) == 1008
+            assert not door.sources
+        async with door.knock() as socket:  # nor may it become another one later
+            await log_in(socket)
+            await introduce(socket)
+            await answer_of(socket)
+            await socket.send(json.dumps({"mt": "PbxInfo", "domain": "example.com", "pbx": "pbx-main", **claims}))
+            await is_dropped(socket)
+            assert door.ends == ["PbxInfo names another PBX than the login did"]
+
+
+async def test_without_pbxinfo_the_login_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "INTRODUCTION_SECONDS", 0.2)
+    async with Door().open() as door, door.knock() as socket:
+        await log_in(socket)
+        assert (await answer_of(socket))["mt"] == "AccountInfo"
+        assert list(door.sources) == [MAIN]
+
+
+async def test_several_pbxs_of_a_domain_are_several_sources() -> None:
+    async with Door().open() as door:
+        one, other = pbx_called("one", accounts=3), pbx_called("other", accounts=4, seed=2)
+        async with call(one, door.url), call(other, door.url):
+            await until(lambda: len(door.accounts(Identity("example.com", "one"))) == 3)
+            await until(lambda: len(door.accounts(Identity("example.com", "other"))) == 4)
+
+
+async def test_of_two_connections_of_a_pbx_the_newer_is_read_and_the_older_closed() -> None:
+    async with Door().open() as door:
+        pbx = pbx_called("pbx-main", accounts=3)
+        async with call(pbx, door.url):
+            await until(lambda: len(door.accounts(MAIN)) == 3)
+            older = next(iter(pbx.connections.values()))
+            async with call(pbx, door.url):
+                await until(lambda: sum(isinstance(heard, EpochBegan) for heard in door.heard[MAIN]) == 2)
+                await until(lambda: older not in pbx.connections.values())
+                await until(lambda: len(door.accounts(MAIN)) == 6)
+                assert len(door.sources) == 1
+                assert door.ends == ["PBX pbx-main of example.com dialled anew, and its former connection was closed"]
+        assert pbx.oracle.load.max_parallel_probes <= 1, "no two walks at once"
+        assert not pbx.oracle.mistakes
+
+
+async def test_a_pbx_that_dials_again_and_again_is_read_in_the_end() -> None:
+    async with Door().open() as door:
+        sockets_ = []
+        for _ in range(10):
+            knocking = door.knock()
+            socket = await knocking.__aenter__()
+            sockets_.append((knocking, socket))
+            await log_in(socket)
+            await introduce(socket)
+        assert (await answer_of(sockets_[-1][1]))["mt"] == "AccountInfo"
+        for _, socket in sockets_[:-1]:
+            await is_dropped(socket)
+        for knocking, _ in sockets_:
+            await knocking.__aexit__(None, None, None)
+        await until(lambda: door.gate.connected == 0)
+
+
+async def test_browsers_and_other_paths_are_turned_away_before_there_is_a_websocket() -> None:
+    async with Door().open() as door:
+        for options, status in (({"origin": "https://evil.example"}, 403), ({"path": "-elsewhere"}, 404)):
+            path = str(options.pop("path", ""))
+            with pytest.raises(InvalidStatus) as refused:
+                async with door.knock(path, **options):
+                    pass
+            assert refused.value.response.status_code == status
+            assert "Server" not in refused.value.response.headers
+
+
+async def test_compression_is_not_negotiated() -> None:
+    """A few bytes that inflate to gigabytes never get the chance."""
+    from websockets.asyncio.client import connect  # noqa: PLC0415 - with another default than usual
+
+    async with Door().open() as door, connect(door.url, proxy=None, compression="deflate") as socket:
+        assert socket.protocol.extensions == []
+
+
+async def test_before_the_login_messages_are_small_and_after_it_as_large_as_configured() -> None:
+    async with Door(max_message_bytes=300_000).open() as door:
+        async with door.knock() as socket:
+            await socket.send("x" * (server.LOGIN_BYTES + 1))
+            assert await is_dropped(socket) == 1009
+        await until(lambda: door.refusals == {"a message that is too large": 1})
+        async with door.knock() as socket:
+            await log_in(socket)
+            await introduce(socket)
+            await socket.send(json.dumps({"mt": "Unheard.of", "x": "x" * 200_000}))
+            assert (await answer_of(socket))["mt"] == "AccountInfo"
+            await socket.send("x" * 300_001)
+            assert await is_dropped(socket) == 1009
+
+
+async def test_whoever_is_slow_is_dropped_at_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "CLOSE_SECONDS", 0.3)
+    async with Door(login_seconds=0.4).open() as door:
+        silent = sockets.create_connection(("127.0.0.1", door.listener.port))
+        half = sockets.create_connection(("127.0.0.1", door.listener.port))
+        half.sendall(b"GET /pbx HTTP/1.1\r\nHost: x\r\nUpg")
+        async with door.knock() as open_only, door.knock() as challenged_only, door.knock() as dribbling:
+            await challenged(challenged_only)
+            dribbling.transport.write(b"\x01\xfe\x10\x00")  # the head of a frame that never comes
+            await until(lambda: door.gate.connected == 5)
+            for socket in (open_only, challenged_only, dribbling):
+                assert await is_dropped(socket) == 1008
+            await until(lambda: door.gate.connected == 0)
+        for plain in (silent, half):
+            plain.settimeout(5)
+            assert await asyncio.to_thread(is_hung_up, plain)
+            plain.close()
+
+
+async def test_tls_that_is_never_finished_is_counted_and_ended(tmp_path: Path) -> None:
+    certificate = written(trustme.CA(), tmp_path, "127.0.0.1")
+    async with Door(certificate=ServerCertificate(*certificate), login_seconds=0.4).open() as door:
+        with sockets.create_connection(("127.0.0.1", door.listener.port)) as plain:
+            plain.sendall(b"\x16\x03\x01\x02\x00\x01\x00")
+            await until(lambda: door.gate.connected == 1)
+            await until(lambda: door.gate.connected == 0)
+
+
+async def test_an_address_may_have_so_many_connections_and_no_more() -> None:
+    async with Door(bounds=Bounds(per_address=3)).open() as door:
+        async with door.knock(), door.knock(), door.knock():
+            await until(lambda: door.gate.connected == 3)
+            with sockets.create_connection(("127.0.0.1", door.listener.port)) as fourth:
+                fourth.settimeout(5)
+                assert await asyncio.to_thread(is_hung_up, fourth)
+            await until(lambda: door.refusals.get("too many connections") == 1)
+        await until(lambda: door.gate.connected == 0)
+        async with door.knock():
+            pass
+
+
+async def test_a_crowd_of_silent_strangers_keeps_no_pbx_out() -> None:
+    """More of them than may be there without a login, all of them earlier."""
+    async with Door(bounds=Bounds(unauthenticated=10, per_address=1000)).open() as door:
+        strangers = [sockets.create_connection(("127.0.0.1", door.listener.port)) for _ in range(50)]
+        pbx = pbx_called("pbx-main")
+        async with call(pbx, door.url):
+            await until(lambda: len(door.accounts(MAIN)) == 5)
+            strangers += [sockets.create_connection(("127.0.0.1", door.listener.port)) for _ in range(50)]
+            await until(lambda: door.gate.connected <= 11)
+            pbx.change_display_name(pbx.pick())
+            assert len(pbx.connections) == 1, "and none that is in is dropped for them"
+        for stranger in strangers:
+            stranger.close()
+
+
+async def test_guesses_wait_longer_each_time_and_a_pbx_elsewhere_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.listen.gate.FIRST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(server, "REFUSAL_SECONDS", 0.0)
+    took = []
+    async with Door().open() as door:
+        for _ in range(4):
+            async with door.knock() as socket:
+                began = time.monotonic()
+                assert "ok" not in await log_in(socket, password="guess")
+                took.append(time.monotonic() - began)
+        async with door.knock() as socket:
+            assert (await log_in(socket))["ok"] is True
+        async with door.knock() as socket:
+            began = time.monotonic()
+            assert "ok" not in await log_in(socket, password="guess")
+            assert time.monotonic() - began < 0.7, "a good login forgives its address"
+    assert took[3] > 0.7
+    assert took[2] > 0.35
+
+
+async def test_a_half_open_connection_that_answered_pings_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "PING_SECONDS", 0.1)
+    async with Door().open() as door, door.knock() as socket:
+        await log_in(socket)
+        await introduce(socket)
+        await answer_of(socket)
+        await until(lambda: socket.protocol.close_rcvd is None)
+        await asyncio.sleep(0.3)  # pongs are sent by the library
+        socket.transport.pause_reading()
+        await until(lambda: door.ends)
+        assert "hung up" in door.ends[0]
+
+
+async def test_a_new_certificate_is_shown_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "CERTIFICATE_CHECK_SECONDS", 0.05)
+    old, new = trustme.CA(), trustme.CA()
+    files = written(old, tmp_path, "127.0.0.1")
+    for authority, name in ((old, "old.pem"), (new, "new.pem")):
+        authority.cert_pem.write_to_path(str(tmp_path / name))
+    trust_old, trust_new = (client_context(Trust(ca_file=tmp_path / name)) for name in ("old.pem", "new.pem"))
+    async with Door(certificate=ServerCertificate(*files)).open() as door, door.knock(ssl=trust_old) as before:
+        files[1].write_text("half written")
+        await asyncio.sleep(0.2)
+        async with door.knock(ssl=trust_old):
+            pass  # what is unusable changes nothing
+        written(new, tmp_path, "127.0.0.1")
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    async with door.knock(ssl=trust_new):
+                        break
+                except OSError:
+                    await asyncio.sleep(0.05)
+        assert (await log_in(before))["ok"] is True, "connections from before stay"
+
+
+async def test_a_pbx_dials_by_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = ServerCertificate(*written(authority, tmp_path, "127.0.0.1"))
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    async with (
+        Door(certificate=certificate).open() as door,
+        call(pbx_called("pbx-main"), door.url, ssl_context=client_context(Trust(ca_file=tmp_path / "ca.pem"))),
+    ):
+        await until(lambda: len(door.accounts(MAIN)) == 5)
+
+
+async def test_a_port_that_is_taken_is_a_matter_of_configuration() -> None:
+    async with Door().open() as door:
+        other = Door(port=door.listener.port)
+        with pytest.raises(BadConfig, match=r"listen\.host and listen\.port"):
+            async with other.open():
+                pass
