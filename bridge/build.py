@@ -210,7 +210,14 @@ async def listening(settings: Settings, bridge: Bridge) -> AsyncIterator[Listene
         yield None
         return
     taken = {pbx.name for pbx in settings.pbx}
-    callers = Callers(bridge, pace_of(listen), taken=taken, noise_of=noise_of, ask_ahead=listen.ask_ahead)
+    callers = Callers(
+        bridge,
+        pace_of(listen),
+        taken=taken,
+        noise_of=noise_of,
+        ask_ahead=listen.ask_ahead,
+        max_silence=timedelta(seconds=3 * (listen.poll_interval_seconds + listen.answer_timeout_seconds) + 120),
+    )
     callers.expect(await bridge.callers(utc_now() - timedelta(days=listen.forget_after_days)))
     gate = Gate(Bounds(listen.max_connections, listen.max_connections_per_address, listen.max_unauthenticated))
     listener = listener_of(listen, gate, callers)

@@ -1,6 +1,7 @@
 """The PBXs that dial, as sources of the bridge: those it knows from before, and new ones as they log in."""
 
 from collections.abc import Callable, Collection, Sequence
+from datetime import timedelta
 from typing import Protocol
 
 from bridge.errors import PbxBrokeProtocol
@@ -26,14 +27,22 @@ class NoiseOf(Protocol):
 class Callers:
     """Finds the source of a PBX that has logged in, and makes it where it is new. *taken* are names of others."""
 
-    def __init__(
-        self, bridge: Bridge, pace: Pace, *, taken: Collection[str], noise_of: NoiseOf, ask_ahead: int = 256
+    def __init__(  # noqa: PLR0913 - its parts
+        self,
+        bridge: Bridge,
+        pace: Pace,
+        *,
+        taken: Collection[str],
+        noise_of: NoiseOf,
+        ask_ahead: int = 256,
+        max_silence: timedelta = timedelta(minutes=15),
     ) -> None:
         self._bridge = bridge
         self._pace = pace
         self._taken = taken
         self._noise_of = noise_of
         self._ask_ahead = ask_ahead
+        self._max_silence = max_silence
         self._sources: dict[Identity, CallingPbx] = {}
 
     def __repr__(self) -> str:
@@ -73,7 +82,7 @@ class Callers:
 
         def does(doing: str) -> None:
             part.does(doing, Level.OK if doing == "reading" else Level.WARN, utc_now())
-            self._bridge.beat(name)
+            self._bridge.beat(name)  # also once a minute while the PBX is away
 
         source = CallingPbx(
             identity,
@@ -83,14 +92,14 @@ class Callers:
             on_info=lambda info: _note_apis(info, name, part),
         )
         self._sources[identity] = source
-        self._bridge.follow(Pbx(name, source, self._ask_ahead), part)
+        self._bridge.follow(Pbx(name, source, self._ask_ahead, max_silence=self._max_silence), part)
         return source
 
 
 def _note_apis(info: PbxInfo, name: SourceName, part: SourcePart) -> None:
     """Say so where the PBX does not list what we ask for; it is asked nevertheless, for the list may be incomplete."""
     if info.apis and API not in info.apis:
-        part.warning = (
+        part.remark = (
             f"The PBX does not list the {API} among what the App object may use. It is asked all the same; if no "
             "account comes, its firmware may be older than 16r1"
         )

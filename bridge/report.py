@@ -13,7 +13,7 @@ from bridge.wording import clean, shown
 Sentence = tuple[str | datetime, ...]
 """Words and moments; whoever shows it knows the reader's clock and puts the moments into words."""
 
-_NOT_OF_A_PART: Final = {"task_stuck", "outbox_full", "events_late", "events_parked", "walk_stalled"}
+_NOT_OF_A_PART: Final = {"task_stuck", "outbox_full", "events_late", "events_parked", "walk_stalled", "insecure"}
 """Causes of which the sentence about an end of the bridge does not tell."""
 
 
@@ -59,10 +59,10 @@ def _problems(board: Board, now: datetime) -> Iterator[Problem]:
         )
     if board.parked:
         yield Problem("outbox", "events_parked", Level.WARN, None, _parked_words(board))
+    for sentence in board.insecurities:
+        yield Problem("bridge", "insecure", Level.WARN, None, sentence)
     for name, part in board.sources.items():
         yield from _problems_of(name, part, board, now)
-    for words in board.insecurities:
-        yield Problem("bridge", "insecure", Level.WARN, None, words)
 
 
 def _problems_of_log(part: LogPart) -> Iterator[Problem]:
@@ -96,6 +96,8 @@ def _problems_of(name: str, part: SourcePart, board: Board, now: datetime) -> It
         )
     if part.warning:
         yield Problem(name, "deletions_held", Level.WARN, None, part.warning)
+    if part.doubt:
+        yield Problem(name, "api_not_listed", Level.WARN, None, part.doubt)
 
 
 def _parked_words(board: Board) -> str:
@@ -150,7 +152,6 @@ def sentences(board: Board, now: datetime) -> list[str]:
     told.append(f"Broker: {_sentence(board.broker, now)}")
     if board.log is not None:
         told.append(f"Log: {_sentence(board.log, now)}")
-    told += board.insecurities
     return told
 
 

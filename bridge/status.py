@@ -149,6 +149,8 @@ class SourcePart(Part):
     """What somebody should look at although changes flow; stands until the next proven full walk."""
     is_paused: bool = False
     """An operator wants it not to be read: no fault, and no reason to be not ready."""
+    remark: str = ""
+    """What a PBX that dialled says about itself and looks wrong."""
     noise: int = 0
     """Messages that could not be read."""
     last_change_at: datetime | None = None
@@ -165,6 +167,11 @@ class SourcePart(Part):
     parked: int = 0
     in_doubt: int = 0
     """Its events that may have reached the broker although no confirm came; they are sent again."""
+
+    @property
+    def doubt(self) -> str:
+        """The remark, as long as no full walk has shown that it makes no difference."""
+        return "" if self.verified_at is not None else self.remark
 
 
 @dataclass(slots=True)
@@ -275,7 +282,7 @@ class Board:
 
     def level_of(self, part: SourcePart, now: datetime) -> Level:
         """Return how bad it is with one PBX."""
-        needs_a_look = part.warning or part.parked or self.is_stalled(part, now)
+        needs_a_look = part.warning or part.doubt or part.parked or self.is_stalled(part, now)
         return worst(part.level, Level.WARN) if needs_a_look else part.level
 
     def is_late(self, now: datetime) -> bool:
