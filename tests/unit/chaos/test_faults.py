@@ -1,4 +1,7 @@
 from collections import Counter
+from collections.abc import Sequence
+
+import pytest
 
 from tests.chaos.faults import Fault, Kind, Link, plan
 
@@ -13,10 +16,11 @@ def test_a_plan_kills_as_often_as_it_is_told_and_does_everything_else_too() -> N
         assert set(Kind) - {Kind.BRIDGE_SIGKILL, Kind.BROKER_KILL} <= kinds.keys()
 
 
-def test_connections_are_disturbed_on_both_sides() -> None:
-    faults = plan(bridge_kills=1, broker_kills=0, seed=1)
+@pytest.mark.parametrize("links", [(Link.BROKER, Link.PBX), tuple(Link)])
+def test_every_connection_is_disturbed_in_every_way(links: Sequence[Link]) -> None:
+    faults = plan(bridge_kills=1, broker_kills=0, seed=1, links=links)
     for kind in (Kind.CUT_MID_FRAME, Kind.BLACK_HOLE, Kind.HALF_OPEN, Kind.DELAY):
-        assert {fault.link for fault in faults if fault.kind is kind} == set(Link)
+        assert {fault.link for fault in faults if fault.kind is kind} == set(links)
 
 
 def test_the_same_seed_makes_the_same_plan() -> None:
