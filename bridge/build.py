@@ -1,7 +1,7 @@
 """The running bridge, put together from the settings."""
 
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import time, timedelta
 from functools import partial
@@ -19,6 +19,7 @@ from bridge.errors import BadConfig
 from bridge.frames import APP_ID
 from bridge.intake import Told
 from bridge.logs import get_logger
+from bridge.model import OutboxRow
 from bridge.normalize import Projection, Rules
 from bridge.publisher import Publisher
 from bridge.service import Bridge, Log, Pbx, utc_now
@@ -38,6 +39,7 @@ def built(
     *,
     shadow: TerminalPublisher | None = None,
     on_told: Callable[[Told], None] = lambda _told: None,
+    on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
 ) -> Iterator[Bridge]:
     """Open the store and build a bridge of what *settings* say.
 
@@ -77,6 +79,7 @@ def built(
             newest_in_log=partial(newest_numbers, settings)
             if settings.rabbitmq.log_stream and shadow is None
             else None,
+            on_published=on_published,
         )
 
 
