@@ -4,7 +4,7 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import time, timedelta
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -241,6 +241,7 @@ def habits_of(settings: Settings) -> Habits:
     )
 
 
+@cache  # the CAs of a system are half a megabyte, which a thousand PBXs had better share
 def tls(ca_file: Path | None) -> ssl.SSLContext:
     """Return a context that verifies, against the system's CAs or those in *ca_file*.
 

@@ -1,10 +1,12 @@
 """What one source reads becomes durable, in groups: all that came during one commit goes into the next.
 
-So the groups grow as the reading gets faster than the disk, and a lone change waits for nobody.
+So the groups grow as the reading gets faster than the disk, and a lone change waits for nobody. During a full walk, when
+one account follows the other, a group may take a moment to gather: a commit costs as much for one row as for a hundred.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -21,6 +23,9 @@ from bridge.source import Heard
 from bridge.status import Level, SourcePart
 from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan, Sighted, WalkBegan, WalkEnded
 from bridge.walk.schedule import WalkSchedule
+
+GATHER_SECONDS: Final = 0.05
+"""How long a group of a full walk gathers at most. Measured at 1 ms round trip: 1270 µs of CPU per account without."""
 
 PROGRESS_ROWS: Final = 1000
 """Between two lines in the log about a long walk."""
@@ -70,6 +75,9 @@ class Intake:
         self._on_told = on_told
         self._schedule = schedule
         self._queue: asyncio.Queue[Heard] = asyncio.Queue(maxsize=ask_ahead)
+        self._enough_rows = max(1, ask_ahead // 2)
+        """So many are a group at once: the reading goes on into the other half while they are committed."""
+        self._is_enough = asyncio.Event()
         self._walk: WalkRecord | None = None
         self._unknown: set[str] = set()
         self._rows_of_walk = 0
@@ -80,9 +88,12 @@ class Intake:
     async def put(self, heard: Heard) -> None:
         """Take the next thing; waits while ``ask_ahead`` are uncommitted, which in turn stops the reading."""
         await self._queue.put(heard)
+        if self._queue.qsize() >= self._enough_rows or not isinstance(heard, Deliver | Sighted):
+            self._is_enough.set()
 
     async def settle(self) -> None:
         """Wait until everything taken is durable."""
+        self._is_enough.set()
         await self._queue.join()
 
     def abandon_walk(self) -> None:
@@ -100,11 +111,19 @@ class Intake:
         """
         while True:
             group = [await self._queue.get()]
+            if self._walk is not None:
+                await self._gather()
             while not self._queue.empty():
                 group.append(self._queue.get_nowait())
             await self.commit(group)
             for _ in group:
                 self._queue.task_done()
+
+    async def _gather(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_SECONDS):
+                await self._is_enough.wait()
+        self._is_enough.clear()
 
     async def commit(self, group: Sequence[Heard]) -> None:
         """Make *group* durable, in order.
