@@ -160,6 +160,10 @@ class PbxSource:
         )
 
     async def _send(self, socket: ClientConnection, text: str) -> None:
+        if not socket.transport.get_write_buffer_size():
+            # Nothing waits to be sent, so this will not wait either, and needs no deadline, which costs 5 µs.
+            await socket.send(text)
+            return
         try:
             async with asyncio.timeout(self._pace.answer_timeout):
                 await socket.send(text)
