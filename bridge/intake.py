@@ -1,7 +1,7 @@
 """What one source reads becomes durable, in groups: all that came during one commit goes into the next.
 
-So the groups grow as the reading gets faster than the disk, and a lone change waits for nobody. During a full walk, when
-one account follows the other, a group may take a moment to gather: a commit costs as much for one row as for a hundred.
+So the groups grow as the reading gets faster than the disk, and a lone change waits for nobody. During a full walk,
+when one account follows the other, a group takes a moment to gather: a commit costs as much for one row as for many.
 """
 
 import asyncio
@@ -110,14 +110,19 @@ class Intake:
 
         """
         while True:
-            group = [await self._queue.get()]
+            first = await self._queue.get()
             if self._walk is not None:
                 await self._gather()
-            while not self._queue.empty():
-                group.append(self._queue.get_nowait())
-            await self.commit(group)
-            for _ in group:
-                self._queue.task_done()
+            await self._commit_with(first)
+            del first  # or an idle PBX would keep it in memory, with all that its account tells
+
+    async def _commit_with(self, first: Heard) -> None:
+        group = [first]
+        while not self._queue.empty():
+            group.append(self._queue.get_nowait())
+        await self.commit(group)
+        for _ in group:
+            self._queue.task_done()
 
     async def _gather(self) -> None:
         with suppress(TimeoutError):

@@ -178,7 +178,7 @@ def _apart(rows: Sequence[Row]) -> Iterator[Mapping[str, Row]]:
 
 
 def _versions(change: AccountChange, before: Mirrored | None) -> Sequence[str]:
-    """Return the id of *change*, and the ids under which just this may have been told before if it is an old version."""
+    """Return the id of *change*, and the ids under which it may have been told before if it is an old version."""
     own = cloudevents.event_id(change)
     if before is None or change.cursor == before.cursor:
         return (own,)

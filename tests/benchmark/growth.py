@@ -60,7 +60,7 @@ def filled(*, path: str, accounts: int, history: int = 0) -> dict[str, Any]:
 
 def changed(*, path: str, accounts: int, changes: int, seed: int) -> dict[str, Any]:
     """Change accounts of such a store by chance, and walk over as many; seconds for each of the two."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 - reproducible, not secret
     with SqliteStore(Path(path)) as store:
         cursor = store.place(HQ).cursor
         usn = seed * 10_000_000
@@ -153,7 +153,9 @@ def _history(run: Run) -> list[Figure]:
             costs[size].append(measured["change_us"])
         change.add(costs[most][-1], costs[none][-1], costs[most][-1] / costs[none][-1])
     points = [(size or accounts, median(found)) for size, found in costs.items()]
-    run.plots.append(Plot("cost-history.svg", "Cost of a change", "published events kept", "µs", [Line("store", points)]))
+    run.plots.append(
+        Plot("cost-history.svg", "Cost of a change", "published events kept", "µs", [Line("store", points)])
+    )
     return [change]
 
 

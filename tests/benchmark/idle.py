@@ -61,7 +61,9 @@ def _idle(run: Run) -> list[Figure]:
     seconds = 1.1 * POLL_SECONDS / hurry
     memory = Figure("idle_memory_kb", f"{most} idle PBXs in one process: memory of each", "KB", side_unit="MB in all")
     memory.note = "reference: with one PBX"
-    cpu = Figure("idle_cpu_share", "1000 idle PBXs, polled every 120 s: share of one core", side_unit="share of one core")
+    cpu = Figure(
+        "idle_cpu_share", "1000 idle PBXs, polled every 120 s: share of one core", side_unit="share of one core"
+    )
     cpu.note = f"reference: one PBX; measured with {most} PBXs for {seconds:g} s"
     by_pbxs: dict[int, dict[str, Any]] = {}
     with site.pretend_pbx(accounts=ACCOUNTS) as url:

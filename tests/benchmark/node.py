@@ -13,7 +13,7 @@ PACKAGE = "amqplib@2.3.1"
 PATIENCE_SECONDS = 600
 
 
-class NodeMissing(Exception):
+class NodeMissingError(Exception):
     """The Node side cannot run here; the message says what is missing."""
 
 
@@ -21,12 +21,12 @@ def prepare() -> None:
     """Make sure that ``publish`` below can run.
 
     Raises:
-        NodeMissing: no node, no npm, or no way to fetch the package.
+        NodeMissingError: no node, no npm, or no way to fetch the package.
 
     """
     for program in ("node", "npm"):
         if shutil.which(program) is None:
-            raise NodeMissing(f"{program} is not installed (on Debian: apt-get install nodejs npm)")
+            raise NodeMissingError(f"{program} is not installed (on Debian: apt-get install nodejs npm)")
     if (CACHE / "node_modules" / "amqplib" / "package.json").exists():
         return
     CACHE.mkdir(exist_ok=True)
@@ -35,9 +35,9 @@ def prepare() -> None:
     try:
         done = subprocess.run(install, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise NodeMissing(f"npm did not fetch {PACKAGE} within {PATIENCE_SECONDS} s") from None
+        raise NodeMissingError(f"npm did not fetch {PACKAGE} within {PATIENCE_SECONDS} s") from None
     if done.returncode:
-        raise NodeMissing(f"npm cannot fetch {PACKAGE}: {' '.join((done.stderr or done.stdout).split())[:200]}")
+        raise NodeMissingError(f"npm cannot fetch {PACKAGE}: {' '.join((done.stderr or done.stdout).split())[:200]}")
 
 
 def publish(**wanted: Any) -> dict[str, Any]:

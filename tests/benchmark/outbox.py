@@ -83,11 +83,13 @@ def drained(*, template: str, broker: str, exchange: str, queue: str, rows: int)
 
 def _publish(run: Run) -> list[Figure]:
     count = run.pick(40_000, 8000)
-    figure = Figure("publish", "publishing a full outbox, against amqplib fed from memory", side_unit="events per second")
+    figure = Figure(
+        "publish", "publishing a full outbox, against amqplib fed from memory", side_unit="events per second"
+    )
     cpu = Figure("publish_cpu_us", "publishing: CPU per event", "µs", note="reference: of amqplib")
     try:
         node.prepare()
-    except node.NodeMissing as problem:
+    except node.NodeMissingError as problem:
         figure.missing = cpu.missing = str(problem)
         return [figure, cpu]
     template = run.folder / "publish.db"

@@ -44,7 +44,9 @@ def svg(plot: Plot) -> str:
         return LEFT + share * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y / top * (HEIGHT - TOP - BOTTOM)
 
     parts = [_text(WIDTH / 2, 18, plot.title, size=14), _text(WIDTH / 2, HEIGHT - 8, plot.x_name)]
-    parts.append(f'<g transform="translate(14 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)">{_text(0, 0, plot.y_name)}</g>')
+    parts.append(
+        f'<g transform="translate(14 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)">{_text(0, 0, plot.y_name)}</g>'
+    )
     for step in range(5):
         y = top * step / 4
         _, height = place(xs[0], y)
@@ -76,6 +78,5 @@ def nice_ceiling(value: float) -> float:
 def _text(  # noqa: PLR0913 - what makes a text
     x: float, y: float, words: str, *, size: int = 11, anchor: str = "middle", colour: str = INK
 ) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" fill="{colour}">{escape(words)}</text>'
-    )
+    look = f'font-size="{size}" text-anchor="{anchor}" fill="{colour}"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {look}>{escape(words)}</text>'

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PAGE_BYTES = resource.getpagesize()
 
 
-class SideFailed(Exception):
+class SideFailedError(Exception):
     """A side ended without a result; the message is what it wrote to stderr."""
 
 
@@ -47,7 +47,7 @@ class Side:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SideFailed(f"{self._name} ended early: {self._process.communicate(timeout=PATIENCE_SECONDS)[1]}")
+            raise SideFailedError(f"{self._name} ended early: {self._process.communicate(timeout=PATIENCE_SECONDS)[1]}")
         return line.strip()
 
     def result(self) -> dict[str, Any]:
@@ -57,9 +57,9 @@ class Side:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
-            raise SideFailed(f"{self._name} did not end within {PATIENCE_SECONDS} s") from None
+            raise SideFailedError(f"{self._name} did not end within {PATIENCE_SECONDS} s") from None
         if self._process.returncode:
-            raise SideFailed(f"{self._name} failed:\n{err}")
+            raise SideFailedError(f"{self._name} failed:\n{err}")
         measured: dict[str, Any] = json.loads(out.splitlines()[-1])
         return measured
 
@@ -82,7 +82,7 @@ def run(module: str, function: str, **arguments: Any) -> dict[str, Any]:
     """Return what the function measured.
 
     Raises:
-        SideFailed: it raised, or did not end.
+        SideFailedError: it raised, or did not end.
 
     """
     with running(module, function, **arguments) as side:

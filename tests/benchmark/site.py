@@ -1,5 +1,4 @@
-"""What the benchmarks run against: a pretend PBX in another process, and the bridge of this checkout put together as
-``account-bridge run`` does it."""
+"""What the benchmarks run against: a pretend PBX in another process, and a bridge made as ``run`` makes it."""
 
 import asyncio
 import re
@@ -64,9 +63,11 @@ def settings(
     lines = [
         f'[rabbitmq]\nurl = "{broker}"\nexchange = "{exchange}"\nlog_stream = {"false" if queue else "true"}',
         f'[store]\nurl = "sqlite:///{folder / "bridge.db"}"',
-        *(f'[[pbx]]\nname = "p{number}"\nurl = "{url}"\napp = "{APP}"\npassword = "{PASSWORD}"'
-          + "".join(f"\n{key} = {value}" for key, value in more.items())
-          for number, url in enumerate(pbxs)),
+        *(
+            f'[[pbx]]\nname = "p{number}"\nurl = "{url}"\napp = "{APP}"\npassword = "{PASSWORD}"'
+            + "".join(f"\n{key} = {value}" for key, value in more.items())
+            for number, url in enumerate(pbxs)
+        ),
         *([f'[[subscriber]]\nqueue = "{queue}"'] if queue else []),
     ]
     file = folder / "bridge.toml"

@@ -125,6 +125,12 @@ def _both(url: str, broker: str, accounts: int, *, bare_first: bool) -> tuple[di
 
 
 BENCHMARKS = (
-    measure("walk_loopback", "walk of one PBX, loopback, against a bare client", round_trip_ms=0, accounts=20_000, quick=4000),
+    measure(
+        "walk_loopback",
+        "walk of one PBX, loopback, against a bare client",
+        round_trip_ms=0,
+        accounts=20_000,
+        quick=4000,
+    ),
     measure("walk_1ms", "the same at a round trip of 1 ms", round_trip_ms=1, accounts=20_000, quick=1500),
 )

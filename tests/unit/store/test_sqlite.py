@@ -103,7 +103,15 @@ def test_every_query_can_be_prepared(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["unpublished_rows", "mark_published", "prune_published", "accounts", "bodies_of_events", "add_event", "count_held"],
+    [
+        "unpublished_rows",
+        "mark_published",
+        "prune_published",
+        "accounts",
+        "bodies_of_events",
+        "add_event",
+        "count_held",
+    ],
 )
 def test_hot_queries_search_an_index_and_scan_no_table(path: Path, name: str) -> None:
     """Otherwise their cost grows with what the store has ever held."""
