@@ -1,7 +1,7 @@
 """What one source reads becomes durable, in groups: all that came during one commit goes into the next.
 
-So the groups grow as the reading gets faster than the disk, and a lone change waits for nobody. During a full walk,
-when one account follows the other, a group takes a moment to gather: a commit costs as much for one row as for many.
+So the groups grow as the reading gets faster than the disk, and a lone change waits for nobody. While one row follows
+the other, as in a full walk, a group takes a moment to gather: a commit costs as much for one row as for many.
 """
 
 import asyncio
@@ -25,7 +25,11 @@ from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan, Sighted, WalkBe
 from bridge.walk.schedule import WalkSchedule
 
 GATHER_SECONDS: Final = 0.05
-"""How long a group of a full walk gathers at most. Measured at 1 ms round trip: 1270 µs of CPU per account without."""
+"""How long a group gathers at most. Measured at 1 ms round trip: 270 µs of CPU per account, 1270 µs without."""
+
+CLOSE_SECONDS: Final = 0.005
+CLOSE_ROWS: Final = 16
+"""Groups gather after so many rows in a row of which none came later than that behind the one before."""
 
 PROGRESS_ROWS: Final = 1000
 """Between two lines in the log about a long walk."""
@@ -78,6 +82,8 @@ class Intake:
         self._enough_rows = max(1, ask_ahead // 2)
         """So many are a group at once: the reading goes on into the other half while they are committed."""
         self._is_enough = asyncio.Event()
+        self._close_rows = 0
+        self._last_put = 0.0
         self._walk: WalkRecord | None = None
         self._unknown: set[str] = set()
         self._rows_of_walk = 0
@@ -87,6 +93,9 @@ class Intake:
 
     async def put(self, heard: Heard) -> None:
         """Take the next thing; waits while ``ask_ahead`` are uncommitted, which in turn stops the reading."""
+        now = asyncio.get_running_loop().time()
+        self._close_rows = self._close_rows + 1 if now - self._last_put < CLOSE_SECONDS else 0
+        self._last_put = now
         await self._queue.put(heard)
         if self._queue.qsize() >= self._enough_rows or not isinstance(heard, Deliver | Sighted):
             self._is_enough.set()
@@ -111,7 +120,7 @@ class Intake:
         """
         while True:
             first = await self._queue.get()
-            if self._walk is not None:
+            if self._close_rows >= CLOSE_ROWS:
                 await self._gather()
             await self._commit_with(first)
             del first  # or an idle PBX would keep it in memory, with all that its account tells
