@@ -6,7 +6,6 @@ pauses; what somebody has to mend (``Misconfigured``) slowly and loudly; anythin
 
 import asyncio
 import random
-import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -45,11 +44,6 @@ DISK_CHECK_SECONDS: Final = 1.0
 
 APART_SECONDS: Final = 0.01
 """Between dialling one PBX and the next at the start: a thousand logins at once cost 13 KB of memory each for ever."""
-
-SWITCH_SECONDS: Final = 0.0001
-"""How long the event loop waits at most for the thread of the store to let go of the interpreter. With Python's own
-5 ms an answer of a PBX that comes during a commit waits that long, and more than once: measured, a walk at 1 ms round
-trip took 20 % longer than a bare client's, and 3 % with this."""
 
 log = get_logger(__name__)
 
@@ -328,7 +322,6 @@ class Bridge:
             Fatal: nothing can be done by waiting; everything durable stays as it is.
 
         """
-        sys.setswitchinterval(SWITCH_SECONDS)
         try:
             await self._measure()
             if self._store.restored:
