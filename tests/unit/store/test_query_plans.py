@@ -50,7 +50,7 @@ def plan_of(connection: sqlite3.Connection, name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", HOT)
 def test_what_runs_for_a_change_searches_and_never_scans(connection: sqlite3.Connection, name: str) -> None:
-    """Json_each is the list that a query was given; the partial indexes hold what is unsent or held, and nothing else."""
+    """Json_each is the list that a query was given; the partial indexes hold what is unsent or held, nothing else."""
     scans = [
         step
         for step in plan_of(connection, name)
