@@ -239,8 +239,9 @@ SELECT seq FROM sqlite_sequence WHERE name = 'log_queue';
 
 -- log_add: an event that was just added; it waits where an earlier one of its account is parked, see add_event
 INSERT INTO log_queue (position, is_held) SELECT position, EXISTS (
-    SELECT 1 FROM log_queue AS refused JOIN outbox AS parked ON parked.position = refused.position
-    WHERE refused.parked_at IS NOT NULL AND parked.source_id = outbox.source_id
+    -- What is parked is held, and there is an index of what is held: CROSS JOIN has SQLite begin with that.
+    SELECT 1 FROM log_queue AS refused CROSS JOIN outbox AS parked ON parked.position = refused.position
+    WHERE refused.is_held = 1 AND refused.parked_at IS NOT NULL AND parked.source_id = outbox.source_id
     AND (outbox.account IS NULL OR parked.account IS outbox.account))
 FROM outbox WHERE event_id = :event_id;
 

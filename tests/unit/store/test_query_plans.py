@@ -15,6 +15,7 @@ HOT = [
     "add_event",
     "bodies_of_events",
     "count_held",
+    "log_add",
     "log_done",
     "log_rows",
     "mark_first_in_doubt",
@@ -56,7 +57,7 @@ def test_what_runs_for_a_change_searches_and_never_scans(connection: sqlite3.Con
         for step in plan_of(connection, name)
         if step.startswith("SCAN") and not re.match(r"SCAN (json_each|CONSTANT ROW)", step)
     ]
-    bounded = r"SCAN outbox USING (COVERING )?INDEX outbox_(unpublished|held|parked)"
+    bounded = r"SCAN (outbox|refused) USING (COVERING )?INDEX (outbox_(unpublished|held|parked)|log_queue_held)"
     assert not [step for step in scans if not re.match(bounded, step)], plan_of(connection, name)
 
 
@@ -68,6 +69,7 @@ def test_what_runs_for_a_change_searches_and_never_scans(connection: sqlite3.Con
         ("mark_first_in_doubt", "outbox_unpublished"),
         ("prune_published", "outbox_published"),
         ("add_event", "outbox_parked"),
+        ("log_add", "log_queue_held"),
         ("bodies_of_events", "sqlite_autoindex_outbox_1"),
         ("accounts", "sqlite_autoindex_account_1"),
         ("mark_seen", "sqlite_autoindex_account_1"),
