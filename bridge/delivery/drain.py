@@ -12,9 +12,9 @@ from bridge.delivery.contracts import Offload, Outbox, Publisher, Session
 from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerRefusedEvent
 from bridge.model import OutboxRow
 
-RECORD_SECONDS: Final = 0.01
-"""How long confirms are gathered before they are recorded, unless half a window is there: recording costs the disk as
-much for one row as for a hundred, and what is not recorded stays part of the window."""
+RECORD_SECONDS: Final = 0.003
+"""How long confirms are gathered before they are recorded, unless a quarter of the window is there: recording costs the
+disk as much for one row as for many, but what is not recorded stays part of the window."""
 
 PAGE_ROWS: Final = 512
 """Read from the outbox at a time: enough to fill a window, little enough to hold in memory (about 1 MB)."""
@@ -157,7 +157,7 @@ class Drain:
         # Nothing more can come where everything is confirmed, or where the session ends, which the next call tells.
         with suppress(TimeoutError, BridgeError):
             async with asyncio.timeout(RECORD_SECONDS):
-                while confirmed - marked < min(len(self._in_flight), self._window // 2):
+                while confirmed - marked < min(len(self._in_flight), self._window // 4):
                     confirmed = await session.confirmed()
         return confirmed
 

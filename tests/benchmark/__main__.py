@@ -4,6 +4,7 @@ Every comparison has both sides in one run, each in a process of its own, in tur
 the median. Progress goes to stderr, the result to stdout.
 """
 
+import os
 import resource
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def main(names: tuple[str, ...], *, as_json: bool, is_quick: bool, plots: Path |
     with a_run(is_quick=is_quick) as run:
         for benchmark in BENCHMARKS:
             if not names or {benchmark.name, *benchmark.figures} & set(names):
-                run.say(f"{benchmark.name} …")
+                run.say(f"{benchmark.name} … (load of the machine: {os.getloadavg()[0]:.1f})")
                 figures += benchmark.measure(run)
         if plots is not None:
             plots.mkdir(parents=True, exist_ok=True)

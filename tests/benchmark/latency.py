@@ -130,14 +130,14 @@ def _whole_round(run: Run, count: int) -> list[float]:
 
 
 def _latency(run: Run) -> list[Figure]:
-    count = run.pick(3000, 500)
+    count = run.pick(2000, 400)
     p99 = Figure(
         "latency_p99",
         f"change seen until delivered, {PER_SECOND} a second, p99, against bare aio-pika publish until delivered",
         side_unit="ms",
     )
     half = Figure("latency_p50", "the same, median", side_unit="ms")
-    for _ in run.rounds(5):
+    for _ in run.rounds(3):
         theirs = _round(run, "plain", count)
         ours = _whole_round(run, count)
         for figure, of in ((p99, lambda values: percentile(values, 0.99)), (half, median)):

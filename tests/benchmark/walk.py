@@ -21,6 +21,9 @@ from tests.benchmark.figures import Figure
 from tests.benchmark.running import Benchmark, Run
 
 
+ACCOUNTS = 20_000
+
+
 def bare(*, url: str, accounts: int) -> dict[str, Any]:
     """Walk the list with a bare ``websockets`` client: the least that any client of this API has to do."""
     return asyncio.run(_bare(url, accounts))
@@ -88,15 +91,15 @@ class _Seen:
             stop.set()
 
 
-def measure(name: str, what: str, *, round_trip_ms: float, accounts: int, quick: int) -> Benchmark:
+def measure(name: str, what: str, *, round_trip_ms: float, rounds: int, quick: int) -> Benchmark:
     """Return the benchmark of a walk at this round trip."""
 
     def measured(run: Run) -> list[Figure]:
-        count = run.pick(accounts, quick)
+        count = run.pick(ACCOUNTS, quick)
         figure = Figure(name, what, side_unit="µs per account")
         cpu = Figure(f"{name}_cpu_us", f"{what}: CPU per account", "µs", note="reference: of the bare client")
         with site.pretend_pbx(accounts=count, round_trip_ms=round_trip_ms) as url:
-            for number in run.rounds(5, 2):
+            for number in run.rounds(rounds):
                 # Who goes first changes, and a first round warms up the pretend PBX; what it says is not used.
                 if number == 1:
                     sides.run("walk", "bare", url=url, accounts=count)
@@ -129,8 +132,8 @@ BENCHMARKS = (
         "walk_loopback",
         "walk of one PBX, loopback, against a bare client",
         round_trip_ms=0,
-        accounts=20_000,
+        rounds=5,
         quick=4000,
     ),
-    measure("walk_1ms", "the same at a round trip of 1 ms", round_trip_ms=1, accounts=20_000, quick=1500),
+    measure("walk_1ms", "the same at a round trip of 1 ms", round_trip_ms=1, rounds=3, quick=2500),
 )
