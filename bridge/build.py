@@ -58,6 +58,7 @@ def built(
     *,
     shadow: TerminalPublisher | None = None,
     on_told: Callable[[Told], None] = lambda _told: None,
+    on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
 ) -> Iterator[Bridge]:
     """Open the store and build a bridge of what *settings* say.
 
@@ -77,7 +78,7 @@ def built(
     board.sources = {pbx.name: SourcePart(since=now) for pbx in settings.pbx}
     path = settings.store.path
     store_path = path if shadow is None else path.with_name(f"{path.name}.shadow")
-    with SqliteStore(store_path) as store, _hooks(settings, on_told) as (told, published):
+    with SqliteStore(store_path) as store, _hooks(settings, on_told, on_published) as (told, published):
         board.oldest_unsent_at = store.oldest_unpublished_at()
         written_log = log_of(settings, store, board)
         yield Bridge(
@@ -102,11 +103,11 @@ def built(
 
 @contextmanager
 def _hooks(
-    settings: Settings, on_told: Callable[[Told], None]
+    settings: Settings, on_told: Callable[[Told], None], on_published: Callable[[Sequence[OutboxRow]], None]
 ) -> Iterator[tuple[Callable[[Told], None], Callable[[Sequence[OutboxRow]], None]]]:
-    """Yield what is called with what became durable and with what was confirmed: *on_told*, and traces where wanted."""
+    """Yield what is called with what became durable and with what was confirmed: the given ones, and traces."""
     if not settings.traces.enabled:
-        yield on_told, lambda _rows: None
+        yield on_told, on_published
         return
     with tracing(settings.traces.endpoint, clock=utc_now, version=__version__) as tracer:
 
@@ -117,7 +118,11 @@ def _hooks(
                 tracer.ingested(news.source, news.changes, news.began_at)
             on_told(news)
 
-        yield traced, tracer.published
+        def published(rows: Sequence[OutboxRow]) -> None:
+            tracer.published(rows)
+            on_published(rows)
+
+        yield traced, published
 
 
 @asynccontextmanager

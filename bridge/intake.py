@@ -1,10 +1,12 @@
 """What one source reads becomes durable, in groups: all that came during one commit goes into the next.
 
-So the groups grow as the reading gets faster than the disk, and a lone change waits for nobody.
+So the groups grow as the reading gets faster than the disk, and a lone change waits for nobody. While one row follows
+the other, as in a full walk, a group takes a moment to gather: a commit costs as much for one row as for many.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -22,6 +24,13 @@ from bridge.status import LastChange, Level, SourcePart, WalkProgress
 from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan, Sighted, WalkBegan, WalkEnded
 from bridge.walk.schedule import WalkSchedule
 from bridge.wording import headline, name_of
+
+GATHER_SECONDS: Final = 0.05
+"""How long a group gathers at most. Measured at 1 ms round trip: 270 µs of CPU per account, 1270 µs without."""
+
+CLOSE_SECONDS: Final = 0.005
+CLOSE_ROWS: Final = 16
+"""Groups gather after so many rows in a row of which none came later than that behind the one before."""
 
 PROGRESS_ROWS: Final = 1000
 """Between two lines in the log about a long walk."""
@@ -74,6 +83,11 @@ class Intake:
         self._on_told = on_told
         self._schedule = schedule
         self._queue: asyncio.Queue[Heard] = asyncio.Queue(maxsize=ask_ahead)
+        self._enough_rows = max(1, ask_ahead // 2)
+        """So many are a group at once: the reading goes on into the other half while they are committed."""
+        self._is_enough = asyncio.Event()
+        self._close_rows = 0
+        self._last_put = 0.0
         self._walk: WalkRecord | None = None
         self._is_first_reading = False
         """True while the walk under way, if any, is made of what the live cursor delivers."""
@@ -85,10 +99,16 @@ class Intake:
 
     async def put(self, heard: Heard) -> None:
         """Take the next thing; waits while ``ask_ahead`` are uncommitted, which in turn stops the reading."""
+        now = asyncio.get_running_loop().time()
+        self._close_rows = self._close_rows + 1 if now - self._last_put < CLOSE_SECONDS else 0
+        self._last_put = now
         await self._queue.put(heard)
+        if self._queue.qsize() >= self._enough_rows or not isinstance(heard, Deliver | Sighted):
+            self._is_enough.set()
 
     async def settle(self) -> None:
         """Wait until everything taken is durable."""
+        self._is_enough.set()
         await self._queue.join()
 
     def abandon_walk(self) -> None:
@@ -105,12 +125,25 @@ class Intake:
 
         """
         while True:
-            group = [await self._queue.get()]
-            while not self._queue.empty():
-                group.append(self._queue.get_nowait())
-            await self.commit(group)
-            for _ in group:
-                self._queue.task_done()
+            first = await self._queue.get()
+            if self._close_rows >= CLOSE_ROWS:
+                await self._gather()
+            await self._commit_with(first)
+            del first  # or an idle PBX would keep it in memory, with all that its account tells
+
+    async def _commit_with(self, first: Heard) -> None:
+        group = [first]
+        while not self._queue.empty():
+            group.append(self._queue.get_nowait())
+        await self.commit(group)
+        for _ in group:
+            self._queue.task_done()
+
+    async def _gather(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_SECONDS):
+                await self._is_enough.wait()
+        self._is_enough.clear()
 
     async def commit(self, group: Sequence[Heard]) -> None:
         """Make *group* durable, in order.

@@ -152,7 +152,9 @@ def account_of(row: Row, before: Published | None, rules: Rules) -> Published:
         return {name: told.get(name, kept.get(name, _EMPTY.get(name))) for name in rules.projection.fields} | {
             "guid": row.account_guid
         }
-    account = {name: _masked(name, _FINDERS[name](row, info), rules) for name in rules.projection.fields}
+    account = {name: _FINDERS[name](row, info) for name in rules.projection.fields}
+    for name in rules.projection.masked & account.keys():
+        account[name] = _masked(name, account[name], rules)
     if row.h323 is None and account.get("h323") is None and before is not None and "h323" in account:
         account["h323"] = before.get("h323")
     return account
@@ -258,14 +260,16 @@ def _h323(row: Row, info: Mapping[str, Any]) -> str | None:
 def _numbers(_row: Row, info: Mapping[str, Any]) -> list[str]:
     numbers = []
     for name in ("e164", "num", "ext", "number"):
-        numbers += [number for number in _texts(info.get(name)) if number not in numbers]
+        if name in info:
+            numbers += [number for number in _texts(info[name]) if number not in numbers]
     return numbers
 
 
 def _emails(_row: Row, info: Mapping[str, Any]) -> list[str]:
     emails = _texts(info.get("emails"), "email")
     for name in ("email", "h323-email"):
-        emails += [email for email in _texts(info.get(name), "email") if "@" in email and email not in emails]
+        if name in info:
+            emails += [email for email in _texts(info[name], "email") if "@" in email and email not in emails]
     return emails
 
 

@@ -8,6 +8,7 @@ import hashlib
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +37,7 @@ class Trust:
     """Believe everybody."""
 
 
+@cache  # the CAs of a system are half a megabyte, which a thousand PBXs had better share
 def client_context(trust: Trust) -> ssl.SSLContext:
     """Return a context for connections that we open.
 

@@ -14,11 +14,11 @@ class Transaction(Protocol):
     def place(self, source: SourceName) -> Place:
         """Return where *source* stands; a source never seen before stands at the start."""
 
-    def mirrored(self, source: SourceName, key: str) -> Mirrored | None:
-        """Return what the mirror knows of the account with this key."""
+    def mirrored(self, source: SourceName, keys: Sequence[str]) -> Mapping[str, Mirrored]:
+        """Return what the mirror knows of accounts, by key; it does not know all of them."""
 
-    def body_of_event(self, event_id: str) -> bytes | None:
-        """Return the bytes of an event made before, as long as the outbox keeps it."""
+    def bodies_of_events(self, event_ids: Sequence[str]) -> Mapping[str, bytes]:
+        """Return the bytes of events made before, by id, as long as the outbox keeps them."""
 
     def remember(self, source: SourceName, accounts: Mapping[str, Mirrored], walk: int) -> None:
         """Put accounts, by key, into the mirror, as seen during this walk."""
@@ -84,7 +84,7 @@ class Session(Protocol):
     async def confirmed(self) -> int:
         """Wait until more leading rows of this session are confirmed, and return how many now are.
 
-        Raises what ended the session, after every confirm that came was told.
+        Raises what ended the session, after every confirm that came was told, and every time it is asked then.
         """
 
 

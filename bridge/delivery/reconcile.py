@@ -59,9 +59,10 @@ def sight(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
     """Compare what a walk saw with the mirror; equal accounts are marked as seen, others become suspects."""
     with store.transaction() as transaction:
         posting = Posting(transaction, source, rules)
+        mirror = posting.known([account_key(row.account_guid) for row in rows])
         for row in rows:
             key = account_key(row.account_guid)
-            known = posting.known(key)
+            known = mirror.get(key)
             is_as_known = (
                 known is not None
                 and not known.is_deleted

@@ -32,16 +32,15 @@ class SqliteTransaction:
         self._sources[source] = row["id"]
         return Place(_cursor(row), row["sequence"], row["rewinds"], row["walk"])
 
-    def mirrored(self, source: SourceName, key: str) -> Mirrored | None:
-        """Return what the mirror knows of the account with this key."""
-        parameters = {"source_id": self._sources[source], "key": key}
-        row = self._db.execute(queries()["account"], parameters).fetchone()
-        return None if row is None else _mirrored(row)
+    def mirrored(self, source: SourceName, keys: Sequence[str]) -> Mapping[str, Mirrored]:
+        """Return what the mirror knows of accounts, by key; it does not know all of them."""
+        found = self._execute("accounts", source, keys=orjson.dumps(keys).decode())
+        return {row["key"]: _mirrored(row) for row in found}
 
-    def body_of_event(self, event_id: str) -> bytes | None:
-        """Return the bytes of an event made before, as long as the outbox keeps it."""
-        row = self._db.execute(queries()["body_of_event"], {"event_id": event_id}).fetchone()
-        return None if row is None else bytes(row["body"])
+    def bodies_of_events(self, event_ids: Sequence[str]) -> Mapping[str, bytes]:
+        """Return the bytes of events made before, by id, as long as the outbox keeps them."""
+        found = self._db.execute(queries()["bodies_of_events"], {"event_ids": orjson.dumps(event_ids).decode()})
+        return {row["event_id"]: bytes(row["body"]) for row in found}
 
     def remember(self, source: SourceName, accounts: Mapping[str, Mirrored], walk: int) -> None:
         """Put accounts, by key, into the mirror, as seen during this walk."""
@@ -72,7 +71,19 @@ class SqliteTransaction:
         source_id = self._sources[source]
         self._db.executemany(
             queries()["add_event"],
-            [{**event._asdict(), "created_at": as_text(event.created_at), "source_id": source_id} for event in events],
+            [
+                {
+                    "source_id": source_id,
+                    "sequence": event.sequence,
+                    "event_id": event.event_id,
+                    "event_type": event.event_type,
+                    "account": event.account,
+                    "routing_key": event.routing_key,
+                    "body": event.body,
+                    "created_at": as_text(event.created_at),
+                }
+                for event in events
+            ],
         )
         if self._is_logging:
             self._db.executemany(queries()["log_add"], [{"event_id": event.event_id} for event in events])
@@ -81,10 +92,7 @@ class SqliteTransaction:
 
     def mark_seen(self, source: SourceName, keys: Sequence[str], walk: int) -> None:
         """Record that these accounts were seen during this walk, unchanged."""
-        source_id = self._sources[source]
-        self._db.executemany(
-            queries()["mark_seen"], [{"source_id": source_id, "key": key, "walk": walk} for key in keys]
-        )
+        self._execute("mark_seen", source, keys=orjson.dumps(keys).decode(), walk=walk)
 
     def begin_walk(self, source: SourceName, walk: int, *, is_new_epoch: bool) -> None:
         """Record the number of the full walk that begins now; a new epoch is not verified."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from bridge.model import Cursor, Row
+from bridge.model import AccountGuid, Cursor, Row
 
 
 class Step(StrEnum):
@@ -37,14 +37,14 @@ class Chain:
     """A reader's place in the list: question, row, question behind that row, and so on."""
 
     cursor: Cursor
-    last_row: Row | None = None
+    last_account: AccountGuid | None = None
     cycle: CycleFinder = field(default_factory=CycleFinder)
 
     def take(self, row: Row) -> Step:
         """Move behind *row*, whose guid is the chain's."""
         is_same_place = row.cursor == self.cursor
-        last, self.last_row = self.last_row, row
-        if is_same_place and last is not None and last.account_guid == row.account_guid:
+        last, self.last_account = self.last_account, row.account_guid
+        if is_same_place and last == row.account_guid:
             return Step.REPEATED
         self.cursor = row.cursor
         return Step.CYCLE if self.cycle.closes_with(row.cursor) else Step.FORWARD

@@ -275,6 +275,8 @@ class Walker:
             if not row.is_deleted:
                 raise PbxBrokeProtocol("the PBX sent an account without usn and ausn, so nothing behind it can be read")
             row = replace(row, cursor=chain.cursor)
+        if row.cursor.guid == self._live.cursor.guid:
+            return row
         return replace(row, cursor=replace(row.cursor, guid=self._live.cursor.guid))
 
     def _read(self, row: Row, now: float) -> list[Action]:

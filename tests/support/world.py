@@ -150,8 +150,7 @@ class World:
             rows = self.store._db.execute(  # noqa: SLF001 - a test looks inside
                 "SELECT key FROM account JOIN source ON source.id = source_id WHERE name = ?", (self.name,)
             ).fetchall()
-            found = {row["key"]: transaction.mirrored(self.name, row["key"]) for row in rows}
-        return {key: known for key, known in found.items() if known is not None}
+            return dict(transaction.mirrored(self.name, [row["key"] for row in rows]))
 
     def events(self) -> list[AccountChanged]:
         rows = self.store._db.execute(  # noqa: SLF001 - a test looks inside

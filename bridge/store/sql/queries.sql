@@ -26,9 +26,9 @@ WHERE id = :source_id AND guid IS :since_guid AND usn IS :since_usn AND ausn IS 
 -- set_numbers: what counts the events of a source
 UPDATE source SET sequence = :sequence, rewinds = :rewinds WHERE id = :source_id;
 
--- account: what the mirror knows of one account
-SELECT account_guid, guid, usn, ausn, digest, content, revision, is_deleted, reuse
-FROM account WHERE source_id = :source_id AND key = :key;
+-- accounts: what the mirror knows of these
+SELECT key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted, reuse
+FROM account WHERE source_id = :source_id AND key IN (SELECT value FROM json_each(:keys));
 
 -- save_account: one entry of the mirror
 INSERT INTO account (source_id, key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted, reuse,
@@ -39,8 +39,9 @@ ON CONFLICT (source_id, key) DO UPDATE SET
     digest = excluded.digest, content = excluded.content, revision = excluded.revision,
     is_deleted = excluded.is_deleted, reuse = excluded.reuse, last_walk = excluded.last_walk, missed = 0;
 
--- mark_seen: an account that is as it was
-UPDATE account SET last_walk = :walk, missed = 0 WHERE source_id = :source_id AND key = :key;
+-- mark_seen: accounts that are as they were
+UPDATE account SET last_walk = :walk, missed = 0
+WHERE source_id = :source_id AND key IN (SELECT value FROM json_each(:keys));
 
 -- begin_walk: everything seen from now on is seen by this walk
 UPDATE source SET walk = :walk, verified_at = iif(:is_new_epoch, NULL, verified_at) WHERE id = :source_id;
@@ -64,8 +65,8 @@ UPDATE source SET verified_at = :verified_at, certificate = :certificate WHERE i
 -- count_accounts: how many a PBX has at present, or how many of those walks did not see
 SELECT count(*) FROM account WHERE source_id = :source_id AND missed >= :missed AND NOT is_deleted;
 
--- body_of_event: an id that was given before belongs to these bytes
-SELECT body FROM outbox WHERE event_id = :event_id;
+-- bodies_of_events: an id that was given before belongs to these bytes
+SELECT event_id, body FROM outbox WHERE event_id IN (SELECT value FROM json_each(:event_ids));
 
 -- add_event: it waits where an earlier one of its account is parked; a certificate, where any one of its source is
 INSERT INTO outbox (source_id, sequence, event_id, event_type, account, routing_key, body, created_at, is_held)

@@ -101,25 +101,6 @@ def test_every_query_can_be_prepared(path: Path) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["unpublished_rows", "mark_published", "prune_published", "account", "body_of_event", "add_event", "count_held"],
-)
-def test_hot_queries_search_an_index_and_scan_no_table(path: Path, name: str) -> None:
-    """Otherwise their cost grows with what the store has ever held."""
-    with SqliteStore(path) as store:
-        ingest(store, batch(row("a", 1)), rules=RULES, now=NOW)
-    connection = sqlite3.connect(path)
-    query = queries()[name]
-    plan = [
-        step[3]
-        for step in connection.execute(f"EXPLAIN QUERY PLAN {query}", dict.fromkeys(re.findall(r":(\w+)", query), 1))
-    ]
-    connection.close()
-    assert not [step for step in plan if step.startswith("SCAN outbox") and "USING" not in step], plan
-    assert not [step for step in plan if step.startswith("SCAN account")], plan
-
-
 def test_published_rows_stay_until_they_are_pruned(path: Path) -> None:
     with SqliteStore(path) as store:
         ingest(store, batch(row("a", 1), row("b", 2), row("c", 3)), rules=RULES, now=NOW)

@@ -1,0 +1,112 @@
+"""What the benchmarks run against: a pretend PBX in another process, and a bridge made as ``run`` makes it."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import aio_pika
+
+from bridge import logs
+from bridge.broker import Subscription, Topology, connect
+from bridge.broker import declare as declare_topology
+from bridge.build import built
+from bridge.config import Settings
+from bridge.intake import Told
+from bridge.model import OutboxRow
+from bridge.service import Bridge
+from tests.support.process import PATIENCE_SECONDS, Command
+
+PASSWORD = "benchmark"
+APP = "bench"
+
+
+@contextmanager
+def pretend_pbx(
+    *, accounts: int, round_trip_ms: float = 0.0, changes_per_second: float = 0.0, modes: Sequence[str] = ()
+) -> Iterator[str]:
+    """Serve a pretend PBX from a process of its own, and yield its URL."""
+    options = {
+        "--port": 0,
+        "--accounts": accounts,
+        "--round-trip-ms": round_trip_ms,
+        "--changes-per-second": changes_per_second,
+        "--app": APP,
+        "--password": PASSWORD,
+    }
+    words = [str(word) for option in options.items() for word in option]
+    with Command("simulate", *words, *(word for mode in modes for word in ("--mode", mode))) as serving:
+        yield _url_of(serving)
+
+
+def _url_of(serving: Command) -> str:
+    until = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < until:
+        if found := re.search(r"listens on (ws://\S+)", serving.printed):
+            return found[1]
+        time.sleep(0.02)
+    raise RuntimeError(f"the pretend PBX did not start:\n{serving.printed}")
+
+
+def new_exchange() -> str:
+    """Return the name of an exchange that nobody else uses."""
+    return f"bench.{uuid4().hex[:8]}"
+
+
+def settings(
+    folder: Path, *, pbxs: Sequence[str], broker: str, exchange: str, queue: str = "", **more: str
+) -> Settings:
+    """Return settings as an operator would give them; *queue* asks for a subscriber's quorum queue, and for no log."""
+    lines = [
+        f'[rabbitmq]\nurl = "{broker}"\nexchange = "{exchange}"\nlog_stream = {"false" if queue else "true"}',
+        f'[store]\nurl = "sqlite:///{folder / "bridge.db"}"',
+        *(
+            f'[[pbx]]\nname = "p{number}"\nurl = "{url}"\napp = "{APP}"\npassword = "{PASSWORD}"'
+            + "".join(f"\n{key} = {value}" for key, value in more.items())
+            for number, url in enumerate(pbxs)
+        ),
+        *([f'[[subscriber]]\nqueue = "{queue}"'] if queue else []),
+    ]
+    file = folder / "bridge.toml"
+    file.write_text("\n\n".join(lines))
+    return Settings.load(file, {})
+
+
+@contextmanager
+def bridge_of(
+    wanted: Settings,
+    *,
+    on_told: Callable[[Told], None] = lambda _told: None,
+    on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
+) -> Iterator[Bridge]:
+    """Build the bridge, with the logs that an operator has by default."""
+    logs.configure("info")
+    with built(wanted, on_told=on_told, on_published=on_published) as bridge:
+        yield bridge
+
+
+def remove(broker: str, *queues: str) -> None:
+    """Delete queues, so that what one round left does not slow the next one down."""
+
+    async def removing() -> None:
+        async with await aio_pika.connect(broker) as connection:
+            channel = await connection.channel()
+            for queue in queues:
+                await channel.queue_delete(queue)
+
+    asyncio.run(removing())
+
+
+def declare(broker: str, exchange: str, queue: str) -> None:
+    """Declare an exchange and a subscriber's queue, just as the bridge would."""
+
+    async def declaring() -> None:
+        async with connect([broker], client_name="benchmark") as connection:
+            await declare_topology(
+                connection, Topology(exchange=exchange, has_log=False, subscriptions=[Subscription(queue)])
+            )
+
+    asyncio.run(declaring())

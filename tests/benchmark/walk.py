@@ -1,0 +1,138 @@
+"""A walk of one PBX: everything durable and confirmed, against a client that does nothing but ask and read."""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from websockets.asyncio.client import connect
+
+from bridge.cloudevents import ACCOUNT_CHANGED
+from bridge.intake import Told
+from bridge.model import OutboxRow
+from bridge.wire.login import login_digest
+from tests.benchmark import sides, site
+from tests.benchmark.figures import Figure
+from tests.benchmark.running import Benchmark, Run
+
+ACCOUNTS = 20_000
+
+
+def bare(*, url: str, accounts: int) -> dict[str, Any]:
+    """Walk the list with a bare ``websockets`` client: the least that any client of this API has to do."""
+    return asyncio.run(_bare(url, accounts))
+
+
+async def _bare(url: str, accounts: int) -> dict[str, Any]:
+    async with connect(url, compression=None, ping_interval=None, proxy=None) as socket:
+
+        async def ask(question: dict[str, Any]) -> Any:
+            await socket.send(orjson.dumps(question).decode())
+            return orjson.loads(await socket.recv(decode=False))
+
+        challenge = (await ask({"mt": "AppChallenge"}))["challenge"]
+        digest = login_digest(app=site.APP, challenge=challenge, password=site.PASSWORD)
+        login = {"mt": "AppLogin", "app": site.APP, "domain": "", "sip": "", "guid": "", "dn": "", "digest": digest}
+        assert (await ask(login))["ok"]
+        head = {"api": "PbxAccountApi", "mt": "AccountInfo", "src": "acct-1"}
+        guid = (await ask(head))["guid"]
+        began, busy = time.perf_counter(), time.process_time()
+        question, rows = {**head, "guid": guid}, 0
+        while (answer := await ask(question)).get("account-guid"):
+            rows += 1
+            question = {**head, "guid": guid, "usn": answer["usn"], "ausn": answer["ausn"]}
+        took, cpu = time.perf_counter() - began, time.process_time() - busy
+    assert rows == accounts, f"{rows} accounts instead of {accounts}"
+    return {"seconds": took, "cpu_seconds": cpu}
+
+
+def whole(*, url: str, broker: str, accounts: int) -> dict[str, Any]:
+    """Walk the list with the whole bridge; over when the broker has confirmed the last account."""
+    stop, seen = asyncio.Event(), _Seen()
+
+    def published(rows: Sequence[OutboxRow]) -> None:
+        seen.confirmed += sum(row.event_type == ACCOUNT_CHANGED for row in rows)
+        if seen.confirmed == accounts:
+            seen.over_at = datetime.now(UTC)
+        seen.look(stop)
+
+    def told(news: Told) -> None:
+        if news.certificate is not None:
+            seen.began_at = news.certificate.started_at
+        seen.look(stop)
+
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = site.settings(Path(folder), pbxs=[url], broker=broker, exchange=site.new_exchange())
+        with site.bridge_of(wanted, on_told=told, on_published=published) as bridge:
+            busy = time.process_time()
+            asyncio.run(bridge.run(stop))
+            cpu = time.process_time() - busy
+    assert seen.began_at is not None
+    assert seen.over_at is not None
+    return {"seconds": (seen.over_at - seen.began_at).total_seconds(), "cpu_seconds": cpu}
+
+
+@dataclass(slots=True)
+class _Seen:
+    confirmed: int = 0
+    began_at: datetime | None = None
+    """When the walk began, as its certificate says."""
+    over_at: datetime | None = None
+    """When the last account was confirmed."""
+
+    def look(self, stop: asyncio.Event) -> None:
+        if self.began_at is not None and self.over_at is not None:
+            stop.set()
+
+
+def measure(name: str, what: str, *, round_trip_ms: float, rounds: int, quick: int) -> Benchmark:
+    """Return the benchmark of a walk at this round trip."""
+
+    def measured(run: Run) -> list[Figure]:
+        count = run.pick(ACCOUNTS, quick)
+        figure = Figure(name, what, side_unit="µs per account")
+        cpu = Figure(f"{name}_cpu_us", f"{what}: CPU per account", "µs", note="reference: of the bare client")
+        with site.pretend_pbx(accounts=count, round_trip_ms=round_trip_ms) as url:
+            for number in run.rounds(rounds):
+                # Who goes first changes, and a first round warms up the pretend PBX; what it says is not used.
+                if number == 1:
+                    sides.run("walk", "bare", url=url, accounts=count)
+                bare, whole = _both(url, run.broker.url, count, bare_first=number % 2 == 1)
+                per_account = 1e6 / count
+                figure.add(
+                    whole["seconds"] * per_account, bare["seconds"] * per_account, bare["seconds"] / whole["seconds"]
+                )
+                cpu.add(
+                    whole["cpu_seconds"] * per_account,
+                    bare["cpu_seconds"] * per_account,
+                    whole["cpu_seconds"] * per_account,
+                )
+        return [figure, cpu]
+
+    return Benchmark(name, [name, f"{name}_cpu_us"], measured)
+
+
+def _both(url: str, broker: str, accounts: int, *, bare_first: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    if bare_first:
+        bare = sides.run("walk", "bare", url=url, accounts=accounts)
+    whole = sides.run("walk", "whole", url=url, broker=broker, accounts=accounts)
+    if not bare_first:
+        bare = sides.run("walk", "bare", url=url, accounts=accounts)
+    return bare, whole
+
+
+BENCHMARKS = (
+    measure(
+        "walk_loopback",
+        "walk of one PBX, loopback, against a bare client",
+        round_trip_ms=0,
+        rounds=5,
+        quick=4000,
+    ),
+    measure("walk_1ms", "the same at a round trip of 1 ms", round_trip_ms=1, rounds=3, quick=2500),
+)
