@@ -14,6 +14,7 @@ import orjson
 
 from bridge.model import AccountGuid, KnownAccount, Published, RecordedEvent, SourceRecord
 from bridge.normalize import account_key
+from bridge.wording import name_of
 
 NEAR: Final = 5
 """Suggestions, where nobody is found."""
@@ -89,11 +90,6 @@ class Trace:
     """Those that the outbox still has, the oldest first."""
 
 
-def display_name(account: Published) -> str:
-    """Return what a person would call *account*."""
-    return str(next((account[name] for name in _NAMES if account.get(name)), account.get("guid", "?")))
-
-
 def is_meant(account: Published, who: str) -> bool:
     """Tell whether *who* is the extension, guid, user name, name or address of *account*."""
     wanted = who.casefold()
@@ -158,7 +154,7 @@ def trace(  # noqa: PLR0913 - what a trace weighs
     return Trace(
         source=known.source,
         guid=str(known.account["guid"]),
-        name=display_name(known.account),
+        name=name_of(known.account),
         numbers=[str(number) for number in known.account.get("numbers") or ()],
         is_deleted=known.is_deleted,
         revision=known.revision,
@@ -236,7 +232,7 @@ def _who(known: KnownAccount) -> str:
     named = (("user name", account.get("h323")), ("extension", numbers), ("guid", account["guid"]))
     told = [f"{name} {value}" for name, value in named if value]
     gone = ", deleted" if known.is_deleted else ""
-    return f"{display_name(account)} is an account of {known.source} ({'; '.join(told)}{gone})."
+    return f"{name_of(account)} is an account of {known.source} ({'; '.join(told)}{gone})."
 
 
 def _last_change(

@@ -18,8 +18,8 @@ from bridge.control import ask, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.model import KnownAccount, SourceName
 from bridge.store.reader import StoreReader
-from bridge.trace import Live, State, Trace, display_name, former, has_usn, is_meant, near, trace, words_of
-from bridge.wording import clean
+from bridge.trace import Live, State, Trace, former, has_usn, is_meant, near, trace, words_of
+from bridge.wording import clean, name_of
 
 MAX_TRACED: Final = 5
 """Accounts in one answer."""
@@ -202,7 +202,7 @@ def _line(known: KnownAccount) -> Text:
     numbers = ", ".join(map(str, account.get("numbers") or ()))
     return Text.assemble(
         f"{clean(numbers):<10}  ",
-        (f"{clean(display_name(account)):<30}  ", "bold"),
+        (f"{clean(name_of(account)):<30}  ", "bold"),
         f"{clean(str(account.get('h323') or '')):<24}  ",
         (f"{known.source:<8}  revision {known.revision}  {clean(str(account['guid']))}", "dim"),
     )

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from bridge import wording
 from bridge.logs import get_logger
 
 INTERVAL_SECONDS: Final = 30.0
@@ -36,10 +37,10 @@ class Record:
             return
         self._told_at[reason] = now
         count, self._untold[reason] = self._untold[reason], 0
-        cleaned = {name: clean(value) for name, value in more.items()}
-        log.warning("listen.refused", reason=reason, address=clean(address), count=count, **cleaned)
+        cleaned = {name: brief(value) for name, value in more.items()}
+        log.warning("listen.refused", reason=reason, address=brief(address), count=count, **cleaned)
 
 
-def clean(text: str) -> str:
+def brief(text: str) -> str:
     """Return *text* as it may stand in one line of a log: printable and short."""
-    return "".join(character if character.isprintable() else "�" for character in text[:MAX_CHARACTERS])
+    return wording.clean(text[:MAX_CHARACTERS])

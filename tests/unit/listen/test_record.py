@@ -5,7 +5,7 @@ import orjson
 import pytest
 
 from bridge.listen.judge import Verdict
-from bridge.listen.record import INTERVAL_SECONDS, MAX_CHARACTERS, Record, clean
+from bridge.listen.record import INTERVAL_SECONDS, MAX_CHARACTERS, Record, brief
 
 
 def test_the_same_refusal_is_told_once_in_a_while_with_its_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +34,6 @@ def test_reasons_are_plain_text_for_json() -> None:
 
 @pytest.mark.parametrize("text", ["a\nb", "a\rb", "a\x1b[2Jb", "a\x00b", "a\u2028b", "a\u202eb", "x" * 10_000])
 def test_nothing_that_could_forge_or_flood_a_line_gets_into_it(text: str) -> None:
-    cleaned = clean(text)
+    cleaned = brief(text)
     assert cleaned.isprintable()
     assert len(cleaned) <= MAX_CHARACTERS
