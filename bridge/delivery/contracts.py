@@ -84,7 +84,7 @@ class Session(Protocol):
     async def confirmed(self) -> int:
         """Wait until more leading rows of this session are confirmed, and return how many now are.
 
-        Raises what ended the session, after every confirm that came was told, and every time it is asked then.
+        Raises what ended the session, after every confirm that came was told.
         """
 
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final
@@ -11,10 +10,6 @@ from typing import Any, Final
 from bridge.delivery.contracts import Offload, Outbox, Publisher, Session
 from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerRefusedEvent
 from bridge.model import OutboxRow
-
-RECORD_SECONDS: Final = 0.003
-"""How long confirms are gathered before they are recorded, unless a quarter of the window is there: recording costs the
-disk as much for one row as for many, but what is not recorded stays part of the window."""
 
 PAGE_ROWS: Final = 512
 """Read from the outbox at a time: enough to fill a window, little enough to hold in memory (about 1 MB)."""
@@ -140,7 +135,7 @@ class Drain:
     async def _mark(self, session: Session) -> None:
         marked = 0
         while True:
-            confirmed = await self._gathered(session, marked)
+            confirmed = await session.confirmed()
             done = list(islice(self._in_flight, confirmed - marked))
             await self._offload(self._store.mark_published, done, self._clock())
             # Only now: a stop waits until nothing is in flight, and must not overtake the marking.
@@ -150,16 +145,6 @@ class Drain:
             self._is_cautious = False
             self._on_published(done)
             self._wake.set()
-
-    async def _gathered(self, session: Session, marked: int) -> int:
-        """Return how many rows are confirmed, once that is worth recording."""
-        confirmed = await session.confirmed()
-        # Nothing more can come where everything is confirmed, or where the session ends, which the next call tells.
-        with suppress(TimeoutError, BridgeError):
-            async with asyncio.timeout(RECORD_SECONDS):
-                while confirmed - marked < min(len(self._in_flight), self._window // 4):
-                    confirmed = await session.confirmed()
-        return confirmed
 
     async def _record_doubt(self) -> None:
         if self._in_flight:

@@ -139,7 +139,7 @@ def _growth(run: Run) -> list[Figure]:
 
 def _history(run: Run) -> list[Figure]:
     accounts, changes = 5000, run.pick(20_000, 5000)
-    sizes = (0, 50_000) if run.is_quick else (0, 50_000, 500_000)
+    sizes = (0, 20_000) if run.is_quick else (0, 50_000, 500_000)
     stores = {size: run.folder / f"history-{size}.db" for size in sizes}
     for size, path in stores.items():
         run.say(f"making a store that keeps {size} published events")

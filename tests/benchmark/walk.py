@@ -134,5 +134,5 @@ BENCHMARKS = (
         rounds=5,
         quick=4000,
     ),
-    measure("walk_1ms", "the same at a round trip of 1 ms", round_trip_ms=1, rounds=3, quick=2500),
+    measure("walk_1ms", "the same at a round trip of 1 ms", round_trip_ms=1, rounds=3, quick=2000),
 )
