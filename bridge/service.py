@@ -619,7 +619,7 @@ class Bridge:
                     await self._walk_check.wait()
 
     def _source_failed(self, name: SourceName, problem: BridgeError, pause_seconds: float) -> None:
-        level = Level.ERROR if isinstance(problem, Misconfigured) else Level.WARN
+        level = _level_of(problem)
         now = utc_now()
         self.board.sources[name].fails(scrub(str(problem)), level, now, cause=cause_of(problem))
         self.board.beat(f"read {name}", now)
@@ -657,7 +657,7 @@ class Bridge:
             part.warning = f"A full walk has to find what is different now: {self._store.restored}."
 
     def _outlet_failed(self, outlet: _Outlet, problem: BridgeError, pause_seconds: float) -> None:
-        level = Level.ERROR if isinstance(problem, Misconfigured) else Level.WARN
+        level = _level_of(problem)
         if isinstance(problem, StoreOutdated):
             self._is_restored()
         now, needs_proof = utc_now(), isinstance(problem, BrokerDidNotConfirm)
@@ -714,6 +714,13 @@ class Bridge:
 def cause_of(problem: BridgeError) -> str:
     """Return the name of *problem* for machines: ``pbx_refused_login``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(problem).__name__).lower()
+
+
+def _level_of(problem: BridgeError) -> Level:
+    """Return how bad it is that *problem* keeps an end from working; not to read on purpose is no fault of the PBX."""
+    if isinstance(problem, OutboxFull):
+        return Level.PAUSED
+    return Level.ERROR if isinstance(problem, Misconfigured) else Level.WARN
 
 
 def _reading(name: SourceName) -> str:
