@@ -12,7 +12,8 @@ from bridge import __version__
 from bridge.broker import Subscription, Topology, connect, declare, verify, vhost_of
 from bridge.callers import Callers
 from bridge.cloudevents import numbers_in
-from bridge.config import ListenTable, PaceTable, PbxTable, Settings
+from bridge.config.pbx_tables import ListenTable, PaceTable, PbxTable
+from bridge.config.settings import Settings
 from bridge.contract import Offer, documents
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake

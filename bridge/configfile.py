@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bridge.config import Settings
+from bridge.config.settings import Settings
 from bridge.mistakes import Key
 
 SCHEMA_ID: Final = "urn:pbx-account-bridge:settings:1"

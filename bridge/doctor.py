@@ -17,7 +17,8 @@ from aio_pika.abc import AbstractConnection
 
 from bridge.broker import Topology, connect, declare, hold_fence, verify
 from bridge.build import needs_streams, source_of, topology_of
-from bridge.config import ListenTable, PbxTable, Settings
+from bridge.config.pbx_tables import ListenTable, PbxTable
+from bridge.config.settings import Settings
 from bridge.errands import depth, may_publish, server_of
 from bridge.errors import BridgeError, BrokerUnreachable, PbxNotTrusted, StoreInUse
 from bridge.model import Cursor

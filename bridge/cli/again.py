@@ -12,7 +12,7 @@ import click
 from bridge.broker import Topology, connect
 from bridge.cli.common import config_option, print_json, run_now, settings_of, time_option
 from bridge.cli.look import meant
-from bridge.config import Settings
+from bridge.config.settings import Settings
 from bridge.errands import detour
 from bridge.errors import BadConfig, BridgeError
 from bridge.frames import APP_ID

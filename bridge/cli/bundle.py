@@ -17,7 +17,7 @@ import orjson
 
 from bridge import __version__, logs
 from bridge.cli.common import config_option, json_option, run_now, say, settings_of
-from bridge.config import Settings
+from bridge.config.settings import Settings
 from bridge.control import ask, socket_path
 from bridge.errors import BridgeError
 from bridge.report import without_people

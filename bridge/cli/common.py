@@ -13,7 +13,8 @@ import click
 import orjson
 
 from bridge import logs
-from bridge.config import CONFIG_VARIABLE, Settings
+from bridge.config.loading import CONFIG_VARIABLE, load_settings
+from bridge.config.settings import Settings
 from bridge.secret import scrub
 
 FAILED: Final = 1
@@ -45,7 +46,7 @@ def settings_of(config: Path | None, *, require: bool = True, level: str | None 
         BadConfig: with every mistake in one message.
 
     """
-    settings = Settings.load(config, os.environ, require_pbx=require, require_rabbitmq=require)
+    settings = load_settings(config, os.environ, require_pbx=require, require_rabbitmq=require)
     logs.configure(level or settings.log.level, settings.log.format)
     return settings
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bridge.cli.common import FAILED, config_option, print_json, run_now, settings_of
-from bridge.config import Settings
+from bridge.config.settings import Settings
 from bridge.control import ask, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.model import KnownAccount, SourceName

@@ -16,7 +16,8 @@ from bridge.build import built, listening, page
 from bridge.cli.common import FAILED, config_option, print_json, run_now, settings_of, stop_signals
 from bridge.cli.shadow import play_shadow
 from bridge.cli.watch import shower
-from bridge.config import Settings
+from bridge.config.loading import load_settings
+from bridge.config.settings import Settings
 from bridge.doctor import Finding, examine
 from bridge.secret import scrub
 from bridge.status import Level
@@ -37,7 +38,7 @@ def run(config: Path | None, *, shadow: bool, once: bool, as_json: bool) -> None
             raise click.UsageError("--once and --json go with --shadow")
         run_now(_bridge(settings_of(config)))
         return
-    settings = Settings.load(config, os.environ, require_rabbitmq=False)
+    settings = load_settings(config, os.environ, require_rabbitmq=False)
     logs.configure("warning", settings.log.format)
     summary = run_now(play_shadow(settings, shower(as_json=as_json), is_once=once))
     if as_json:

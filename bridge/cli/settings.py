@@ -11,7 +11,7 @@ from rich.text import Text
 
 from bridge import configfile
 from bridge.cli.common import config_option, print_json, settings_of
-from bridge.config import origins
+from bridge.config.loading import origins
 from bridge.errors import BridgeError
 from bridge.wording import clean
 

@@ -8,7 +8,7 @@ from typing import Final
 from bridge.build import built
 from bridge.cli.common import stop_signals
 from bridge.cloudevents import AccountChanged
-from bridge.config import Settings
+from bridge.config.settings import Settings
 from bridge.service import Bridge
 from bridge.terminal import TerminalPublisher
 

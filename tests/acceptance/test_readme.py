@@ -11,7 +11,8 @@ import pytest
 import trustme
 
 from bridge.cli.main import commands
-from bridge.config import Settings
+from bridge.config.loading import load_settings
+from bridge.config.settings import Settings
 from tests.support.certificates import written
 from tests.support.process import run
 from tests.support.rabbit import PrivateBroker
@@ -63,7 +64,7 @@ def test_the_settings_it_shows_are_settings(tmp_path: Path) -> None:
         text = text.replace(secret, str(file))
     path = tmp_path / "bridge.toml"
     path.write_text(text)
-    settings = Settings.load(path, {})
+    settings = load_settings(path, {})
     assert [pbx.name for pbx in settings.pbx] == ["hq", "branch"]
     for table, content in tomllib.loads(text).items():
         assert table in Settings.model_fields, content
@@ -75,7 +76,7 @@ def test_what_it_shows_for_pbxs_that_dial_is_settings(tmp_path: Path) -> None:
     text = blocks("toml")[1].replace("/etc/ssl/bridge.pem", str(certificate)).replace("/etc/ssl/bridge.key", str(key))
     path = tmp_path / "bridge.toml"
     path.write_text(text.replace("/run/secrets/app", str(tmp_path / "app")))
-    settings = Settings.load(path, {}, require_rabbitmq=False)
+    settings = load_settings(path, {}, require_rabbitmq=False)
     assert settings.listen is not None
     assert [app.name for app in settings.listen.app] == ["acct-bridge"]
 

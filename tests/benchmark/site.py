@@ -14,7 +14,8 @@ from bridge import logs
 from bridge.broker import Subscription, Topology, connect
 from bridge.broker import declare as declare_topology
 from bridge.build import built
-from bridge.config import Settings
+from bridge.config.loading import load_settings
+from bridge.config.settings import Settings
 from bridge.intake import Told
 from bridge.model import OutboxRow
 from bridge.service import Bridge
@@ -72,7 +73,7 @@ def settings(
     ]
     file = folder / "bridge.toml"
     file.write_text("\n\n".join(lines))
-    return Settings.load(file, {})
+    return load_settings(file, {})
 
 
 @contextmanager

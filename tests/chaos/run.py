@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bridge.config import RabbitMqTable
+from bridge.config.tables import RabbitMqTable
 from tests.chaos.counting import History, Result, count, differing, final_revisions
 from tests.chaos.errors import StandstillError
 from tests.chaos.faults import Fault, Kind, Link, plan

@@ -12,7 +12,7 @@ from jsonschema import Draft7Validator, Draft202012Validator, ValidationError
 
 from bridge import cloudevents
 from bridge.build import offer_of, rules_of
-from bridge.config import Settings
+from bridge.config.loading import load_settings
 from bridge.contract import ACCOUNT, ASYNCAPI, CERTIFICATE, documents, schema
 from bridge.delivery.ingest import ingest
 from bridge.store.sqlite import SqliteStore
@@ -60,7 +60,7 @@ def parse() -> Callable[[Path], str]:
 
 
 def offered(environment: dict[str, str]) -> dict[str, Any]:
-    return {name: json.loads(body) for name, body in documents(offer_of(Settings.load(None, environment))).items()}
+    return {name: json.loads(body) for name, body in documents(offer_of(load_settings(None, environment))).items()}
 
 
 @pytest.mark.parametrize("environment", [ENVIRONMENT, NARROW], ids=["plain", "narrow"])
@@ -83,7 +83,7 @@ def test_the_official_parser_takes_the_general_contract(parse: Callable[[Path], 
 def test_it_names_the_configured_exchange_host_sources_and_queues(tmp_path: Path) -> None:
     file = tmp_path / "bridge.toml"
     file.write_text('[[subscriber]]\nqueue = "pbx.accounts.test.crm"\nkeys = ["hq.account.*"]\n')
-    told = documents(offer_of(Settings.load(file, ENVIRONMENT)))[ASYNCAPI].decode()
+    told = documents(offer_of(load_settings(file, ENVIRONMENT)))[ASYNCAPI].decode()
     document = json.loads(told)
     accounts = document["channels"]["accounts"]
     assert accounts["bindings"]["amqp"]["exchange"]["name"] == "pbx.accounts.test"
@@ -111,7 +111,7 @@ INFO = {
 
 @pytest.mark.parametrize("environment", [ENVIRONMENT, NARROW], ids=["plain", "narrow"])
 def test_what_such_a_bridge_publishes_fits_what_it_offers(environment: dict[str, str], tmp_path: Path) -> None:
-    settings, offer = Settings.load(None, environment), offered(environment)
+    settings, offer = load_settings(None, environment), offered(environment)
     with SqliteStore(tmp_path / "bridge.db") as store:
         changes = [row("a", 1, info=INFO), row("a", 2, info={**INFO, "e164": "404"}), row("b", 3, info={})]
         ingest(store, batch(*changes), rules=rules_of(settings, settings.pbx[0].name, store.key), now=NOW)
@@ -137,7 +137,7 @@ def test_where_pbxs_differ_a_field_may_come_either_way(tmp_path: Path) -> None:
     pbx = '[[pbx]]\nname = "{}"\nurl = "wss://x"\napp = "a"\npassword = "pl4nted-s3cret"\n{}\n'
     file.write_text(pbx.format("hq", "") + pbx.format("branch", 'mask = ["numbers"]\nexclude = ["emails"]'))
     broker = {name: value for name, value in ENVIRONMENT.items() if "RABBITMQ" in name}
-    told = json.loads(documents(offer_of(Settings.load(file, broker)))[ACCOUNT])
+    told = json.loads(documents(offer_of(load_settings(file, broker)))[ACCOUNT])
     account = {"$ref": "#/$defs/account", "$defs": told["$defs"]}
     for numbers in (["403"], ["masked:00ff"]):
         Draft202012Validator(account).validate({"guid": "a", "numbers": numbers})

@@ -8,7 +8,8 @@ import trustme
 from jsonschema import Draft202012Validator, ValidationError
 
 from bridge.build import rules_of
-from bridge.config import Settings, origins
+from bridge.config.loading import load_settings, origins
+from bridge.config.settings import Settings
 from bridge.configfile import commented, in_effect, schema, toml
 from tests.support.certificates import written
 
@@ -23,7 +24,7 @@ def without_missing_files(text: str, tmp_path: Path) -> str:
 def loaded(text: str, tmp_path: Path, **environment: str) -> tuple[Settings, Path]:
     file = tmp_path / "bridge.toml"
     file.write_text(without_missing_files(text, tmp_path), "utf-8")
-    return Settings.load(file, environment), file
+    return load_settings(file, environment), file
 
 
 def test_the_file_to_begin_with_is_valid_as_it_is(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_what_is_in_effect_says_where_it_comes_from_and_shows_no_secret(tmp_path
 def test_a_value_in_an_inline_table_is_known_to_come_from_the_file(tmp_path: Path) -> None:
     file = tmp_path / "inline.toml"
     file.write_text('log = {level = "debug"}\n')
-    settings = Settings.load(file, {}, require_pbx=False, require_rabbitmq=False)
+    settings = load_settings(file, {}, require_pbx=False, require_rabbitmq=False)
     found = {setting.key: setting.origin for setting in in_effect(settings, origins(file, {}))}
     assert found["log.level"] == str(file)
 

@@ -1,0 +1,159 @@
+"""The settings, read from one TOML file and the environment; every mistake is told at once, each with its place."""
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from bridge.config.pbx_tables import AppTable
+from bridge.config.settings import Settings
+from bridge.config.table import Table
+from bridge.errors import BadConfig
+from bridge.mistakes import Key, Places, did_you_mean, lines_of
+
+PREFIX: Final = "BRIDGE_"
+CONFIG_VARIABLE: Final = "BRIDGE_CONFIG"
+
+
+def load_settings(
+    file: Path | None,
+    environment: Mapping[str, str],
+    *,
+    require_pbx: bool = True,
+    require_rabbitmq: bool = True,
+) -> Settings:
+    """Return the settings in *file* and *environment*; the environment wins.
+
+    Raises:
+        BadConfig: with every mistake in one message.
+
+    """
+    text, tables = _read(file)
+    mistakes: list[str] = []
+    variables: dict[Key, str] = {}
+    _overlay(tables, environment, mistakes, variables)
+    settings = Settings()
+    try:
+        settings = Settings.model_validate(tables)
+    except ValidationError as problems:
+        where = Places(file, text, variables, _siblings)
+        mistakes += [where.sentence(problem) for problem in problems.errors(include_url=False, include_input=False)]
+    if require_pbx and not (tables.get("pbx") or tables.get("listen")):
+        mistakes.append(
+            "no PBX is configured: set BRIDGE_PBX_URL, BRIDGE_PBX_APP and BRIDGE_PBX_PASSWORD_FILE, or make a "
+            "table [listen] for PBXs that dial"
+        )
+    broker = tables.get("rabbitmq")
+    if require_rabbitmq and not (isinstance(broker, Mapping) and {"url", "url_file"} & set(broker)):
+        mistakes.append("no broker is configured: set BRIDGE_RABBITMQ_URL_FILE (or rabbitmq.url)")
+    if mistakes:
+        count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        raise BadConfig("\n  ".join([f"the configuration has {count}:", *mistakes]))
+    return settings
+
+
+def origins(file: Path | None, environment: Mapping[str, str]) -> Mapping[Key, str]:
+    """Return where each setting that was given comes from: a line of the file, or a variable.
+
+    Raises:
+        BadConfig: the file cannot be read.
+
+    """
+    text, tables = _read(file)
+    variables: dict[Key, str] = {}
+    in_file = dict.fromkeys(_leaves(tables), f"{file}")
+    lines = {key: f"{file}, line {line}" for key, line in lines_of(text) if key in in_file}
+    _overlay(tables, environment, [], variables)
+    return in_file | lines | variables
+
+
+def _leaves(tables: Any, key: Key = ()) -> Iterator[Key]:
+    if isinstance(tables, Mapping):
+        for name, value in tables.items():
+            yield from _leaves(value, (*key, name))
+    elif isinstance(tables, list) and any(isinstance(item, Mapping) for item in tables):
+        for number, item in enumerate(tables):
+            yield from _leaves(item, (*key, number))
+    else:
+        yield key
+
+
+def _read(file: Path | None) -> tuple[str, dict[str, Any]]:
+    if file is None:
+        return "", {}
+    try:
+        text = file.read_text("utf-8")
+        return text, tomllib.loads(text)
+    except OSError as problem:
+        raise BadConfig(f"the configuration {file} cannot be read: {problem.strerror}") from problem
+    except UnicodeDecodeError as problem:
+        raise BadConfig(f"the configuration {file} is not UTF-8 text") from problem
+    except tomllib.TOMLDecodeError as problem:
+        raise BadConfig(f"the configuration {file} is not TOML: {problem}") from problem
+
+
+def _overlay(
+    tables: dict[str, Any],
+    environment: Mapping[str, str],
+    mistakes: list[str],
+    origins: dict[Key, str],
+) -> None:
+    """Put ``BRIDGE_TABLE_KEY`` variables over *tables*; ``BRIDGE_PBX_…`` is the first PBX, and so for the apps."""
+    known: dict[str, Key] = {
+        f"{PREFIX}{table.upper()}_{key.upper()}": (table, 0, key) if table == "pbx" else (table, key)
+        for table, field in Settings.model_fields.items()
+        for key in _keys_of(field.annotation)
+        if table != "subscriber" and (table, key) != ("listen", "app")
+    }
+    known |= {f"{PREFIX}LISTEN_APP_{key.upper()}": ("listen", "app", 0, key) for key in AppTable.model_fields}
+    for variable, value in environment.items():
+        if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE or variable.startswith(f"{PREFIX}TEST_"):
+            continue
+        if variable not in known:
+            mistakes.append(f"{variable}: there is no such variable{did_you_mean(variable, known)}")
+            continue
+        path = known[variable]
+        table, key = str(path[0]), str(path[-1])
+        target = _table_at(tables, path[:-1])
+        if target is None:
+            continue  # the file has something else under this name, which is a mistake of its own
+        for other in (f"{key}_file", key.removesuffix("_file")):
+            if other != key:
+                target.pop(other, None)
+        is_list = _is_list(table, key)
+        target[key] = [part.strip() for part in value.split(",") if part.strip()] if is_list else value
+        origins[path] = variable
+
+
+def _table_at(tables: dict[str, Any], path: Key) -> dict[str, Any] | None:
+    """Return the table at *path*, made where it is missing; ``None`` where something else is in its place."""
+    found: Any = tables
+    for step, following in zip(path, (*path[1:], None), strict=True):
+        if isinstance(step, int):
+            found = found[step] if isinstance(found, list) and found else None
+        else:
+            found = found.setdefault(step, [{}] if following == 0 else {}) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def _keys_of(annotation: Any) -> Iterator[str]:
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, Table):
+            yield from candidate.model_fields
+
+
+def _is_list(table: str, key: str) -> bool:
+    if table == "status":
+        return key == "hosts"
+    return table in {"publish", "pbx"} and key in {"include", "exclude", "mask"}
+
+
+def _siblings(path: Key) -> Sequence[str]:
+    if path[:2] == ("listen", "app") and len(path) > 2:  # noqa: PLR2004 - below the table, not beside it
+        return list(AppTable.model_fields)
+    if len(path) == 1:
+        return list(Settings.model_fields)
+    field = Settings.model_fields.get(str(path[0]))
+    return list(_keys_of(field.annotation)) if field is not None else []

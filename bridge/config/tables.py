@@ -1,0 +1,224 @@
+"""The tables about the bridge itself, its store and its broker."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from bridge.config.table import Age, FieldNames, SecretFile, Table, Time, TimeOrNever, TlsTable, keep_guid, of_the_form
+from bridge.secret import Secret
+
+EXCHANGE: Final = "pbx.accounts"
+
+
+def _amqp(url: SecretStr) -> SecretStr:
+    for one in url.get_secret_value().split(","):
+        parts = urlsplit(one.strip())
+        if parts.scheme not in ("amqp", "amqps") or not parts.hostname:
+            raise ValueError("must look like amqp://user:password@host:5672/vhost (amqps for TLS)")
+    return url
+
+
+def _stream(url: SecretStr) -> SecretStr:
+    for one in url.get_secret_value().split(","):
+        parts = urlsplit(one.strip())
+        if parts.scheme not in {"rabbitmq-stream", "rabbitmq-stream+tls"} or not parts.hostname:
+            raise ValueError(
+                "must look like rabbitmq-stream://user:password@host:5552/vhost (rabbitmq-stream+tls and 5551 for TLS)"
+            )
+    return url
+
+
+def _sqlite(url: str) -> str:
+    if url.startswith("postgresql:"):
+        raise ValueError("PostgreSQL is not there yet; use sqlite:///path/to/bridge.db")
+    if not url.startswith("sqlite:///") or not url.removeprefix("sqlite:///"):
+        raise ValueError("must look like sqlite:///bridge.db, or sqlite:////var/lib/bridge.db (four slashes)")
+    return url
+
+
+class RabbitMqTable(TlsTable):
+    """The broker, and what is declared there."""
+
+    url: Annotated[SecretStr, AfterValidator(_amqp)] | None = None
+    """Where the broker is: amqp://user:password@host:5672/vhost (amqps for TLS); several hosts separated by commas."""
+    url_file: SecretFile | None = None
+    """A file with that, read again at every login."""
+    exchange: str = Field(EXCHANGE, min_length=1, max_length=127)
+    """The topic exchange that gets the events."""
+    declare: bool = True
+    """Make exchange, log and queues; false: only look whether they are there."""
+    log_stream: bool = True
+    """Keep everything in the stream <exchange>.log."""
+    log_max_age: Annotated[str, Age] = "30D"
+    """How long the log keeps events: a number and one of Y M D h m s."""
+    log_max_bytes: int = Field(5_000_000_000, ge=1_000_000)
+    """How large the log may become."""
+    stream_url: Annotated[SecretStr, AfterValidator(_stream)] | None = None
+    """The stream port: the log is written through it, each event once. Without it the exchange feeds the log."""
+    stream_url_file: SecretFile | None = None
+    """A file with that, read again at every login."""
+    log_partitions: int = Field(1, ge=1, le=64)
+    """Into how many streams the log is split, by account; more than one needs stream_url."""
+    window: int = Field(256, ge=1, le=1024)
+    """Unconfirmed events at a time; as many may be delivered twice after a kill."""
+    confirm_timeout_seconds: float = Field(30, gt=0)
+    """Without any confirm for so long, the connection is given up."""
+
+    @property
+    def urls(self) -> Sequence[str]:
+        """The broker's hosts in the order in which they are tried; read anew where they come from a file."""
+        return self._hosts("url")
+
+    @property
+    def stream_urls(self) -> Sequence[str]:
+        """The broker's stream ports, the same way; none where the exchange feeds the log."""
+        return self._hosts("stream_url")
+
+    @property
+    def writes_log(self) -> bool:
+        """Whether the bridge writes the log itself, by the stream protocol."""
+        return self.log_stream and (self.stream_url is not None or self.stream_url_file is not None)
+
+    @model_validator(mode="after")
+    def _partitions_need_streams(self) -> Self:
+        if self.log_partitions > 1 and not self.writes_log:
+            raise ValueError("log_partitions needs stream_url (and log_stream): an exchange feeds one stream only")
+        return self
+
+    def _hosts(self, name: str) -> Sequence[str]:
+        secret = self._secret(name)
+        return [] if secret is None else [url.strip() for url in secret.reveal().split(",") if url.strip()]
+
+
+class SubscriberTable(Table):
+    """A queue that is declared before its subscriber first connects, so that it misses nothing; one for each."""
+
+    queue: str = Field(min_length=1, max_length=255)
+    """Its name."""
+    keys: tuple[str, ...] = ("*.account.*",)
+    """Routing keys of the events it gets."""
+    delivery_limit: int = Field(100, ge=1)
+    """After so many deliveries without an acknowledgement an event goes to <queue>.dead; quorum queues only."""
+    queue_type: Literal["quorum", "classic"] = "quorum"
+    """quorum keeps its events through the loss of a node."""
+
+
+class StoreTable(Table):
+    """Where cursor, mirror and outbox are kept."""
+
+    url: Annotated[str, AfterValidator(_sqlite)] = "sqlite:///bridge.db"
+    """The file with cursor, mirror and outbox; four slashes before an absolute path."""
+    max_unsent_events: int = Field(1_000_000, ge=1)
+    """With so many events waiting, the PBXs are read no further."""
+    max_unsent_bytes: int = Field(2_000_000_000, ge=1)
+    """The same for their size."""
+    min_free_bytes: int = Field(200_000_000, ge=0)
+    """The same for what the disk has left."""
+
+    @property
+    def path(self) -> Path:
+        """The SQLite file."""
+        return Path(self.url.removeprefix("sqlite:///"))
+
+
+class ReplayTable(Table):
+    """How long published events are kept."""
+
+    keep_days: float = Field(7, gt=0, le=3650)
+    """How long published events stay in the store, for trace and replay."""
+
+
+class PublishTable(Table):
+    """Which fields leave, and which changes."""
+
+    skip_unchanged: bool = False
+    """No event where no published field differs."""
+    include: FieldNames = ()
+    """Beside the usual fields: apps, template, hidden, devices."""
+    exclude: FieldNames = ()
+    """Fields that never leave."""
+    mask: FieldNames = ()
+    """Fields of which only a keyed hash leaves: it shows that they changed, not what they are."""
+
+    @model_validator(mode="after")
+    def _guid_stays(self) -> Self:
+        keep_guid(self.exclude, self.mask)
+        return self
+
+
+class StatusTable(Table):
+    """The status page."""
+
+    enabled: bool = True
+    """Serve the status page."""
+    host: str = "127.0.0.1"
+    """Where it listens; elsewhere than on this machine only with a token."""
+    port: int = Field(8080, ge=0, le=65535)
+    """0 takes any free one."""
+    token: SecretStr | None = None
+    """What /status asks for: Authorization: Bearer …"""
+    token_file: SecretFile | None = None
+    """A file with that."""
+    hosts: tuple[str, ...] = ()
+    """Names under which the page may be asked for, beside localhost and plain addresses; where there is no token."""
+    max_unsent_age_seconds: float = Field(300, gt=0)
+    """An event that waits for longer makes the bridge not ready."""
+    max_walk_stall_seconds: float = Field(300, gt=0)
+    """A full walk that reads no account for longer is stuck."""
+
+    @model_validator(mode="after")
+    def _strangers_need_a_token(self) -> Self:
+        is_local = self.host in ("127.0.0.1", "::1", "localhost")
+        if self.enabled and not is_local and self.token is None and self.token_file is None:
+            raise ValueError(
+                "token is missing: without one the page is for this machine only (host 127.0.0.1). Make one, for "
+                "instance by openssl rand -hex 32, and set status.token_file (BRIDGE_STATUS_TOKEN_FILE)"
+            )
+        return self
+
+    @property
+    def secret(self) -> Secret | None:
+        """What ``/status`` asks for."""
+        return self._secret("token")
+
+
+class TracesTable(Table):
+    """Spans for OpenTelemetry; needs the extra ``otel``."""
+
+    enabled: bool = False
+    """Make spans, and send them."""
+    endpoint: Annotated[str, of_the_form(r"https?://\S+", "must look like http://collector:4318")] = (
+        "http://localhost:4318"
+    )
+    """Where a collector takes OTLP over HTTP."""
+
+
+class LogTable(Table):
+    """Logs."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged at least."""
+    format: Literal["auto", "text", "json"] = "auto"
+    """auto: text on a terminal, JSON otherwise."""
+
+
+class WalkTable(Table):
+    """Full walks, and what they may do."""
+
+    nightly_at: Annotated[str, TimeOrNever] = "02:00"
+    """When every PBX is walked from its start once a night, or never. Local time of the machine."""
+    after_outage_minutes: float = Field(10, ge=0)
+    """Walk after a PBX was away for so long, too."""
+    quiet_from: Annotated[str, Time] | None = None
+    """No full walks from then on, unless asked for by resync."""
+    quiet_until: Annotated[str, Time] | None = None
+    """The end of that."""
+    deletion_walks: int = Field(2, ge=1, le=10)
+    """Proven full walks that must not have seen an account before it counts as deleted."""
+    max_deleted_accounts: int = Field(20, ge=0)
+    """More deletions at once wait for a human yes."""
+    max_deleted_percent: float = Field(5, ge=0, le=100)
+    """The same, in percent of the accounts of a PBX."""

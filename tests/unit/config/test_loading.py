@@ -1,0 +1,133 @@
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.config.loading import load_settings
+from bridge.errors import BadConfig
+from tests.support.settings import MINIMUM, load, mistakes, without_broker
+
+
+def test_one_pbx_fits_into_the_environment() -> None:
+    settings = load(MINIMUM)
+    (pbx,) = settings.pbx
+    assert (pbx.name, pbx.full_url, pbx.app) == ("pbx", "wss://pbx.example.com/PBX0/APPS/websocket", "acct-bridge")
+    assert pbx.secret.reveal() == "pl4nted-s3cret"
+    assert pbx.poll_interval_seconds == 120
+    assert settings.rabbitmq.urls == ["amqp://bridge:br0ker-s3cret@broker/"]
+    assert settings.store.path == Path("bridge.db")
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    text = '[rabbitmq]\nurl = "amqp://file/"\nexchange = "from.file"\n[log]\nlevel = "debug"\n'
+    settings = load({**MINIMUM, "BRIDGE_RABBITMQ_EXCHANGE": "from.environment"}, text, tmp_path)
+    assert (settings.rabbitmq.exchange, settings.log.level) == ("from.environment", "debug")
+    assert settings.rabbitmq.urls == [MINIMUM["BRIDGE_RABBITMQ_URL"]]
+
+
+def test_lists_come_from_the_environment_with_commas() -> None:
+    assert load({**MINIMUM, "BRIDGE_PUBLISH_EXCLUDE": "emails, groups"}).publish.exclude == ("emails", "groups")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[rabbitmq]\nexchnage = 'x'", "line 2: rabbitmq.exchnage: there is no such key; did you mean 'exchange'?"),
+        ("[rabitmq]\nurl = 'x'", "line 1: rabitmq: there is no such key; did you mean 'rabbitmq'?"),
+        ("[rabbitmq]\nwindow = 0", "line 2: rabbitmq.window: must be at least 1"),
+        ("[rabbitmq]\nwindow = 5000", "line 2: rabbitmq.window: must be at most 1024"),
+        ("[rabbitmq]\nwindow = 'many'", "line 2: rabbitmq.window: must be a whole number"),
+        ("[rabbitmq]\ndeclare = 'perhaps'", "line 2: rabbitmq.declare: must be true or false"),
+        ("[rabbitmq]\nlog_max_age = 'long'", "line 2: rabbitmq.log_max_age: must be a number and one of Y M D h m s"),
+        ("[log]\nlevel = 'loud'", "line 2: log.level: must be 'debug', 'info', 'warning' or 'error'"),
+        ("[store]\nurl = 'mysql://x'", "line 2: store.url: must look like sqlite:///bridge.db"),
+        ("[store]\nurl = 'postgresql://x'", "line 2: store.url: PostgreSQL is not there yet"),
+        ("[walk]\nnightly_at = '25:00'", "line 2: walk.nightly_at: must be a time like 02:00, or never"),
+        (
+            "[publish]\nmask = ['emial']",
+            "line 2: publish.mask: 'emial' is no field of an account; did you mean 'emails'?",
+        ),
+        ("[publish]\nexclude = ['guid']", "line 1: publish: guid can be neither excluded nor masked"),
+        ("[status]\nhost = '0.0.0.0'", "line 1: status: token is missing"),
+        ("[[pbx]]\nname = 'HQ'\n", "line 2: pbx[0].name: must be lower-case letters, digits and dashes"),
+        ("[[pbx]]\nurl = 'http://x'\n", "line 2: pbx[0].url: must look like wss://pbx.example.com/PBX0/APPS/websocket"),
+        ("[[pbx]]\nurl = 'ws://x'\napp = 'a'\n", "line 1: pbx[0].password_file: is missing, and so is password"),
+        ("[[pbx]]\napp = 'a'\npassword = 'p'\n", "line 1: pbx[0].url: is missing"),
+        (
+            "[[pbx]]\nurl='ws://x'\napp='a'\npassword_file='/nowhere'\n",
+            "line 4: pbx[0].password_file: the secret in /nowhere",
+        ),
+        (
+            "[[pbx]]\nurl='ws://x'\napp='a'\npassword='p'\npassword_file='/x'",
+            "give password or password_file, not both",
+        ),
+        ("[[subscriber]]\nqueu = 'x'", "line 2: subscriber[0].queu: there is no such key; did you mean 'queue'?"),
+    ],
+)
+def test_every_mistake_has_its_line_and_its_words(tmp_path: Path, text: str, sentence: str) -> None:
+    assert [mistake for mistake in mistakes(text, tmp_path) if sentence in mistake], mistakes(text, tmp_path)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    text = "[rabbitmq]\nwindow = 0\nurll = 'x'\n[log]\nlevel = 'loud'\n"
+    told = mistakes(text, tmp_path, {"BRIDGE_PBX_APPP": "x", "BRIDGE_STATUS_PORT": "99999"})
+    assert len(told) == 7
+    assert "BRIDGE_PBX_APPP: there is no such variable; did you mean 'BRIDGE_PBX_APP'?" in told
+    assert "BRIDGE_STATUS_PORT: status.port: must be at most 65535" in told
+    assert any(mistake.startswith("no PBX is configured") for mistake in told)
+    assert any(mistake.startswith("no broker is configured") for mistake in told)
+
+
+@pytest.mark.parametrize("text", ["[rabbitmq", "x = ", "a = 1\na = 2"])
+def test_what_is_no_toml_is_refused_with_its_line(tmp_path: Path, text: str) -> None:
+    with pytest.raises(BadConfig, match=r"is not TOML.*(line \d|end of document)"):
+        load({}, text, tmp_path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match=r"nowhere.toml cannot be read: No such file"):
+        load_settings(tmp_path / "nowhere.toml", {})
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["url", "x", "name"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+names = st.sampled_from(["rabbitmq", "store", "publish", "status", "log", "walk", "pbx", "subscriber", "x"])
+
+
+keys = st.sampled_from(
+    ["url", "url_file", "window", "declare", "host", "port", "token", "name", "app", "password", "keys", "y"]
+)
+
+
+@given(
+    st.dictionaries(names, values | st.dictionaries(keys, values, max_size=3), max_size=3),
+    st.sampled_from([{}, MINIMUM]),
+)
+def test_whatever_the_file_says_it_is_settings_or_a_sentence(
+    tables: dict[str, Any], environment: dict[str, str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, suppress(BadConfig):
+        patch.setattr("bridge.config.loading._read", lambda _file: ("", tables))
+        load_settings(None, environment)
+
+
+def test_one_app_fits_into_the_environment(tmp_path: Path) -> None:
+    settings = without_broker(
+        tmp_path,
+        "",
+        BRIDGE_LISTEN_HOST="127.0.0.1",
+        BRIDGE_LISTEN_APP_NAME="a",
+        BRIDGE_LISTEN_APP_PASSWORD="pw",
+    )
+    assert settings.listen is not None
+    assert settings.listen.app[0].secret.reveal() == "pw"
