@@ -11,6 +11,7 @@ from typing import Final
 from bridge import __version__
 from bridge.broker import Subscription, Topology, connect, declare, verify, vhost_of
 from bridge.callers import Callers
+from bridge.clock import utc_now
 from bridge.cloudevents import numbers_in
 from bridge.config.pbx_tables import ListenTable, PaceTable, PbxTable
 from bridge.config.settings import Settings
@@ -19,6 +20,7 @@ from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
 from bridge.errands import newest_in_log
 from bridge.errors import BadConfig
+from bridge.following import Pbx
 from bridge.frames import APP_ID
 from bridge.intake import Told
 from bridge.listen.gate import Bounds, Gate
@@ -28,8 +30,9 @@ from bridge.logs import get_logger
 from bridge.metrics import exposition
 from bridge.model import OutboxRow, SourceName
 from bridge.normalize import Projection, Rules
+from bridge.outlets import Log
 from bridge.publisher import Publisher
-from bridge.service import Bridge, Log, Pbx, utc_now
+from bridge.service import Bridge
 from bridge.source import PbxSource
 from bridge.status import Board, Door, Level, LogPart, Part, SourcePart
 from bridge.store.reading import RecentEvents

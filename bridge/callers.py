@@ -4,12 +4,14 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Protocol
 
+from bridge.clock import utc_now
 from bridge.errors import PbxBrokeProtocol
+from bridge.following import Pbx
 from bridge.listen.caller import CallingPbx
 from bridge.listen.identity import Identity
 from bridge.logs import get_logger
 from bridge.model import Caller, SourceName
-from bridge.service import Bridge, Pbx, utc_now
+from bridge.service import Bridge
 from bridge.status import Level, SourcePart
 from bridge.walk.decisions import Pace
 from bridge.wire.messages import API, PbxInfo

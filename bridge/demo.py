@@ -14,16 +14,19 @@ from uuid import uuid4
 
 from bridge import __version__, cloudevents
 from bridge.broker import Topology, connect, declare
+from bridge.clock import utc_now
 from bridge.cloudevents import AccountChanged
 from bridge.consumer.client import subscribe
 from bridge.delivery.contracts import Publisher
 from bridge.delivery.limits import Limits
 from bridge.errors import BridgeError
+from bridge.following import Pbx
 from bridge.logs import get_logger
 from bridge.model import OutboxRow, SourceName
 from bridge.normalize import Rules
 from bridge.publisher import Publisher as RabbitPublisher
-from bridge.service import Bridge, Patience, Pbx, keep_trying, utc_now
+from bridge.retrying import Patience, keep_trying
+from bridge.service import Bridge
 from bridge.simulator.pbx import Pbx as PretendPbx
 from bridge.simulator.server import serve
 from bridge.source import PbxSource

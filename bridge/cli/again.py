@@ -12,13 +12,13 @@ import click
 from bridge.broker import Topology, connect
 from bridge.cli.common import config_option, print_json, run_now, settings_of, time_option
 from bridge.cli.look import meant
+from bridge.clock import utc_now
 from bridge.config.settings import Settings
 from bridge.errands import detour
 from bridge.errors import BadConfig, BridgeError
 from bridge.frames import APP_ID
 from bridge.publisher import Publisher
 from bridge.resend import Sender, Snapshot, as_row, is_replayable, sending
-from bridge.service import utc_now
 from bridge.store.reader import StoreReader
 from bridge.tls import client_context
 

@@ -17,7 +17,7 @@ from bridge.cloudevents import AccountChanged
 from bridge.consumer.client import ACCOUNT_KEYS, Delivery, Start, subscribe
 from bridge.errors import BadConfig, BridgeError
 from bridge.model import ChangeKind
-from bridge.service import Patience, keep_trying
+from bridge.retrying import Patience, keep_trying
 from bridge.terminal import event_line
 from bridge.tls import client_context
 from bridge.trace import is_meant

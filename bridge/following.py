@@ -1,0 +1,249 @@
+"""Following one PBX: what it tells is read and becomes durable, again after every failure, and never while paused."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NoReturn, Protocol
+
+from bridge.clock import utc_now
+from bridge.delivery.contracts import Offload, Store
+from bridge.delivery.reconcile import Brake
+from bridge.errors import BridgeError, OutboxFull
+from bridge.intake import Intake, Told
+from bridge.logs import get_logger
+from bridge.model import Cursor, Pause, Place, SourceName
+from bridge.normalize import Rules
+from bridge.retrying import Patience, cause_of, keep_trying, level_of
+from bridge.secret import scrub
+from bridge.source import Heard
+from bridge.status import Board, Level
+from bridge.walk.schedule import Habits, WalkSchedule
+
+log = get_logger(__name__)
+
+
+class Source(Protocol):
+    """Reads one PBX, whoever of the two dials."""
+
+    def request_walk(self) -> None:
+        """Read the list from its start once more, as soon as that is possible."""
+
+    async def read(self, since: Cursor, hand_on: Callable[[Heard], Awaitable[None]]) -> NoReturn:
+        """Read on from *since* until that is of no more use, and raise why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pbx:
+    """One PBX to follow."""
+
+    name: SourceName
+    source: Source
+    ask_ahead: int = 256
+    """Rows that may be read and not yet committed."""
+    rules: Rules | None = None
+    """How its rows are judged, where that is not as those of the other PBXs are."""
+    max_silence: timedelta = timedelta(minutes=15)
+    """Without an answer, a failure or another attempt for so long, the reading task itself is stuck."""
+
+
+class Remembering(Store, Protocol):
+    """What following needs of a store beside what ingesting does: it remembers each PBX."""
+
+    def place(self, source: SourceName) -> Place:
+        """Return where *source* stands."""
+
+    def paused(self) -> Mapping[SourceName, Pause]:
+        """Return the PBXs that an operator wants not to be read."""
+
+    def verified_at(self, source: SourceName) -> datetime | None:
+        """Return when the last full walk of the present epoch was proven, if one was."""
+
+    def certified_accounts(self, source: SourceName) -> int | None:
+        """Return how many accounts the last proven full walk of the present epoch found, if there was one."""
+
+    def absent(self, source: SourceName) -> int:
+        """Return how many accounts the last proven walk did not see, without those that wait for a human yes."""
+
+
+def reading(name: SourceName) -> str:
+    """Return what the watchdog calls the reading of a PBX."""
+    return f"read {name}"
+
+
+class FollowedPbx:
+    """A PBX being followed, from where its *intake* stands; not read while the outbox is full.
+
+    *has_room* is set while that is not so.
+    """
+
+    def __init__(
+        self, pbx: Pbx, intake: Intake, schedule: WalkSchedule, *, board: Board, has_room: asyncio.Event
+    ) -> None:
+        self._name = pbx.name
+        self._source = pbx.source
+        self._intake = intake
+        self._schedule = schedule
+        self._board = board
+        self._part = board.sources[pbx.name]
+        self._has_room = has_room
+        self._patience = Patience()
+        self._pause: Pause | None = None
+        """What an operator said who wants it not to be read."""
+        self._may_read = asyncio.Event()
+        """Cleared while that is so."""
+        self._may_read.set()
+        self._pausing = asyncio.Event()
+        """Set while that is so, for who reads at the moment."""
+
+    def __repr__(self) -> str:
+        return f"<FollowedPbx {self._name}, {self._part.doing}>"
+
+    async def follow(self, first_pause_seconds: float = 0.0) -> None:
+        """Read for ever, begun after a pause; cancelled, it makes durable what was read.
+
+        Raises:
+            Fatal: nothing can be done by waiting.
+
+        """
+        async with asyncio.TaskGroup() as group:
+            committing = group.create_task(self._intake.keep_committing())
+            try:
+                await asyncio.sleep(first_pause_seconds)
+                await keep_trying(self._read, self._patience, self._failed)
+            finally:
+                if not committing.done():
+                    settling = asyncio.create_task(self._intake.settle())
+                    await asyncio.wait([settling, committing], return_when=asyncio.FIRST_COMPLETED)
+                    settling.cancel()
+
+    async def _read(self) -> None:
+        await self._intake.settle()
+        self._intake.abandon_walk()
+        if self._board.full:
+            self._part.fails(self._board.full, Level.PAUSED, utc_now(), cause="outbox_full")
+            await self._has_room.wait()
+        while True:
+            await self._may_read.wait()
+            self._board.beat(reading(self._name), utc_now())
+            await _unless(self._pausing, self._source.read(self._intake.cursor, self._hand_on))
+            await self._intake.settle()
+            self._intake.abandon_walk()
+            self._show_pause()  # over whatever the reading said last
+
+    async def _hand_on(self, heard: Heard) -> None:
+        if self._board.full:
+            raise OutboxFull(self._board.full)
+        now, part = utc_now(), self._part
+        if part.last_progress_at is not None and self._patience.is_tried:
+            self._schedule.came_back(now - part.last_progress_at)
+        part.last_progress_at = now
+        self._board.beat(reading(self._name), now)
+        self._patience.progress()
+        await self._intake.put(heard)
+
+    def _failed(self, problem: BridgeError, pause_seconds: float) -> None:
+        level = level_of(problem)
+        now = utc_now()
+        self._part.fails(scrub(str(problem)), level, now, cause=cause_of(problem))
+        self._board.beat(reading(self._name), now)
+        write = log.error if level is Level.ERROR else log.warning
+        write("source.failed", source=self._name, problem=str(problem), again_in_seconds=round(pause_seconds, 1))
+
+    def ask_for_walk(self) -> None:
+        """Want a full walk, which no quiet hours hold up."""
+        self._schedule.ask()
+
+    def resync(self, *, accept_deletions: bool) -> None:
+        """Want a full walk; with *accept_deletions* the accounts that it does not see may be deleted, however many."""
+        self._intake.accepts_deletions = accept_deletions
+        self.ask_for_walk()
+
+    def walk_if_due(self, now: datetime) -> None:
+        """Begin a full walk if there is a reason for one and the PBX is reached; *now* is local and aware."""
+        reason = self._schedule.due(now)
+        if reason and self._part.is_usable:
+            log.debug("walk.wanted", source=self._name, reason=reason)
+            self._source.request_walk()
+
+    def hold(self, pause: Pause | None) -> None:
+        """Read no more because of *pause*; again where it is ``None``."""
+        before, self._pause = self._pause, pause
+        if pause is not None:
+            self._may_read.clear()
+            self._pausing.set()
+        else:
+            self._pausing.clear()
+            self._may_read.set()
+            if before is not None:
+                self._schedule.came_back(utc_now() - before.since)
+        self._show_pause()
+
+    def _show_pause(self) -> None:
+        part, pause = self._part, self._pause
+        was_paused, part.is_paused = part.is_paused, pause is not None
+        if pause is not None:
+            reason = f" ({pause.reason})" if pause.reason else ""
+            part.problem = part.cause = ""
+            part.does(f"paused by an operator{reason}", Level.PAUSED, utc_now())
+            part.since = pause.since
+        elif was_paused:
+            part.does("starting", Level.WARN, utc_now())
+
+
+async def recalled(  # noqa: PLR0913 - its parts
+    pbx: Pbx,
+    store: Remembering,
+    *,
+    offload: Offload,
+    board: Board,
+    has_room: asyncio.Event,
+    rules: Rules,
+    brake: Brake,
+    habits: Habits,
+    on_told: Callable[[Told], None],
+) -> FollowedPbx:
+    """Show on *board* what an earlier bridge knew of *pbx*, and return it, to be followed from where it stands."""
+    name, part = pbx.name, board.sources[pbx.name]
+    pause = (await offload(store.paused)).get(name)
+    verified_at = await offload(store.verified_at, name)
+    part.verified_at = verified_at
+    part.accounts = await offload(store.certified_accounts, name)
+    part.deletions = "known" if verified_at is not None else "unknown"
+    if verified_at is not None:
+        part.warning = ""  # whatever became of the store, this PBX was compared with it since
+    schedule = WalkSchedule(name, habits, verified_at, absent=await offload(store.absent, name))
+    place = await offload(store.place, name)
+    part.cursor = place.cursor
+    board.watch(reading(name), pbx.max_silence, utc_now())
+    intake = Intake(
+        name,
+        store,
+        rules=pbx.rules or rules,
+        run=offload,
+        clock=utc_now,
+        part=part,
+        brake=brake,
+        on_told=on_told,
+        schedule=schedule,
+        ask_ahead=pbx.ask_ahead,
+    )
+    intake.cursor = place.cursor
+    followed = FollowedPbx(pbx, intake, schedule, board=board, has_room=has_room)
+    followed.hold(pause)
+    log.info("source.starting", source=name, events_so_far=place.sequence, resumes=not place.cursor.is_start)
+    return followed
+
+
+async def _unless(hindrance: asyncio.Event, work: Coroutine[Any, Any, Any]) -> None:
+    """Do *work* until it ends, or break it off as soon as *hindrance* is set; raises what it raises."""
+    working, hindered = asyncio.create_task(work), asyncio.create_task(hindrance.wait())
+    try:
+        await asyncio.wait([working, hindered], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        hindered.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait([working])
+    if not working.cancelled():
+        working.result()
