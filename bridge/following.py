@@ -103,7 +103,7 @@ class FollowedPbx:
         """Read for ever, begun after a pause; cancelled, it makes durable what was read.
 
         Raises:
-            Fatal: nothing can be done by waiting.
+            ExceptionGroup: with a ``Fatal`` in it; nothing can be done by waiting.
 
         """
         async with asyncio.TaskGroup() as group:

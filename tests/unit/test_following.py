@@ -1,0 +1,211 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import pytest
+
+from bridge.delivery.ingest import ingest
+from bridge.delivery.reconcile import Brake
+from bridge.errors import BridgeError, PbxRefusedLogin, PbxUnreachable, StoreUnusable
+from bridge.following import FollowedPbx, Pbx, reading, recalled
+from bridge.model import Cursor, Pause
+from bridge.normalize import Rules
+from bridge.source import Heard
+from bridge.status import Board, Level
+from bridge.store.sqlite import SqliteStore
+from bridge.walk.decisions import Deliver
+from bridge.walk.schedule import Habits
+from tests.support.boards import NOW, board
+from tests.support.rows import HQ, batch, row
+
+Result = TypeVar("Result")
+
+RULES = Rules(key=b"k" * 32)
+AWAY, REFUSED = PbxUnreachable("nobody answers"), PbxRefusedLogin("the password is wrong")
+
+
+class HandHeldSource:
+    """Tells what the test has put into it; where that is an error, it fails with it."""
+
+    def __init__(self) -> None:
+        self.tells: asyncio.Queue[Heard | BridgeError] = asyncio.Queue()
+        self.begun: asyncio.Queue[Cursor] = asyncio.Queue()
+        self.is_reading = False
+        self.walks = 0
+
+    def request_walk(self) -> None:
+        self.walks += 1
+
+    async def read(self, since: Cursor, hand_on: Callable[[Heard], Awaitable[None]]) -> NoReturn:
+        self.is_reading = True
+        self.begun.put_nowait(since)
+        try:
+            while True:
+                told = await self.tells.get()
+                if isinstance(told, BridgeError):
+                    raise told
+                await hand_on(told)
+        finally:
+            self.is_reading = False
+
+
+class Site:
+    """A PBX that is followed while inside ``following``."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self.store = store
+        self.source = HandHeldSource()
+        self.board: Board = board(NOW, HQ)
+        self.part = self.board.sources[HQ]
+        self.has_room = asyncio.Event()
+        self.has_room.set()
+        self.is_store_quick = asyncio.Event()
+        self.is_store_quick.set()
+
+    async def _offload(self, call: Callable[..., Result], /, *args: Any) -> Result:
+        await self.is_store_quick.wait()
+        return call(*args)
+
+    async def recalled(self) -> FollowedPbx:
+        return await recalled(
+            Pbx(HQ, self.source),
+            self.store,
+            offload=self._offload,
+            board=self.board,
+            has_room=self.has_room,
+            rules=RULES,
+            brake=Brake(),
+            habits=Habits(nightly_at=None),
+            on_told=lambda _told: None,
+        )
+
+    @asynccontextmanager
+    async def following(self) -> AsyncIterator[FollowedPbx]:
+        followed = await self.recalled()
+        task = asyncio.create_task(followed.follow())
+        try:
+            async with asyncio.timeout(30):
+                yield followed
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    @property
+    def kept(self) -> Cursor:
+        return self.store.place(HQ).cursor
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        yield Site(store)
+
+
+async def test_reading_goes_on_where_an_earlier_bridge_stood(site: Site) -> None:
+    first = row("anna", 7)
+    ingest(site.store, batch(first), rules=RULES, now=NOW)
+    async with site.following():
+        assert await site.source.begun.get() == site.part.cursor == first.cursor
+        assert reading(HQ) in site.board.tasks
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        await asyncio.sleep(0)
+
+
+async def a_moment() -> None:
+    """Let everybody do what there is to do."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+async def test_what_was_read_is_durable_when_following_is_cancelled(site: Site) -> None:
+    rows = [row(f"a{number}", number) for number in range(1, 100)]
+    async with site.following():
+        await site.source.begun.get()
+        site.is_store_quick.clear()
+        for delivered in rows:
+            site.source.tells.put_nowait(Deliver(delivered, delivered.cursor))
+        await until(site.source.tells.empty)
+        asyncio.get_running_loop().call_later(0.05, site.is_store_quick.set)
+    assert site.kept == rows[-1].cursor
+
+
+async def test_after_a_failure_the_pbx_is_read_again(site: Site) -> None:
+    async with site.following():
+        await site.source.begun.get()
+        site.source.tells.put_nowait(AWAY)
+        await site.source.begun.get()
+        assert (site.part.level, site.part.problem, site.part.cause) == (Level.WARN, str(AWAY), "pbx_unreachable")
+
+
+async def test_what_somebody_has_to_mend_is_shown_as_an_error(site: Site) -> None:
+    async with site.following():
+        site.source.tells.put_nowait(REFUSED)
+        await until(lambda: bool(site.part.problem))
+        assert (site.part.level, site.part.cause) == (Level.ERROR, "pbx_refused_login")
+
+
+async def test_what_no_waiting_helps_ends_it(site: Site) -> None:
+    followed = await site.recalled()
+    site.source.tells.put_nowait(StoreUnusable("the disk is gone"))
+    async with asyncio.timeout(30):
+        with pytest.raises(ExceptionGroup) as ended:
+            await followed.follow()
+    assert isinstance(ended.value.exceptions[0], StoreUnusable)
+
+
+async def test_a_pause_breaks_the_reading_off_until_it_ends(site: Site) -> None:
+    async with site.following() as followed:
+        await site.source.begun.get()
+        followed.hold(Pause(NOW, "a new firmware"))
+        await until(lambda: not site.source.is_reading)
+        assert (site.part.is_paused, site.part.level, site.part.since) == (True, Level.PAUSED, NOW)
+        assert site.part.doing == "paused by an operator (a new firmware)"
+        followed.hold(None)
+        await site.source.begun.get()
+        assert not site.part.is_paused
+
+
+async def test_a_pause_outlives_the_bridge(site: Site) -> None:
+    site.store.pause(HQ, Pause(NOW, ""))
+    async with site.following() as followed:
+        assert site.part.is_paused
+        followed.hold(None)
+        await site.source.begun.get()
+
+
+async def test_nothing_is_read_while_the_outbox_is_full(site: Site) -> None:
+    """And it counts as paused, not as a fault of the PBX."""
+    site.board.full = "the outbox is full"
+    site.has_room.clear()
+    async with site.following():
+        await a_moment()
+        assert (site.part.level, site.part.cause, site.source.begun.qsize()) == (Level.PAUSED, "outbox_full", 0)
+        site.board.full = ""
+        site.has_room.set()
+        await site.source.begun.get()
+
+
+async def test_an_outbox_that_becomes_full_takes_nothing_more(site: Site) -> None:
+    async with site.following():
+        since = await site.source.begun.get()
+        site.board.full = "the outbox is full"
+        delivered = row("anna", 7)
+        site.source.tells.put_nowait(Deliver(delivered, delivered.cursor))
+        await until(lambda: bool(site.part.problem))
+        assert (site.part.level, site.part.cause, site.kept) == (Level.PAUSED, "outbox_full", since)
+
+
+async def test_a_walk_that_is_due_waits_until_the_pbx_is_reached(site: Site) -> None:
+    followed = await site.recalled()
+    followed.ask_for_walk()
+    site.part.fails("away", Level.WARN, NOW)
+    followed.walk_if_due(NOW)
+    assert site.source.walks == 0
+    site.part.does("reading", Level.OK, NOW)
+    followed.walk_if_due(NOW)
+    assert site.source.walks == 1
