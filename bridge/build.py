@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from typing import Final
 
 from bridge import __version__
-from bridge.broker import Subscription, Topology, connect, declare, verify, vhost_of
+from bridge.broker import Subscription, Topology, connect, declare, verify
+from bridge.broker_errors import vhost_of
 from bridge.callers import Callers
 from bridge.clock import utc_now
 from bridge.cloudevents import numbers_in

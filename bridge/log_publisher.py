@@ -27,7 +27,8 @@ from aio_pika.abc import AbstractConnection
 from rstream import schema
 from rstream.encoding import encode_publish
 
-from bridge.broker import LateFences, Topology, connect, hold_fence, step, translation
+from bridge.broker import LateFences, Topology, connect, hold_fence, step
+from bridge.broker_errors import translation
 from bridge.confirming import ConfirmingSession
 from bridge.errors import BrokerRefusedEvent, BrokerUnreachable
 from bridge.frames import APP_ID

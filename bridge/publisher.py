@@ -26,10 +26,9 @@ from bridge.broker import (
     declare,
     hold_fence,
     permission_command,
-    translated,
-    translation,
     verify,
 )
+from bridge.broker_errors import translated, translation
 from bridge.confirming import ConfirmingSession
 from bridge.errors import BrokerUnreachable, EventUnroutable
 from bridge.frames import APP_ID, publish_frames

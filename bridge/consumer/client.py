@@ -14,7 +14,8 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from aiormq.exceptions import ChannelNotFoundEntity
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from bridge.broker import DEADLINE_SECONDS, Subscription, Topology, connect, translated
+from bridge.broker import DEADLINE_SECONDS, Subscription, Topology, connect
+from bridge.broker_errors import translated
 from bridge.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode
 from bridge.consumer.queues import Wanted, provide, provide_temporary
 from bridge.consumer.session import LONGEST_PAUSE_SECONDS, Inflow, Link, log

@@ -11,7 +11,8 @@ from typing import Any, Final, cast
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from aiormq.exceptions import ChannelLockedResource
 
-from bridge.broker import DEADLINE_SECONDS, translated
+from bridge.broker import DEADLINE_SECONDS
+from bridge.broker_errors import translated
 from bridge.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode
 from bridge.consumer.client import Start, log_bad_event, settle
 from bridge.consumer.position import Place

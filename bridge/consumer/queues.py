@@ -10,7 +10,8 @@ from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aiormq.exceptions import ChannelPreconditionFailed
 
-from bridge.broker import DEADLINE_SECONDS, Topology, translated
+from bridge.broker import DEADLINE_SECONDS, Topology
+from bridge.broker_errors import translated
 from bridge.consumer.session import log
 from bridge.errors import TopologyMismatch
 

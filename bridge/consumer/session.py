@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple, Self, TypeVar
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from bridge.broker import DEADLINE_SECONDS, connect, translated
+from bridge.broker import DEADLINE_SECONDS, connect
+from bridge.broker_errors import translated
 from bridge.errors import BrokerUnreachable, Misconfigured, Transient
 
 FIRST_PAUSE_SECONDS: Final = 0.5
