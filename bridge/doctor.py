@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from aio_pika.abc import AbstractConnection
 
 from bridge.broker import Topology, connect, declare, hold_fence, verify
-from bridge.build import needs_streams, source_of, topology_of
+from bridge.build import needs_streams, source_of
 from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.settings import Settings
 from bridge.errands import depth, may_publish, server_of
@@ -28,6 +28,7 @@ from bridge.store.reader import StoreReader
 from bridge.store.sqlite import SqliteStore
 from bridge.tls import Trust, client_context, presented_fingerprint
 from bridge.walk.decisions import CaughtUp, Deliver
+from bridge.wanted import topology_of
 
 REACH_SECONDS: Final = 5.0
 """For looking a host up, and for connecting to it."""

@@ -5,9 +5,9 @@ from typing import Final
 
 import click
 
-from bridge.build import offer_of
 from bridge.cli.common import config_option, settings_of
 from bridge.contract import ASYNCAPI, documents
+from bridge.wanted import offer_of
 
 
 @click.command()

@@ -11,11 +11,11 @@ import pytest
 from jsonschema import Draft7Validator, Draft202012Validator, ValidationError
 
 from bridge import cloudevents
-from bridge.build import offer_of, rules_of
 from bridge.config.loading import load_settings
 from bridge.contract import ACCOUNT, ASYNCAPI, CERTIFICATE, documents, schema
 from bridge.delivery.ingest import ingest
 from bridge.store.sqlite import SqliteStore
+from bridge.wanted import offer_of, rules_of
 from tests.support.boards import NOW
 from tests.support.process import run
 from tests.support.rows import batch, row

@@ -7,7 +7,6 @@ import pytest
 import trustme
 from jsonschema import Draft202012Validator, ValidationError
 
-from bridge.build import rules_of
 from bridge.config.loading import load_settings, origins
 from bridge.config.settings import Settings
 from bridge.configfile import commented, in_effect, schema, toml
@@ -111,17 +110,3 @@ def test_the_schema_for_editors_knows_right_from_wrong(content: dict[str, Any], 
     else:
         with pytest.raises(ValidationError):
             validator.validate(content)
-
-
-def test_one_pbx_may_publish_less_than_the_others(tmp_path: Path) -> None:
-    one = '[[pbx]]\nname = "{}"\nurl = "wss://x"\napp = "a"\npassword = "p"\n{}\n'
-    text = '[rabbitmq]\nurl = "amqp://x/"\n[publish]\nexclude = ["emails"]\nmask = ["numbers"]\n'
-    text += one.format("hq", "") + one.format("branch", 'exclude = ["groups"]\nskip_unchanged = true')
-    settings, _ = loaded(text, tmp_path)
-    hq, branch = (settings.publish_of(pbx.name) for pbx in settings.pbx)
-    assert (hq.exclude, hq.mask, hq.skip_unchanged) == (("emails",), ("numbers",), False)
-    assert (branch.exclude, branch.mask, branch.skip_unchanged) == (("groups",), ("numbers",), True)
-    rules = [rules_of(settings, pbx.name, b"k") for pbx in settings.pbx]
-    assert ["emails" in judged.projection.fields for judged in rules] == [False, True]
-    assert ["groups" in judged.projection.fields for judged in rules] == [True, False]
-    assert [judged.skip_unchanged for judged in rules] == [False, True]
