@@ -89,7 +89,8 @@ def _table(name: str, field: FieldInfo, *, is_wanted: bool) -> Iterator[str]:
     header = f"[[{name}]]" if _is_list(field) else f"[{name}]"
     yield from ("", *_comment(str(field.description)), header if is_wanted else f"#{header}")
     inner: list[tuple[str, FieldInfo]] = []
-    for key, setting in _model(field).model_fields.items():
+    settings = _model(field).model_fields.items()
+    for key, setting in sorted(settings, key=lambda each: (name, each[0]) not in _BEGINNING):  # what to fill in, first
         if _models(setting):
             inner.append((f"{name}.{key}", setting))  # TOML wants them behind all plain keys
             continue
@@ -105,7 +106,13 @@ def in_effect(settings: Settings, origins: Mapping[Key, str]) -> Iterator[Settin
     """Yield every setting, with what it is and where that comes from."""
     for key, value in _flat(settings.redacted()):
         named = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
-        yield Setting(named, value, origins.get(key, "default"))
+        yield Setting(named, value, origins.get(key) or _from_a_file(key, origins) or "default")
+
+
+def _from_a_file(key: Key, origins: Mapping[Key, str]) -> str:
+    """Return where a value comes from that stands in a file which another setting names."""
+    name = f"{key[-1]}_file"
+    return f"the file that {name} names" if (*key[:-1], name) in origins else ""
 
 
 def schema() -> Mapping[str, Any]:

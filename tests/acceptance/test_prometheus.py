@@ -56,10 +56,10 @@ async def its_rules_are_all_there(seer: Prometheus) -> None:
 async def only_the_token_lets_it_in(seer: Prometheus, token: Path) -> None:
     async def is_refused() -> bool:
         target = await seer.target()
-        return target["health"] == "down" and "401" in target["lastError"]
+        return bool(target["health"] == "down" and "401" in target["lastError"])
 
     async def is_let_in() -> bool:
-        return (await seer.target())["health"] == "up"
+        return bool((await seer.target())["health"] == "up")
 
     await seer.until(is_refused)
     await seer.until(lambda: fires(seer, "AccountBridgeDown"))
