@@ -295,7 +295,9 @@ def _since_then(known: KnownAccount, events: Sequence[RecordedEvent], source: So
 
 def _read(source: SourceRecord, live: Live) -> Iterator[str]:
     if not any(_unread(source, live)):
-        yield f"{source.name} is being read; since then its PBX told nothing else about this account."
+        since = live.sources[source.name].get("last_progress_at")
+        answer = f" (last answer {_at(datetime.fromisoformat(since))})" if since else ""
+        yield f"{source.name} is being read{answer}; its PBX told nothing else about this account."
 
 
 def _unread(source: SourceRecord, live: Live) -> Iterator[str]:

@@ -72,6 +72,7 @@ def test_what_is_not_sent_says_why(path: Path, live: Live, reason: str) -> None:
     found = explained(path, live)
     assert "NOT SENT yet" in words(found)
     assert reason in words(found)
+    assert ("hq is being read; its PBX told nothing else" in words(found)) is live.is_running
     assert found.events[0].confirmed_at is None
 
 
