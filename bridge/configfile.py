@@ -90,7 +90,7 @@ def _table(name: str, field: FieldInfo, *, is_wanted: bool) -> Iterator[str]:
     yield from ("", *_comment(str(field.description)), header if is_wanted else f"#{header}")
     inner: list[tuple[str, FieldInfo]] = []
     settings = _model(field).model_fields.items()
-    for key, setting in sorted(settings, key=lambda each: (name, each[0]) not in _BEGINNING):  # what to fill in, first
+    for key, setting in sorted(settings, key=lambda each: not _is_to_be_filled_in(name, each[0])):
         if _models(setting):
             inner.append((f"{name}.{key}", setting))  # TOML wants them behind all plain keys
             continue
@@ -100,6 +100,11 @@ def _table(name: str, field: FieldInfo, *, is_wanted: bool) -> Iterator[str]:
         yield f"{'' if begun is not None else '#'}{key} = {_toml(value)}"
     for path, setting in inner:
         yield from _table(path, setting, is_wanted=is_wanted)
+
+
+def _is_to_be_filled_in(table: str, key: str) -> bool:
+    """Tell whether it comes first: what has to be said, by itself or by the file that holds it."""
+    return (table, key) in _BEGINNING or (table, f"{key}_file") in _BEGINNING
 
 
 def in_effect(settings: Settings, origins: Mapping[Key, str]) -> Iterator[Setting]:

@@ -36,7 +36,7 @@ def test_the_file_to_begin_with_is_valid_as_it_is(tmp_path: Path) -> None:
 def test_what_has_to_be_filled_in_comes_first() -> None:
     table = commented().partition("[[pbx]]")[2]
     keys = re.findall(r"^#?(\w+) = ", table, flags=re.MULTILINE)
-    assert keys[:4] == ["name", "url", "app", "password_file"]
+    assert keys[:5] == ["name", "url", "app", "password", "password_file"]
 
 
 def test_a_value_out_of_a_file_is_said_to_come_from_there(tmp_path: Path) -> None:
