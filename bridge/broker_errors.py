@@ -84,10 +84,7 @@ _TRANSLATIONS: Final[Sequence[tuple[type[BaseException], str, type[BridgeError],
         amqp.ChannelPreconditionFailed,
         "message size",
         BrokerRefusedEvent,
-        (
-            "the broker does not take an event as large as this one: {text}. Raise max_message_size in its "
-            "rabbitmq.conf, then: account-bridge parked retry"
-        ),
+        ("the broker does not take an event as large as this one: {text}. Raise max_message_size in its rabbitmq.conf"),
     ),
     (amqp.ChannelPreconditionFailed, "'x-queue-type'", TopologyMismatch, _NO_STREAMS),
     (amqp.ConnectionInternalError, "feature flag is disabled", TopologyMismatch, _NO_STREAMS),
@@ -95,7 +92,7 @@ _TRANSLATIONS: Final[Sequence[tuple[type[BaseException], str, type[BridgeError],
         amqp.ChannelNotFoundEntity,
         "",
         TopologyMismatch,
-        "{what} does not exist. Create it, or set rabbitmq.declare = true",
+        "{what} does not exist. Is its name right? What is configured is made where rabbitmq.declare = true",
     ),
     (amqp.ChannelClosed, "", TopologyMismatch, "the broker refused {what}: {text}"),
     (

@@ -89,7 +89,8 @@ def _table(name: str, field: FieldInfo, *, is_wanted: bool) -> Iterator[str]:
     header = f"[[{name}]]" if _is_list(field) else f"[{name}]"
     yield from ("", *_comment(str(field.description)), header if is_wanted else f"#{header}")
     inner: list[tuple[str, FieldInfo]] = []
-    for key, setting in _model(field).model_fields.items():
+    settings = _model(field).model_fields.items()
+    for key, setting in sorted(settings, key=lambda each: not _is_to_be_filled_in(name, each[0])):
         if _models(setting):
             inner.append((f"{name}.{key}", setting))  # TOML wants them behind all plain keys
             continue
@@ -101,11 +102,22 @@ def _table(name: str, field: FieldInfo, *, is_wanted: bool) -> Iterator[str]:
         yield from _table(path, setting, is_wanted=is_wanted)
 
 
+def _is_to_be_filled_in(table: str, key: str) -> bool:
+    """Tell whether it comes first: what has to be said, by itself or by the file that holds it."""
+    return (table, key) in _BEGINNING or (table, f"{key}_file") in _BEGINNING
+
+
 def in_effect(settings: Settings, origins: Mapping[Key, str]) -> Iterator[Setting]:
     """Yield every setting, with what it is and where that comes from."""
     for key, value in _flat(settings.redacted()):
         named = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
-        yield Setting(named, value, origins.get(key, "default"))
+        yield Setting(named, value, origins.get(key) or _from_a_file(key, origins) or "default")
+
+
+def _from_a_file(key: Key, origins: Mapping[Key, str]) -> str:
+    """Return where a value comes from that stands in a file which another setting names."""
+    name = f"{key[-1]}_file"
+    return f"the file that {name} names" if (*key[:-1], name) in origins else ""
 
 
 def schema() -> Mapping[str, Any]:

@@ -119,7 +119,10 @@ def _routes(bridge: Steered) -> list[web.RouteDef]:
         return web.Response(text="".join(f"{line}\n" for line in logs.recent()))
 
     async def forget(request: web.Request) -> web.Response:
-        return _json(await bridge.forget(AccountGuid(request.match_info["guid"])))
+        forgotten = await bridge.forget(AccountGuid(request.match_info["guid"]))
+        for part in bridge.board.sources.values():
+            part.last_change = None  # it may have the name
+        return _json(forgotten)
 
     return [
         web.get("/livez", live),
@@ -248,7 +251,9 @@ async def ask(path: Path, method: str, target: str, **query: str) -> bytes:
             raise BridgeError(
                 f"the bridge did not answer within {DEADLINE_SECONDS} s; its log may say why"
             ) from problem
-        raise NobodyAnswers(f"no bridge answers at {path}. Is it running, with this store (store.url)?") from problem
+        raise NobodyAnswers(
+            f"no bridge answers at {path}. Is it running, with this store (store.url, or --config FILE)?"
+        ) from problem
 
 
 def _missing(sentence: str) -> web.Response:

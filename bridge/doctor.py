@@ -199,14 +199,22 @@ async def _listeners(connection: AbstractConnection, topology: Topology) -> Asyn
             yield Finding("listeners", Level.OK, told)
         else:
             yield Finding("listeners", Level.WARN, f"{told}: start its subscriber, or let it go from [[subscriber]]")
-    if not topology.queues and not topology.has_log:
-        yield Finding(
-            "listeners",
-            Level.WARN,
-            "no queue is configured and there is no log: an event that no queue takes is held back, and everything "
-            f"behind it. See who is bound: rabbitmqctl list_bindings source_name destination_name routing_key | grep "
-            f"{topology.exchange}",
+    if not topology.queues:
+        who = (
+            "See who is bound: rabbitmqctl list_bindings source_name destination_name routing_key | grep "
+            f"{topology.exchange}"
         )
+        if topology.has_log:
+            yield Finding(
+                "listeners", Level.OK, f"no [[subscriber]] is configured, the log keeps everything meanwhile. {who}"
+            )
+        else:
+            yield Finding(
+                "listeners",
+                Level.WARN,
+                "no queue is configured and there is no log: an event that no queue takes is held back, and everything "
+                f"behind it. {who}",
+            )
 
 
 async def _reached(what: str, host: str, port: int) -> Finding:

@@ -233,8 +233,7 @@ class LogSession(ConfirmingSession):
                 refused.event_id,
                 BrokerRefusedEvent(
                     f"the log does not take an event as large as this one: {len(refused.body)} bytes in a frame of at "
-                    f"most {frame_max}. Raise stream.frame_max in the broker's rabbitmq.conf, then: "
-                    "account-bridge parked retry"
+                    f"most {frame_max}. Raise stream.frame_max in the broker's rabbitmq.conf"
                 ),
             )
             self._look_for_refusal()

@@ -70,7 +70,7 @@ def _problems_of_log(part: LogPart) -> Iterator[Problem]:
         yield _failing("log", part)
     if part.parked:
         words = (
-            f"The log refused {plural(part.parked, 'event')} for good, and {part.held - part.parked} wait behind. "
+            f"The log refused {plural(part.parked, 'event')} for good{_behind(part.held - part.parked)}. "
             "Why, and what to do: account-bridge parked"
         )
         yield Problem("log", "events_parked", Level.WARN, None, words)
@@ -102,7 +102,7 @@ def _problems_of(name: str, part: SourcePart, board: Board, now: datetime) -> It
 
 def _parked_words(board: Board) -> str:
     return (
-        f"The broker refused {plural(board.parked, 'event')} for good, and {board.held - board.parked} wait behind. "
+        f"The broker refused {plural(board.parked, 'event')} for good{_behind(board.held - board.parked)}. "
         "Why, and what to do: account-bridge parked"
     )
 
@@ -229,6 +229,10 @@ def ended(sentence: str) -> str:
     return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
 
 
+def _behind(count: int) -> str:
+    return f", and {count} {'waits' if count == 1 else 'wait'} behind" if count else ""
+
+
 def _waiting(count: int) -> str:
     return f"{plural(count, 'event')} {'waits' if count == 1 else 'wait'}"
 
@@ -251,7 +255,7 @@ def _seconds(since: datetime | None, now: datetime) -> float | None:
 
 
 def _sentence(part: Part, now: datetime) -> str:
-    words = f"{part.doing} since {age_words(now - part.since)}"
+    words = f"{part.doing} for {age_words(now - part.since)}"
     if part.last_progress_at is not None:
         words += f", last answer {age_words(now - part.last_progress_at)} ago"
     return f"{words}. {ended(part.problem)}" if part.problem else f"{words}."

@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import orjson
 
-from bridge.model import AccountGuid, KnownAccount, Published, RecordedEvent, SourceRecord
+from bridge.model import AccountGuid, ChangeKind, KnownAccount, Published, RecordedEvent, SourceRecord
 from bridge.normalize import account_key
-from bridge.wording import name_of
+from bridge.report import ended, plural
+from bridge.wording import name_of, shown
 
 NEAR: Final = 5
 """Suggestions, where nobody is found."""
@@ -160,9 +161,10 @@ def trace(  # noqa: PLR0913 - what a trace weighs
         revision=known.revision,
         sentences=[
             _who(known),
+            *_unread(source, live),
             *_last_change(known, events, told, keep_days),
             *_since_then(known, events, source),
-            *_source(source, live),
+            *_read(source, live),
             *_fields(unpublished),
         ],
         events=told,
@@ -206,8 +208,9 @@ def _why(event: RecordedEvent, state: State, events: Sequence[RecordedEvent], li
             return f"it was discarded ({event.discarded_reason}) and is never sent"
         case State.PARKED:
             return (
-                f"the broker refused it for good: {event.parked_reason}. Once that is mended: account-bridge parked "
-                f"retry {event.position}; to let it go: account-bridge parked discard {event.position}"
+                f"the broker refused it for good: {ended(event.parked_reason or '')} Once that is mended: "
+                f"account-bridge parked retry {event.position}; to let it go: account-bridge parked discard "
+                f"{event.position} --reason WHY"
             )
         case State.HELD:
             first = next((other for other in events if other.parked_reason is not None), None)
@@ -232,7 +235,7 @@ def _who(known: KnownAccount) -> str:
     named = (("user name", account.get("h323")), ("extension", numbers), ("guid", account["guid"]))
     told = [f"{name} {value}" for name, value in named if value]
     gone = ", deleted" if known.is_deleted else ""
-    return f"{name_of(account)} is an account of {known.source} ({'; '.join(told)}{gone})."
+    return f"{shown(name_of(account))} is an account of {known.source} ({'; '.join(told)}{gone})."
 
 
 def _last_change(
@@ -250,8 +253,8 @@ def _last_change(
     waiting = [event for event in told if event.state not in {State.CONFIRMED, State.DISCARDED}]
     if waiting:
         first = waiting[0]
-        more = f" {len(waiting) - 1} later ones wait with it." if len(waiting) > 1 else ""
-        yield f"NOT SENT yet: the change seen {_at(first.seen_at)} ({_what(first)}), because {first.why}.{more}"
+        more = f" {plural(len(waiting) - 1, 'later change')} of it behind that." if len(waiting) > 1 else ""
+        yield f"NOT SENT yet: the change seen {_at(first.seen_at)} ({_what(first)}), because {ended(first.why)}{more}"
     last = told[-1]
     if last.state is State.DISCARDED:
         yield f"NOT SENT: the change seen {_at(last.seen_at)} ({_what(last)}): {last.why}."
@@ -265,8 +268,10 @@ def _last_change(
         )
         if not waiting:
             yield (
-                "A subscriber that did not see it: is its queue bound with a key that matches, and is it read? To send "
-                f"it there once more: account-bridge replay --queue QUEUE --since {_minute(confirmed.seen_at)}"
+                "A subscriber that did not see it: is its queue bound with a key that matches, and is it read? "
+                "account-bridge check counts what waits in the configured queues, and who reads them. To send it there "
+                f"once more: account-bridge replay --queue QUEUE --since {_minute(confirmed.seen_at)} "
+                f"--account {known.account['guid']}"
             )
 
 
@@ -288,24 +293,33 @@ def _since_then(known: KnownAccount, events: Sequence[RecordedEvent], source: So
         yield f"No full walk of {source.name} was proven yet."
 
 
-def _source(source: SourceRecord, live: Live) -> Iterator[str]:
+def _read(source: SourceRecord, live: Live) -> Iterator[str]:
+    if not any(_unread(source, live)):
+        since = live.sources[source.name].get("last_progress_at")
+        answer = f" (last answer {_at(datetime.fromisoformat(since))})" if since else ""
+        yield f"{source.name} is being read{answer}; its PBX told nothing else about this account."
+
+
+def _unread(source: SourceRecord, live: Live) -> Iterator[str]:
+    """Yield why changes of this PBX are not heard: what a person looks for may be among them, so it comes first."""
     if source.paused is not None:
         reason = f" ({source.paused.reason})" if source.paused.reason else ""
         yield (
-            f"{source.name} is PAUSED since {_at(source.paused.since)}{reason}: what changed there since is not known "
-            f"yet. account-bridge resume {source.name}"
+            f"NOT READ: {source.name} is paused since {_at(source.paused.since)}{reason}; what changed there since is "
+            f"not known yet. To read it again: account-bridge resume {source.name}"
         )
     elif not live.is_running:
-        yield "No bridge runs on this store at present: what changed since it stopped is not known yet."
+        yield "NOT READ: no bridge runs on this store at present; what changed since it stopped is not known yet."
     elif source.name not in live.sources:
-        yield f"The running bridge does not follow {source.name}: it is not in its configuration any more."
+        yield f"NOT READ: the running bridge does not follow {source.name}; it is not in its configuration any more."
     elif not live.sources[source.name]["is_usable"]:
         part = live.sources[source.name]
         since = part.get("last_progress_at")
         last = f" Its last answer came {_at(datetime.fromisoformat(since))}." if since else ""
-        yield f"{source.name} is not read at the moment: {part['problem'] or part['doing']}.{last}"
-    else:
-        yield f"{source.name} is being read; since then its PBX told nothing else about this account."
+        yield (
+            f"NOT READ: {source.name} is not heard at the moment, so what changed there is not known yet: "
+            f"{ended(part['problem'] or part['doing'])}{last}"
+        )
 
 
 def _fields(unpublished: Sequence[str]) -> Iterator[str]:
@@ -314,7 +328,9 @@ def _fields(unpublished: Sequence[str]) -> Iterator[str]:
 
 
 def _what(event: Told) -> str:
-    return f"{event.change}: {', '.join(event.changed)}" if event.changed else event.change
+    if event.changed:
+        return f"{event.change}: {', '.join(event.changed)}"
+    return f"{event.change}: nothing published differs" if event.change == ChangeKind.UPDATED else event.change
 
 
 def _usn(event: RecordedEvent) -> Any:

@@ -60,9 +60,11 @@ def headline(kind: ChangeKind, reason: Reason | None, changed: Sequence[str]) ->
 def differences(
     changed: Sequence[str], previous: Mapping[str, Any], account: Mapping[str, Any]
 ) -> Sequence[Difference]:
-    """Return what *changed*, field by field."""
+    """Return what *changed*, field by field; nothing of an account that was forgotten, of which neither is left."""
     return [
-        Difference(field.replace("_", " "), brief(previous.get(field)), brief(account.get(field))) for field in changed
+        Difference(field.replace("_", " "), brief(previous.get(field)), brief(account.get(field)))
+        for field in changed
+        if field in previous or field in account
     ]
 
 

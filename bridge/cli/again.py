@@ -95,7 +95,7 @@ def snapshot(config: Path | None, queue: str, source: str | None, *, as_json: bo
 def _settings(config: Path | None) -> Settings:
     settings = settings_of(config, require=False, level="error")
     if not settings.rabbitmq.urls:
-        raise BadConfig("no broker is configured: set BRIDGE_RABBITMQ_URL_FILE (or rabbitmq.url)")
+        raise BadConfig("no broker is configured: name the settings by --config FILE, or set BRIDGE_RABBITMQ_URL_FILE")
     return settings
 
 

@@ -19,7 +19,7 @@ from bridge.errors import BridgeError, NobodyAnswers
 from bridge.model import KnownAccount, SourceName
 from bridge.store.reader import StoreReader
 from bridge.trace import Live, State, Trace, former, has_usn, is_meant, near, trace, words_of
-from bridge.wording import clean, name_of
+from bridge.wording import clean, name_of, shown
 
 MAX_TRACED: Final = 5
 """Accounts in one answer."""
@@ -154,7 +154,7 @@ def _unpublished(settings: Settings, source: SourceName) -> list[str]:
 
 def _show(console: Console, found: Trace) -> None:
     for number, sentence in enumerate(found.sentences):
-        style = "bold" if number == 0 else "bold red" if sentence.startswith("NOT SENT") else ""
+        style = "bold" if number == 0 else "bold red" if sentence.startswith("NOT ") else ""
         console.print(Text(clean(sentence), style=style))
     if found.events:
         console.print(Text("  seen                 state       change     attempts  event", style="dim"))
@@ -202,7 +202,7 @@ def _line(known: KnownAccount) -> Text:
     numbers = ", ".join(map(str, account.get("numbers") or ()))
     return Text.assemble(
         f"{clean(numbers):<10}  ",
-        (f"{clean(name_of(account)):<30}  ", "bold"),
+        (f"{clean(shown(name_of(account))):<30}  ", "bold"),
         f"{clean(str(account.get('h323') or '')):<24}  ",
         (f"{known.source:<8}  revision {known.revision}  {clean(str(account['guid']))}", "dim"),
     )

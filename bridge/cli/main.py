@@ -1,11 +1,13 @@
 """The command line: exit codes that a script can act on, and a sentence where something goes wrong.
 
-0: done. 1: something failed, and a sentence on stderr says what. 2: wrong usage or configuration.
+0: done. 1: something failed, and a sentence on stderr says what. 2: wrong usage or configuration. 130: stopped by a
+person, who pressed Ctrl-C or did not say yes.
 """
 
 import os
 import sys
 import traceback
+from typing import Final
 
 import click
 
@@ -15,8 +17,19 @@ from bridge.cli.common import FAILED, MISUSED
 from bridge.errors import BadConfig, BridgeError
 from bridge.secret import scrub
 
+STOPPED: Final = 130
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    """Lists every command with its whole first sentence."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, self.commands[name].get_short_help_str(limit=200)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="account-bridge")
 def commands() -> None:
     """Publish every account change of innovaphone PBXs to RabbitMQ, each change once."""
@@ -48,8 +61,10 @@ def main() -> None:
     except click.ClickException as problem:
         problem.show()
         sys.exit(MISUSED)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+    except click.Abort:  # questions come before anything is done
+        _end("nothing was done", STOPPED)
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
     except BrokenPipeError:
         # Whoever read our output has gone, which is how `… | head` ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -17,8 +17,9 @@ from bridge.cli.common import FAILED, config_option, json_option, print_json, ru
 from bridge.control import ask, no_pbx, not_parked, not_paused, parked_as_json, paused, resumed, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.model import Pause, SourceName
+from bridge.report import plural
 from bridge.store.sqlite import SqliteStore
-from bridge.wording import clean
+from bridge.wording import clean, shown
 
 WATCH_SECONDS: Final = 2.0
 
@@ -151,8 +152,12 @@ def parked_group(context: click.Context, config: Path | None, *, as_json: bool) 
     console = Console(highlight=False, soft_wrap=True)
     for event in found:
         console.print(_line(event))
-    if not found:
-        console.print("No event is parked.")
+    console.print(
+        "Once it is mended: account-bridge parked retry NUMBER. To let one go: account-bridge parked discard NUMBER "
+        "--reason WHY"
+        if found
+        else "No event is parked."
+    )
 
 
 @parked_group.command()
@@ -210,11 +215,11 @@ def _socket(config: Path | None) -> Path:
 
 def _line(event: dict[str, Any]) -> Text:
     created = datetime.fromisoformat(event["created_at"]).astimezone()
-    waiting = f"; {event['waiting']} later ones wait behind it" if event["waiting"] else ""
+    waiting = f"; {plural(event['waiting'], 'later event')} of the account behind it" if event["waiting"] else ""
     return Text.assemble(
         (f"{event['position']:>8}  ", "bold"),
         f"{created:%Y-%m-%d %H:%M}  {event['routing_key']}  ",
-        (clean(event["name"] or event["subject"]), "bold"),
+        (clean(shown(event["name"] or event["subject"])), "bold"),
         f"  ({event['bytes']} bytes, refused by the {event['refused_by']}{waiting})",
         f"\n          {clean(event['reason'])}",
     )

@@ -58,7 +58,11 @@ def tail(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed
     settings = settings_of(config, require=False, level="warning")
     urls = [amqp_url] if amqp_url else settings.rabbitmq.urls
     if not urls:
-        raise BadConfig("no broker is configured: set BRIDGE_RABBITMQ_URL, or give --amqp-url")
+        raise BadConfig(
+            "no broker is configured: name the settings by --config FILE, set BRIDGE_RABBITMQ_URL, or give --amqp-url"
+        )
+    if start is not None and queue is None and not (settings.rabbitmq.log_stream or exchange or amqp_url):
+        raise BadConfig("--from reads the log, and there is none: rabbitmq.log_stream is false")
     begin = start if start in {None, "first", "last", "next"} else _time(start or "")
     subscribed = partial(
         subscribe,

@@ -56,7 +56,7 @@ async def test_a_pbx_is_remembered_and_read_on_from_where_it_was(tmp_path: Path,
         pbx.change_display_name(pbx.pick(), "while the bridge was away")
         async with place.bridge() as bridge:
             shown = await status_of(place)
-            assert re.search(rf"{MAIN}: waiting for the PBX to dial since .* verified", shown), shown
+            assert re.search(rf"{MAIN}: waiting for the PBX to dial for .* verified", shown), shown
             async with call(pbx, place.url, ssl_context=place.context):
                 late = await place.witness(until=1)
             assert bridge.logs("source.starting")[0]["resumes"]

@@ -54,7 +54,7 @@ async def checked(settings: dict[str, str]) -> tuple[int, str]:
 async def test_check_finds_nothing_wrong_where_nothing_is(settings: dict[str, str], served: Served) -> None:
     code, printed = await checked({**settings, "BRIDGE_PBX_URL": served.url})
     assert code == 0, printed
-    assert printed.count("ok  ") == len(printed.splitlines()) == 10
+    assert printed.count("ok  ") == len(printed.splitlines()) == 11
     assert "logged in as app; the first account came after" in printed
 
 
@@ -200,6 +200,15 @@ async def test_a_check_sends_nothing_and_tells_who_listens(
     depths = {name: depth for name, depth in listed if name.startswith("pbx.accounts.checked")}
     assert set(depths.values()) == {"0"}, "neither the log nor anybody's queue got anything"
     assert len(depths) == 4
+
+
+async def test_a_check_says_where_to_look_for_queues_that_it_cannot_see(
+    settings: dict[str, str], served: Served
+) -> None:
+    code, printed = await checked({**settings, "BRIDGE_PBX_URL": served.url})
+    assert code == 0
+    assert "ok    listeners      no [[subscriber]] is configured, the log keeps everything meanwhile" in printed
+    assert "rabbitmqctl list_bindings" in printed
 
 
 async def test_a_clock_that_went_back_is_named(settings: dict[str, str], tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ async def test_an_event_too_large_for_the_broker_waits_alone_with_its_account_un
             found = await only_parked(place)
             assert found["waiting"] == 1
             _, status = await asked(place, "status")
-            assert "The broker refused 1 event for good, and 1 wait behind" in status
+            assert "The broker refused 1 event for good, and 1 waits behind" in status
 
             await asyncio.to_thread(raise_limit, narrow)
             assert (await asked(place, "parked", "retry", str(found["position"])))[0] == 0

@@ -39,6 +39,15 @@ WELL = {
 }
 HQ = {"pbx": "hq"}
 
+DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text("utf-8"))
+COMPOSE = (Path(__file__).parents[2] / "compose.yaml").read_text("utf-8")
+MOUNTED = re.findall(r"\{source: (\S+), target: (\S+)\}", COMPOSE)
+"""Every file that compose.yaml puts into Prometheus and Grafana, and where."""
+
+
+def _lines(name: str) -> set[tuple[str, str]]:
+    return set(re.findall(r"(\w+): (\S+)$", (FOLDER / name).read_text("utf-8"), re.MULTILINE))
+
 
 def metrics_in(text: str) -> set[str]:
     return set(re.findall(rf"\b(?:{PREFIX}|process_)\w+", text))
@@ -66,12 +75,72 @@ def test_every_metric_they_name_exists(name: str) -> None:
 
 def test_every_query_of_the_dashboard_is_one(tmp_path: Path) -> None:
     """As the expression of a rule it is judged by Prometheus itself."""
-    dashboard = json.loads((FOLDER / "dashboard.json").read_text("utf-8"))
-    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
     rules = [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(queries)]
     file = tmp_path / "rules.yml"
     file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
     assert f"{len(queries)} rules found" in promtool("check", "rules", str(file))
+
+
+def test_grafana_is_told_of_the_dashboard_and_finds_its_data() -> None:
+    """Grafana is not run here: what it reads is held against what compose.yaml gives it."""
+    (datasource,) = [value for key, value in _lines("grafana-datasource.yml") if key == "url"]
+    assert datasource == "http://prometheus:9090"
+    assert ("uid", "prometheus") in _lines("grafana-datasource.yml")
+    variable = DASHBOARD["templating"]["list"][0]
+    assert (variable["name"], variable["type"]) == ("datasource", "datasource")
+    assert ("type", variable["query"]) in _lines("grafana-datasource.yml"), "what the variable offers is of that type"
+    assert ("isDefault", "true") in _lines("grafana-datasource.yml"), "which the variable is filled with at first"
+    users = [*DASHBOARD["panels"], *(target for panel in DASHBOARD["panels"] for target in panel["targets"])]
+    assert {(user["datasource"]["type"], user["datasource"]["uid"]) for user in users} == {
+        (variable["query"], "${datasource}")
+    }
+    (folder,) = re.findall(r"options: \{path: (\S+)\}", (FOLDER / "grafana-dashboards.yml").read_text("utf-8"))
+    home = re.findall(r"GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH: (\S+)", COMPOSE)
+    assert [folder] == [target.rpartition("/")[0] for source, target in MOUNTED if source == "dashboard"]
+    assert home == [target for source, target in MOUNTED if source == "dashboard"]
+
+
+@pytest.mark.parametrize(
+    ("source", "file", "folder"),
+    [
+        ("prometheus", "prometheus.yml", "/etc/prometheus"),
+        ("alerts", "alerts.yml", "/etc/prometheus"),
+        ("grafana-datasource", "grafana-datasource.yml", "/etc/grafana/provisioning/datasources"),
+        ("grafana-dashboards", "grafana-dashboards.yml", "/etc/grafana/provisioning/dashboards"),
+        ("dashboard", "dashboard.json", "/etc/dashboards"),
+    ],
+)
+def test_compose_mounts_every_file_where_it_is_looked_for(source: str, file: str, folder: str) -> None:
+    assert f"{source}: {{file: ./bridge/observability/{file}}}" in COMPOSE
+    assert (FOLDER / file).is_file()
+    assert [target.rpartition("/")[0] for name, target in MOUNTED if name == source] == [folder]
+
+
+def test_prometheus_looks_for_rules_token_and_bridge_where_compose_has_them() -> None:
+    text = (FOLDER / "prometheus.yml").read_text("utf-8")
+    assert re.findall(r"rule_files: \[(\S+)\]", text) == [target for name, target in MOUNTED if name == "alerts"]
+    assert "credentials_file: /run/scrape/token" in text
+    assert "- scrape-token:/run/scrape:ro" in COMPOSE
+    assert re.findall(r'targets: \["(\S+)"\]', text) == ["bridge:8080"]
+    assert '"127.0.0.1:${STATUS_PORT:-8080}:8080"' in COMPOSE
+
+
+def test_every_panel_has_an_id_and_a_place_of_its_own() -> None:
+    panels = DASHBOARD["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in panels)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(set(taken)) == len(taken), "panels lie over each other"
+    assert max(x for x, _ in taken) < 24, "Grafana's grid is 24 wide"
+    for panel in panels:
+        assert panel["title"]
+        names = [target["refId"] for target in panel["targets"]]
+        assert len(set(names)) == len(names)
 
 
 def test_every_alert_says_what_to_do_and_how_bad_it_is() -> None:

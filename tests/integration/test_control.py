@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from bridge.control import ask, serve, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.model import AccountGuid, Forgotten, Parked, SourceName
-from bridge.status import Board, Level, Part, SourcePart
+from bridge.status import Board, LastChange, Level, Part, SourcePart
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 BODY = orjson.dumps({"subject": "a1", "data": {"account": {"display_name": "Erika", "emails": ["erika@example.com"]}}})
@@ -149,5 +149,7 @@ async def test_a_pause_and_its_end_are_told_in_words(path: Path) -> None:
 async def test_forgetting_goes_through_the_running_bridge(path: Path) -> None:
     bridge = Told()
     async with serve(bridge, path):
+        bridge.board.sources["hq"].last_change = LastChange(NOW, "Erika", "deleted")
         assert orjson.loads(await ask(path, "POST", "/forget/a%2F1"))["events"] == 2
+        assert b"Erika" not in await ask(path, "GET", "/status")
     assert bridge.heard == [("forget", "a/1")]

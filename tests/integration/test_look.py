@@ -45,6 +45,25 @@ def test_the_change_of_an_extension_is_explained(environment: dict[str, str]) ->
     assert "no bridge runs on this store, so nothing is sent: start account-bridge run" in command.printed
 
 
+def test_who_does_not_say_yes_gets_nothing_done(environment: dict[str, str]) -> None:
+    code, command = run("forget", "user403", environment=environment)
+    assert code == 130
+    assert command.err[-1] == "account-bridge: nothing was done"
+
+
+def test_the_log_is_not_waited_for_where_there_is_none(environment: dict[str, str]) -> None:
+    broker = {"BRIDGE_RABBITMQ_URL": "amqp://127.0.0.1:1/", "BRIDGE_RABBITMQ_LOG_STREAM": "false"}
+    code, command = run("tail", "--from", "first", environment={**environment, **broker})
+    assert (code, "rabbitmq.log_stream is false" in command.printed) == (2, True)
+
+
+def test_every_command_is_listed_with_its_whole_sentence() -> None:
+    code, command = run("--help")
+    assert code == 0
+    assert "..." not in command.printed.partition("Commands:")[2]
+    assert "Tell what became of an account's changes, and why one was not sent." in " ".join(command.printed.split())
+
+
 def test_a_trace_as_json_has_every_event(environment: dict[str, str]) -> None:
     code, command = run("trace", "user403", "--json", environment=environment)
     assert code == 0

@@ -33,6 +33,19 @@ def test_the_file_to_begin_with_is_valid_as_it_is(tmp_path: Path) -> None:
     assert settings.publish == Settings().publish
 
 
+def test_what_has_to_be_filled_in_comes_first() -> None:
+    table = commented().partition("[[pbx]]")[2]
+    keys = re.findall(r"^#?(\w+) = ", table, flags=re.MULTILINE)
+    assert keys[:5] == ["name", "url", "app", "password", "password_file"]
+
+
+def test_a_value_out_of_a_file_is_said_to_come_from_there(tmp_path: Path) -> None:
+    settings, file = loaded(commented(), tmp_path)
+    shown = {setting.key: setting for setting in in_effect(settings, origins(file, {}))}
+    assert shown["rabbitmq.url"].origin == "the file that url_file names"
+    assert shown["rabbitmq.window"].origin == "default"
+
+
 def test_every_line_of_it_may_be_switched_on(tmp_path: Path) -> None:
     text = re.sub(r"^#(?=[a-z\[])", "", commented(), flags=re.MULTILINE)
     for alternative in (

@@ -57,6 +57,7 @@ def test_what_the_broker_confirmed_is_told_with_id_key_and_times(path: Path) -> 
     assert f"sent as event {found.events[1].event} with routing key hq.account.updated" in words(found)
     assert "the broker confirmed it" in words(found)
     assert "account-bridge replay --queue QUEUE --since" in words(found)
+    assert "--account anna" in words(found)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,7 @@ def test_what_is_not_sent_says_why(path: Path, live: Live, reason: str) -> None:
     found = explained(path, live)
     assert "NOT SENT yet" in words(found)
     assert reason in words(found)
+    assert ("hq is being read; its PBX told nothing else" in words(found)) is live.is_running
     assert found.events[0].confirmed_at is None
 
 
@@ -103,17 +105,40 @@ def test_a_row_without_a_difference_is_told_as_that(path: Path) -> None:
     assert 'told of it again (usn "9"), and no published field differed' in words(explained(path))
 
 
+def test_an_event_without_a_difference_is_told_as_that(path: Path) -> None:
+    with SqliteStore(path) as store:
+        since = store.place(HQ).cursor
+        (later,) = chain([[row("anna", 9, e164="405")]])
+        ingest(store, type(later)(HQ, since, later.until, later.rows), rules=RULES, now=NOW)
+        store.mark_published(store.unpublished(0, 4), NOW + timedelta(hours=1))
+    assert "(updated: nothing published differs)" in words(explained(path))
+
+
+def test_a_name_that_is_long_does_not_fill_the_terminal(path: Path) -> None:
+    with StoreReader(path) as store:
+        known = store.account(HQ, "anna")
+        assert known is not None
+        found = trace(
+            replace(known, account={**known.account, "display_name": "x" * 1024}), [], store.sources()[0], WELL
+        )
+    assert len(found.sentences[0]) < 300
+    assert len(found.name) == 1024
+
+
 def test_a_paused_pbx_and_one_that_is_away_are_named(path: Path) -> None:
     away = {"is_usable": False, "doing": "waiting", "problem": "no connection", "last_progress_at": NOW.isoformat()}
-    assert "hq is not read at the moment: no connection. Its last answer came" in words(
-        explained(path, Live(is_running=True, is_broker_usable=True, sources={"hq": away}))
-    )
+    found = explained(path, Live(is_running=True, is_broker_usable=True, sources={"hq": away}))
+    assert found.sentences[1].startswith("NOT READ: hq is not heard at the moment")
+    assert "no connection. Its last answer came" in found.sentences[1]
+    asked = Live(is_running=True, is_broker_usable=True, sources={"hq": {**away, "problem": "Is it up?"}})
+    assert "Is it up? Its last answer came" in words(explained(path, asked))
+    assert "is being read" not in words(found)
     source = SourceRecord(HQ, Cursor(), 1, 1, None, 1, 0, Pause(NOW, "maintenance"))
     with StoreReader(path) as store:
         known = store.account(HQ, "anna")
         assert known is not None
         found = trace(known, [], source, WELL)
-    assert "PAUSED since" in words(found)
+    assert "NOT READ: hq is paused since" in found.sentences[1], "before what was confirmed, which is old news"
     assert "maintenance" in words(found)
     assert "longer ago than events are kept" in words(found)
 

@@ -31,6 +31,7 @@ def test_an_account_is_called_by_the_best_name_it_has() -> None:
 
 
 def test_a_difference_is_short_texts() -> None:
+    assert differences(["display_name"], {}, {"guid": "a"}) == [], "it was forgotten"
     (found,) = differences(["display_name"], {"display_name": "A"}, {"display_name": None})
     assert found == ("display name", "A", "none")
     assert brief([]) == "none"
