@@ -29,6 +29,7 @@ class Verdict(StrEnum):
     UNKNOWN_APP = "no entry in [[listen.app]] has this name and domain"
     WRONG_PASSWORD = "wrong password"  # noqa: S105 - a reason
     USER = "the login of a user, not of the App object itself"
+    AMBIGUOUS = "a colon in app, domain, sip or guid, so that the digest may be of another login"
     NO_PASSWORD = "the file with the password of this App object cannot be read"  # noqa: S105 - a reason
 
 
@@ -54,7 +55,8 @@ class Judge:
         """Look at *login*, which answers *challenge*.
 
         The PBX vouches with the same password for its users when they open an app. Those are strangers here: only the
-        App object itself, whose name stands in ``sip``, speaks for the PBX.
+        App object itself, whose name stands in ``sip``, speaks for the PBX. As the digest joins its fields by colons,
+        that of a user called ``x:domain:app:y`` is good for other fields too, of which the first ones have colons.
         """
         own = self._entry(login.sip, login.domain)
         named = app_object(login)
@@ -73,6 +75,8 @@ class Judge:
             return Judgement(Verdict.NO_PASSWORD, app)
         if not is_right:
             return Judgement(Verdict.WRONG_PASSWORD, app)
+        if any(":" in part for part in (login.app, login.domain, login.sip, login.guid)):
+            return Judgement(Verdict.AMBIGUOUS, app)
         if own is None or (named and named.casefold() != login.sip.casefold()):
             return Judgement(Verdict.USER, app)
         return Judgement(Verdict.GOOD, app)

@@ -8,6 +8,7 @@ import pytest
 from bridge.errors import BadConfig
 from bridge.listen.judge import App, Judge, Verdict
 from bridge.wire import messages as m
+from bridge.wire.login import is_proven
 from tests.support.dialling import PASSWORD, login_of
 
 CAPTURED = json.loads((Path(__file__).parents[2] / "data/login-digests-of-pbxs-that-dial.json").read_text("utf-8"))
@@ -120,3 +121,18 @@ def test_odd_infos_are_read_or_unreadable_and_never_good(text: str) -> None:
 def test_of_two_infos_the_one_that_is_read_is_the_one_that_is_signed() -> None:
     login = read('{"mt":"AppLogin","info":{"pbx":"one"},"info": {"pbx":"two"}}')
     assert (login.info, login.info_as_sent) == ('{"pbx":"two"}', '{"pbx":"two"}')
+
+
+@pytest.mark.parametrize("name", ["x:example.com:app:y:z", "Erika:::app::"])
+def test_a_user_whose_name_has_colons_cannot_pass_it_off_as_the_app_object(name: str) -> None:
+    """The digest joins the fields by colons, so one that the PBX signed for a user is good for fields cut elsewhere."""
+    signed = json.loads(login_of(CHALLENGE, sip="erika", dn=name))
+    information = json.dumps(signed.pop("info"), separators=(",", ":"))
+    joined = ":".join([signed["app"], signed["domain"], signed["sip"], signed["guid"], signed["dn"], information])
+    before, after = joined.split(":app:", 1)
+    app, domain = before.rsplit(":", 1)
+    guid, dn = after.split(":", 1)
+    cut = {"app": app, "domain": domain, "sip": "app", "guid": guid, "dn": dn, "digest": signed["digest"]}
+    login = read(json.dumps({"mt": "AppLogin", **cut}))
+    assert is_proven(login, challenge=CHALLENGE, password=PASSWORD), "or there is nothing to refuse"
+    assert Judge([App("app", None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is Verdict.AMBIGUOUS
