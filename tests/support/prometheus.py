@@ -20,6 +20,8 @@ from tests.support.rabbit import free_port
 
 CONFIGURATION = ALERTS.parent / "prometheus.yml"
 PATIENCE_SECONDS = 60
+OF_THE_MACHINE = "AccountBridgeDiskLow"
+"""Looks ahead from a few seconds of what everybody writes to this machine's disk, without the hour it waits for."""
 
 
 class Prometheus:
@@ -51,8 +53,9 @@ class Prometheus:
         return list((await self.get("targets"))["activeTargets"])
 
     async def alerts(self) -> dict[str, str]:
-        """Return the state of every alert that is pending or firing."""
-        return {each["labels"]["alertname"]: each["state"] for each in (await self.get("alerts"))["alerts"]}
+        """Return the state of every alert that is pending or firing and may be laid to the bridge."""
+        alerts = {each["labels"]["alertname"]: each["state"] for each in (await self.get("alerts"))["alerts"]}
+        return {name: state for name, state in alerts.items() if name != OF_THE_MACHINE}
 
     async def rules(self) -> list[dict[str, Any]]:
         """Return its alert rules, with their health and last error."""
