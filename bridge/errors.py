@@ -23,7 +23,8 @@
         ├── StoreUnusable        the file cannot be opened, written or understood
         ├── StoreInUse           another bridge holds it
         ├── CursorMoved          another bridge moved the cursor under our feet
-        └── LogReplaced          the log is another one than was read, so that a place in it means nothing
+        ├── LogReplaced          the log is another one than was read, so that a place in it means nothing
+        └── PlaceMovedBack       the place kept by a reader is behind what it dealt with: entries would be left out
 
 Every message is a sentence for a person, says what to do where that is known, and holds no secret.
 """
@@ -123,3 +124,7 @@ class CursorMoved(Fatal):
 
 class LogReplaced(Fatal):
     """The log is not the one in which the reader stands: it was deleted and made anew."""
+
+
+class PlaceMovedBack(Fatal):
+    """The place in a reader's database is behind what the reader dealt with: going on would leave out entries."""

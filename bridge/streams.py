@@ -13,9 +13,10 @@ as they are: what a broker behind a container or a balancer advertises is often 
 
 import asyncio
 import itertools
+import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final, TypeVar, cast
 from urllib.parse import unquote, urlsplit
@@ -43,6 +44,7 @@ TLS_SCHEME: Final = "rabbitmq-stream+tls"
 SCHEMES: Final = ("rabbitmq-stream", TLS_SCHEME)
 
 _WELL: Final = 1
+_NONE: Final[Mapping[str, str]] = {}
 _OFFSET_NOT_FOUND: Final = 19
 
 Answer = TypeVar("Answer", bound=schema.Frame)
@@ -62,6 +64,8 @@ class StreamConnection:
         self._heard_at = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
         self.frame_max = FRAME_MAX_BYTES
+        self.version: tuple[int, ...] = ()
+        """Of the broker, once logged in."""
         self.on_frame: Callable[[schema.Frame], None] = lambda _frame: None
         self.on_end: Callable[[BridgeError], None] = lambda _failure: None
 
@@ -81,7 +85,9 @@ class StreamConnection:
 
         """
         told = [schema.Property("connection_name", name), schema.Property("product", "pbx-account-bridge")]
-        await self.ask(schema.PeerProperties(self._number(), properties=told), schema.PeerPropertiesResponse)
+        peer = await self.ask(schema.PeerProperties(self._number(), properties=told), schema.PeerPropertiesResponse)
+        said = next((each.value for each in peer.properties if each.key == "version"), "")
+        self.version = tuple(map(int, re.findall(r"\d+", said)[:3]))
         await self.ask(schema.SaslHandshake(self._number()), schema.SaslHandshakeResponse)
         secret = b"\0" + user.encode() + b"\0" + password.encode()
         await self.ask(
@@ -117,7 +123,9 @@ class StreamConnection:
         request = schema.QueryPublisherSequence(self._number(), publisher_ref=name, stream=stream)
         return (await self.ask(request, schema.QueryPublisherSequenceResponse, stream)).sequence
 
-    async def subscribe(self, stream: str, offset: schema.OffsetSpec, credit: int) -> None:
+    async def subscribe(
+        self, stream: str, offset: schema.OffsetSpec, credit: int, properties: Mapping[str, str] = _NONE
+    ) -> None:
         """Begin to receive *stream*: ``Deliver`` frames, as many chunks as there is credit for.
 
         Raises:
@@ -125,7 +133,12 @@ class StreamConnection:
 
         """
         request = schema.Subscribe(
-            self._number(), subscription_id=0, stream=stream, offset_spec=offset, credit=credit, properties=[]
+            self._number(),
+            subscription_id=0,
+            stream=stream,
+            offset_spec=offset,
+            credit=credit,
+            properties=[schema.Property(key, value) for key, value in properties.items()],
         )
         await self.ask(request, schema.SubscribeResponse, stream)
 
@@ -245,6 +258,8 @@ class StreamConnection:
             self._tune.set_result(frame)
         elif isinstance(frame, schema.Close):
             self.end(BrokerUnreachable(f"the broker at {self._where} closed the connection: {frame.reason}"))
+        elif isinstance(frame, schema.ConsumerUpdateResponse):  # a question of the broker's, with a number of its own
+            self.on_frame(frame)
         elif waiting is not None and not waiting.done():
             waiting.set_result(frame)
         elif frame.key is not Key.Heartbeat:
@@ -363,7 +378,13 @@ _REFUSALS: Final[dict[int, tuple[type[BridgeError], str]]] = {
             "USER PATTERN PATTERN PATTERN, with patterns that match its name"
         ),
     ),
-    17: (TopologyMismatch, "refused the stream {stream}: it is no stream, or its arguments are wrong"),
+    17: (
+        TopologyMismatch,
+        (
+            "refused the stream {stream}: it is no stream, its arguments are wrong, or the broker was upgraded and its "
+            "feature flags were not (rabbitmqctl enable_feature_flag all)"
+        ),
+    ),
     18: (BrokerUnreachable, "lost this producer of the stream {stream}"),
     _OFFSET_NOT_FOUND: (TopologyMismatch, "has no such offset in the stream {stream}"),
 }

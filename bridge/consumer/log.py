@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, cast
 
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
@@ -67,14 +68,16 @@ class LogReader:
             with its zone, or ``"last"``, both of which begin with the whole chunk that holds it, so that some earlier
             entries may come.
         replica_of: a name that several processes share, of which one reads at a time; when it ends, another one goes
-            on. Only by AMQP. Each of them has to ask its position for the start (*start* may be a function).
+            on. By AMQP they take turns by a queue that one connection can hold, at any broker; by the stream protocol
+            by its single active consumer, from RabbitMQ 3.11 on. The two know nothing of each other: all replicas are
+            to use the same protocol. Each of them has to ask its position for the start (give *start* a function).
         prefetch: how many entries may be under way to this reader.
         longest_pause_seconds: between two attempts to connect.
         heartbeat_seconds: a broker that is silent for three times as long counts as gone.
         ssl_context: for ``amqps`` and ``rabbitmq-stream+tls``.
 
     Raises:
-        ValueError: a time without a zone, or replicas by the stream protocol.
+        ValueError: a time without a zone.
 
     """
 
@@ -92,8 +95,6 @@ class LogReader:
     ) -> None:
         first = urls if isinstance(urls, str) else next(iter(urls), "")
         self._is_native = first.startswith("rabbitmq-stream")
-        if replica_of is not None and self._is_native:
-            raise ValueError("replicas take turns by a queue of AMQP 0-9-1: give an URL that begins with amqp")
         self._stream = stream
         self._wanted = start
         self._start: Start = "first"
@@ -171,8 +172,7 @@ class LogReader:
             self._start = start
 
     async def _begin(self, connection: Any) -> Inflow:
-        if self._replica_of is not None:
-            await _take_turn(connection, f"{self._stream}.reader.{self._replica_of}")
+        begin_at = await self._take_turn(connection)
         if callable(self._wanted) and self._place is None:
             asked = self._wanted()
             self._begin_at(await asked if isinstance(asked, Awaitable) else asked)
@@ -180,18 +180,23 @@ class LogReader:
         known = place is not None and place.event_id is not None
         start = self._start if place is None else place.offset if known else place.offset + 1
         self._is_at_place, self._is_first = not known, True
-        inflow = await self._consume(connection, start)
+        inflow = await begin_at(start)
         if start == "next":
             # Should the connection break before anything came, "next" would leave out what was published meanwhile.
             self._start = datetime.now(UTC) - CLOCK_MARGIN
         return inflow
 
-    async def _consume(self, connection: Any, start: Start) -> Inflow:
+    async def _take_turn(self, connection: Any) -> Callable[[Start], Awaitable[Inflow]]:
+        """Wait until no other replica reads, and return what begins to."""
         if self._is_native:
             from bridge.consumer.native import StreamInflow  # noqa: PLC0415 - needs the extra "stream"
 
-            return await StreamInflow.subscribe(connection, self._stream, start)
-        return await Inflow.begin(
+            if self._replica_of is not None:
+                return (await StreamInflow.stand_by(connection, self._stream, self._replica_of)).begin_at
+            return partial(StreamInflow.subscribe, connection, self._stream)
+        if self._replica_of is not None:
+            await _hold_turn(connection, f"{self._stream}.reader.{self._replica_of}")
+        return lambda start: Inflow.begin(
             connection, self._stream, prefetch=self._prefetch, arguments={"x-stream-offset": start}
         )
 
@@ -245,10 +250,10 @@ def _stream_connecting() -> Callable[..., AbstractAsyncContextManager[Any]]:
     return connect_stream
 
 
-async def _take_turn(connection: AbstractConnection, name: str) -> None:
+async def _hold_turn(connection: AbstractConnection, name: str) -> None:
     """Wait until no other replica reads, and hold an exclusive queue for as long as *connection* lives.
 
-    A stream has no single active consumer in AMQP 0-9-1, and RabbitMQ 3.10 none in the stream protocol either.
+    A stream has no single active consumer in AMQP 0-9-1.
 
     Raises:
         BrokerUnreachable: the connection broke.

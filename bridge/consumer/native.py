@@ -1,6 +1,12 @@
-"""The log by the stream protocol: the same entries as by AMQP 0-9-1, several times as fast."""
+"""The log by the stream protocol: the same entries as by AMQP 0-9-1, several times as fast.
+
+Replicas take turns by RabbitMQ's single active consumer: all subscribe under one name, the broker tells one of them
+that it is active, and asks it where to begin. An older broker ignores the wish and sends everything to each of them,
+so it is asked for its version first.
+"""
 
 import asyncio
+import struct
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from rstream import schema
 from rstream.amqp import amqp_decoder
-from rstream.constants import OffsetType
+from rstream.constants import Key, OffsetType
 
 from bridge.consumer.client import Start
-from bridge.consumer.session import Inflow
+from bridge.consumer.session import Inflow, log
+from bridge.errors import BrokerUnreachable, TopologyMismatch
 from bridge.streams import StreamConnection
 
 if TYPE_CHECKING:
@@ -20,6 +27,17 @@ if TYPE_CHECKING:
 
 CHUNKS: Final = 4
 """Under way at most: the broker sends whole chunks, of up to some thousand entries."""
+
+SINGLE_ACTIVE_SINCE: Final = (3, 11)
+"""The first RabbitMQ that has single active consumer for streams; 3.10 takes the wish and does not heed it."""
+
+STAND_BY_SECONDS: Final = 1.0
+"""A replica that is not active after so long says that it stands by."""
+
+_CONSUMER_UPDATE_ANSWER: Final = Key.ConsumerUpdate.value | 0x8000
+"""rstream's own frame for it has an offset even where the protocol has none."""
+
+_WELL: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +65,8 @@ class StreamInflow(Inflow):
         self._connection = connection
         self._ends: deque[int] = deque()
         """Of each chunk that is not dealt with, the offset of its last entry."""
+        self._turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        """Of a replica: the number of the broker's question where it is to begin."""
 
     @classmethod
     async def subscribe(cls, connection: StreamConnection, stream: str, start: Start) -> Self:
@@ -62,6 +82,49 @@ class StreamInflow(Inflow):
         connection.on_end = lambda failure: inflow._lose(str(failure))
         await connection.subscribe(stream, _offset(start), CHUNKS)
         return inflow
+
+    @classmethod
+    async def stand_by(cls, connection: StreamConnection, stream: str, name: str) -> Self:
+        """Return once the broker has made this the one that reads, of all that share *name*; ``begin`` then receives.
+
+        Raises:
+            BrokerUnreachable: the connection broke.
+            TopologyMismatch: this broker has no single active consumer for streams, there is no such stream, or this
+                user may not read it.
+
+        """
+        if connection.version < SINGLE_ACTIVE_SINCE:
+            version = ".".join(map(str, connection.version)) or "of an unknown version"
+            raise TopologyMismatch(
+                f"RabbitMQ {version} has no single active consumer for streams, so that "
+                "replicas would all read at once by the stream protocol: upgrade it to 3.11 or newer, or give the "
+                "reader an URL that begins with amqp, by which replicas take turns at any version"
+            )
+        inflow = cls(stream, connection)
+        turn = inflow._turn
+        connection.on_frame = inflow._on_frame
+        connection.on_end = lambda failure: inflow._lose(str(failure))
+        properties = {"single-active-consumer": "true", "name": name}
+        await connection.subscribe(stream, _offset("next"), CHUNKS, properties)  # where to begin is asked later
+        await asyncio.wait({turn}, timeout=STAND_BY_SECONDS)
+        if not turn.done():
+            log.info("reader.stands_by", extra={"turn": f"{stream}, {name}"})
+        await turn
+        return inflow
+
+    async def begin_at(self, start: Start) -> Self:
+        """Answer the broker, which has made this the active one, where to begin.
+
+        Raises:
+            BrokerUnreachable: the connection broke.
+
+        """
+        spec = _offset(start)
+        value = getattr(spec, "value", None)
+        body = struct.pack(">HHIHH", _CONSUMER_UPDATE_ANSWER, 1, self._turn.result(), _WELL, spec.offset_type)
+        body += b"" if value is None else struct.pack(">q", value)
+        await self._connection.write(struct.pack(">I", len(body)) + body)
+        return self
 
     async def taken(self, offset: int) -> None:
         """Say that everything up to *offset* is dealt with.
@@ -84,6 +147,11 @@ class StreamInflow(Inflow):
     def _on_frame(self, frame: schema.Frame) -> None:
         if isinstance(frame, schema.MetadataUpdate):
             self._lose("the stream is not there at the moment: it was deleted, or another node takes over")
+        elif isinstance(frame, schema.ConsumerUpdateResponse):
+            if frame.active and not self._turn.done():
+                self._turn.set_result(frame.correlation_id)
+            else:
+                self._lose("the broker lets another replica read")
         elif isinstance(frame, schema.Deliver):
             messages = frame.get_messages()
             if not messages:
@@ -96,6 +164,12 @@ class StreamInflow(Inflow):
                 # The readers of both protocols use the same few names of it.
                 self._arrived.append(cast("AbstractIncomingMessage", record))
             self._news.set()
+
+    def _lose(self, problem: str) -> None:
+        super()._lose(problem)
+        if not self._turn.done():
+            self._turn.set_exception(BrokerUnreachable(problem))
+            self._turn.exception()  # looked at: nobody may be waiting
 
     def _record(self, offset: int, data: bytes) -> StreamRecord:
         message = amqp_decoder(bytes(data))

@@ -7,7 +7,7 @@ from psycopg.rows import tuple_row
 
 from bridge.consumer.client import Start
 from bridge.consumer.inbox_postgres import commits_at_once, with_marks
-from bridge.consumer.position import Entry, Place, Statements
+from bridge.consumer.position import Entry, Place, Progress, Statements
 from bridge.errors import StoreUnusable
 
 _COMMITS_AT_ONCE = (
@@ -37,6 +37,7 @@ class PostgresPosition:
     ) -> None:
         self._connection = connection
         self._statements = Statements(table, reader, stream)
+        self._progress = Progress()
 
     def __repr__(self) -> str:
         return f"<PostgresPosition of {self._statements.reader} in {self._statements.stream}>"
@@ -49,10 +50,11 @@ class PostgresPosition:
 
     def start(self, otherwise: Start = "first") -> "Start | Place":
         """Return where a ``LogReader`` is to begin: behind what was applied, or *otherwise* where nothing was."""
-        query = self._statements.reading
-        with self._connection.transaction(), self._connection.cursor(row_factory=tuple_row) as cursor:
-            row = cursor.execute(with_marks(query.sql), query.parameters).fetchone()
-        return Place(*row) if row is not None else otherwise
+        with self._connection.transaction():
+            row = self._row()
+        place = Place(*row) if row is not None else None
+        self._progress.begin_at(place)
+        return place or otherwise
 
     def is_new(self, entry: Entry) -> bool:
         """Move to *entry* in the caller's open transaction, and return whether to apply it: it was not before.
@@ -60,13 +62,23 @@ class PostgresPosition:
         Raises:
             StoreUnusable: the connection commits each statement at once, which would record the entry as applied
                 before it is.
+            PlaceMovedBack: the row is behind what this reader has dealt with.
             psycopg.Error: from the database.
 
         """
         if commits_at_once(self._connection):
             raise StoreUnusable(_COMMITS_AT_ONCE)
-        query = self._statements.moving(entry)
-        return self._connection.execute(with_marks(query.sql), query.parameters).rowcount == 1
+        since = self._progress.before(entry)
+        query = self._statements.moving(entry, since)
+        if self._connection.execute(with_marks(query.sql), query.parameters).rowcount == 1:
+            return True
+        self._statements.check(entry, since, self._row())
+        return False
+
+    def _row(self) -> tuple[int, str] | None:
+        query = self._statements.reading
+        with self._connection.cursor(row_factory=tuple_row) as cursor:
+            return cursor.execute(with_marks(query.sql), query.parameters).fetchone()
 
 
 class AsyncPostgresPosition:
@@ -82,6 +94,7 @@ class AsyncPostgresPosition:
     ) -> None:
         self._connection = connection
         self._statements = Statements(table, reader, stream)
+        self._progress = Progress()
 
     def __repr__(self) -> str:
         return f"<AsyncPostgresPosition of {self._statements.reader} in {self._statements.stream}>"
@@ -94,14 +107,24 @@ class AsyncPostgresPosition:
 
     async def start(self, otherwise: Start = "first") -> "Start | Place":
         """Return where a ``LogReader`` is to begin. See ``PostgresPosition.start``."""
-        query = self._statements.reading
-        async with self._connection.transaction(), self._connection.cursor(row_factory=tuple_row) as cursor:
-            row = await (await cursor.execute(with_marks(query.sql), query.parameters)).fetchone()
-        return Place(*row) if row is not None else otherwise
+        async with self._connection.transaction():
+            row = await self._row()
+        place = Place(*row) if row is not None else None
+        self._progress.begin_at(place)
+        return place or otherwise
 
     async def is_new(self, entry: Entry) -> bool:
         """Move to *entry* in the caller's open transaction. See ``PostgresPosition.is_new``."""
         if commits_at_once(self._connection):
             raise StoreUnusable(_COMMITS_AT_ONCE)
-        query = self._statements.moving(entry)
-        return (await self._connection.execute(with_marks(query.sql), query.parameters)).rowcount == 1
+        since = self._progress.before(entry)
+        query = self._statements.moving(entry, since)
+        if (await self._connection.execute(with_marks(query.sql), query.parameters)).rowcount == 1:
+            return True
+        self._statements.check(entry, since, await self._row())
+        return False
+
+    async def _row(self) -> tuple[int, str] | None:
+        query = self._statements.reading
+        async with self._connection.cursor(row_factory=tuple_row) as cursor:
+            return await (await cursor.execute(with_marks(query.sql), query.parameters)).fetchone()

@@ -4,7 +4,7 @@ import sqlite3
 
 from bridge.consumer.client import Start
 from bridge.consumer.inbox_sqlite import commits_at_once
-from bridge.consumer.position import Entry, Place, Query, Statements
+from bridge.consumer.position import Entry, Place, Progress, Query, Statements
 from bridge.errors import StoreUnusable
 
 
@@ -28,6 +28,7 @@ class SqlitePosition:
     ) -> None:
         self._connection = connection
         self._statements = Statements(table, reader, stream)
+        self._progress = Progress()
 
     def __repr__(self) -> str:
         return f"<SqlitePosition of {self._statements.reader} in {self._statements.stream}>"
@@ -39,7 +40,9 @@ class SqlitePosition:
     def start(self, otherwise: Start = "first") -> "Start | Place":
         """Return where a ``LogReader`` is to begin: behind what was applied, or *otherwise* where nothing was."""
         row = self._execute(self._statements.reading).fetchone()
-        return Place(*row) if row is not None else otherwise
+        place = Place(*row) if row is not None else None
+        self._progress.begin_at(place)
+        return place or otherwise
 
     def is_new(self, entry: Entry) -> bool:
         """Move to *entry* in the caller's open transaction, and return whether to apply it: it was not before.
@@ -47,6 +50,7 @@ class SqlitePosition:
         Raises:
             StoreUnusable: the connection commits each statement at once, which would record the entry as applied
                 before it is.
+            PlaceMovedBack: the row is behind what this reader has dealt with.
             sqlite3.Error: from the database.
 
         """
@@ -55,7 +59,11 @@ class SqlitePosition:
                 "the connection of the position commits each statement at once: begin a transaction before asking it, "
                 "write the effect, and commit both together"
             )
-        return self._execute(self._statements.moving(entry)).rowcount == 1
+        since = self._progress.before(entry)
+        if self._execute(self._statements.moving(entry, since)).rowcount == 1:
+            return True
+        self._statements.check(entry, since, self._execute(self._statements.reading).fetchone())
+        return False
 
     def _execute(self, query: Query) -> sqlite3.Cursor:
         cursor = self._connection.cursor()

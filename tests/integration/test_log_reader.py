@@ -1,14 +1,11 @@
 """Readers of the log that keep nothing but their place, in the transaction of their effect."""
 
 import asyncio
-import multiprocessing
 import sqlite3
 from collections.abc import Iterator
 from contextlib import aclosing, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import aio_pika
 import psycopg
@@ -20,12 +17,20 @@ from bridge.consumer.position import Place
 from bridge.consumer.position_postgres import AsyncPostgresPosition, PostgresPosition
 from bridge.consumer.position_sqlite import SqlitePosition
 from bridge.errors import LogReplaced, StoreUnusable, TopologyMismatch
+from tests.support.followers import (
+    DEADLINE_SECONDS,
+    POSTGRES,
+    SqliteCrm,
+    ended,
+    letters,
+    postgres_crm,
+    reached,
+    started,
+)
 from tests.support.logwriter import LogWriter, changes, take
 from tests.support.rabbit import PrivateBroker
 from tests.support.rows import row
 
-POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
-DEADLINE_SECONDS = 40
 ENTRIES = 600
 
 
@@ -127,86 +132,20 @@ async def test_a_stream_that_is_not_there_is_named(url: str) -> None:
         await read(LogReader(url, stream="no.such.log"), until=1)
 
 
-def test_replicas_by_the_stream_protocol_are_refused_at_once() -> None:
-    with pytest.raises(ValueError, match="replicas take turns"):
-        LogReader("rabbitmq-stream://localhost/", replica_of="crm")
-
-
-def crm(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=30)
-    connection.execute("CREATE TABLE IF NOT EXISTS letter (sequence integer)")
-    return connection
-
-
-def letters(path: Path) -> list[int]:
-    with closing(crm(path)) as connection:
-        return [sequence for (sequence,) in connection.execute("SELECT sequence FROM letter ORDER BY rowid")]
-
-
-def follow(url: str, stream: str, path: Path, until: int, replica_of: str | None = None) -> None:
-    """A subscriber as a process of its own: no inbox, only a place."""
-    with closing(crm(path)) as connection:
-        position = SqlitePosition(connection, stream=stream)
-        position.create_tables()
-        reader = LogReader(url, stream=stream, start=position.start, replica_of=replica_of)
-
-        async def apply(entry: LogEntry) -> None:
-            with connection:
-                if position.is_new(entry):
-                    connection.execute("INSERT INTO letter VALUES (?)", (entry.event.sequence,))
-            if entry.event.sequence == until:
-                reader.stop()
-
-        asyncio.run(reader.run(apply))
-
-
-async def reached(path: Path, count: int) -> None:
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not path.exists() or len(letters(path)) < count:
-            await asyncio.sleep(0.01)
-
-
-def started(*arguments: Any) -> Any:
-    process = multiprocessing.get_context("spawn").Process(target=follow, args=arguments, daemon=True)
-    process.start()
-    return process
-
-
-async def ended(process: Any) -> None:
-    await asyncio.to_thread(process.join, DEADLINE_SECONDS)
-    assert process.exitcode == 0
-
-
 async def test_a_reader_that_is_killed_again_and_again_applies_each_entry_once(
     writer: LogWriter, url: str, tmp_path: Path
 ) -> None:
     await write(writer, 1, ENTRIES)
-    path = tmp_path / "crm.db"
+    crm = SqliteCrm(tmp_path / "crm.db")
     for share in range(1, 5):
-        process = started(url, writer.streams[0], path, ENTRIES)
-        await reached(path, ENTRIES * share // 6)
+        process = started(url, writer.streams[0], crm, ENTRIES)
+        await reached(crm, ENTRIES * share // 6)
         process.kill()
         await asyncio.to_thread(process.join, DEADLINE_SECONDS)
-    last = started(url, writer.streams[0], path, ENTRIES + 1)
+    last = started(url, writer.streams[0], crm, ENTRIES + 1)
     await write(writer, ENTRIES + 1, 1)  # those before it may all be applied already
     await ended(last)
-    assert letters(path) == list(range(1, ENTRIES + 2))
-
-
-async def test_of_two_replicas_one_reads_and_the_other_goes_on_where_it_was_killed(
-    writer: LogWriter, broker: PrivateBroker, tmp_path: Path
-) -> None:
-    await write(writer, 1, 100)
-    path, stream = tmp_path / "crm.db", writer.streams[0]
-    first = started(broker.url, stream, path, 300, "crm")
-    await reached(path, 100)
-    second = started(broker.url, stream, path, 300, "crm")
-    await write(writer, 101, 100)
-    await reached(path, 200)
-    first.kill()
-    await write(writer, 201, 100)
-    await ended(second)
-    assert letters(path) == list(range(1, 301))
+    assert [sequence for sequence, _ in letters(crm)] == list(range(1, ENTRIES + 2))
 
 
 async def test_two_that_read_at_the_same_time_apply_each_entry_once(
@@ -214,23 +153,19 @@ async def test_two_that_read_at_the_same_time_apply_each_entry_once(
 ) -> None:
     """A replica that was frozen and comes back does not know that another one has gone on."""
     await write(writer, 1, 500)
-    path = tmp_path / "crm.db"
-    crm(path).close()
-    both = [started(url, writer.streams[0], path, 501) for _ in range(2)]
-    await reached(path, 500)
+    crm = SqliteCrm(tmp_path / "crm.db")
+    both = [started(url, writer.streams[0], crm, 501) for _ in range(2)]
+    await reached(crm, 500)
     await write(writer, 501, 1)  # which both are waiting for, however far the other one was first
     for process in both:
         await ended(process)
-    assert letters(path) == list(range(1, 502))
+    assert [sequence for sequence, _ in letters(crm)] == list(range(1, 502))
 
 
 @pytest.fixture
 def schema() -> Iterator[str]:
-    name = f"log_{uuid4().hex[:8]}"
-    with psycopg.connect(POSTGRES, autocommit=True) as connection:
-        connection.execute(f'CREATE SCHEMA "{name}"'.encode())
-        yield name
-        connection.execute(f'DROP SCHEMA "{name}" CASCADE'.encode())
+    with postgres_crm() as crm:
+        yield crm.schema
 
 
 async def test_a_place_in_postgresql_moves_with_the_effect_or_not_at_all(

@@ -9,7 +9,7 @@ from pathlib import Path
 import aio_pika
 import orjson
 
-from tests.support.rabbit import PrivateBroker
+from tests.support.rabbit import GivenBroker, PrivateBroker
 from tests.support.site import Site, site
 
 QUIET_SECONDS = 1.0
@@ -35,7 +35,7 @@ class Reading:
         return len(self.ids) - len(set(self.ids))
 
 
-async def read_log(broker: PrivateBroker, streams: Sequence[str], *, until: int) -> list[Reading]:
+async def read_log(broker: PrivateBroker | GivenBroker, streams: Sequence[str], *, until: int) -> list[Reading]:
     """Read *streams* from their beginning, until *until* account changes came and then nothing more."""
     readings = [Reading() for _ in streams]
     arrived: asyncio.Queue[tuple[int, aio_pika.abc.AbstractIncomingMessage]] = asyncio.Queue()

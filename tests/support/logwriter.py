@@ -16,7 +16,7 @@ from bridge.log_publisher import LogPublisher, producer_of
 from bridge.model import Batch, Cursor, OutboxRow, Row
 from bridge.normalize import Rules
 from bridge.store.sqlite import SqliteStore
-from tests.support.rabbit import PrivateBroker
+from tests.support.rabbit import GivenBroker, PrivateBroker
 from tests.support.rows import HQ, row
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -32,7 +32,7 @@ async def at_once(call: Callable[..., Result], /, *args: Any) -> Result:
 class LogWriter:
     """Writes what is in *path* to the log of one exchange."""
 
-    def __init__(self, broker: PrivateBroker, path: Path, *, exchange: str = "", **topology: Any) -> None:
+    def __init__(self, broker: PrivateBroker | GivenBroker, path: Path, *, exchange: str = "", **topology: Any) -> None:
         self.broker = broker
         self.path = path
         self.exchange = exchange or f"pbx.accounts.{uuid4().hex[:8]}"

@@ -1,6 +1,7 @@
 """A RabbitMQ node of our own, which tests may stop, kill and alarm: own ports, own folder, own Erlang neighbours."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +24,20 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def installed_version() -> tuple[int, ...]:
+    """Return the version of the RabbitMQ that is installed here."""
+    folders = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*"))
+    return tuple(map(int, re.findall(r"\d+", folders[-1].name)[:3])) if folders else ()
+
+
+@dataclass(frozen=True)
+class GivenBroker:
+    """A broker that is there already, of which only the addresses are known."""
+
+    url: str
+    stream_url: str
 
 
 class PrivateBroker:
