@@ -27,7 +27,7 @@ class Run:
     def broker(self) -> PrivateBroker:
         """A broker of our own, started when somebody first asks for it."""
         self.say("starting a RabbitMQ of our own")
-        return self.stack.enter_context(PrivateBroker("log.file.level = error"))
+        return self.stack.enter_context(PrivateBroker("log.file.level = error", streams=True))
 
     @cached_property
     def folder(self) -> Path:

@@ -1,0 +1,120 @@
+"""A full outbox into the log: by the stream protocol, and through the exchange to which the log is bound."""
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from bridge.broker import Topology
+from bridge.clock import utc_now
+from bridge.delivery.drain import Drain
+from bridge.delivery.settle import Knowing, settle
+from bridge.log_publisher import LogPublisher, producer_of
+from bridge.model import OutboxRow
+from bridge.publisher import Publisher
+from bridge.service import StoreThread
+from bridge.store.sqlite import SqliteStore
+from tests.benchmark import outbox, sides, site
+from tests.benchmark.figures import Figure
+from tests.benchmark.running import Benchmark, Run
+
+WAYS = ("stream", "exchange")
+
+
+class Draining:
+    """One drain of so many rows, and when it connected and ended."""
+
+    def __init__(self, rows: int) -> None:
+        self.offload = StoreThread()
+        self._missing = rows
+        self.drain: Drain | None = None
+        self.connected_at = 0.0
+        self.last_at = 0.0
+
+    def is_now(self, state: str) -> None:
+        if state == "connected":
+            self.connected_at = time.perf_counter()
+
+    def published(self, done: Sequence[OutboxRow]) -> None:
+        self.last_at = time.perf_counter()
+        self._missing -= len(done)
+        if self._missing <= 0 and self.drain is not None:
+            self.drain.stop()
+
+
+def drained(*, way: str, template: str, urls: Sequence[str], exchange: str, rows: int) -> dict[str, Any]:
+    """Send a copy of the *template* by one of ``WAYS``; over when all of its *rows* are confirmed and recorded."""
+    draining = Draining(rows)
+    with tempfile.TemporaryDirectory() as folder, closing(draining.offload):
+        path = Path(folder) / "bridge.db"
+        shutil.copy(template, path)
+        with SqliteStore(path) as store:
+            make = _by_stream if way == "stream" else _by_exchange
+            draining.drain = make(store, draining, urls, exchange)
+            busy = time.process_time()
+            asyncio.run(draining.drain.run())
+            cpu = time.process_time() - busy
+    return {"seconds": draining.last_at - draining.connected_at, "cpu_seconds": cpu}
+
+
+def _by_stream(store: SqliteStore, draining: Draining, urls: Sequence[str], exchange: str) -> Drain:
+    store.log.begin(1)
+    publisher = LogPublisher(
+        lambda: urls[:1],
+        lambda: urls[1:],
+        topology=Topology(exchange=exchange, log_partitions=1),
+        producer=lambda: producer_of(store.lineage),
+        on_state=draining.is_now,
+    )
+
+    async def settling(session: Knowing) -> None:
+        await settle(session, store.log, offload=draining.offload, clock=utc_now)
+
+    return Drain(
+        store.log,
+        publisher,
+        offload=draining.offload,
+        clock=utc_now,
+        settle=settling,
+        on_published=draining.published,
+    )
+
+
+def _by_exchange(store: SqliteStore, draining: Draining, urls: Sequence[str], exchange: str) -> Drain:
+    publisher = Publisher(lambda: urls[:1], topology=Topology(exchange=exchange), on_state=draining.is_now)
+    return Drain(store, publisher, offload=draining.offload, clock=utc_now, on_published=draining.published)
+
+
+def _publish(run: Run) -> list[Figure]:
+    count = run.pick(40_000, 6000)
+    figure = Figure(
+        "log_publish",
+        "writing a full outbox into the log by the stream protocol, against the same through the exchange by AMQP",
+        side_unit="events per second",
+    )
+    cpu = Figure("log_publish_cpu_us", "writing the log: CPU per event", "µs", note="reference: by AMQP")
+    template = run.folder / "log.db"
+    outbox.fill(template, count)
+    for number in run.rounds(6):
+        measured = {way: _one(run, way, template, count) for way in (WAYS if number % 2 else reversed(WAYS))}
+        ours, theirs = (measured[way] for way in WAYS)
+        rates = count / ours["seconds"], count / theirs["seconds"]
+        figure.add(*rates, rates[0] / rates[1])
+        costs = ours["cpu_seconds"] / count * 1e6, theirs["cpu_seconds"] / count * 1e6
+        cpu.add(*costs, costs[0])
+    return [figure, cpu]
+
+
+def _one(run: Run, way: str, template: Path, count: int) -> dict[str, Any]:
+    exchange = site.new_exchange()
+    urls = [run.broker.url, run.broker.stream_url]
+    measured = sides.run("log", "drained", way=way, template=str(template), urls=urls, exchange=exchange, rows=count)
+    site.remove(run.broker.url, f"{exchange}.log")
+    return measured
+
+
+BENCHMARKS = (Benchmark("log_publish", ("log_publish", "log_publish_cpu_us"), _publish),)
