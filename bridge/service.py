@@ -137,7 +137,7 @@ class Bridge:
             offload=self._offload,
             window=window,
             on_published=on_published,
-            on_restored=self._is_restored,
+            on_restored=self._announce_restored,
             newest_in_log=newest_in_log,
         )
 
@@ -295,7 +295,7 @@ class Bridge:
                 async with asyncio.timeout(WALK_CHECK_SECONDS):
                     await self._walk_check.wait()
 
-    def _is_restored(self) -> None:
+    def _announce_restored(self) -> None:
         """Warn of it, and have every PBX walked."""
         self._warn_of_restored()
         for followed in self._followed.values():

@@ -61,8 +61,10 @@ def main() -> None:
     except click.ClickException as problem:
         problem.show()
         sys.exit(MISUSED)
-    except click.Abort:  # questions come before anything is done
-        _end("nothing was done", STOPPED)
+    except click.Abort as stopped:
+        if isinstance(stopped.__cause__, KeyboardInterrupt):  # Ctrl-C in the middle of something
+            sys.exit(STOPPED)
+        _end("nothing was done", STOPPED)  # a question comes before anything is done
     except KeyboardInterrupt:
         sys.exit(STOPPED)
     except BrokenPipeError:

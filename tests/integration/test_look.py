@@ -1,5 +1,6 @@
 """``trace`` and ``accounts`` on a store, as an operator types them."""
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from bridge.delivery.ingest import ingest
 from bridge.normalize import Rules
 from bridge.store.sqlite import SqliteStore
-from tests.support.process import run
+from tests.support.process import PATIENCE_SECONDS, Command, run
 from tests.support.rows import batch, row
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -49,6 +50,19 @@ def test_who_does_not_say_yes_gets_nothing_done(environment: dict[str, str]) -> 
     code, command = run("forget", "user403", environment=environment)
     assert code == 130
     assert command.err[-1] == "account-bridge: nothing was done"
+
+
+def test_ctrl_c_in_the_middle_does_not_say_that_nothing_was_done(environment: dict[str, str]) -> None:
+    """Half of a replay, say, may have been sent."""
+    with Command("status", "--watch", environment=environment) as command:
+        until = time.monotonic() + PATIENCE_SECONDS
+        while "no bridge answers" not in command.printed:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        command.interrupt()
+        assert command.wait() == 130
+    assert "nothing was done" not in command.printed
+    assert "Traceback" not in command.printed
 
 
 def test_the_log_is_not_waited_for_where_there_is_none(environment: dict[str, str]) -> None:

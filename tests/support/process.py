@@ -105,6 +105,10 @@ class Command:
         self._process.send_signal(signal.SIGTERM)
         return self.wait()
 
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        self._process.send_signal(signal.SIGINT)
+
     def pause(self) -> None:
         """Freeze it."""
         self._process.send_signal(signal.SIGSTOP)
