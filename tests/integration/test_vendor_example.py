@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ async def node(role: str, url: str, password: str = PASSWORD) -> AsyncIterator[l
     try:
         yield told
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):  # who is not let in may have ended by itself
+            process.kill()
         await process.wait()
         await listening
 
