@@ -1,6 +1,7 @@
 """A RabbitMQ node of our own, which tests may stop, kill and alarm: own ports, own folder, own Erlang neighbours."""
 
 import os
+import random
 import re
 import shutil
 import signal
@@ -19,11 +20,19 @@ START_SECONDS = 90
 SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 """The server itself, rather than the wrapper in the path, which insists on being another user."""
 
+_ports = iter(random.sample(range(10_000, 32_768), 22_768))
+
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on, below those that outgoing connections are given: it stays free."""
+    for port in _ports:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("every port was handed out")
 
 
 def installed_version() -> tuple[int, ...]:
