@@ -22,7 +22,7 @@ from bridge.config.settings import Settings
 from bridge.errands import depth, may_publish, server_of
 from bridge.errors import BridgeError, BrokerUnreachable, PbxNotTrusted, StoreInUse
 from bridge.model import Cursor
-from bridge.source import Heard
+from bridge.reader import Heard
 from bridge.status import Level, SourcePart
 from bridge.store.reader import StoreReader
 from bridge.store.sqlite import SqliteStore

@@ -1,7 +1,7 @@
 """Following one PBX: what it tells is read and becomes durable, again after every failure, and never while paused."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, Protocol
@@ -14,9 +14,9 @@ from bridge.intake import Intake, Told
 from bridge.logs import get_logger
 from bridge.model import Cursor, Pause, Place, SourceName
 from bridge.normalize import Rules
+from bridge.reader import AtOnce, HandOn, Heard
 from bridge.retrying import Patience, cause_of, keep_trying, level_of
 from bridge.secret import scrub
-from bridge.source import Heard
 from bridge.status import Board, Level
 from bridge.walk.schedule import Habits, WalkSchedule
 
@@ -29,8 +29,8 @@ class Source(Protocol):
     def request_walk(self) -> None:
         """Read the list from its start once more, as soon as that is possible."""
 
-    async def read(self, since: Cursor, hand_on: Callable[[Heard], Awaitable[None]]) -> NoReturn:
-        """Read on from *since* until that is of no more use, and raise why."""
+    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:
+        """Read on from *since* until that is of no more use, and raise why; *at_once* is asked before *hand_on*."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +126,20 @@ class FollowedPbx:
         while True:
             await self._may_read.wait()
             self._board.beat(reading(self._name), utc_now())
-            await _unless(self._pausing, self._source.read(self._intake.cursor, self._hand_on))
+            await _unless(self._pausing, self._source.read(self._intake.cursor, self._hand_on, self._take_at_once))
             await self._intake.settle()
             self._intake.abandon_walk()
             self._show_pause()  # over whatever the reading said last
 
     async def _hand_on(self, heard: Heard) -> None:
+        self._progress()
+        await self._intake.put(heard)
+
+    def _take_at_once(self, heard: Heard) -> bool:
+        self._progress()
+        return self._intake.take_at_once(heard)
+
+    def _progress(self) -> None:
         if self._board.full:
             raise OutboxFull(self._board.full)
         now, part = utc_now(), self._part
@@ -140,7 +148,6 @@ class FollowedPbx:
         part.last_progress_at = now
         self._board.beat(reading(self._name), now)
         self._patience.progress()
-        await self._intake.put(heard)
 
     def _failed(self, problem: BridgeError, pause_seconds: float) -> None:
         level = level_of(problem)

@@ -19,7 +19,7 @@ from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, settle, sig
 from bridge.logs import get_logger
 from bridge.model import AccountChange, Batch, Certificate, Cursor, Row, SourceName
 from bridge.normalize import Rules, unknown_names
-from bridge.source import Heard
+from bridge.reader import Heard
 from bridge.status import LastChange, Level, SourcePart, WalkProgress
 from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan, Sighted, WalkBegan, WalkEnded
 from bridge.walk.schedule import WalkSchedule
@@ -99,10 +99,21 @@ class Intake:
 
     async def put(self, heard: Heard) -> None:
         """Take the next thing; waits while ``ask_ahead`` are uncommitted, which in turn stops the reading."""
+        await self._queue.put(heard)
+        self._took(heard)
+
+    def take_at_once(self, heard: Heard) -> bool:
+        """Take the next thing if that needs no waiting, and return whether it did not."""
+        if self._queue.full():
+            return False
+        self._queue.put_nowait(heard)
+        self._took(heard)
+        return True
+
+    def _took(self, heard: Heard) -> None:
         now = asyncio.get_running_loop().time()
         self._close_rows = self._close_rows + 1 if now - self._last_put < CLOSE_SECONDS else 0
         self._last_put = now
-        await self._queue.put(heard)
         if self._queue.qsize() >= self._enough_rows or not isinstance(heard, Deliver | Sighted):
             self._is_enough.set()
 

@@ -1,18 +1,18 @@
 """A PBX that dials us, as a source: whatever connection it made last is the one that is read."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
-from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from bridge.errors import PbxUnreachable
+from bridge.listen.accepted import AcceptedConnection
 from bridge.listen.identity import Identity, confirmed
 from bridge.model import Cursor
-from bridge.source import Heard, Reader, reason_of
+from bridge.reader import AtOnce, HandOn, Reader, reason_of
 from bridge.walk.decisions import Pace
 from bridge.wire import messages as m
 from bridge.wire.protocol import Conversation, Event
@@ -26,7 +26,7 @@ class Call:
     """A connection on which a PBX has logged in."""
 
     identity: Identity
-    socket: ServerConnection
+    socket: AcceptedConnection
     conversation: Conversation
     early: Sequence[Event] = ()
     """What came with the login."""
@@ -98,7 +98,7 @@ class CallingPbx:
         if call.info is not None:
             self._on_info(call.info)
 
-    async def read(self, since: Cursor, hand_on: Callable[[Heard], Awaitable[None]]) -> NoReturn:
+    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:
         """Wait for the PBX to dial, and read on from *since* on that connection until it is of no more use.
 
         Raises:
@@ -110,7 +110,7 @@ class CallingPbx:
         call = await self._call()
         try:
             self._on_state("reading")
-            await self._reader.read(call.socket, call.conversation, call.early, since, hand_on)
+            await self._reader.read(call.socket, call.conversation, call.early, since, hand_on, at_once)
         except ConnectionClosed as closed:
             if call.is_replaced:
                 raise PbxUnreachable(f"{self._peer} dialled anew, and its former connection was closed") from closed

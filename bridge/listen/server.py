@@ -5,18 +5,18 @@ browser (a page would send its Origin), and the same answer after the same time 
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from bridge.errors import BadConfig, BridgeError, PbxBrokeProtocol
+from bridge.listen.accepted import AcceptedConnection
 from bridge.listen.caller import Call, CallingPbx
 from bridge.listen.gate import Gate, Ticket
 from bridge.listen.guarded import GuardedSocket
@@ -123,7 +123,7 @@ class Listener:
             compression=None,
             ping_interval=None,
             server_header=None,
-            create_connection=_Shortlived,
+            create_connection=AcceptedConnection,
         )
         tasks = [asyncio.create_task(work) for work in (self._keep_renewing(), self._keep_tidy())]
         try:
@@ -152,7 +152,7 @@ class Listener:
         if ticket is None:
             return  # it was gone before its turn came
         try:
-            call = await self._logged_in(socket, ticket)
+            call = await self._logged_in(cast("AcceptedConnection", socket), ticket)
             source = await self._source_for(call.identity)
         except _LoginRefused:
             await socket.close(NOT_ALLOWED)
@@ -174,7 +174,7 @@ class Listener:
                 pinging.cancel()
                 await asyncio.wait([pinging])
 
-    async def _logged_in(self, socket: ServerConnection, ticket: Ticket) -> Call:
+    async def _logged_in(self, socket: AcceptedConnection, ticket: Ticket) -> Call:
         """Let a PBX log in.
 
         Raises:
@@ -238,18 +238,6 @@ class Listener:
                 if str(problem) != told:
                     told = str(problem)
                     log.warning("listen.certificate_unusable", problem=told, meanwhile="the former one stays in use")
-
-
-class _Shortlived(ServerConnection):
-    """A connection that is gone from memory when it is over.
-
-    The library's protocol has a cycle in itself and refers to the connection by its logger. So thousands of strangers
-    would wait for the garbage collector, each with the 256 KiB that TLS reads into.
-    """
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self.protocol.logger = logging.getLogger("websockets.server")
 
 
 class _LoginRefused(Exception):  # noqa: N818 - never leaves this module

@@ -124,12 +124,10 @@ class Walker:
     @property
     def wake_at(self) -> float:
         """When ``pass_time`` has something to do at the latest."""
-        times = [self._last_said + self._pace.keepalive]
+        when = self._last_said + self._pace.keepalive
         if self._due is not None:
-            times.append(max(self._due[0], self._earliest))
-        if self._asked is not None:
-            times.append(self._deadline)
-        return min(times)
+            when = min(when, max(self._due[0], self._earliest))
+        return when if self._asked is None else min(when, self._deadline)
 
     @property
     def is_walking(self) -> bool:

@@ -10,7 +10,8 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from bridge.errors import PbxBrokeProtocol, PbxRefusedLogin, PbxUnreachable
 from bridge.model import AccountGuid, Cursor, Row, Token
-from bridge.source import Heard, PbxSource
+from bridge.reader import Heard
+from bridge.source import PbxSource
 from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan, Pace, Sighted, WalkBegan, WalkEnded
 from bridge.wire import messages as m
 from bridge.wire.protocol import Conversation, Party

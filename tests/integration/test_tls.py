@@ -13,9 +13,10 @@ import trustme
 from bridge.broker import connect
 from bridge.errors import BridgeError, BrokerRefusedLogin, PbxNotTrusted, PbxUnreachable
 from bridge.model import Cursor
+from bridge.reader import Heard
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import serve
-from bridge.source import Heard, PbxSource
+from bridge.source import PbxSource
 from bridge.tls import ServerCertificate, Trust, as_text, client_context, presented_fingerprint
 from tests.support.certificates import authority_file, fingerprint_of, written
 from tests.support.rabbit import PrivateBroker, free_port

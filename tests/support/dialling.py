@@ -14,7 +14,7 @@ from bridge.listen.identity import Identity
 from bridge.listen.judge import App, Judge
 from bridge.listen.server import Listener, Place
 from bridge.model import Cursor
-from bridge.source import Heard
+from bridge.reader import Heard
 from bridge.tls import ServerCertificate
 from bridge.walk.decisions import Deliver, Pace
 from bridge.wire.login import login_digest

@@ -22,10 +22,10 @@ from bridge.intake import Intake, Told
 from bridge.listen.judge import App, Judge, Verdict
 from bridge.model import AccountGuid, Certificate, Cursor, Mirrored, Row, SourceName
 from bridge.normalize import Rules, account_key, account_of
+from bridge.reader import Heard
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.people import Record, info_of
 from bridge.simulator.session import Close, Connection, Reply
-from bridge.source import Heard
 from bridge.status import SourcePart
 from bridge.store.sqlite import SqliteStore
 from bridge.walk.decisions import Ask, Pace, Say

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -12,7 +12,7 @@ from bridge.errors import BridgeError, PbxRefusedLogin, PbxUnreachable, StoreUnu
 from bridge.following import FollowedPbx, Pbx, reading, recalled
 from bridge.model import Cursor, Pause
 from bridge.normalize import Rules
-from bridge.source import Heard
+from bridge.reader import AtOnce, HandOn, Heard
 from bridge.status import Board, Level
 from bridge.store.sqlite import SqliteStore
 from bridge.walk.decisions import Deliver
@@ -38,7 +38,7 @@ class HandHeldSource:
     def request_walk(self) -> None:
         self.walks += 1
 
-    async def read(self, since: Cursor, hand_on: Callable[[Heard], Awaitable[None]]) -> NoReturn:
+    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:
         self.is_reading = True
         self.begun.put_nowait(since)
         try:
