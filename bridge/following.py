@@ -81,6 +81,7 @@ class FollowedPbx:
         self, pbx: Pbx, intake: Intake, schedule: WalkSchedule, *, board: Board, has_room: asyncio.Event
     ) -> None:
         self._name = pbx.name
+        self._task = reading(pbx.name)
         self._source = pbx.source
         self._intake = intake
         self._schedule = schedule
@@ -125,7 +126,7 @@ class FollowedPbx:
             await self._has_room.wait()
         while True:
             await self._may_read.wait()
-            self._board.beat(reading(self._name), utc_now())
+            self._board.beat(self._task, utc_now())
             await _unless(self._pausing, self._source.read(self._intake.cursor, self._hand_on, self._take_at_once))
             await self._intake.settle()
             self._intake.abandon_walk()
@@ -146,14 +147,14 @@ class FollowedPbx:
         if part.last_progress_at is not None and self._patience.is_tried:
             self._schedule.came_back(now - part.last_progress_at)
         part.last_progress_at = now
-        self._board.beat(reading(self._name), now)
+        self._board.beat(self._task, now)
         self._patience.progress()
 
     def _failed(self, problem: BridgeError, pause_seconds: float) -> None:
         level = level_of(problem)
         now = utc_now()
         self._part.fails(scrub(str(problem)), level, now, cause=cause_of(problem))
-        self._board.beat(reading(self._name), now)
+        self._board.beat(self._task, now)
         write = log.error if level is Level.ERROR else log.warning
         write("source.failed", source=self._name, problem=str(problem), again_in_seconds=round(pause_seconds, 1))
 

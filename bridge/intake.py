@@ -35,6 +35,8 @@ CLOSE_ROWS: Final = 16
 PROGRESS_ROWS: Final = 1000
 """Between two lines in the log about a long walk."""
 
+_ROWS: Final = (Deliver, Sighted)
+
 log = get_logger(__name__)
 
 
@@ -114,7 +116,7 @@ class Intake:
         now = asyncio.get_running_loop().time()
         self._close_rows = self._close_rows + 1 if now - self._last_put < CLOSE_SECONDS else 0
         self._last_put = now
-        if self._queue.qsize() >= self._enough_rows or not isinstance(heard, Deliver | Sighted):
+        if self._queue.qsize() >= self._enough_rows or not isinstance(heard, _ROWS):
             self._is_enough.set()
 
     async def settle(self) -> None:

@@ -1,5 +1,7 @@
 """The words everything else is written in. Values only: nothing here does anything.
 
+What is made for every change is a named tuple, which costs half of a frozen dataclass.
+
 A *row* is what a PBX delivers, an *account* is what we publish of it, a *change* is the difference between
 two accounts, an *outbox row* is a change on its way to the broker.
 """
@@ -52,18 +54,20 @@ class Caller:
     """PBX name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One account as the PBX delivered it: what it is now, and the cursor that leads behind it."""
 
     cursor: Cursor
     account_guid: AccountGuid
     h323: str | None
     """The user name. ``None`` where the PBX left it out, which says nothing about the account."""
-    info: Mapping[str, Any] | None = field(repr=False)
+    info: Mapping[str, Any] | None
     """Everything else the PBX tells about the account, secrets included; ``None`` where it told nothing."""
     is_deleted: bool = False
     """True only where the PBX said so in words."""
+
+    def __repr__(self) -> str:
+        return f"<Row of {self.account_guid} at {self.cursor}{', deleted' if self.is_deleted else ''}>"
 
 
 class ChangeKind(StrEnum):
@@ -85,8 +89,7 @@ class Reason(StrEnum):
     """Created: it had been deleted before and is back."""
 
 
-@dataclass(frozen=True, slots=True)
-class AccountChange:
+class AccountChange(NamedTuple):
     """An account before and after: what an event tells."""
 
     source: SourceName
@@ -105,8 +108,7 @@ class AccountChange:
     """How often the PBX used numbers of this account again for other content; part of the event's id."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mirrored:
+class Mirrored(NamedTuple):
     """What the mirror remembers of one account."""
 
     account_guid: AccountGuid
@@ -131,8 +133,7 @@ class Batch:
     rows: Sequence[Row]
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
+class OutboxRow(NamedTuple):
     """One event on its way to the broker: its bytes and its id never change again."""
 
     position: int

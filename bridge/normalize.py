@@ -8,8 +8,8 @@ future firmware adds, are out by construction.
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -62,8 +62,7 @@ class Rules:
     """Do not publish a change in which no published field differs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """What a row means: what to remember, and what to tell, if anything."""
 
     remember: Mirrored
@@ -85,7 +84,7 @@ def judge(row: Row, before: Mirrored | None, *, source: SourceName, rules: Rules
     if before is None or before.is_deleted:
         # A row that tells nothing but a guid may be a deletion as well: no reason to believe in an account.
         if row.is_deleted or (row.h323 is None and row.info is None):
-            return Judgement(replace(after, is_deleted=True))
+            return Judgement(after._replace(is_deleted=True))
         return _appeared(after, before, source)
     if row.is_deleted:
         return _changed(after, ChangeKind.DELETED, source, Reason.REPORTED)
@@ -95,7 +94,7 @@ def judge(row: Row, before: Mirrored | None, *, source: SourceName, rules: Rules
 def _appeared(after: Mirrored, before: Mirrored | None, source: SourceName) -> Judgement:
     if before is None or before.revision == 0:
         return _changed(after, ChangeKind.CREATED, source)
-    after = replace(after, reuse=before.reuse + (after.cursor == before.cursor))
+    after = after._replace(reuse=before.reuse + (after.cursor == before.cursor))
     return _changed(after, ChangeKind.CREATED, source, Reason.RESTORED)
 
 
@@ -108,7 +107,7 @@ def _compare(before: Mirrored, after: Mirrored, source: SourceName, rules: Rules
     if not changed and (is_repetition or rules.skip_unchanged):
         return Judgement(after)
     if has_same_numbers:
-        after = replace(after, reuse=before.reuse + 1)
+        after = after._replace(reuse=before.reuse + 1)
     previous = {name: before.account.get(name) for name in changed}
     return _changed(after, ChangeKind.UPDATED, source, changed=changed, previous=previous)
 
@@ -126,13 +125,13 @@ def judge_repair(row: Row, before: Mirrored | None, *, source: SourceName, rules
     if not changed:
         return Judgement(after)
     previous = {name: before.account.get(name) for name in changed}
-    after = replace(after, reuse=before.reuse + 1)
+    after = after._replace(reuse=before.reuse + 1)
     return _changed(after, ChangeKind.UPDATED, source, changed=changed, previous=previous)
 
 
 def judge_missing(known: Mirrored, *, source: SourceName) -> Judgement:
     """Judge an account that proven full walks did not see: it is deleted, and its last known state is told."""
-    return _changed(replace(known, is_deleted=True), ChangeKind.DELETED, source, Reason.MISSING)
+    return _changed(known._replace(is_deleted=True), ChangeKind.DELETED, source, Reason.MISSING)
 
 
 def publish_anew(judgement: Judgement) -> Judgement:
@@ -140,7 +139,7 @@ def publish_anew(judgement: Judgement) -> Judgement:
     if judgement.change is None:
         return judgement
     reuse = judgement.remember.reuse + 1
-    return Judgement(replace(judgement.remember, reuse=reuse), replace(judgement.change, reuse=reuse))
+    return Judgement(judgement.remember._replace(reuse=reuse), judgement.change._replace(reuse=reuse))
 
 
 def account_of(row: Row, before: Published | None, rules: Rules) -> Published:
@@ -162,7 +161,8 @@ def account_of(row: Row, before: Published | None, rules: Rules) -> Published:
 
 def unknown_names(info: Mapping[str, Any]) -> frozenset[str]:
     """Return the names in *info* that no shape explains, so that they can be reported, names only."""
-    return frozenset(name[:_MAX_NAME_CHARACTERS] for name in info if name not in _KNOWN_NAMES and name.isprintable())
+    unknown = info.keys() - _KNOWN_NAMES
+    return frozenset(name[:_MAX_NAME_CHARACTERS] for name in unknown if name.isprintable()) if unknown else _NO_NAMES
 
 
 def _after(row: Row, before: Mirrored | None, rules: Rules) -> Mirrored:
@@ -187,7 +187,7 @@ def _changed(  # noqa: PLR0913 - the parts of a change
     changed: Sequence[str] = (),
     previous: Published | None = None,
 ) -> Judgement:
-    after = replace(after, revision=after.revision + 1)
+    after = after._replace(revision=after.revision + 1)
     change = AccountChange(
         source=source,
         kind=kind,
@@ -233,6 +233,10 @@ def _text(value: Any) -> str | None:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def _named(name: str) -> Callable[[Row, Mapping[str, Any]], str | None]:
+    return lambda _row, info: _text(info.get(name))
+
+
 def _first(*names: str) -> Callable[[Row, Mapping[str, Any]], str | None]:
     def find(_row: Row, info: Mapping[str, Any]) -> str | None:
         for name in names:
@@ -245,6 +249,8 @@ def _first(*names: str) -> Callable[[Row, Mapping[str, Any]], str | None]:
 
 def _texts(value: Any, *inside: str) -> list[str]:
     """Return the texts in *value*: one text, a list of texts, or a list of objects that hold one under *inside*."""
+    if isinstance(value, str):
+        return [value[:MAX_TEXT_CHARACTERS]] if value else []
     found = []
     for item in value if isinstance(value, list) else [value]:
         held = next((item[name] for name in inside if item.get(name)), None) if isinstance(item, dict) else item
@@ -254,7 +260,7 @@ def _texts(value: Any, *inside: str) -> list[str]:
 
 
 def _h323(row: Row, info: Mapping[str, Any]) -> str | None:
-    return row.h323 or _first("h323", "sip")(row, info)
+    return row.h323 or _h323_in(row, info)
 
 
 def _numbers(_row: Row, info: Mapping[str, Any]) -> list[str]:
@@ -306,19 +312,21 @@ def _devices(_row: Row, info: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"text": _text(device.get("text")), "app": _text(device.get("app"))} for device in devices]
 
 
+_h323_in = _first("h323", "sip")
+
 _FINDERS: Final[dict[str, Callable[[Row, Mapping[str, Any]], Any]]] = {
     "guid": lambda row, _info: row.account_guid,
     "h323": _h323,
-    "display_name": _first("dn"),
-    "common_name": _first("cn"),
+    "display_name": _named("dn"),
+    "common_name": _named("cn"),
     "numbers": _numbers,
     "emails": _emails,
     "groups": _groups,
     "pbx": _first("loc", "pbx"),
-    "node": _first("node"),
-    "domain": _first("domain"),
+    "node": _named("node"),
+    "domain": _named("domain"),
     "apps": _apps,
-    "template": _first("config"),
+    "template": _named("config"),
     "hidden": lambda _row, info: info.get("hide") is True,
     "devices": _devices,
 }
@@ -326,6 +334,7 @@ _FINDERS: Final[dict[str, Callable[[Row, Mapping[str, Any]], Any]]] = {
 _EMPTY: Final[dict[str, Any]] = {"numbers": [], "emails": [], "groups": [], "apps": [], "devices": []}
 
 _MAX_NAME_CHARACTERS: Final = 40
+_NO_NAMES: Final = frozenset[str]()
 
 _NAMES_BY_SHAPE: Final = {
     "login info": "appobj appdn appurl pbx cn unlicensed testmode lics groups apps",

@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from websockets.exceptions import ConnectionClosed
 
@@ -28,6 +28,9 @@ HandOn = Callable[[Heard], Awaitable[None]]
 
 AtOnce = Callable[[Heard], bool]
 """The same without waiting: takes the next thing if there is room for it, and returns whether it did."""
+
+
+_TO_SAY: Final = (Ask, Say)
 
 
 class Reader:
@@ -197,7 +200,7 @@ class _Reading:
         for text in self._to_say(actions):
             await self._send(self._socket, text)
         for action in actions:
-            if not isinstance(action, Ask | Say):
+            if not isinstance(action, _TO_SAY):
                 await self._hand_on(action)
 
     def _to_say(self, actions: Sequence[Action]) -> Iterator[str]:
@@ -217,7 +220,7 @@ class _Reading:
             for text in self._to_say(actions):
                 self._socket.send_at_once(text)
             for action in actions:
-                if not isinstance(action, Ask | Say) and (self._left or not at_once(action)):
+                if not isinstance(action, _TO_SAY) and (self._left or not at_once(action)):
                     self._left.append(action)
         except Exception as problem:  # noqa: BLE001 - raised again where the others are
             self._problem = problem

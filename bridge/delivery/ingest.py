@@ -185,4 +185,4 @@ def _versions(change: AccountChange, before: Mirrored | None) -> Sequence[str]:
     if change.kind is ChangeKind.DELETED:
         return (own, own)
     other = ChangeKind.CREATED if change.kind is ChangeKind.UPDATED else ChangeKind.UPDATED
-    return (own, own, cloudevents.event_id(replace(change, kind=other)))
+    return (own, own, cloudevents.event_id(change._replace(kind=other)))

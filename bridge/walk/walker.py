@@ -17,7 +17,7 @@ The vendor documents one request and its happy answer. Every rule below is right
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -272,10 +272,10 @@ class Walker:
         if row.cursor.is_start:
             if not row.is_deleted:
                 raise PbxBrokeProtocol("the PBX sent an account without usn and ausn, so nothing behind it can be read")
-            row = replace(row, cursor=chain.cursor)
+            row = row._replace(cursor=chain.cursor)
         if row.cursor.guid == self._live.cursor.guid:
             return row
-        return replace(row, cursor=replace(row.cursor, guid=self._live.cursor.guid))
+        return row._replace(cursor=Cursor(self._live.cursor.guid, row.cursor.usn, row.cursor.ausn))
 
     def _read(self, row: Row, now: float) -> list[Action]:
         row = self._own(row, self._live)
@@ -357,7 +357,7 @@ class Walker:
             self._heeds_strays = False
             self._plan(now, self._live.cursor)
         if row.is_deleted and self.phase is not Phase.PROBING:
-            row = replace(row, cursor=replace(row.cursor, guid=self._live.cursor.guid))
+            row = row._replace(cursor=Cursor(self._live.cursor.guid, row.cursor.usn, row.cursor.ausn))
             return [Deliver(row, self._live.cursor)]
         return []
 

@@ -292,10 +292,10 @@ def _decode(data: bytes | str) -> Any:
 
 def _token(content: Mapping[str, Any], name: str, data: bytes | str) -> Token | None:
     value = content.get(name)
-    if value is None or value == "":
-        return None
     if isinstance(value, str):
-        return Token(orjson.dumps(value).decode())
+        return Token(orjson.dumps(value).decode()) if value else None
+    if value is None:
+        return None
     if isinstance(value, float):
         # Also an integer beyond 64 bits. Its text, not its value, is what we owe back.
         text = data.decode(errors="replace") if isinstance(data, bytes) else data
@@ -307,8 +307,8 @@ def _token(content: Mapping[str, Any], name: str, data: bytes | str) -> Token | 
 
 def _read_account_result(content: dict[str, Any], data: bytes | str) -> Message:
     src = _text(content, "src") or None
-    complaint = next((content[name] for name in ("error", "errorText", "err") if content.get(name)), None)
-    if complaint is not None:
+    complaint = content.get("error") or content.get("errorText") or content.get("err")
+    if complaint:
         return RequestError(complaint if isinstance(complaint, str) else "without a text", src)
     api = content.get("api")
     if api is not None and not (isinstance(api, str) and api in API_NAMES):
@@ -340,7 +340,7 @@ def _read_deletion(content: dict[str, Any], data: bytes | str) -> Message:
 
 
 def _says_deleted(content: Mapping[str, Any]) -> bool:
-    if any(content.get(name) is True for name in ("deleted", "del")):
+    if content.get("deleted") is True or content.get("del") is True:
         return True
     update = content.get("update")
     return isinstance(update, str) and update.lower() in DELETION_WORDS

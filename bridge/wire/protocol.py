@@ -9,7 +9,6 @@ repeats it. Every other account reply is a *stray*: late, repeated, or pushed.
 simulator holds the same object from the other end.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -96,7 +95,7 @@ TABLE: Final[dict[State, dict[type, tuple[str, State]]]] = {  # state -> what is
     State.CLOSED: {},
 }
 
-SMALL_TALK: Final = (m.KeepAlive, m.CheckBuild, m.CheckBuildResult, m.Other, m.Unreadable)
+SMALL_TALK: Final = frozenset({m.KeepAlive, m.CheckBuild, m.CheckBuildResult, m.Other, m.Unreadable})
 
 
 class Conversation:
@@ -109,6 +108,8 @@ class Conversation:
         self.us = us
         self.caller = caller
         self.state = State.CONNECTED
+        self._them = us.other
+        self._parties = {CALLER: caller, CALLEE: caller.other, BRIDGE: Party.BRIDGE, PBX: Party.PBX}
         self.open_question: m.AccountInfo | None = None
         self._asked = 0
         self._echoes: bool | None = None
@@ -140,7 +141,7 @@ class Conversation:
 
         """
         event = self._classify(m.read_message(data))
-        self._step(event, self.us.other)
+        self._step(event, self._them)
         return event
 
     def _classify(self, message: m.Message) -> Event:
@@ -158,29 +159,23 @@ class Conversation:
         return Stray(message)
 
     def _step(self, event: Event, speaker: Party) -> None:
-        if isinstance(event, SMALL_TALK):
+        kind = type(event)
+        if kind in SMALL_TALK:
             return
         try:
-            role, after = TABLE[self.state][type(event)]
+            role, after = TABLE[self.state][kind]
         except KeyError:
             raise PbxBrokeProtocol(f"{_name(event)} has no place in a conversation that is {self.state}") from None
-        if _ROLES[role](self) is not speaker:
+        if self._parties[role] is not speaker:
             raise PbxBrokeProtocol(f"{_name(event)} is not for the {speaker} to say")
         self.state = after
         if isinstance(event, m.AccountInfo):
             self.open_question = event
-        elif isinstance(event, Answer):
+        elif kind is Answer:
             self.open_question = None
 
 
 _BEFORE_LOGIN = frozenset({State.CONNECTED, State.CHALLENGING, State.PROVING, State.JUDGING})
-
-_ROLES: Final[dict[str, Callable[[Conversation], Party]]] = {
-    CALLER: lambda conversation: conversation.caller,
-    CALLEE: lambda conversation: conversation.caller.other,
-    BRIDGE: lambda _: Party.BRIDGE,
-    PBX: lambda _: Party.PBX,
-}
 
 
 def _name(event: Event) -> str:

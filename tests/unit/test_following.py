@@ -38,7 +38,7 @@ class HandHeldSource:
     def request_walk(self) -> None:
         self.walks += 1
 
-    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:
+    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:  # noqa: ARG002
         self.is_reading = True
         self.begun.put_nowait(since)
         try:

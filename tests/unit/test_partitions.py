@@ -1,5 +1,4 @@
 from collections import Counter
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from bridge.model import OutboxRow, SourceName
@@ -9,11 +8,11 @@ ROW = OutboxRow(1, SourceName("hq"), 1, "id", "t", "k", b"", datetime(2026, 1, 1
 
 
 def test_an_account_is_always_in_the_same_partition() -> None:
-    assert len({partition_of(replace(ROW, sequence=number, position=number), 5) for number in range(50)}) == 1
+    assert len({partition_of(ROW._replace(sequence=number, position=number), 5) for number in range(50)}) == 1
 
 
 def test_accounts_are_spread() -> None:
-    found = Counter(partition_of(replace(ROW, account=f"account {number}"), 4) for number in range(1000))
+    found = Counter(partition_of(ROW._replace(account=f"account {number}"), 4) for number in range(1000))
     assert set(found) == {0, 1, 2, 3}
     assert min(found.values()) > 150
 
@@ -23,4 +22,4 @@ def test_one_partition_needs_no_thought() -> None:
 
 
 def test_what_is_about_no_account_goes_by_its_source() -> None:
-    assert partition_of(replace(ROW, account=None), 7) == partition_of(replace(ROW, account="hq"), 7)
+    assert partition_of(ROW._replace(account=None), 7) == partition_of(ROW._replace(account="hq"), 7)

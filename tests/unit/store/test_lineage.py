@@ -1,6 +1,5 @@
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -185,8 +184,7 @@ texts = (
 
 @given(texts, texts, st.integers(1, 10**12), st.integers(1, 10**9))
 def test_other_numbers_change_nothing_else(name: str, former: str, sequence: int, revision: int) -> None:
-    told = replace(
-        change("anna", 3),
+    told = change("anna", 3)._replace(
         account={"guid": "anna", "display_name": name},
         previous={"display_name": former},
         cursor=Cursor(Token('"g"'), Token("123456789012345678901234567890"), Token("4.20")),
@@ -194,7 +192,7 @@ def test_other_numbers_change_nothing_else(name: str, former: str, sequence: int
     body = cloudevents.encode(told, identity="i", sequence=7, lineage="aaaaaaaa", time=NOW)
     made = renumbered(body, lineage="bbbbbbbb", sequence=sequence, revision=revision)
     again = cloudevents.encode(
-        replace(told, revision=revision), identity="i", sequence=sequence, lineage="bbbbbbbb", time=NOW
+        told._replace(revision=revision), identity="i", sequence=sequence, lineage="bbbbbbbb", time=NOW
     )
     assert made == again
 

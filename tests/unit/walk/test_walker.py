@@ -98,7 +98,7 @@ def test_each_row_is_handed_on_and_asked_behind() -> None:
 
 def test_a_row_without_guid_belongs_to_the_guid_of_the_session() -> None:
     """The vendor's page leaves it out of the printed result."""
-    told = replace(row("a", 1), cursor=replace(cursor(1), guid=None))
+    told = row("a", 1)._replace(cursor=replace(cursor(1), guid=None))
     assert reading().row(told)[0] == Deliver(row("a", 1), cursor(1))
 
 
@@ -248,7 +248,7 @@ def test_two_accounts_with_the_same_numbers_are_both_read() -> None:
 
 def test_an_account_without_numbers_cannot_be_read_past() -> None:
     with pytest.raises(PbxBrokeProtocol, match="without usn and ausn"):
-        reading().row(replace(row("a", 1), cursor=Cursor(GUID)))
+        reading().row(row("a", 1)._replace(cursor=Cursor(GUID)))
 
 
 def test_a_pushed_row_is_not_applied_but_makes_us_ask_once() -> None:

@@ -89,7 +89,7 @@ def test_what_is_not_in_the_table_is_refused(state: State, speaker: Party, messa
 def test_small_talk_changes_nothing_at_any_time(state: State, data: str) -> None:
     conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
     conversation.state = state
-    assert isinstance(conversation.receive(data), SMALL_TALK)
+    assert type(conversation.receive(data)) in SMALL_TALK
     assert conversation.state is state
 
 
