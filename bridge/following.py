@@ -144,11 +144,12 @@ class FollowedPbx:
         if self._board.full:
             raise OutboxFull(self._board.full)
         now, part = utc_now(), self._part
-        if part.last_progress_at is not None and self._patience.is_tried:
-            self._schedule.came_back(now - part.last_progress_at)
+        if self._patience.is_tried:
+            if part.last_progress_at is not None:
+                self._schedule.came_back(now - part.last_progress_at)
+            self._patience.progress()
         part.last_progress_at = now
         self._board.beat(self._task, now)
-        self._patience.progress()
 
     def _failed(self, problem: BridgeError, pause_seconds: float) -> None:
         level = level_of(problem)

@@ -5,6 +5,7 @@ the other, as in a full walk, a group takes a moment to gather: a commit costs a
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -84,7 +85,13 @@ class Intake:
         self._brake = brake
         self._on_told = on_told
         self._schedule = schedule
-        self._queue: asyncio.Queue[Heard] = asyncio.Queue(maxsize=ask_ahead)
+        self._ask_ahead = ask_ahead
+        self._waiting: list[Heard] = []
+        """What is to be committed next."""
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._all_durable = asyncio.Event()
+        self._all_durable.set()
         self._enough_rows = max(1, ask_ahead // 2)
         """So many are a group at once: the reading goes on into the other half while they are committed."""
         self._is_enough = asyncio.Event()
@@ -97,32 +104,34 @@ class Intake:
         self._rows_of_walk = 0
 
     def __repr__(self) -> str:
-        return f"<Intake of {self._name}, {self._queue.qsize()} waiting>"
+        return f"<Intake of {self._name}, {len(self._waiting)} waiting>"
 
     async def put(self, heard: Heard) -> None:
-        """Take the next thing; waits while ``ask_ahead`` are uncommitted, which in turn stops the reading."""
-        await self._queue.put(heard)
-        self._took(heard)
+        """Take the next thing; waits while ``ask_ahead`` wait to be committed, which in turn stops the reading."""
+        while not self.take_at_once(heard):
+            self._room.clear()
+            await self._room.wait()
 
     def take_at_once(self, heard: Heard) -> bool:
-        """Take the next thing if that needs no waiting, and return whether it did not."""
-        if self._queue.full():
+        """Take the next thing if there is room for it, and return whether there was."""
+        waiting = len(self._waiting)
+        if waiting >= self._ask_ahead:
             return False
-        self._queue.put_nowait(heard)
-        self._took(heard)
-        return True
-
-    def _took(self, heard: Heard) -> None:
-        now = asyncio.get_running_loop().time()
+        self._waiting.append(heard)
+        if not waiting:
+            self._news.set()
+            self._all_durable.clear()
+        now = time.monotonic()
         self._close_rows = self._close_rows + 1 if now - self._last_put < CLOSE_SECONDS else 0
         self._last_put = now
-        if self._queue.qsize() >= self._enough_rows or not isinstance(heard, _ROWS):
+        if waiting + 1 >= self._enough_rows or not isinstance(heard, _ROWS):
             self._is_enough.set()
+        return True
 
     async def settle(self) -> None:
         """Wait until everything taken is durable."""
         self._is_enough.set()
-        await self._queue.join()
+        await self._all_durable.wait()
 
     def abandon_walk(self) -> None:
         """Forget the full walk under way: its connection is gone, and with it what it would have proven."""
@@ -138,19 +147,16 @@ class Intake:
 
         """
         while True:
-            first = await self._queue.get()
+            await self._news.wait()
             if self._close_rows >= CLOSE_ROWS:
                 await self._gather()
-            await self._commit_with(first)
-            del first  # or an idle PBX would keep it in memory, with all that its account tells
-
-    async def _commit_with(self, first: Heard) -> None:
-        group = [first]
-        while not self._queue.empty():
-            group.append(self._queue.get_nowait())
-        await self.commit(group)
-        for _ in group:
-            self._queue.task_done()
+            group, self._waiting = self._waiting, []
+            self._news.clear()
+            self._room.set()
+            await self.commit(group)
+            del group  # or an idle PBX would keep it in memory, with all that its accounts tell
+            if not self._waiting:
+                self._all_durable.set()
 
     async def _gather(self) -> None:
         with suppress(TimeoutError):

@@ -15,6 +15,7 @@ from bridge.delivery.reconcile import Brake
 from bridge.errors import PbxUnreachable
 from bridge.following import FollowedPbx, Pbx, Remembering, reading, recalled
 from bridge.intake import Told
+from bridge.interpreter import tune
 from bridge.logs import get_logger
 from bridge.model import AccountGuid, Caller, Forgotten, OutboxRow, Parked, Pause, SourceName
 from bridge.normalize import Rules, account_key
@@ -148,6 +149,7 @@ class Bridge:
             Fatal: nothing can be done by waiting; everything durable stays as it is.
 
         """
+        tune()
         try:
             await self._tally.begin()
             await self._measure()
