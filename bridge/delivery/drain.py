@@ -49,6 +49,8 @@ class Drain:
         self._on_parked = on_parked
         self._in_flight: deque[OutboxRow] = deque()
         self._wake = asyncio.Event()
+        self._may_have_rows = True
+        """False once the last of the outbox was read, until somebody says that there may be more."""
         self._is_stopping = False
         self._has_released = False
         """True while rows that this session passed over are to be sent after all."""
@@ -68,12 +70,13 @@ class Drain:
 
     def wake(self) -> None:
         """Say that there may be new rows."""
+        self._may_have_rows = True
         self._wake.set()
 
     def go_back(self) -> None:
         """Say that rows which were held may be sent now, although later ones were sent already."""
         self._has_released = True
-        self._wake.set()
+        self.wake()
 
     def stop(self) -> None:
         """Send nothing more; ``run`` returns once everything in flight is confirmed and marked."""
@@ -108,13 +111,18 @@ class Drain:
 
     async def _feed(self, session: Session, marking: asyncio.Task[None]) -> None:
         position = 0
+        self._may_have_rows = True
         while True:
             self._wake.clear()
             if self._has_released and not self._in_flight:
                 position, self._has_released = 0, False
             window = 0 if self._has_released else 1 if self._is_cautious else self._window
-            room = window - len(self._in_flight)
-            rows = await self._offload(self._store.unpublished, position, min(room, PAGE_ROWS)) if room > 0 else ()
+            room = min(window - len(self._in_flight), PAGE_ROWS)
+            rows: Sequence[OutboxRow] = ()
+            if room > 0 and self._may_have_rows:
+                self._may_have_rows = False
+                rows = await self._offload(self._store.unpublished, position, room)
+                self._may_have_rows |= len(rows) == room
             if self._is_stopping:
                 break
             if not rows:

@@ -25,7 +25,7 @@ from bridge.store.logqueue import LogQueue
 from bridge.store.reader import PAUSED, pauses_in
 from bridge.store.sentences import cannot_open, damaged, of_sqlite
 from bridge.store.sql import migrations, queries
-from bridge.store.transaction import SqliteTransaction, as_text
+from bridge.store.transaction import SqliteTransaction, as_moment, as_text
 
 BUSY_SECONDS: Final = 5.0
 """How long to wait for a reader (status, accounts, backup) that holds the file."""
@@ -198,18 +198,8 @@ class SqliteStore:
         with self._translated():
             found = self._execute("unpublished_rows", after=after, limit=limit)
             return [
-                OutboxRow(
-                    position=row["position"],
-                    source=SourceName(row["source"]),
-                    sequence=row["sequence"],
-                    event_id=row["event_id"],
-                    event_type=row["event_type"],
-                    routing_key=row["routing_key"],
-                    body=row["body"],
-                    created_at=datetime.fromisoformat(row["created_at"]),
-                    is_in_doubt=bool(row["is_in_doubt"]),
-                )
-                for row in found
+                OutboxRow(position, source, sequence, identity, kind, key, body, as_moment(made), bool(is_in_doubt))
+                for position, source, sequence, identity, kind, key, body, made, is_in_doubt in found
             ]
 
     def mark_published(self, rows: Sequence[OutboxRow], at: datetime) -> None:
@@ -227,7 +217,7 @@ class SqliteStore:
         """Put *row* aside, and hold whatever comes behind it and is about the same account."""
         with self.transaction():
             self._execute("park", position=row.position, reason=reason, parked_at=as_text(at))
-            self._execute("hold")
+            self._execute("hold", after=0)
         self._count_backlog()
 
     def parked(self) -> Sequence[Parked]:

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -48,43 +49,46 @@ class SqliteTransaction:
         self._db.executemany(
             queries()["save_account"],
             [
-                {
-                    "source_id": source_id,
-                    "key": key,
-                    "account_guid": account.account_guid,
-                    "guid": account.cursor.guid,
-                    "usn": account.cursor.usn,
-                    "ausn": account.cursor.ausn,
-                    "digest": account.digest,
-                    "content": orjson.dumps(account.account),
-                    "revision": account.revision,
-                    "is_deleted": account.is_deleted,
-                    "reuse": account.reuse,
-                    "walk": walk,
-                }
+                (
+                    source_id,
+                    key,
+                    account.account_guid,
+                    account.cursor.guid,
+                    account.cursor.usn,
+                    account.cursor.ausn,
+                    account.digest,
+                    orjson.dumps(account.account),
+                    account.revision,
+                    account.is_deleted,
+                    account.reuse,
+                    walk,
+                )
                 for key, account in accounts.items()
             ],
         )
 
     def add_events(self, source: SourceName, events: Sequence[NewEvent]) -> None:
-        """Append events to the outbox, in order."""
+        """Append events to the outbox, in order; what comes behind a parked one of its account is held."""
         source_id = self._sources[source]
+        newest = self._db.execute(queries()["newest_where_parked"]).fetchone()
         self._db.executemany(
             queries()["add_event"],
             [
-                {
-                    "source_id": source_id,
-                    "sequence": event.sequence,
-                    "event_id": event.event_id,
-                    "event_type": event.event_type,
-                    "account": event.account,
-                    "routing_key": event.routing_key,
-                    "body": event.body,
-                    "created_at": as_text(event.created_at),
-                }
+                (
+                    source_id,
+                    event.sequence,
+                    event.event_id,
+                    event.event_type,
+                    event.account,
+                    event.routing_key,
+                    event.body,
+                    as_text(event.created_at),
+                )
                 for event in events
             ],
         )
+        if newest is not None:
+            self._db.execute(queries()["hold"], {"after": newest["position"]})
         if self._is_logging:
             self._db.executemany(queries()["log_add"], [{"event_id": event.event_id} for event in events])
         self.added_rows += len(events)
@@ -157,6 +161,13 @@ def _cursor(row: sqlite3.Row) -> Cursor:
     return Cursor(*(Token(row[name]) if row[name] is not None else None for name in ("guid", "usn", "ausn")))
 
 
+@lru_cache(maxsize=64)  # what becomes durable together has one time
 def as_text(moment: datetime) -> str:
     """Return *moment* as the tables have it: texts that sort like the times they name."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+@lru_cache(maxsize=64)
+def as_moment(text: str) -> datetime:
+    """Return the time that ``as_text`` wrote."""
+    return datetime.fromisoformat(text)

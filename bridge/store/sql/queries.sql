@@ -30,10 +30,10 @@ UPDATE source SET sequence = :sequence, rewinds = :rewinds WHERE id = :source_id
 SELECT key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted, reuse
 FROM account WHERE source_id = :source_id AND key IN (SELECT value FROM json_each(:keys));
 
--- save_account: one entry of the mirror
+-- save_account: one entry of the mirror; by place, since it runs for every change
 INSERT INTO account (source_id, key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted, reuse,
     last_walk)
-VALUES (:source_id, :key, :account_guid, :guid, :usn, :ausn, :digest, :content, :revision, :is_deleted, :reuse, :walk)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (source_id, key) DO UPDATE SET
     account_guid = excluded.account_guid, guid = excluded.guid, usn = excluded.usn, ausn = excluded.ausn,
     digest = excluded.digest, content = excluded.content, revision = excluded.revision,
@@ -68,11 +68,13 @@ SELECT count(*) FROM account WHERE source_id = :source_id AND missed >= :missed 
 -- bodies_of_events: an id that was given before belongs to these bytes
 SELECT event_id, body FROM outbox WHERE event_id IN (SELECT value FROM json_each(:event_ids));
 
--- add_event: it waits where an earlier one of its account is parked; a certificate, where any one of its source is
-INSERT INTO outbox (source_id, sequence, event_id, event_type, account, routing_key, body, created_at, is_held)
-VALUES (:source_id, :sequence, :event_id, :event_type, :account, :routing_key, :body, :created_at, EXISTS (
-    SELECT 1 FROM outbox AS parked WHERE parked.parked_at IS NOT NULL AND parked.source_id = :source_id
-    AND (:account IS NULL OR parked.account IS :account)));
+-- add_event: by place, since it runs for every change; where something is parked, hold follows
+INSERT INTO outbox (source_id, sequence, event_id, event_type, account, routing_key, body, created_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+
+-- newest_where_parked: behind this, what is added may have to be held; no row where nothing is parked
+SELECT (SELECT max(position) FROM outbox) AS position
+WHERE EXISTS (SELECT 1 FROM outbox AS parked WHERE parked.parked_at IS NOT NULL);
 
 -- unpublished_rows: the next page to publish, in the order the changes were committed
 SELECT position, source.name AS source, outbox.sequence, event_id, event_type, routing_key, body, created_at,
@@ -125,7 +127,7 @@ UPDATE outbox SET parked_at = NULL, is_held = 0, published_at = :at, discarded_r
 WHERE position = :position AND parked_at IS NOT NULL;
 
 -- hold: what comes behind a parked row of the same account, and every certificate of the source behind it
-UPDATE outbox SET is_held = 1 WHERE published_at IS NULL AND is_held = 0 AND EXISTS (
+UPDATE outbox SET is_held = 1 WHERE published_at IS NULL AND is_held = 0 AND position > :after AND EXISTS (
     SELECT 1 FROM outbox AS parked WHERE parked.parked_at IS NOT NULL AND parked.source_id = outbox.source_id
     AND parked.position <= outbox.position AND (outbox.account IS NULL OR parked.account IS outbox.account));
 
