@@ -22,7 +22,7 @@ TRACE_HEADER: Final = "traceparent"
 LABEL_HEADER: Final = "x-label"
 """``replay`` or ``snapshot`` where an operator had an event sent to one queue."""
 
-_METHOD, _HEADER, _BODY, _END = 1, 2, 3, 0xCE
+_METHOD, _HEADER, _BODY, _END = 1, 2, 3, b"\xce"
 _BASIC, _PUBLISH = 60, 40
 _MANDATORY: Final = 1
 """Of the flags of basic.publish: come back if no queue takes you."""
@@ -32,6 +32,12 @@ _PERSISTENT: Final = 2
 # content type, content encoding, headers, delivery mode, message id, timestamp, type, app id
 _FLAGS: Final = (1 << 15) | (1 << 14) | (1 << 13) | (1 << 12) | (1 << 7) | (1 << 6) | (1 << 5) | (1 << 3)
 
+_FRAME: Final = struct.Struct(">BHI")
+_LENGTH: Final = struct.Struct(">I")
+_PROPERTIES: Final = struct.Struct(">HHQH")
+_PERSISTENT_AND_LENGTH: Final = struct.Struct(">BB")
+_TIMESTAMP: Final = struct.Struct(">Q")
+
 
 def _short(text: str) -> bytes:
     encoded = text.encode()
@@ -40,11 +46,14 @@ def _short(text: str) -> bytes:
 
 def _long(text: str) -> bytes:
     encoded = text.encode()
-    return struct.pack(">I", len(encoded)) + encoded
+    return _LENGTH.pack(len(encoded)) + encoded
 
 
 def _frame(kind: int, channel: int, payload: bytes) -> bytes:
-    return struct.pack(">BHI", kind, channel, len(payload)) + payload + bytes([_END])
+    return b"".join((_FRAME.pack(kind, channel, len(payload)), payload, _END))
+
+
+_ID_HEADER: Final = _short(ID_HEADER)
 
 
 @lru_cache(maxsize=4096)  # of a few kinds of change per source
@@ -75,7 +84,8 @@ def publish_frames(  # noqa: PLR0913 - what differs between publishers, by name
     *frame_max* is what the broker agreed to, 0 for no limit; a larger body goes out in several frames. *is_traced* adds
     the trace context of the event.
     """
-    table = _short(ID_HEADER) + b"S" + _long(row.event_id)
+    identity = row.event_id.encode()
+    table = b"".join((_ID_HEADER, b"S", _LENGTH.pack(len(identity)), identity))
     if row.is_in_doubt:
         table += _short(DOUBT_HEADER) + b"t\x01"
     if is_traced:
@@ -85,13 +95,13 @@ def publish_frames(  # noqa: PLR0913 - what differs between publishers, by name
     first, last = _ends(row.event_type)
     header = b"".join(
         (
-            struct.pack(">HHQH", _BASIC, 0, len(row.body), _FLAGS),
+            _PROPERTIES.pack(_BASIC, 0, len(row.body), _FLAGS),
             first,
-            struct.pack(">I", len(table)),
+            _LENGTH.pack(len(table)),
             table,
-            bytes([_PERSISTENT]),
-            _short(row.event_id),
-            struct.pack(">Q", int(row.created_at.timestamp())),
+            _PERSISTENT_AND_LENGTH.pack(_PERSISTENT, len(identity)),
+            identity,
+            _TIMESTAMP.pack(int(row.created_at.timestamp())),
             last,
         )
     )

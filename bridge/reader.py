@@ -6,7 +6,7 @@ PBX and nothing else. What was read and not committed is read again after a cras
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
@@ -197,18 +197,17 @@ class _Reading:
         return self._walker.heard(event, self._now())
 
     async def _carry_out(self, actions: Sequence[Action]) -> None:
-        for text in self._to_say(actions):
-            await self._send(self._socket, text)
+        for action in actions:
+            if isinstance(action, _TO_SAY):
+                await self._send(self._socket, self._text_of(action))
         for action in actions:
             if not isinstance(action, _TO_SAY):
                 await self._hand_on(action)
 
-    def _to_say(self, actions: Sequence[Action]) -> Iterator[str]:
-        for action in actions:
-            if isinstance(action, Ask):
-                yield self._conversation.ask(action.cursor)
-            elif isinstance(action, Say):
-                yield self._conversation.say(action.message)
+    def _text_of(self, action: Ask | Say) -> str:
+        if isinstance(action, Ask):
+            return self._conversation.ask(action.cursor)
+        return self._conversation.say(action.message)
 
     def _took_at_once(self, data: bytes) -> bool:
         waiting, at_once = self._waiting, self._at_once
@@ -216,12 +215,15 @@ class _Reading:
             self._is_lane_open = False
             return False
         try:
-            actions = self._understood(data)
-            for text in self._to_say(actions):
-                self._socket.send_at_once(text)
-            for action in actions:
-                if not isinstance(action, _TO_SAY) and (self._left or not at_once(action)):
-                    self._left.append(action)
+            heard: list[Heard] = []
+            for action in self._understood(data):
+                if isinstance(action, _TO_SAY):
+                    self._socket.send_at_once(self._text_of(action))
+                else:
+                    heard.append(action)
+            for thing in heard:
+                if self._left or not at_once(thing):
+                    self._left.append(thing)
         except Exception as problem:  # noqa: BLE001 - raised again where the others are
             self._problem = problem
         wake_at = self._walker.wake_at

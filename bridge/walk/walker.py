@@ -273,9 +273,10 @@ class Walker:
             if not row.is_deleted:
                 raise PbxBrokeProtocol("the PBX sent an account without usn and ausn, so nothing behind it can be read")
             row = row._replace(cursor=chain.cursor)
-        if row.cursor.guid == self._live.cursor.guid:
+        guid, cursor = self._live.cursor.guid, row.cursor
+        if cursor.guid == guid:
             return row
-        return row._replace(cursor=Cursor(self._live.cursor.guid, row.cursor.usn, row.cursor.ausn))
+        return Row(Cursor(guid, cursor.usn, cursor.ausn), row.account_guid, row.h323, row.info, row.is_deleted)
 
     def _read(self, row: Row, now: float) -> list[Action]:
         row = self._own(row, self._live)

@@ -322,11 +322,11 @@ def _read_account_result(content: dict[str, Any], data: bytes | str) -> Message:
     h323 = content.get("account-h323")
     info = content.get("info")
     row = Row(
-        cursor=cursor,
-        account_guid=AccountGuid(str(account_guid)),
-        h323=h323 if isinstance(h323, str) and h323 else None,
-        info=info if isinstance(info, dict) and info else None,
-        is_deleted=_says_deleted(content),
+        cursor,
+        AccountGuid(str(account_guid)),
+        h323 if isinstance(h323, str) and h323 else None,
+        info if isinstance(info, dict) and info else None,
+        _says_deleted(content),
     )
     return AccountRow(row, src)
 

@@ -11,7 +11,7 @@ simulator holds the same object from the other end.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from bridge.errors import PbxBrokeProtocol
 from bridge.model import Cursor
@@ -42,8 +42,7 @@ class State(StrEnum):
     CLOSED = "closed"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The reply to the last question."""
 
     reply: m.AccountReply
