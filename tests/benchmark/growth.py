@@ -104,7 +104,7 @@ def _confirmed(store: SqliteStore) -> None:
 
 
 def _growth(run: Run) -> list[Figure]:
-    few, many = 5000, run.pick(500_000, 50_000)
+    few, many = 5000, run.pick(500_000, 25_000)
     sizes = [few, *([50_000] if many > 50_000 else []), many]
     changes = run.pick(20_000, 5000)
     stores = {size: run.folder / f"accounts-{size}.db" for size in sizes}

@@ -56,8 +56,8 @@ def _is_settled(bridge: Bridge) -> bool:
 
 def _idle(run: Run) -> list[Figure]:
     most = run.pick(1000, 100)
-    # In a hurry everything happens thirty times as often and counts a thirtieth.
-    hurry = run.pick(1, 30)
+    # In a hurry everything happens forty times as often and counts a fortieth.
+    hurry = run.pick(1, 40)
     seconds = 1.1 * POLL_SECONDS / hurry
     memory = Figure("idle_memory_kb", f"{most} idle PBXs in one process: memory of each", "KB", side_unit="MB in all")
     memory.note = "reference: with one PBX"

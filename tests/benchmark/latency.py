@@ -1,80 +1,26 @@
 """How long a change takes from the moment we see it until a consumer has it, at a steady pace."""
 
 import asyncio
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
-from uuid import uuid4
-
-import aio_pika
 
 from bridge.cloudevents import event_id
 from bridge.intake import Told
 from bridge.wire import messages
 from bridge.wire.protocol import Answer, Conversation, Event
 from tests.benchmark import sides, site
+from tests.benchmark.bare import PER_SECOND
 from tests.benchmark.figures import Figure, percentile
-from tests.benchmark.outbox import EVENT_BYTES
 from tests.benchmark.running import Benchmark, Run
-
-PER_SECOND = 100
-Times = dict[str, float]
 
 
 def queue_of(exchange: str) -> str:
     """Return the name of the one queue behind *exchange*."""
     return f"{exchange}.q"
-
-
-def taken(*, broker: str, queue: str) -> dict[str, Any]:
-    """Consume until stdin is closed; when each message came, by id, on the clock that all processes share."""
-    return asyncio.run(_taken(broker, queue))
-
-
-async def _taken(broker: str, queue: str) -> Times:
-    came: Times = {}
-
-    async def take(message: aio_pika.abc.AbstractIncomingMessage) -> None:
-        came[str(message.message_id)] = time.monotonic()
-
-    async with await aio_pika.connect(broker) as connection:
-        channel = await connection.channel()
-        declared = await channel.declare_queue(queue, durable=True, passive=True)
-        await declared.consume(take, no_ack=True)
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-        await asyncio.to_thread(sys.stdin.read)
-    return came
-
-
-def plain(*, broker: str, exchange: str, count: int) -> dict[str, Any]:
-    """Publish with plain aio-pika: persistent, confirmed, one after the other; when each one was handed over, by id."""
-    return asyncio.run(_plain(broker, exchange, count))
-
-
-async def _plain(broker: str, exchange: str, count: int) -> Times:
-    handed: Times = {}
-    body = b"x" * EVENT_BYTES
-    async with await aio_pika.connect(broker) as connection:
-        channel = await connection.channel(publisher_confirms=True)
-        target = await channel.get_exchange(exchange, ensure=False)
-
-        async def publish() -> None:
-            identity = str(uuid4())
-            message = aio_pika.Message(body, message_id=identity, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
-            handed[identity] = time.monotonic()
-            await target.publish(message, "p0.account.updated")
-
-        began = time.monotonic()
-        async with asyncio.TaskGroup() as group:
-            for number in range(count):
-                await asyncio.sleep(max(0.0, began + number / PER_SECOND - time.monotonic()))
-                group.create_task(publish())
-    return handed
 
 
 def whole(*, url: str, broker: str, exchange: str, count: int) -> dict[str, Any]:
@@ -108,29 +54,29 @@ def whole(*, url: str, broker: str, exchange: str, count: int) -> dict[str, Any]
     return {event_id(change): seen[change.account["guid"], change.cursor.usn, change.cursor.ausn] for change in changes}
 
 
-def _round(run: Run, side: str, count: int, **arguments: Any) -> list[float]:
+def _round(run: Run, side: tuple[str, str], count: int, **arguments: Any) -> list[float]:
     """Return the seconds that messages of one side took; what came while it warmed up does not count."""
     exchange = site.new_exchange()
     queue = queue_of(exchange)
     site.declare(run.broker.url, exchange, queue)
-    with sides.running("latency", "taken", broker=run.broker.url, queue=queue) as consumer:
+    with sides.running("bare", "taken", broker=run.broker.url, queue=queue) as consumer:
         consumer.ready()
-        sent = sides.run("latency", side, broker=run.broker.url, exchange=exchange, count=count, **arguments)
+        sent = sides.run(*side, broker=run.broker.url, exchange=exchange, count=count, **arguments)
         # Everything sent is confirmed; the last ones may still be on their way to the consumer.
         time.sleep(0.5)
         came = consumer.result()
     site.remove(run.broker.url, queue)
-    warm = sorted((at, identity) for identity, at in sent.items())[2 * PER_SECOND :]
+    warm = sorted((at, identity) for identity, at in sent.items())[PER_SECOND if run.is_quick else 2 * PER_SECOND :]
     return [came[identity] - at for at, identity in warm if identity in came]
 
 
 def _whole_round(run: Run, count: int) -> list[float]:
     with site.pretend_pbx(accounts=100, changes_per_second=PER_SECOND, modes=["idle-hold"]) as url:
-        return _round(run, "whole", count, url=url)
+        return _round(run, ("latency", "whole"), count, url=url)
 
 
 def _latency(run: Run) -> list[Figure]:
-    count = run.pick(2000, 400)
+    count = run.pick(2000, 300)
     p99 = Figure(
         "latency_p99",
         f"change seen until delivered, {PER_SECOND} a second, p99, against bare aio-pika publish until delivered",
@@ -138,7 +84,7 @@ def _latency(run: Run) -> list[Figure]:
     )
     half = Figure("latency_p50", "the same, median", side_unit="ms")
     for _ in run.rounds(3):
-        theirs = _round(run, "plain", count)
+        theirs = _round(run, ("bare", "plain"), count)
         ours = _whole_round(run, count)
         for figure, of in ((p99, lambda values: percentile(values, 0.99)), (half, median)):
             figure.add(of(ours) * 1000, of(theirs) * 1000, of(ours) / of(theirs))

@@ -13,11 +13,11 @@ from bridge import cloudevents
 from bridge.model import NewEvent, OutboxRow, SourceName
 from bridge.store.sqlite import SqliteStore
 from tests.benchmark import node, sides, site
+from tests.benchmark.bare import EVENT_BYTES
 from tests.benchmark.figures import Figure
 from tests.benchmark.running import Benchmark, Run
 from tests.support.events import change
 
-EVENT_BYTES = 1024
 NOBODY = "ws://127.0.0.1:9"
 """A PBX that is not there: the outbox alone is looked at."""
 SOURCE = SourceName("p0")
@@ -126,7 +126,7 @@ def _theirs(run: Run, exchange: str, count: int, body: str) -> dict[str, Any]:
 
 
 def _start(run: Run) -> list[Figure]:
-    count, few = run.pick(100_000, 20_000), 100
+    count, few = run.pick(100_000, 15_000), 100
     first = Figure(
         "outbox_first_confirm_s",
         f"start with {count} events in the outbox: from dialling the broker to the first confirm",

@@ -1,6 +1,6 @@
 """One side of a comparison, as a process of its own: neither shares an event loop, a heap or a GIL with the other.
 
-    measured = run("walk", "bare", url=...)       # calls tests.benchmark.walk.bare(url=...) in a new interpreter
+    measured = run("bare", "walked", url=...)     # calls tests.benchmark.bare.walked(url=...) in a new interpreter
 
 A side is a plain function that takes and returns what JSON can hold.
 """

@@ -19,10 +19,8 @@ from bridge.config.settings import Settings
 from bridge.intake import Told
 from bridge.model import OutboxRow
 from bridge.service import Bridge
+from tests.benchmark.bare import APP, PASSWORD
 from tests.support.process import PATIENCE_SECONDS, Command
-
-PASSWORD = "benchmark"
-APP = "bench"
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from bridge.walk.walker import Walker
 from bridge.wire import messages as m
 from bridge.wire.login import login_digest
 from bridge.wire.protocol import Conversation, Party
-from tests.benchmark import sides, site
+from tests.benchmark import sides
+from tests.benchmark.bare import APP, PASSWORD
 from tests.benchmark.figures import Figure
 from tests.benchmark.growth import GROUP, WINDOW
 from tests.benchmark.running import Benchmark, Run
@@ -75,7 +76,7 @@ def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
 
 def _wire(accounts: int) -> tuple[list[Row], float]:
     """Walk a pretend PBX without sockets; the rows, and the seconds that our end of the conversation took."""
-    pbx = Pbx(accounts=accounts, app=site.APP, password=site.PASSWORD, remember=1)
+    pbx = Pbx(accounts=accounts, app=APP, password=PASSWORD, remember=1)
     connection = Connection(pbx)
     conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
     connection.begin(0.0)
@@ -85,8 +86,8 @@ def _wire(accounts: int) -> tuple[list[Row], float]:
 
     challenge = conversation.receive(exchange(conversation.say(m.AppChallenge())))
     assert isinstance(challenge, m.AppChallengeResult)
-    digest = login_digest(app=site.APP, challenge=challenge.challenge, password=site.PASSWORD)
-    conversation.receive(exchange(conversation.say(m.AppLogin(site.APP, digest))))
+    digest = login_digest(app=APP, challenge=challenge.challenge, password=PASSWORD)
+    conversation.receive(exchange(conversation.say(m.AppLogin(APP, digest))))
     walker = Walker(Cursor(), Pace(), chance=lambda: 0.5)
     actions = walker.begin(0.0)
     rows: list[Row] = []
