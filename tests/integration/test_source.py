@@ -10,7 +10,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from bridge.errors import PbxBrokeProtocol, PbxRefusedLogin, PbxUnreachable
 from bridge.model import AccountGuid, Cursor, Row, Token
-from bridge.reader import Heard
+from bridge.reader import AtOnce, Heard
 from bridge.source import PbxSource
 from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan, Pace, Sighted, WalkBegan, WalkEnded
 from bridge.wire import messages as m
@@ -69,8 +69,16 @@ class OddPbx:
             yield self
 
 
+@pytest.fixture(autouse=True, params=["by recv", "on the fast lane", "where there is not always room"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rule holds for both ways in which a message comes, and where they take turns."""
+    monkeypatch.setattr(Reading, "way", request.param)
+
+
 class Reading:
     """A source that reads, and what it handed on."""
+
+    way = "by recv"
 
     def __init__(self, pbx: OddPbx, **options: Any) -> None:
         pace = Pace(poll_interval=60, answer_timeout=options.pop("answer_timeout", 5))
@@ -80,11 +88,24 @@ class Reading:
             url, app="app", password=lambda: "s3cret", pace=pace, on_noise=self.noise.append, **options
         )
         self.heard: list[Heard] = []
+        self._offers = 0
         self._news = asyncio.Event()
 
     async def hand_on(self, heard: Heard) -> None:
         self.heard.append(heard)
         self._news.set()
+
+    def _take(self, heard: Heard) -> bool:
+        self._offers += 1
+        if self.way != "on the fast lane" and self._offers % 3 == 0:
+            return False
+        self.heard.append(heard)
+        self._news.set()
+        return True
+
+    @property
+    def at_once(self) -> AtOnce | None:
+        return None if self.way == "by recv" else self._take
 
     async def until(self, wanted: Heard) -> None:
         async with asyncio.timeout(10):
@@ -94,7 +115,7 @@ class Reading:
 
     @asynccontextmanager
     async def going_on(self) -> AsyncIterator["Reading"]:
-        task = asyncio.create_task(self.source.read(Cursor(), self.hand_on))
+        task = asyncio.create_task(self.source.read(Cursor(), self.hand_on, self.at_once))
         try:
             yield self
         finally:
@@ -103,7 +124,7 @@ class Reading:
 
     async def to_its_end(self) -> None:
         async with asyncio.timeout(20):
-            await self.source.read(Cursor(), self.hand_on)
+            await self.source.read(Cursor(), self.hand_on, self.at_once)
 
     @property
     def accounts(self) -> list[str]:
@@ -143,7 +164,9 @@ async def test_a_slow_receiver_slows_the_reading() -> None:
 
     async with OddPbx([account(number) for number in range(1, 50)]).served() as pbx:
         reading = Reading(pbx)
-        task = asyncio.create_task(reading.source.read(Cursor(), hand_on))
+        task = asyncio.create_task(
+            reading.source.read(Cursor(), hand_on, None if reading.at_once is None else lambda _heard: False)
+        )
         async with asyncio.timeout(10):
             while len(pbx.questions) < 4:
                 await asyncio.sleep(0.01)
