@@ -33,6 +33,10 @@ AtOnce = Callable[[Heard], bool]
 _TO_SAY: Final = (Ask, Say)
 
 
+def _nobody_waits() -> None:
+    """Wake nobody."""
+
+
 class Reader:
     """Reads one connection after the other.
 
@@ -52,7 +56,7 @@ class Reader:
         self._on_noise = on_noise
         self._on_event = on_event
         self._is_walk_wanted = False
-        self._wake: Callable[[], None] = lambda: None
+        self._wake: Callable[[], None] = _nobody_waits
 
     def __repr__(self) -> str:
         return f"<Reader of {self._peer}>"
@@ -95,12 +99,13 @@ class Reader:
         try:
             await reading.begin(early)
             while True:
-                await reading.go_on()
                 if self._is_walk_wanted:
                     self._is_walk_wanted = False
                     await reading.want_walk()
+                await reading.go_on()
         finally:
             reading.end()
+            self._wake = _nobody_waits
 
     def _heard(self, event: Event) -> None:
         if isinstance(event, m.Unreadable):
@@ -211,7 +216,8 @@ class _Reading:
 
     def _took_at_once(self, data: bytes) -> bool:
         waiting, at_once = self._waiting, self._at_once
-        if not self._is_lane_open or not self._socket.is_clear or waiting is None or at_once is None:
+        is_resting = self._is_lane_open and waiting is not None and not waiting.expired()
+        if not is_resting or not self._socket.is_clear or waiting is None or at_once is None:
             self._is_lane_open = False
             return False
         try:
