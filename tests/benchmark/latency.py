@@ -66,7 +66,7 @@ def _round(run: Run, side: tuple[str, str], count: int, **arguments: Any) -> lis
         time.sleep(0.5)
         came = consumer.result()
     site.remove(run.broker.url, queue)
-    warm = sorted((at, identity) for identity, at in sent.items())[PER_SECOND if run.is_quick else 2 * PER_SECOND :]
+    warm = sorted((at, identity) for identity, at in sent.items())[2 * PER_SECOND :]
     return [came[identity] - at for at, identity in warm if identity in came]
 
 
@@ -76,7 +76,7 @@ def _whole_round(run: Run, count: int) -> list[float]:
 
 
 def _latency(run: Run) -> list[Figure]:
-    count = run.pick(2000, 300)
+    count = run.pick(2000, 400)
     p99 = Figure(
         "latency_p99",
         f"change seen until delivered, {PER_SECOND} a second, p99, against bare aio-pika publish until delivered",
