@@ -37,8 +37,8 @@ class FastLane(Connection):
     """A connection with the fast lane; to be inherited from beside the library's own client or server connection."""
 
     on_text: Callable[[bytes], bool] | None = None
-    """Called with a message, and returns whether it took it; if not, ``recv`` returns it, and so for all behind it as
-    long as the answer is no. It must not raise."""
+    """Called with a message, and returns whether it took it; if not, ``recv`` returns it. So that messages stay in
+    their order, it takes none while ``recv`` has one that nobody fetched. It must not raise."""
 
     _is_framed = False
     """True behind the handshake."""

@@ -93,7 +93,8 @@ class Reader:
             hand_on=hand_on,
             at_once=at_once,
             on_event=self._heard,
-            send=self._send,
+            peer=self._peer,
+            send_seconds=self._pace.answer_timeout,
         )
         self._wake = reading.wake
         try:
@@ -112,16 +113,6 @@ class Reader:
             self._on_noise(event.reason)
         self._on_event(event)
 
-    async def _send(self, socket: FastLane, text: str) -> None:
-        if socket.is_clear:  # so this will not wait, and needs no deadline, which costs 5 µs
-            await socket.send(text)
-            return
-        try:
-            async with asyncio.timeout(self._pace.answer_timeout):
-                await socket.send(text)
-        except TimeoutError:
-            raise PbxUnreachable(f"{self._peer} does not take what we send") from None
-
 
 class _Reading:
     """One connection being read.
@@ -139,7 +130,8 @@ class _Reading:
         hand_on: HandOn,
         at_once: AtOnce | None,
         on_event: Callable[[Event], None],
-        send: Callable[[FastLane, str], Awaitable[None]],
+        peer: str,
+        send_seconds: float,
     ) -> None:
         self._socket = socket
         self._conversation = conversation
@@ -147,10 +139,13 @@ class _Reading:
         self._hand_on = hand_on
         self._at_once = at_once
         self._on_event = on_event
-        self._send = send
+        self._peer = peer
+        self._send_seconds = send_seconds
         self._now = asyncio.get_running_loop().time
         self._waiting: asyncio.Timeout | None = None
+        """While ``go_on`` waits."""
         self._is_lane_open = False
+        """While it does so with nothing in hand."""
         self._left: list[Heard] = []
         """What came by the fast lane and found no room."""
         self._problem: Exception | None = None
@@ -204,10 +199,20 @@ class _Reading:
     async def _carry_out(self, actions: Sequence[Action]) -> None:
         for action in actions:
             if isinstance(action, _TO_SAY):
-                await self._send(self._socket, self._text_of(action))
+                await self._send(self._text_of(action))
         for action in actions:
             if not isinstance(action, _TO_SAY):
                 await self._hand_on(action)
+
+    async def _send(self, text: str) -> None:
+        if self._socket.is_clear:  # so this will not wait, and needs no deadline, which costs 5 µs
+            await self._socket.send(text)
+            return
+        try:
+            async with asyncio.timeout(self._send_seconds):
+                await self._socket.send(text)
+        except TimeoutError:
+            raise PbxUnreachable(f"{self._peer} does not take what we send") from None
 
     def _text_of(self, action: Ask | Say) -> str:
         if isinstance(action, Ask):
@@ -216,9 +221,9 @@ class _Reading:
 
     def _took_at_once(self, data: bytes) -> bool:
         waiting, at_once = self._waiting, self._at_once
-        is_resting = self._is_lane_open and waiting is not None and not waiting.expired()
-        if not is_resting or not self._socket.is_clear or waiting is None or at_once is None:
-            self._is_lane_open = False
+        # A wait that has just ended cannot be moved any more, and what comes now comes behind what it ended for.
+        self._is_lane_open &= waiting is not None and not waiting.expired() and self._socket.is_clear
+        if waiting is None or at_once is None or not self._is_lane_open:
             return False
         try:
             heard: list[Heard] = []
@@ -232,11 +237,10 @@ class _Reading:
                     self._left.append(thing)
         except Exception as problem:  # noqa: BLE001 - raised again where the others are
             self._problem = problem
-        wake_at = self._walker.wake_at
         if self._left or self._problem is not None:
             self._is_lane_open = False
             self.wake()
-        elif (when := waiting.when()) is None or wake_at < when:
+        elif (wake_at := self._walker.wake_at) < (waiting.when() or float("inf")):
             waiting.reschedule(wake_at)
         return True
 

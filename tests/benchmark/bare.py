@@ -17,8 +17,10 @@ from bridge.wire.login import login_digest
 
 APP = "bench"
 PASSWORD = "benchmark"
+"""Of the pretend PBX."""
 EVENT_BYTES = 1024
 PER_SECOND = 100
+"""What both sides publish, and how often."""
 Times = dict[str, float]
 
 

@@ -38,9 +38,9 @@ def account(number: int, usn: int) -> Row:
     )
 
 
-def filled(*, path: str, accounts: int, history: int = 0) -> dict[str, Any]:
-    """Make a store that mirrors so many accounts and keeps so many published events."""
-    with SqliteStore(Path(path)) as store:
+def filled(path: Path, *, accounts: int, history: int = 0) -> int:
+    """Make a store that mirrors so many accounts and keeps so many published events; its bytes."""
+    with SqliteStore(path) as store:
         cursor = Cursor()
         usn = 0
         for start in range(0, accounts, 5000):
@@ -55,7 +55,7 @@ def filled(*, path: str, accounts: int, history: int = 0) -> dict[str, Any]:
             cursor = _ingested(store, cursor, rows)
             _confirmed(store)
             made += 5000
-    return {"bytes": Path(path).stat().st_size}
+    return path.stat().st_size
 
 
 def changed(*, path: str, accounts: int, changes: int, seed: int) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _growth(run: Run) -> list[Figure]:
     disk: list[tuple[float, float]] = []
     for size, path in stores.items():
         run.say(f"making a store with {size} accounts")
-        disk.append((size, sides.run("growth", "filled", path=str(path), accounts=size)["bytes"] / size))
+        disk.append((size, filled(path, accounts=size) / size))
     words = f"with {many} accounts mirrored, against {few}"
     change = Figure("mirror_growth", f"a change, from its row to its recorded confirm, {words}", side_unit="µs")
     cpu = Figure("mirror_growth_cpu", f"CPU of a change {words}", side_unit="µs")
@@ -143,7 +143,7 @@ def _history(run: Run) -> list[Figure]:
     stores = {size: run.folder / f"history-{size}.db" for size in sizes}
     for size, path in stores.items():
         run.say(f"making a store that keeps {size} published events")
-        sides.run("growth", "filled", path=str(path), accounts=accounts, history=size)
+        filled(path, accounts=accounts, history=size)
     none, most = sizes[0], sizes[-1]
     change = Figure("history_growth", f"a change with {most} published events kept, against none", side_unit="µs")
     costs: dict[int, list[float]] = {size: [] for size in sizes}

@@ -11,8 +11,12 @@ from typing import Any
 
 from bridge.cloudevents import ACCOUNT_CHANGED
 from bridge.intake import Told
-from bridge.model import OutboxRow
+from bridge.model import Cursor, OutboxRow
+from bridge.reader import Heard
+from bridge.source import PbxSource
+from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan
 from tests.benchmark import sides, site
+from tests.benchmark.bare import APP, PASSWORD
 from tests.benchmark.figures import Figure
 from tests.benchmark.running import Benchmark, Run
 
@@ -43,6 +47,38 @@ def whole(*, url: str, broker: str, accounts: int) -> dict[str, Any]:
     assert seen.began_at is not None
     assert seen.over_at is not None
     return {"seconds": (seen.over_at - seen.began_at).total_seconds(), "cpu_seconds": cpu}
+
+
+def read(*, url: str, accounts: int, is_at_once: bool) -> dict[str, Any]:
+    """Read the list and drop it: by ``recv``, or on the fast lane."""
+    return asyncio.run(_read(url, accounts, is_at_once=is_at_once))
+
+
+async def _read(url: str, accounts: int, *, is_at_once: bool) -> dict[str, Any]:
+    source = PbxSource(url, app=APP, password=lambda: PASSWORD)
+    over: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+    rows, began, busy = 0, 0.0, 0.0
+
+    def take(heard: Heard) -> bool:
+        nonlocal rows, began, busy
+        match heard:
+            case EpochBegan():
+                began, busy = time.perf_counter(), time.process_time()
+            case Deliver():
+                rows += 1
+            case CaughtUp():
+                over.set_result({"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - busy})
+        return True
+
+    async def hand_on(heard: Heard) -> None:
+        take(heard)
+
+    reading = asyncio.create_task(source.read(Cursor(), hand_on, take if is_at_once else None))
+    measured = await over
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert rows == accounts, f"{rows} accounts instead of {accounts}"
+    return measured
 
 
 @dataclass(slots=True)
@@ -94,7 +130,27 @@ def _both(url: str, broker: str, accounts: int, *, bare_first: bool) -> tuple[di
     return bare, whole
 
 
+def _reading(run: Run) -> list[Figure]:
+    count = run.pick(ACCOUNTS, 1000)
+    figure = Figure(
+        "reading_cpu_us",
+        "an account that is read and dropped: CPU on the fast lane, against a bare client",
+        "µs",
+        side_unit="µs",
+    )
+    slow = Figure("reading_by_recv_cpu_us", "the same by recv", "µs", side_unit="µs")
+    with site.pretend_pbx(accounts=count) as url:
+        for _ in run.rounds(5):
+            bare = sides.run("bare", "walked", url=url, accounts=count)
+            quick, plain = (sides.run("walk", "read", url=url, accounts=count, is_at_once=way) for way in (True, False))
+            bare, quick, plain = (side["cpu_seconds"] / count * 1e6 for side in (bare, quick, plain))
+            figure.add(quick, bare, quick)
+            slow.add(plain, bare, plain)
+    return [figure, slow]
+
+
 BENCHMARKS = (
+    Benchmark("reading", ("reading_cpu_us", "reading_by_recv_cpu_us"), _reading),
     measure(
         "walk_loopback",
         "walk of one PBX, loopback, against a bare client",

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.connection import Connection
 from websockets.client import ClientProtocol
-from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import Protocol, Side, State
@@ -21,6 +20,7 @@ from websockets.uri import parse_uri
 from bridge.fast_lane import FastLane
 
 MOST = 80_000
+TEXT = Frame(Opcode.TEXT, b"{}")
 
 
 class Wire(asyncio.Transport):
@@ -71,7 +71,7 @@ class Accepted(FastLane, Connection):
 
 
 class Said(NamedTuple):
-    """A message, and whether it is sent in one piece."""
+    """A message, and in how many pieces it is sent at least."""
 
     text: bytes
     pieces: int = 1
@@ -108,6 +108,18 @@ def connected(side: Side) -> tuple[FastLane, Wire, bytes]:
 
 def opened(connection: FastLane) -> None:
     connection.protocol.state = State.OPEN
+
+
+def takes_all(connection: FastLane) -> list[bytes]:
+    """Have every message taken, and return where they are put."""
+    taken: list[bytes] = []
+
+    def take(text: bytes) -> bool:
+        taken.append(text)
+        return True
+
+    connection.on_text = take
+    return taken
 
 
 def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
@@ -182,34 +194,60 @@ def test_what_is_sent_at_once_is_what_the_library_would_send(side: Side, text: s
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "code"),
     [
-        Frame(Opcode.TEXT, b"{}").serialize(mask=True),
-        b"\xc1\x02{}",
-        Frame(Opcode.TEXT, b"x" * (MOST + 1)).serialize(mask=False),
-        Frame(Opcode.TEXT, b"{", fin=False).serialize(mask=False) + Frame(Opcode.TEXT, b"{}").serialize(mask=False),
+        (Frame(Opcode.TEXT, b"{}").serialize(mask=True), 1002),
+        (b"\xc1\x02{}", 1002),
+        (Frame(Opcode.TEXT, b"x" * (MOST + 1)).serialize(mask=False), 1009),
+        (Frame(Opcode.TEXT, b"{", fin=False).serialize(mask=False) + TEXT.serialize(mask=False), 1002),
     ],
     ids=["masked by a server", "reserved bit", "too large", "in the middle of another"],
 )
-async def test_what_breaks_the_rules_ends_the_connection_as_ever(wrong: bytes) -> None:
+async def test_what_breaks_the_rules_ends_the_connection_as_ever(wrong: bytes, code: int) -> None:
     connection, _, handshake = connected(Side.CLIENT)
-    taken: list[bytes] = []
-    connection.on_text = lambda text: not taken.append(text)  # type: ignore[func-returns-value]
+    taken = takes_all(connection)
     connection.data_received(handshake)
     opened(connection)
     connection.data_received(wrong)
-    connection.connection_lost(None)
-    with pytest.raises(ConnectionClosed):
-        await connection.recv()
+    sent = connection.protocol.close_sent
+    assert sent is not None
+    assert sent.code == code
     assert not taken
+
+
+async def test_a_limit_on_messages_holds_for_what_would_be_taken_too() -> None:
+    connection, _, handshake = connected(Side.CLIENT)
+    taken = takes_all(connection)
+    connection.data_received(handshake)
+    opened(connection)
+    connection.protocol.max_message_size = 1000
+    connection.data_received(Frame(Opcode.TEXT, b"x" * 1000).serialize(mask=False))
+    assert len(taken) == 1
+    connection.data_received(Frame(Opcode.TEXT, b"x" * 1001).serialize(mask=False))
+    assert len(taken) == 1
+    sent = connection.protocol.close_sent
+    assert sent is not None
+    assert sent.code == 1009
 
 
 async def test_nothing_is_taken_behind_a_goodbye() -> None:
     connection, _, handshake = connected(Side.CLIENT)
-    taken: list[bytes] = []
-    connection.on_text = lambda text: not taken.append(text)  # type: ignore[func-returns-value]
+    taken = takes_all(connection)
     connection.data_received(handshake)
     opened(connection)
+    connection.data_received(TEXT.serialize(mask=False))
+    assert len(taken) == 1
     close = Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=False)
-    connection.data_received(close + Frame(Opcode.TEXT, b"{}").serialize(mask=False))
-    assert not taken
+    connection.data_received(close + TEXT.serialize(mask=False))
+    assert len(taken) == 1
+
+
+async def test_less_than_the_head_of_a_frame_reaches_the_library_with_the_end() -> None:
+    connection, _, handshake = connected(Side.CLIENT)
+    connection.data_received(handshake)
+    opened(connection)
+    connection.data_received(b"\x81")
+    connection.eof_received()
+    problem = connection.protocol.parser_exc
+    assert problem is not None
+    assert "ends after 1 bytes" in str(problem)

@@ -15,7 +15,7 @@ from bridge.errors import BridgeError, BrokerRefusedEvent, BrokerUnreachable
 from bridge.model import Batch, OutboxRow
 from bridge.normalize import Rules
 from bridge.store.sqlite import SqliteStore
-from tests.support.rows import batch, row
+from tests.support.rows import batch, cursor, row
 
 RULES = Rules(key=b"k" * 32)
 NOW = datetime(2026, 11, 23, 20, 31, 7, 123456, tzinfo=UTC)
@@ -164,6 +164,34 @@ async def test_rows_that_come_later_are_sent_when_the_drain_is_woken(store: Sqli
     drain.stop()
     await running
     assert store.backlog.rows == 0
+
+
+async def test_confirms_are_no_reason_to_ask_for_rows(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    unpublished = SqliteStore.unpublished
+
+    def counted(self: SqliteStore, after: int, limit: int) -> Sequence[OutboxRow]:
+        asked.append(after)
+        return unpublished(self, after, limit)
+
+    monkeypatch.setattr(SqliteStore, "unpublished", counted)
+    take(store, batch(*(row(f"a{number}", number) for number in range(1, 5))))
+    broker = HandHeldBroker()
+    drain = Drain(store, broker, offload=in_a_thread, clock=lambda: NOW, window=10)
+    running = asyncio.create_task(drain.run())
+    await broker.has_sent(4)
+    await broker.confirm(1)
+    await eventually(lambda: drain.in_flight == 3)
+    await broker.confirm(4)
+    await eventually(lambda: drain.in_flight == 0)
+    assert asked == [0]
+    take(store, batch(row("a9", 9), since=cursor(4)))
+    drain.wake()
+    await broker.has_sent(5)
+    drain.stop()
+    await broker.confirm(5)
+    await running
+    assert len(asked) == 2
 
 
 async def parked_second(store: SqliteStore, broker: HandHeldBroker, drain: Drain) -> None:

@@ -3,6 +3,7 @@
 import re
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,21 +80,22 @@ def steps_of(connection: sqlite3.Connection, name: str) -> int:
     return steps
 
 
-def with_history(folder: Path, events: int) -> sqlite3.Connection:
-    """Return a store that has sent so many events and knows as many accounts."""
-    folder.mkdir()
-    with SqliteStore(folder / "bridge.db") as store:
+@contextmanager
+def with_history(path: Path, events: int) -> Iterator[sqlite3.Connection]:
+    """Make a store that has sent so many events and knows as many accounts."""
+    with SqliteStore(path) as store:
         rows = [row(f"account {number}", number + 2) for number in range(events)]
         ingest(store, batch(*rows), rules=Rules(key=store.key), now=NOW)
         store.mark_published(store.unpublished(0, events), NOW)
-    return sqlite3.connect(folder / "bridge.db")
+    with closing(sqlite3.connect(path)) as connection:
+        yield connection
 
 
 @pytest.mark.parametrize("name", HOT)
 def test_what_was_sent_and_is_known_makes_no_query_longer(tmp_path: Path, name: str) -> None:
     """Not every scan shows in a plan: a maximum over nothing looks at every row."""
-    few, many = (steps_of(with_history(tmp_path / f"{events}", events), name) for events in (10, 1000))
-    assert many <= few + 20
+    with with_history(tmp_path / "few.db", 10) as few, with_history(tmp_path / "many.db", 1000) as many:
+        assert steps_of(many, name) <= steps_of(few, name) + 20
 
 
 @pytest.mark.parametrize("name", HOT)
