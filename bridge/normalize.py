@@ -1,4 +1,4 @@
-"""What a PBX delivers, made into what we publish; before and after, made into changes.
+"""What a PBX delivers, made into what we publish.
 
 Nobody documents what the ``info`` of an account holds. Four shapes are plausible (the login info the PBX gives to apps,
 the client's user object, a row of the users table, an object of the admin API); each field is looked for under
@@ -9,11 +9,11 @@ future firmware adds, are out by construction.
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 
-from bridge.model import AccountChange, AccountGuid, ChangeKind, Mirrored, Published, Reason, Row, SourceName
+from bridge.model import AccountGuid, Published, Row
 
 FIELDS: Final = (
     "guid",
@@ -62,84 +62,9 @@ class Rules:
     """Do not publish a change in which no published field differs."""
 
 
-class Judgement(NamedTuple):
-    """What a row means: what to remember, and what to tell, if anything."""
-
-    remember: Mirrored
-    change: AccountChange | None = None
-
-
 def account_key(account_guid: AccountGuid) -> str:
     """Return what two spellings of one guid have in common; PBXs differ in dashes and case."""
     return account_guid.replace("-", "").lower()
-
-
-def judge(row: Row, before: Mirrored | None, *, source: SourceName, rules: Rules) -> Judgement:
-    """Compare *row* with what was known *before*.
-
-    A row in the epoch (guid) of what was known, with new numbers, is a change even where no published field differs.
-    A row of a new epoch, or with numbers seen before, is the PBX repeating itself: only a real difference is a change.
-    """
-    after = _after(row, before, rules)
-    if before is None or before.is_deleted:
-        # A row that tells nothing but a guid may be a deletion as well: no reason to believe in an account.
-        if row.is_deleted or (row.h323 is None and row.info is None):
-            return Judgement(after._replace(is_deleted=True))
-        return _appeared(after, before, source)
-    if row.is_deleted:
-        return _changed(after, ChangeKind.DELETED, source, Reason.REPORTED)
-    return _compare(before, after, source, rules)
-
-
-def _appeared(after: Mirrored, before: Mirrored | None, source: SourceName) -> Judgement:
-    if before is None or before.revision == 0:
-        return _changed(after, ChangeKind.CREATED, source)
-    after = after._replace(reuse=before.reuse + (after.cursor == before.cursor))
-    return _changed(after, ChangeKind.CREATED, source, Reason.RESTORED)
-
-
-def _compare(before: Mirrored, after: Mirrored, source: SourceName, rules: Rules) -> Judgement:
-    has_same_numbers = after.cursor == before.cursor
-    if has_same_numbers and after.digest == before.digest:
-        return Judgement(before)
-    changed = _difference(before.account, after.account, rules.projection)
-    is_repetition = has_same_numbers or after.cursor.guid != before.cursor.guid
-    if not changed and (is_repetition or rules.skip_unchanged):
-        return Judgement(after)
-    if has_same_numbers:
-        after = after._replace(reuse=before.reuse + 1)
-    previous = {name: before.account.get(name) for name in changed}
-    return _changed(after, ChangeKind.UPDATED, source, changed=changed, previous=previous)
-
-
-def judge_repair(row: Row, before: Mirrored | None, *, source: SourceName, rules: Rules) -> Judgement:
-    """Judge a row that a full walk proved and no live row explains: the PBX changed it behind our back.
-
-    Only real differences are changes. Since the numbers may have been used before (a PBX set back to an older state
-    counts anew), the event of an account we knew gets an id that no earlier one can have.
-    """
-    after = _after(row, before, rules)
-    if before is None or before.is_deleted:
-        return publish_anew(_appeared(after, before, source)) if before is not None else _appeared(after, None, source)
-    changed = _difference(before.account, after.account, rules.projection)
-    if not changed:
-        return Judgement(after)
-    previous = {name: before.account.get(name) for name in changed}
-    after = after._replace(reuse=before.reuse + 1)
-    return _changed(after, ChangeKind.UPDATED, source, changed=changed, previous=previous)
-
-
-def judge_missing(known: Mirrored, *, source: SourceName) -> Judgement:
-    """Judge an account that proven full walks did not see: it is deleted, and its last known state is told."""
-    return _changed(known._replace(is_deleted=True), ChangeKind.DELETED, source, Reason.MISSING)
-
-
-def publish_anew(judgement: Judgement) -> Judgement:
-    """Return *judgement* with another event id: the PBX gave numbers used before to other content."""
-    if judgement.change is None:
-        return judgement
-    reuse = judgement.remember.reuse + 1
-    return Judgement(judgement.remember._replace(reuse=reuse), judgement.change._replace(reuse=reuse))
 
 
 def account_of(row: Row, before: Published | None, rules: Rules) -> Published:
@@ -163,49 +88,6 @@ def unknown_names(info: Mapping[str, Any]) -> frozenset[str]:
     """Return the names in *info* that no shape explains, so that they can be reported, names only."""
     unknown = info.keys() - _KNOWN_NAMES
     return frozenset(name[:_MAX_NAME_CHARACTERS] for name in unknown if name.isprintable()) if unknown else _NO_NAMES
-
-
-def _after(row: Row, before: Mirrored | None, rules: Rules) -> Mirrored:
-    known = before.account if before is not None else None
-    return Mirrored(
-        account_guid=row.account_guid,
-        cursor=row.cursor,
-        digest=before.digest if row.is_deleted and before is not None else digest(row, rules.key),
-        account=known if row.is_deleted and known is not None else account_of(row, known, rules),
-        revision=before.revision if before is not None else 0,
-        is_deleted=row.is_deleted,
-        reuse=before.reuse if before is not None else 0,
-    )
-
-
-def _changed(  # noqa: PLR0913 - the parts of a change
-    after: Mirrored,
-    kind: ChangeKind,
-    source: SourceName,
-    reason: Reason | None = None,
-    *,
-    changed: Sequence[str] = (),
-    previous: Published | None = None,
-) -> Judgement:
-    after = after._replace(revision=after.revision + 1)
-    change = AccountChange(
-        source=source,
-        kind=kind,
-        account=after.account,
-        changed=changed,
-        previous=previous or {},
-        revision=after.revision,
-        cursor=after.cursor,
-        reason=reason,
-        reuse=after.reuse,
-    )
-    return Judgement(after, change)
-
-
-def _difference(before: Published, after: Published, projection: Projection) -> list[str]:
-    # A field that was not published before (the configuration changed) has no former value to differ from. Another
-    # spelling of the guid is the same guid.
-    return [name for name in projection.fields if name != "guid" and name in before and before[name] != after.get(name)]
 
 
 def digest(row: Row, key: bytes) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 from bridge import cloudevents
 from bridge.delivery.contracts import Store, Transaction
 from bridge.errors import CursorMoved
+from bridge.judgement import Judgement, judge, judge_missing, judge_repair, publish_anew
 from bridge.model import (
     AccountChange,
     AccountGuid,
@@ -20,7 +21,7 @@ from bridge.model import (
     Row,
     SourceName,
 )
-from bridge.normalize import Judgement, Rules, account_key, judge, judge_missing, judge_repair, publish_anew
+from bridge.normalize import Rules, account_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,31 +1,24 @@
-"""Every message between bridge and PBX as a value, to and from JSON.
+"""Every message between bridge and PBX as a value, and its JSON; ``reading`` makes values of JSON.
 
-Source of names and fields: the vendor's AppWebsocket and PbxAccountApi pages. Where those leave something open,
-reading is tolerant (any property may be missing, null or unknown) and writing is minimal.
+Source of names and fields: the vendor's AppWebsocket and PbxAccountApi pages. Where those leave something open, writing
+is minimal.
 
-``AccountInfoResult`` carries three different things under one name, so it is read as three types: an account
-(``AccountRow``), nothing to tell (``NoAccount``), or a refusal (``RequestError``). A message that cannot be read is the
-value ``Unreadable``, not an exception: a PBX that stammers must not stop us.
+``AccountInfoResult`` carries three different things under one name, so it is three types: an account (``AccountRow``),
+nothing to tell (``NoAccount``), or a refusal (``RequestError``). A message that cannot be read is the value
+``Unreadable``, not an exception: a PBX that stammers must not stop us.
 """
 
-import json
-import re
 import secrets
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import orjson
 
-from bridge.model import AccountGuid, Cursor, Row, Token
+from bridge.model import Cursor, Row
 
 START = Cursor()
 
 API = "PbxAccountApi"
-API_NAMES = frozenset({API, "PbxImpersonation"})
-"""What ``api`` may say in an answer. The vendor's page names both in different places; only the first is plausible."""
-
-DELETION_WORDS = frozenset({"del", "delete", "deleted", "remove", "removed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,181 +246,6 @@ AccountReply = AccountRow | NoAccount | RequestError
 def new_challenge() -> str:
     """Return a fresh challenge: 16 hex digits, as the vendor's samples use."""
     return secrets.token_hex(8)
-
-
-def read_message(data: bytes | str) -> Message:
-    """Return the message in *data*. Never raises: what cannot be read comes back as ``Unreadable``."""
-    try:
-        content = _decode(data)
-    except (ValueError, RecursionError):
-        return Unreadable("not valid JSON")
-    if not isinstance(content, dict):
-        return Unreadable(f"a JSON {type(content).__name__} where an object belongs")
-    mt = content.get("mt")
-    if not isinstance(mt, str):
-        return Unreadable("no message type (mt)")
-    reader = _READERS.get(mt)
-    if reader is None:
-        return Other(mt)
-    try:
-        return reader(content, data)
-    except _Unusable as unusable:
-        return Unreadable(f"{mt}: {unusable}")
-
-
-class _Unusable(Exception):  # noqa: N818 - never leaves this module
-    """A property of the wrong type where we cannot do without it."""
-
-
-def _decode(data: bytes | str) -> Any:
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        # A PBX that cuts a name in the middle of a character sends invalid UTF-8 or half a surrogate pair; the
-        # rest of such a message is still worth reading.
-        text = data.decode(errors="replace") if isinstance(data, bytes) else data
-        mended = json.dumps(json.loads(text), ensure_ascii=False)
-        return orjson.loads(mended.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-
-
-def _token(content: Mapping[str, Any], name: str, data: bytes | str) -> Token | None:
-    value = content.get(name)
-    if isinstance(value, str):
-        return Token(orjson.dumps(value).decode()) if value else None
-    if value is None:
-        return None
-    if isinstance(value, float):
-        # Also an integer beyond 64 bits. Its text, not its value, is what we owe back.
-        text = data.decode(errors="replace") if isinstance(data, bytes) else data
-        return Token(str(json.loads(text, parse_float=str, parse_int=str)[name]))
-    if isinstance(value, int):
-        return Token(orjson.dumps(value).decode())
-    raise _Unusable(f"{name} is neither text nor number")
-
-
-def _read_account_result(content: dict[str, Any], data: bytes | str) -> Message:
-    src = _text(content, "src") or None
-    complaint = content.get("error") or content.get("errorText") or content.get("err")
-    if complaint:
-        return RequestError(complaint if isinstance(complaint, str) else "without a text", src)
-    api = content.get("api")
-    if api is not None and not (isinstance(api, str) and api in API_NAMES):
-        return Other(f"{content['mt']} of another api")
-    cursor = Cursor(_token(content, "guid", data), _token(content, "usn", data), _token(content, "ausn", data))
-    account_guid = content.get("account-guid")
-    if account_guid is None or account_guid == "":
-        return NoAccount(cursor, src)
-    if isinstance(account_guid, (bool, dict, list)):
-        raise _Unusable("account-guid is neither text nor number")
-    h323 = content.get("account-h323")
-    info = content.get("info")
-    row = Row(
-        cursor,
-        AccountGuid(str(account_guid)),
-        h323 if isinstance(h323, str) and h323 else None,
-        info if isinstance(info, dict) and info else None,
-        _says_deleted(content),
-    )
-    return AccountRow(row, src)
-
-
-def _read_deletion(content: dict[str, Any], data: bytes | str) -> Message:
-    result = _read_account_result(content, data)
-    if not isinstance(result, AccountRow):
-        return result
-    row = result.row
-    return AccountRow(Row(row.cursor, row.account_guid, row.h323, row.info, is_deleted=True), result.src)
-
-
-def _says_deleted(content: Mapping[str, Any]) -> bool:
-    if content.get("deleted") is True or content.get("del") is True:
-        return True
-    update = content.get("update")
-    return isinstance(update, str) and update.lower() in DELETION_WORDS
-
-
-def _read_login(content: dict[str, Any], data: bytes | str) -> Message:
-    told = {name: _text(content, name) for name in ("app", "digest", "domain", "sip", "guid", "dn")}
-    info = content.get("info")
-    if info is None:
-        return AppLogin(**told)
-    text = data.decode(errors="replace") if isinstance(data, bytes) else data
-    try:
-        return AppLogin(**told, info=orjson.dumps(info).decode(), info_as_sent=_as_sent(text, "info"))
-    except (ValueError, IndexError, RecursionError, orjson.JSONEncodeError):
-        raise _Unusable("info is nested too deeply, or not valid JSON") from None
-
-
-_DECODER: Final = json.JSONDecoder(parse_int=str, parse_float=str)
-_SPACE: Final = re.compile(r"[ \t\r\n]*")
-
-
-def _as_sent(text: str, name: str) -> str | None:
-    """Return the characters of a property's value in the JSON object *text*; of several, those that count: the last."""
-    found = None
-    place = _after_space(text, text.index("{") + 1)
-    while text[place] != "}":
-        key, place = _DECODER.raw_decode(text, place)
-        start = _after_space(text, _after_space(text, place) + 1)
-        _, place = _DECODER.raw_decode(text, start)
-        if key == name:
-            found = text[start:place]
-        place = _after_space(text, place)
-        if text[place] == ",":
-            place = _after_space(text, place + 1)
-    return found
-
-
-def _after_space(text: str, place: int) -> int:
-    gap = _SPACE.match(text, place)
-    return place if gap is None else gap.end()
-
-
-def _read_login_result(content: dict[str, Any], data: bytes | str) -> Message:
-    del data
-    if content.get("ok") is True:
-        return LoginAccepted()
-    return LoginRefused(_text(content, "errorText") or _text(content, "error"))
-
-
-def _read_pbx_info(content: dict[str, Any], data: bytes | str) -> Message:
-    del data
-    apis = content.get("apis")
-    named = tuple(api for api in apis if isinstance(api, str)) if isinstance(apis, list) else ()
-    return PbxInfo(_text(content, "domain"), _text(content, "pbx"), named, _text(content, "version"))
-
-
-_READERS: Final[dict[str, Callable[[dict[str, Any], bytes | str], Message]]] = {
-    "AppChallenge": lambda _content, _data: AppChallenge(),
-    # Old firmware sent the challenge as a number.
-    "AppChallengeResult": lambda content, _data: AppChallengeResult(_text(content, "challenge")),
-    "AppLogin": _read_login,
-    "AppLoginResult": _read_login_result,
-    "PbxInfo": _read_pbx_info,
-    "AppInfo": lambda content, _data: AppInfo(_text(content, "app"), _text(content, "src") or None),
-    "AppInfoResult": lambda content, _data: AppInfoResult(_text(content, "app"), _text(content, "src") or None),
-    "CheckBuild": lambda content, _data: CheckBuild(_text(content, "url")),
-    "CheckBuildResult": lambda _content, _data: CheckBuildResult(),
-    "KeepAlive": lambda _content, _data: KeepAlive(),
-    "AccountInfo": lambda content, data: AccountInfo(
-        _text(content, "src"),
-        Cursor(_token(content, "guid", data), _token(content, "usn", data), _token(content, "ausn", data)),
-    ),
-    "AccountInfoResult": _read_account_result,
-    "AccountInfoDel": _read_deletion,
-    "AccountDelete": _read_deletion,
-    "Error": lambda content, _data: RequestError(
-        _text(content, "errorText") or _text(content, "error"), _text(content, "src") or None
-    ),
-}
-
-
-def _text(content: Mapping[str, Any], name: str) -> str:
-    """Return a property as text; missing, null and structured values are the empty text."""
-    value = content.get(name)
-    if isinstance(value, str):
-        return value
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
 
 
 def _src(src: str | None) -> dict[str, str]:

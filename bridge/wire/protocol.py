@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from bridge.errors import PbxBrokeProtocol
 from bridge.model import Cursor
 from bridge.wire import messages as m
+from bridge.wire.reading import read_message
 
 
 class Party(StrEnum):
@@ -139,7 +140,7 @@ class Conversation:
             PbxBrokeProtocol: it has no place in the conversation; close the connection.
 
         """
-        event = self._classify(m.read_message(data))
+        event = self._classify(read_message(data))
         self._step(event, self._them)
         return event
 

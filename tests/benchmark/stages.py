@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from bridge.cloudevents import encode, event_id, routing_key
 from bridge.delivery.ingest import ingest
 from bridge.frames import publish_frames
+from bridge.judgement import judge
 from bridge.model import Batch, Cursor, OutboxRow, Row
-from bridge.normalize import Rules, judge
+from bridge.normalize import Rules
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.session import Connection, Reply
 from bridge.store.sqlite import SqliteStore

@@ -9,6 +9,7 @@ from bridge.errors import BadConfig
 from bridge.listen.judge import App, Judge, Verdict
 from bridge.wire import messages as m
 from bridge.wire.login import is_proven
+from bridge.wire.reading import read_message
 from tests.support.dialling import PASSWORD, login_of
 
 CAPTURED = json.loads((Path(__file__).parents[2] / "data/login-digests-of-pbxs-that-dial.json").read_text("utf-8"))
@@ -16,7 +17,7 @@ CHALLENGE = "0123456789abcdef"
 
 
 def read(text: str) -> m.AppLogin:
-    login = m.read_message(text)
+    login = read_message(text)
     assert isinstance(login, m.AppLogin)
     return login
 
@@ -111,7 +112,7 @@ def test_a_password_file_that_is_gone_refuses_and_stops_nobody() -> None:
     '{"mt":"AppLogin","info":{"a":1},"info":{"a":2},"sip":"app"}',
 ])  # fmt: skip
 def test_odd_infos_are_read_or_unreadable_and_never_good(text: str) -> None:
-    message = m.read_message(text.encode())
+    message = read_message(text.encode())
     if isinstance(message, m.AppLogin):
         assert Judge([App("app", None, lambda: PASSWORD)]).judge(message, CHALLENGE).verdict != Verdict.GOOD
     else:
