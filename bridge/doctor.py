@@ -245,7 +245,8 @@ async def _reached(what: str, host: str, port: int) -> Finding:
             "the port right, and the way open?",
         )
     took = (perf_counter() - started) * 1000
-    return Finding(what, Level.OK, f"{host} is {', '.join(addresses)}; port {port} answers after {took:.0f} ms")
+    named = "" if addresses == [host] else f"{host} is {', '.join(addresses)}; "
+    return Finding(what, Level.OK, f"{named}port {port} of {host} answers after {took:.0f} ms")
 
 
 def _clock(settings: Settings) -> Finding:
