@@ -366,9 +366,11 @@ def freeze(tmp_path: Path) -> Iterator[Callable[[], None]]:
     def now() -> None:
         files.extend((tmp_path / "bridge.db", tmp_path / "bridge.db-wal"))
         if not immutable(is_on=True):
+            # Nothing else makes an open store read-only to root; where this is refused, nothing can be shown.
             pytest.skip("this user, or this file system, cannot make a file immutable")
         try:
             with (tmp_path / "bridge.db").open("r+b"):
+                # Some file systems take the flag and write all the same.
                 pytest.skip("this file system does not heed it that a file is immutable")
         except PermissionError:
             return

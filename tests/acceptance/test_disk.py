@@ -43,6 +43,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     made = Disk(tmp_path / "disk")
     made.folder.mkdir()
     if os.geteuid() != 0 or not made.mount("2m"):
+        # A full disk is a real one of 2 MB here, and whoever is not root cannot have one.
         pytest.skip("only root may mount a file system")
     yield made
     made.unmount()

@@ -111,6 +111,7 @@ def postgres() -> str:
     try:
         psycopg.connect(POSTGRES_URL, connect_timeout=3).close()
     except psycopg.OperationalError as problem:
+        # A server is the machine's to have: it is the subscriber's database, and nothing of the bridge.
         pytest.skip(f"no PostgreSQL (set TEST_POSTGRES_URL): {problem}")
     return POSTGRES_URL
 

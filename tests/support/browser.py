@@ -61,6 +61,7 @@ def chromium() -> str:
     """Return where a browser is; skip the test where there is none."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
+        # tests/run installs one where it may.
         pytest.skip("no browser is here; on Debian: apt-get install chromium")
     return found
 

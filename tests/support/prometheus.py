@@ -73,6 +73,7 @@ async def prometheus(folder: Path, target: str, token_file: Path) -> AsyncIterat
     """Run Prometheus on the *target*, an address and port; skip the test where it is not here."""
     program = shutil.which("prometheus")
     if program is None:
+        # tests/run installs it where it may.
         pytest.skip("prometheus is not here; on Debian: apt-get install prometheus")
     configuration = derived(folder, target, token_file)
     address = f"127.0.0.1:{free_port()}"
