@@ -35,7 +35,8 @@ from bridge.frames import APP_ID
 from bridge.model import OutboxRow, SourceName
 from bridge.partitions import partition_of
 from bridge.stream_message import stream_message
-from bridge.streams import StreamConnection, connect_stream, refusal
+from bridge.stream_refusals import refusal
+from bridge.streams import StreamConnection, connect_stream
 
 _FRAME_OVERHEAD_BYTES: Final = 64
 """More than the frame and a message in it take beside the message's bytes (13 and 12)."""
