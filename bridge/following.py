@@ -141,6 +141,12 @@ class FollowedPbx:
         return self._intake.take_at_once(heard)
 
     def _progress(self) -> None:
+        """Record that the PBX told something.
+
+        Raises:
+            OutboxFull: nothing more is to be read for now.
+
+        """
         if self._board.full:
             raise OutboxFull(self._board.full)
         now, part = utc_now(), self._part
