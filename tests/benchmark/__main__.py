@@ -24,7 +24,10 @@ BENCHMARKS = [
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--json", "as_json", is_flag=True, help="One object on stdout instead of a table.")
 @click.option(
-    "--quick", "is_quick", is_flag=True, help="Smaller sizes, fewer rounds: under a minute in all, and rough."
+    "--quick",
+    "is_quick",
+    is_flag=True,
+    help="Smaller sizes, fewer rounds, only some figures: under a minute in all, and rough.",
 )
 @click.option("--plots", type=click.Path(file_okay=False, path_type=Path), help="Write SVG plots into this folder.")
 def main(names: tuple[str, ...], *, as_json: bool, is_quick: bool, plots: Path | None) -> None:
@@ -38,7 +41,7 @@ def main(names: tuple[str, ...], *, as_json: bool, is_quick: bool, plots: Path |
     figures = []
     with a_run(is_quick=is_quick) as run:
         for benchmark in BENCHMARKS:
-            if not names or {benchmark.name, *benchmark.figures} & set(names):
+            if {benchmark.name, *benchmark.figures} & set(names) if names else not (is_quick and benchmark.is_extra):
                 run.say(f"{benchmark.name} … (load of the machine: {os.getloadavg()[0]:.1f})")
                 figures += benchmark.measure(run)
         if plots is not None:

@@ -55,7 +55,7 @@ def _is_settled(bridge: Bridge) -> bool:
 
 
 def _idle(run: Run) -> list[Figure]:
-    most = run.pick(1000, 100)
+    most = run.pick(1000, 300)
     # In a hurry everything happens forty times as often and counts a fortieth.
     hurry = run.pick(1, 40)
     seconds = 1.1 * POLL_SECONDS / hurry

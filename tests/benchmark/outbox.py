@@ -87,7 +87,7 @@ def _publish(run: Run) -> list[Figure]:
     )
     cpu = Figure("publish_cpu_us", "publishing: CPU per event", "µs", note="reference: of amqplib")
     try:
-        node.prepare()
+        node.prepare(node.AMQPLIB)
     except node.NodeMissingError as problem:
         figure.missing = cpu.missing = str(problem)
         return [figure, cpu]
@@ -120,7 +120,7 @@ def _ours(run: Run, template: Path, exchange: str, count: int) -> dict[str, Any]
 def _theirs(run: Run, exchange: str, count: int, body: str) -> dict[str, Any]:
     queue = f"{exchange}.theirs"
     wanted = {"url": run.broker.url, "exchange": exchange, "queue": queue, "routingKey": "p0.account.created"}
-    measured = node.publish(**wanted, messages=count, window=256, body=body)
+    measured = node.run("amqplib.mjs", **wanted, messages=count, window=256, body=body)
     site.remove(run.broker.url, queue)
     return measured
 

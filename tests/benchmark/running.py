@@ -1,5 +1,6 @@
 """What a benchmark is given: how long it may take, a broker, a folder, and somewhere to say how far it is."""
 
+import os
 import shutil
 import sys
 import tempfile
@@ -64,10 +65,14 @@ class Benchmark:
     figures: Sequence[str]
     """Names of the figures that ``measure`` returns."""
     measure: Measure
+    is_extra: bool = False
+    """Left out by ``--quick`` unless it is named."""
 
 
 @contextmanager
 def a_run(*, is_quick: bool) -> Iterator[Run]:
     """Yield a run; everything it started is gone afterwards."""
     with ExitStack() as stack:
+        # Some twenty interpreters are started, which would all compile the same modules where that is not kept.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         yield Run(is_quick, stack)

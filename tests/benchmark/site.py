@@ -99,6 +99,18 @@ def remove(broker: str, *queues: str) -> None:
     asyncio.run(removing())
 
 
+def arrived(broker: str, queue: str, count: int) -> None:
+    """Wait until *queue* has so many messages."""
+
+    async def waiting() -> None:
+        async with await aio_pika.connect(broker) as connection, asyncio.timeout(PATIENCE_SECONDS):
+            channel = await connection.channel()
+            while ((await channel.declare_queue(queue, passive=True)).declaration_result.message_count or 0) < count:
+                await asyncio.sleep(0.1)
+
+    asyncio.run(waiting())
+
+
 def declare(broker: str, exchange: str, queue: str) -> None:
     """Declare an exchange and a subscriber's queue, just as the bridge would."""
 

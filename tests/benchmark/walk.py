@@ -15,7 +15,7 @@ from bridge.model import Cursor, OutboxRow
 from bridge.reader import Heard
 from bridge.source import PbxSource
 from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan
-from tests.benchmark import sides, site
+from tests.benchmark import node, sides, site
 from tests.benchmark.bare import APP, PASSWORD
 from tests.benchmark.figures import Figure
 from tests.benchmark.running import Benchmark, Run
@@ -149,8 +149,47 @@ def _reading(run: Run) -> list[Figure]:
     return [figure, slow]
 
 
+def _node_red(run: Run) -> list[Figure]:
+    count = run.pick(ACCOUNTS, 1000)
+    figure = Figure(
+        "walk_node_red",
+        "the same walk by Node-RED with its AMQP node, which keeps nothing and waits for no confirm: its time by ours",
+        side_unit="µs per account",
+    )
+    cpu = Figure("walk_node_red_cpu_us", "the same: CPU per account", "µs", note="reference: of Node-RED")
+    try:
+        node.prepare(node.NODE_RED)
+    except node.NodeMissingError as problem:
+        figure.missing = cpu.missing = str(problem)
+        return [figure, cpu]
+    with site.pretend_pbx(accounts=count) as url:
+        for number in run.rounds(3):
+            if number % 2:  # who goes first changes
+                theirs = _by_node_red(run, url, count)
+                ours = sides.run("walk", "whole", url=url, broker=run.broker.url, accounts=count)
+            else:
+                ours = sides.run("walk", "whole", url=url, broker=run.broker.url, accounts=count)
+                theirs = _by_node_red(run, url, count)
+            costs = ours["seconds"] / count * 1e6, theirs["seconds"] / count * 1e6
+            figure.add(*costs, costs[1] / costs[0])
+            costs = ours["cpu_seconds"] / count * 1e6, theirs["cpu_seconds"] / count * 1e6
+            cpu.add(*costs, costs[0])
+    return [figure, cpu]
+
+
+def _by_node_red(run: Run, url: str, accounts: int) -> dict[str, Any]:
+    exchange = site.new_exchange()
+    queue = f"{exchange}.q"
+    site.declare(run.broker.url, exchange, queue)
+    wanted = {"url": url, "app": APP, "password": PASSWORD, "accounts": accounts}
+    with node.measured("node_red.mjs", **wanted, host="127.0.0.1", port=run.broker.port, exchange=exchange) as measured:
+        site.arrived(run.broker.url, queue, accounts)
+    site.remove(run.broker.url, queue)
+    return measured
+
+
 BENCHMARKS = (
-    Benchmark("reading", ("reading_cpu_us", "reading_by_recv_cpu_us"), _reading),
+    Benchmark("reading", ("reading_cpu_us", "reading_by_recv_cpu_us"), _reading, is_extra=True),
     measure(
         "walk_loopback",
         "walk of one PBX, loopback, against a bare client",
@@ -159,4 +198,5 @@ BENCHMARKS = (
         quick=3000,
     ),
     measure("walk_1ms", "the same at a round trip of 1 ms", round_trip_ms=1, rounds=3, quick=1000),
+    Benchmark("walk_node_red", ("walk_node_red", "walk_node_red_cpu_us"), _node_red, is_extra=True),
 )
