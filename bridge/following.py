@@ -217,6 +217,7 @@ async def recalled(  # noqa: PLR0913 - its parts
     brake: Brake,
     habits: Habits,
     on_told: Callable[[Told], None],
+    on_keeping: Callable[[], None],
 ) -> FollowedPbx:
     """Show on *board* what an earlier bridge knew of *pbx*, and return it, to be followed from where it stands."""
     name, part = pbx.name, board.sources[pbx.name]
@@ -240,6 +241,7 @@ async def recalled(  # noqa: PLR0913 - its parts
         part=part,
         brake=brake,
         on_told=on_told,
+        on_keeping=on_keeping,
         schedule=schedule,
         ask_ahead=pbx.ask_ahead,
     )

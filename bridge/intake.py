@@ -6,13 +6,13 @@ the other, as in a full walk, a group takes a moment to gather: a commit costs a
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from bridge.delivery.contracts import Offload, Store
 from bridge.delivery.ingest import Ingested, ingest
@@ -38,6 +38,8 @@ PROGRESS_ROWS: Final = 1000
 
 _ROWS: Final = (Deliver, Sighted)
 
+Result = TypeVar("Result")
+
 log = get_logger(__name__)
 
 
@@ -55,7 +57,9 @@ class Told:
 class Intake:
     """Between the source that reads and the store that keeps, for one PBX.
 
-    *on_told* is called when changes are durable, and with the certificate of every proven full walk.
+    *on_told* is called when changes are durable, and with the certificate of every proven full walk. *on_keeping* is
+    called as soon as the store was given something that may put events into the outbox: whoever asks for them then is
+    answered right behind that, a change of threads earlier than by asking when they are durable.
     """
 
     def __init__(  # noqa: PLR0913 - its parts
@@ -70,6 +74,7 @@ class Intake:
         brake: Brake,
         on_told: Callable[[Told], None],
         schedule: WalkSchedule,
+        on_keeping: Callable[[], None] = lambda: None,
         ask_ahead: int = 256,
     ) -> None:
         self.cursor = Cursor()
@@ -84,6 +89,7 @@ class Intake:
         self._part = part
         self._brake = brake
         self._on_told = on_told
+        self._on_keeping = on_keeping
         self._schedule = schedule
         self._ask_ahead = ask_ahead
         self._waiting: list[Heard] = []
@@ -194,12 +200,17 @@ class Intake:
                 case WalkEnded(is_proven=is_proven, until=until):
                     await self._end_walk(is_proven=is_proven, until=until)
 
+    def _keep(self, call: Callable[[], Result]) -> Awaitable[Result]:
+        done = self._run(call)
+        self._on_keeping()
+        return done
+
     async def _deliver(self, group: Sequence[Deliver]) -> None:
         rows = [heard.row for heard in group]
         until = group[-1].until
         batch = Batch(self._name, self.cursor, until, rows)
         now = self._clock()
-        done = await self._run(partial(ingest, self._store, batch, rules=self._rules, now=now))
+        done = await self._keep(partial(ingest, self._store, batch, rules=self._rules, now=now))
         self._stand_at(until)
         if self._walk is not None:
             self._walk.heard_live(rows)
@@ -240,7 +251,7 @@ class Intake:
     async def _caught_up(self, *, is_proven: bool) -> None:
         now = self._clock()
         if self._walk is not None and self._walk.suspects:
-            done = await self._run(partial(settle, self._store, self._name, self._walk, rules=self._rules, now=now))
+            done = await self._keep(partial(settle, self._store, self._name, self._walk, rules=self._rules, now=now))
             if done is not None:
                 self._tell(done, now)
         if is_proven:
@@ -263,7 +274,7 @@ class Intake:
             self._part.deletions = "unknown"
             self._schedule.over(self._clock(), is_proven=False)
             return
-        certificate, deleted = await self._run(
+        certificate, deleted = await self._keep(
             partial(
                 sweep,
                 self._store,

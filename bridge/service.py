@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 
 
 class StoreThread:
-    """The ``Offload`` of ``delivery``: one thread, so that calls happen one at a time and in order."""
+    """The ``Offload`` of ``delivery``: one thread, so that calls happen one at a time, in the order they were given."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
@@ -188,6 +188,7 @@ class Bridge:
             brake=self._brake,
             habits=self._habits,
             on_told=self._told,
+            on_keeping=self._outlets.wake,
         )
         await followed.follow(first_pause_seconds)
 
@@ -329,7 +330,6 @@ class Bridge:
 
     def _told(self, told: Told) -> None:
         self._tally.told(told)
-        self._outlets.wake()
         self._on_told(told)
 
 

@@ -99,7 +99,7 @@ Result = TypeVar("Result")
 
 
 class Offload(Protocol):
-    """Runs a blocking store call elsewhere, one at a time and in order."""
+    """Runs blocking store calls elsewhere, one at a time, in the order in which they were given, awaited or not."""
 
     def __call__(self, call: Callable[..., Result], /, *args: Any) -> Awaitable[Result]:
         """Return what ``call(*args)`` returns."""

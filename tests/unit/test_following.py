@@ -79,6 +79,7 @@ class Site:
             brake=Brake(),
             habits=Habits(nightly_at=None),
             on_told=lambda _told: None,
+            on_keeping=lambda: None,
         )
 
     @asynccontextmanager
