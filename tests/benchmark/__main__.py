@@ -6,6 +6,7 @@ the median. Progress goes to stderr, the result to stdout.
 
 import os
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -13,7 +14,7 @@ import click
 from tests.benchmark import growth, idle, latency, log, outbox, stages, walk
 from tests.benchmark.plots import svg
 from tests.benchmark.report import write_json, write_table
-from tests.benchmark.running import a_run
+from tests.benchmark.running import Benchmark, a_run
 
 BENCHMARKS = [
     benchmark for module in (walk, outbox, log, latency, growth, idle, stages) for benchmark in module.BENCHMARKS
@@ -41,7 +42,7 @@ def main(names: tuple[str, ...], *, as_json: bool, is_quick: bool, plots: Path |
     figures = []
     with a_run(is_quick=is_quick) as run:
         for benchmark in BENCHMARKS:
-            if {benchmark.name, *benchmark.figures} & set(names) if names else not (is_quick and benchmark.is_extra):
+            if _is_wanted(benchmark, names, is_quick=is_quick):
                 run.say(f"{benchmark.name} … (load of the machine: {os.getloadavg()[0]:.1f})")
                 figures += benchmark.measure(run)
         if plots is not None:
@@ -49,6 +50,12 @@ def main(names: tuple[str, ...], *, as_json: bool, is_quick: bool, plots: Path |
             for plot in run.plots:
                 (plots / plot.file).write_text(svg(plot), "utf-8")
     (write_json if as_json else write_table)(figures)
+
+
+def _is_wanted(benchmark: Benchmark, names: Sequence[str], *, is_quick: bool) -> bool:
+    if names:
+        return not {benchmark.name, *benchmark.figures}.isdisjoint(names)
+    return not (is_quick and benchmark.is_extra)
 
 
 if __name__ == "__main__":

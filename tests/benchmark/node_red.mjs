@@ -1,12 +1,11 @@
 // Node-RED doing the walk of `walk_loopback` with its own WebSocket nodes, a function, and the AMQP node.
-//   node node_red.mjs '{"url":…,"host":…,"port":…,"exchange":…,"app":…,"password":…,"accounts":…}'
+//   node node_red.mjs '{"url":…,"host":…,"port":…,"exchange":…,"app":…,"password":…,"accounts":…,"folder":…}'
 // Prints {"seconds":…,"cpu_seconds":…} when the list is at its end, and ends when its stdin does. It keeps nothing, and
 // waits for no confirm.
 import { createHash } from "node:crypto";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 const RED = createRequire(process.env.BENCHMARK_MODULES + "/")("node-red");
@@ -74,7 +73,7 @@ const nodes = [
     func: `return (${step})(msg, context, global);`,
   },
 ];
-const flow = join(mkdtempSync(join(tmpdir(), "node-red-")), "flow.json");
+const flow = join(wanted.folder, "flow.json");
 writeFileSync(flow, JSON.stringify(nodes));
 RED.init(createServer(), {
   userDir: process.env.BENCHMARK_MODULES, flowFile: flow, httpAdminRoot: false, httpNodeRoot: false,

@@ -103,7 +103,7 @@ def arrived(broker: str, queue: str, count: int) -> None:
     """Wait until *queue* has so many messages."""
 
     async def waiting() -> None:
-        async with await aio_pika.connect(broker) as connection, asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS), await aio_pika.connect(broker) as connection:
             channel = await connection.channel()
             while ((await channel.declare_queue(queue, passive=True)).declaration_result.message_count or 0) < count:
                 await asyncio.sleep(0.1)

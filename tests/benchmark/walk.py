@@ -181,8 +181,9 @@ def _by_node_red(run: Run, url: str, accounts: int) -> dict[str, Any]:
     exchange = site.new_exchange()
     queue = f"{exchange}.q"
     site.declare(run.broker.url, exchange, queue)
-    wanted = {"url": url, "app": APP, "password": PASSWORD, "accounts": accounts}
-    with node.measured("node_red.mjs", **wanted, host="127.0.0.1", port=run.broker.port, exchange=exchange) as measured:
+    pbx = {"url": url, "app": APP, "password": PASSWORD, "accounts": accounts}
+    broker = {"host": "127.0.0.1", "port": run.broker.port, "exchange": exchange}
+    with node.measured("node_red.mjs", **pbx, **broker, folder=str(run.folder)) as measured:
         site.arrived(run.broker.url, queue, accounts)
     site.remove(run.broker.url, queue)
     return measured
