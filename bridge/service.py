@@ -43,7 +43,11 @@ Result = TypeVar("Result")
 
 
 class StoreThread:
-    """The ``Offload`` of ``delivery``: one thread, so that calls happen one at a time, in the order they were given."""
+    """The ``Offload`` of ``delivery``: one thread, so that calls happen one at a time and in order.
+
+    The order is that in which they were given, whether awaited or not: so what is asked of the outbox while a group is
+    being kept is answered with that.
+    """
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")

@@ -99,7 +99,7 @@ Result = TypeVar("Result")
 
 
 class Offload(Protocol):
-    """Runs blocking store calls elsewhere, one at a time, in the order in which they were given, awaited or not."""
+    """Runs a blocking store call elsewhere, one at a time and in order."""
 
     def __call__(self, call: Callable[..., Result], /, *args: Any) -> Awaitable[Result]:
         """Return what ``call(*args)`` returns."""
