@@ -94,7 +94,7 @@ def _publish(run: Run) -> list[Figure]:
     template = run.folder / "publish.db"
     fill(template, count)
     body = event_of(1).body.decode()
-    for number in run.rounds(6, 2):
+    for number in run.rounds(6):
         exchange = site.new_exchange()
         if number % 2:  # who goes first changes
             ours = _ours(run, template, exchange, count)

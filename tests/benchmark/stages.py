@@ -130,7 +130,7 @@ def _stages(run: Run) -> list[Figure]:
     figures = {
         stage: Figure(f"cpu_us_{stage}", f"CPU per change, {stage}: {what}", "µs") for stage, what in STAGES.items()
     }
-    for _ in run.rounds(5, 2):
+    for _ in run.rounds(5):
         for stage, seconds in sides.run("stages", "measured", accounts=count).items():
             figures[stage].add(seconds / count * 1e6, 0.0, seconds / count * 1e6)
     return list(figures.values())
