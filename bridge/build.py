@@ -12,11 +12,9 @@ from bridge import __version__
 from bridge.broker import connect, declare, verify
 from bridge.callers import Callers
 from bridge.clock import utc_now
-from bridge.cloudevents import numbers_in
 from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.settings import Settings
 from bridge.contract import documents
-from bridge.errands import newest_in_log
 from bridge.errors import BadConfig
 from bridge.following import Pbx
 from bridge.frames import APP_ID
@@ -24,12 +22,13 @@ from bridge.intake import Told
 from bridge.listen.gate import Bounds, Gate
 from bridge.listen.judge import App, Judge
 from bridge.listen.server import Listener, Place
+from bridge.log_scan import scan_log
 from bridge.logs import get_logger
 from bridge.metrics import exposition
-from bridge.model import OutboxRow, SourceName
-from bridge.outlets import Log
+from bridge.model import LogContents, OutboxRow, SourceName
 from bridge.publisher import Publisher
 from bridge.service import Bridge
+from bridge.sinks import StreamSink
 from bridge.source import PbxSource
 from bridge.status import Board, Door, Level, LogPart, Part, SourcePart
 from bridge.store.reading import RecentEvents
@@ -79,8 +78,8 @@ def built(
     path = settings.store.path
     store_path = path if shadow is None else path.with_name(f"{path.name}.shadow")
     with SqliteStore(store_path) as store, _hooks(settings, on_told, on_published) as (told, published):
-        board.oldest_unsent_at = store.oldest_unpublished_at()
-        written_log = log_of(settings, store, board)
+        board.oldest_unsent_at = store.exchange.oldest_unpublished_at()
+        stream = build_stream_sink(settings, store, board) if shadow is None else None
         yield Bridge(
             store,
             [pbx_of(settings, pbx, board.sources[pbx.name], store.key) for pbx in settings.pbx],
@@ -92,12 +91,10 @@ def built(
             brake=brake_of(settings),
             habits=habits_of(settings),
             limits=limits_of(settings),
-            written_log=written_log,
+            stream=stream,
             on_told=told,
             on_published=published,
-            newest_in_log=partial(newest_numbers, settings)
-            if settings.rabbitmq.log_stream and shadow is None
-            else None,
+            read_log=partial(read_log, settings) if settings.rabbitmq.log_stream and shadow is None else None,
         )
 
 
@@ -115,7 +112,7 @@ def _hooks(
             if news.certificate is not None:
                 tracer.walked(news.certificate)
             if news.changes and news.began_at is not None:
-                tracer.ingested(news.source, news.changes, news.began_at)
+                tracer.ingested(news.source, news.identified, news.began_at)
             on_told(news)
 
         def published(rows: Sequence[OutboxRow]) -> None:
@@ -271,8 +268,8 @@ def publisher_of(settings: Settings, part: Part) -> Publisher:
     )
 
 
-async def newest_numbers(settings: Settings, lineage: str) -> Mapping[str, int]:
-    """Return the last sequence of each source in the log, as far as events of *lineage* stand at its end.
+async def read_log(settings: Settings, places: Mapping[str, tuple[int, str]], wanted: frozenset[str]) -> LogContents:
+    """Return what the log has, read to its end from *places* on; see ``log_scan``.
 
     Raises:
         BridgeError: the broker cannot be asked.
@@ -286,10 +283,10 @@ async def newest_numbers(settings: Settings, lineage: str) -> Mapping[str, int]:
             from bridge.log_publisher import provide_log  # noqa: PLC0415 - needs the extra "stream"
 
             await provide_log(connection, topology, is_declaring=rabbitmq.declare)
-        return numbers_in(await newest_in_log(connection, topology), lineage)
+        return await scan_log(connection, topology, places=places, wanted=wanted)
 
 
-def log_of(settings: Settings, store: SqliteStore, board: Board) -> Log | None:
+def build_stream_sink(settings: Settings, store: SqliteStore, board: Board) -> StreamSink | None:
     """Return what writes the log by the stream protocol; ``None`` where the exchange feeds it, or there is none.
 
     Raises:
@@ -298,12 +295,12 @@ def log_of(settings: Settings, store: SqliteStore, board: Board) -> Log | None:
     """
     rabbitmq = settings.rabbitmq
     if not rabbitmq.writes_log:
-        store.log.end()
+        store.end_log()
         return None
     needs_streams()
     from bridge.log_publisher import LogPublisher, producer_of  # noqa: PLC0415 - needs the extra "stream"
 
-    store.log.begin(rabbitmq.log_partitions)
+    store.begin_log(rabbitmq.log_partitions)
     part = board.log = LogPart(since=board.started_at, oldest_unsent_at=store.log.oldest_unpublished_at())
 
     def does(doing: str) -> None:
@@ -317,7 +314,7 @@ def log_of(settings: Settings, store: SqliteStore, board: Board) -> Log | None:
         lambda: rabbitmq.urls,
         lambda: rabbitmq.stream_urls,
         topology=topology_of(settings),
-        producer=lambda: producer_of(store.lineage),
+        producer=lambda: producer_of(store.generation),
         is_declaring=rabbitmq.declare,
         fences=[fence_of(pbx.name) for pbx in settings.pbx],
         fence_of=fence_of,
@@ -325,7 +322,7 @@ def log_of(settings: Settings, store: SqliteStore, board: Board) -> Log | None:
         ssl_context=client_context(rabbitmq.trust),
         on_state=does,
     )
-    return Log(store.log, publisher, part)
+    return StreamSink(store.log, publisher, part)
 
 
 def needs_streams() -> None:

@@ -63,19 +63,9 @@ class AccountChanged:
         return AccountGuid(self.account["guid"])
 
 
-def event_id(change: AccountChange) -> str:
-    """Return the id that belongs to *change*: a UUID made of what identifies it, nothing else."""
-    parts: list[str | int | None] = [
-        change.source,
-        change.cursor.guid,
-        change.account["guid"],
-        change.cursor.usn,
-        change.cursor.ausn,
-        change.kind,
-    ]
-    if change.reuse:
-        parts.append(change.reuse)
-    return _uuid5(orjson.dumps(parts))
+def event_id(lineage: str, source: SourceName, sequence: int) -> str:
+    """Return the id of the event at this place: it can be given once, since places are."""
+    return _uuid5(orjson.dumps([lineage, source, sequence]))
 
 
 def _uuid5(name: bytes) -> str:

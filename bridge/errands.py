@@ -1,23 +1,15 @@
 """What operators' commands do at the broker: look, and lead events to one queue. None of it is needed to publish."""
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 from uuid import uuid4
 
 import aio_pika
-from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractConnection
 
 from bridge.broker import Subscription, Topology, step
-
-LOG_FIRST_SECONDS: Final = 1.0
-"""How long to wait for the first message at the end of the log; an empty one has none."""
-LOG_TAIL_SECONDS: Final = 0.2
-"""And for each one behind it."""
-LOG_TAIL_MESSAGES: Final = 10_000
-"""More than any chunk has."""
 
 
 def server_of(connection: AbstractConnection) -> str:
@@ -53,39 +45,6 @@ async def depth(connection: AbstractConnection, topology: Topology, queue: str) 
     async with step(connection, f"the queue {queue}", topology) as channel:
         declared = (await channel.declare_queue(queue, passive=True)).declaration_result
         return declared.message_count or 0, declared.consumer_count or 0
-
-
-async def newest_in_log(connection: AbstractConnection, topology: Topology) -> Sequence[bytes]:
-    """Return the messages at the end of the log, the last one among them; none where it is empty.
-
-    The broker keeps a stream in chunks and tells of no end: what comes at once is the last chunk.
-
-    Raises:
-        TopologyMismatch: there is no log, or this user may not read it.
-        BrokerUnreachable: the connection broke.
-
-    """
-    found: list[bytes] = []
-    for name in topology.log_streams:
-        found += await _newest_in(connection, name, topology)
-    return found
-
-
-async def _newest_in(connection: AbstractConnection, name: str, topology: Topology) -> Sequence[bytes]:
-    came: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
-    found: list[bytes] = []
-    async with step(connection, f"the stream {name}", topology) as channel:
-        await channel.set_qos(prefetch_count=LOG_TAIL_MESSAGES)
-        stream = await channel.declare_queue(name, passive=True)
-        tag = await stream.consume(came.put, arguments={"x-stream-offset": "last"})
-        with suppress(TimeoutError):
-            while len(found) < LOG_TAIL_MESSAGES:
-                async with asyncio.timeout(LOG_TAIL_SECONDS if found else LOG_FIRST_SECONDS):
-                    message = await came.get()
-                await message.ack()
-                found.append(message.body)
-        await stream.cancel(tag)
-    return found
 
 
 @asynccontextmanager

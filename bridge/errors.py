@@ -9,19 +9,20 @@
     │   ├── BrokerDidNotConfirm  nack, or a confirm that never came
     │   │   └── EventUnroutable      no queue takes it: it came back
     │   ├── BrokerRefusedEvent   it will never take this one: parked, and the others go on
-    │   ├── StoreOutdated        it is an older copy of itself, and goes on under a new lineage
     │   └── OutboxFull           too much waits to be sent: the PBXs are not read until there is room
     ├── Misconfigured        waiting helps only once somebody changed something: tried again slowly, loudly
     │   ├── PbxRefusedLogin      wrong app name or password
     │   ├── PbxNotTrusted        its certificate does not verify
     │   ├── BrokerRefusedLogin   wrong user, password or virtual host
-    │   └── TopologyMismatch     exchange or queue missing, of another kind, or not permitted
+    │   ├── TopologyMismatch     exchange or queue missing, of another kind, or not permitted
+    │   └── LogUnreadable        the log cannot be read to its end, so nobody can tell what it has
     ├── NobodyAnswers        no bridge runs on this store, so that a command has nobody to talk to
     ├── BadEvent             a message that is not one of our events: put it aside, it will not become one
     └── Fatal                waiting does not help: the bridge stops with this sentence
         ├── BadConfig            the configuration cannot be used
         ├── StoreUnusable        the file cannot be opened, written or understood
         ├── StoreInUse           another bridge holds it
+        ├── StoreOutdated        the log has more than it ever gave: the next start begins a new lineage
         ├── CursorMoved          another bridge moved the cursor under our feet
         ├── LogReplaced          the log is another one than was read, so that a place in it means nothing
         └── PlaceMovedBack       the place kept by a reader is behind what it dealt with: entries would be left out
@@ -66,10 +67,6 @@ class BrokerRefusedEvent(Transient):
     """The broker will not take one of the events on their way, however often it is sent; the others it will."""
 
 
-class StoreOutdated(Transient):
-    """The store is an older copy of itself: the log has more than it ever sent. A new lineage has begun."""
-
-
 class OutboxFull(Transient):
     """So much waits to be sent that no more is read."""
 
@@ -94,6 +91,10 @@ class TopologyMismatch(Misconfigured):
     """An exchange or queue is missing, of another kind than configured, or not permitted."""
 
 
+class LogUnreadable(Misconfigured):
+    """The log cannot be read to its end: it is missing, not permitted, or too slow."""
+
+
 class NobodyAnswers(BridgeError):  # noqa: N818 - see Transient
     """No bridge runs on this store."""
 
@@ -116,6 +117,10 @@ class StoreUnusable(Fatal):
 
 class StoreInUse(Fatal):
     """Another bridge holds the store."""
+
+
+class StoreOutdated(Fatal):
+    """The log has numbers that this store never gave: another state of it was at work. The next start sees to that."""
 
 
 class CursorMoved(Fatal):

@@ -245,7 +245,7 @@ async def recalled(  # noqa: PLR0913 - its parts
         schedule=schedule,
         ask_ahead=pbx.ask_ahead,
     )
-    intake.cursor = place.cursor
+    intake.stand_at(place)
     followed = FollowedPbx(pbx, intake, schedule, board=board, has_room=has_room)
     followed.hold(pause)
     log.info("source.starting", source=name, events_so_far=place.sequence, resumes=not place.cursor.is_start)

@@ -14,11 +14,12 @@ from functools import partial
 from itertools import groupby
 from typing import Any, Final, TypeVar
 
+from bridge.cloudevents import event_id
 from bridge.delivery.contracts import Offload, Store
 from bridge.delivery.ingest import Ingested, ingest
-from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, settle, sight, sweep
+from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, caught_up, sight, sweep
 from bridge.logs import get_logger
-from bridge.model import AccountChange, Batch, Certificate, Cursor, Row, SourceName
+from bridge.model import AccountChange, Batch, Certificate, Cursor, Place, Row, SourceName
 from bridge.normalize import Rules, unknown_names
 from bridge.reader import Heard
 from bridge.status import LastChange, Level, SourcePart, WalkProgress
@@ -52,6 +53,16 @@ class Told:
     certificate: Certificate | None = None
     began_at: datetime | None = None
     """When making the group durable began."""
+    lineage: str = ""
+    sequence: int = 0
+    """Of the last of the changes."""
+
+    @property
+    def identified(self) -> Sequence[tuple[str, AccountChange]]:
+        """The changes with the ids of their events."""
+        first = self.sequence - len(self.changes) + 1
+        numbered = enumerate(self.changes, first)
+        return [(event_id(self.lineage, self.source, number), change) for number, change in numbered]
 
 
 class Intake:
@@ -104,6 +115,9 @@ class Intake:
         self._close_rows = 0
         self._last_put = 0.0
         self._walk: WalkRecord | None = None
+        self._lineage = ""
+        self._is_initial = False
+        """True until the source was caught up for the first time in its lineage."""
         self._is_first_reading = False
         """True while the walk under way, if any, is made of what the live cursor delivers."""
         self._unknown: set[str] = set()
@@ -111,6 +125,10 @@ class Intake:
 
     def __repr__(self) -> str:
         return f"<Intake of {self._name}, {len(self._waiting)} waiting>"
+
+    def stand_at(self, place: Place) -> None:
+        """Go on from where the store stands."""
+        self.cursor, self._is_initial, self._lineage = place.cursor, place.is_initial, place.lineage
 
     async def put(self, heard: Heard) -> None:
         """Take the next thing; waits while ``ask_ahead`` wait to be committed, which in turn stops the reading."""
@@ -188,10 +206,9 @@ class Intake:
         for heard in group:
             match heard:
                 case EpochBegan(start=start):
-                    await self._move(start)
-                    await self._begin_walk("reading the whole list", is_new_epoch=True)
+                    await self._begin_walk("reading the whole list", start)
                 case WalkBegan():
-                    await self._begin_walk("reading the whole list once more", is_new_epoch=False)
+                    await self._begin_walk("reading the whole list once more")
                 case CaughtUp(is_proven=is_proven, trouble=trouble):
                     await self._caught_up(is_proven=is_proven)
                     if trouble:
@@ -237,23 +254,27 @@ class Intake:
     def _stand_at(self, cursor: Cursor) -> None:
         self.cursor = self._part.cursor = cursor
 
-    async def _begin_walk(self, doing: str, *, is_new_epoch: bool) -> None:
-        now = self._clock()
+    async def _begin_walk(self, doing: str, start: Cursor | None = None) -> None:
+        """Begin a full walk; with *start*, that of another list, whose cursor stands there."""
+        now, is_new_epoch = self._clock(), start is not None
         self._walk = WalkRecord(now)
         self._part.walk = WalkProgress(now, now, expected=self._part.accounts)
         self._is_first_reading = is_new_epoch
         self._rows_of_walk = 0
         self._schedule.began(is_new_epoch=is_new_epoch)
-        await self._run(partial(begin_walk, self._store, self._name, is_new_epoch=is_new_epoch))
+        epoch = None if start is None else (self.cursor, start)
+        await self._run(partial(begin_walk, self._store, self._name, epoch=epoch))
+        if start is not None:
+            self._stand_at(start)
         self._part.does(doing, Level.OK, self._clock())
         log.info("walk.started", source=self._name)
 
     async def _caught_up(self, *, is_proven: bool) -> None:
         now = self._clock()
-        if self._walk is not None and self._walk.suspects:
-            done = await self._keep(partial(settle, self._store, self._name, self._walk, rules=self._rules, now=now))
-            if done is not None:
-                self._tell(done, now)
+        if self._is_initial or (self._walk is not None and self._walk.suspects):
+            done = await self._keep(partial(caught_up, self._store, self._name, self._walk, rules=self._rules, now=now))
+            self._is_initial = False
+            self._tell(done, now)
         if is_proven:
             self._part.caught_up_at = now
         if self._rows_of_walk and self._walk is None:
@@ -289,7 +310,8 @@ class Intake:
         self.accepts_deletions = False
         self._certify(certificate)
         self._note_changes(deleted)
-        self._on_told(Told(self._name, deleted, certificate, certificate.verified_at))
+        at = certificate.verified_at
+        self._on_told(Told(self._name, deleted, certificate, at, self._lineage, certificate.sequence))
         self._schedule.over(self._clock(), is_proven=True, absent=certificate.absent - certificate.held)
 
     def _certify(self, certificate: Certificate) -> None:
@@ -324,7 +346,9 @@ class Intake:
     def _tell(self, done: Ingested, began_at: datetime) -> None:
         if done.changes:
             self._note_changes(done.changes)
-            self._on_told(Told(self._name, done.changes, began_at=began_at))
+            place = done.place
+            told = Told(self._name, done.changes, None, began_at, place.lineage, place.sequence)
+            self._on_told(told)
 
     def _note_changes(self, changes: Sequence[AccountChange]) -> None:
         if changes:

@@ -14,59 +14,37 @@ class Judgement(NamedTuple):
     change: AccountChange | None = None
 
 
-def judge(row: Row, before: Mirrored | None, *, source: SourceName, rules: Rules) -> Judgement:
-    """Compare *row* with what was known *before*.
+def judge(
+    row: Row, before: Mirrored | None, *, source: SourceName, rules: Rules, is_initial: bool = False
+) -> Judgement:
+    """Compare *row* with what was known *before*, and with nothing else.
 
-    A row in the epoch (guid) of what was known, with new numbers, is a change even where no published field differs.
-    A row of a new epoch, or with numbers seen before, is the PBX repeating itself: only a real difference is a change.
+    Where a published field differs it is a change, whatever the numbers say. Where none does, new numbers within the
+    epoch (guid) of what was known are one as well; otherwise the PBX repeats itself, and its numbers are remembered.
+    With *is_initial* an account that appears was there before anybody looked.
     """
     after = _after(row, before, rules)
     if before is None or before.is_deleted:
         # A row that tells nothing but a guid may be a deletion as well: no reason to believe in an account.
         if row.is_deleted or (row.h323 is None and row.info is None):
             return Judgement(after._replace(is_deleted=True))
-        return _appeared(after, before, source)
+        return _appeared(after, source, is_initial=is_initial)
     if row.is_deleted:
         return _changed(after, ChangeKind.DELETED, source, Reason.REPORTED)
     return _compare(before, after, source, rules)
 
 
-def _appeared(after: Mirrored, before: Mirrored | None, source: SourceName) -> Judgement:
-    if before is None or before.revision == 0:
-        return _changed(after, ChangeKind.CREATED, source)
-    after = after._replace(reuse=before.reuse + (after.cursor == before.cursor))
-    return _changed(after, ChangeKind.CREATED, source, Reason.RESTORED)
-
-
-def _compare(before: Mirrored, after: Mirrored, source: SourceName, rules: Rules) -> Judgement:
-    has_same_numbers = after.cursor == before.cursor
-    if has_same_numbers and after.digest == before.digest:
-        return Judgement(before)
-    changed = _difference(before.account, after.account, rules.projection)
-    is_repetition = has_same_numbers or after.cursor.guid != before.cursor.guid
-    if not changed and (is_repetition or rules.skip_unchanged):
-        return Judgement(after)
-    if has_same_numbers:
-        after = after._replace(reuse=before.reuse + 1)
-    previous = {name: before.account.get(name) for name in changed}
-    return _changed(after, ChangeKind.UPDATED, source, changed=changed, previous=previous)
-
-
-def judge_repair(row: Row, before: Mirrored | None, *, source: SourceName, rules: Rules) -> Judgement:
+def judge_repair(
+    row: Row, before: Mirrored | None, *, source: SourceName, rules: Rules, is_initial: bool = False
+) -> Judgement:
     """Judge a row that a full walk proved and no live row explains: the PBX changed it behind our back.
 
-    Only real differences are changes. Since the numbers may have been used before (a PBX set back to an older state
-    counts anew), the event of an account we knew gets an id that no earlier one can have.
+    Only real differences are changes.
     """
     after = _after(row, before, rules)
     if before is None or before.is_deleted:
-        return publish_anew(_appeared(after, before, source)) if before is not None else _appeared(after, None, source)
-    changed = _difference(before.account, after.account, rules.projection)
-    if not changed:
-        return Judgement(after)
-    previous = {name: before.account.get(name) for name in changed}
-    after = after._replace(reuse=before.reuse + 1)
-    return _changed(after, ChangeKind.UPDATED, source, changed=changed, previous=previous)
+        return _appeared(after, source, is_initial=is_initial)
+    return _compare(before, after, source, rules, is_repetition=True)
 
 
 def judge_missing(known: Mirrored, *, source: SourceName) -> Judgement:
@@ -74,12 +52,24 @@ def judge_missing(known: Mirrored, *, source: SourceName) -> Judgement:
     return _changed(known._replace(is_deleted=True), ChangeKind.DELETED, source, Reason.MISSING)
 
 
-def publish_anew(judgement: Judgement) -> Judgement:
-    """Return *judgement* with another event id: the PBX gave numbers used before to other content."""
-    if judgement.change is None:
-        return judgement
-    reuse = judgement.remember.reuse + 1
-    return Judgement(judgement.remember._replace(reuse=reuse), judgement.change._replace(reuse=reuse))
+def _appeared(after: Mirrored, source: SourceName, *, is_initial: bool) -> Judgement:
+    if after.revision:
+        return _changed(after, ChangeKind.CREATED, source, Reason.RESTORED)
+    return _changed(after, ChangeKind.INITIAL if is_initial else ChangeKind.CREATED, source)
+
+
+def _compare(
+    before: Mirrored, after: Mirrored, source: SourceName, rules: Rules, *, is_repetition: bool = False
+) -> Judgement:
+    has_same_numbers = after.cursor == before.cursor
+    if has_same_numbers and after.digest == before.digest:
+        return Judgement(before)
+    changed = _difference(before.account, after.account, rules.projection)
+    is_repetition |= has_same_numbers or after.cursor.guid != before.cursor.guid
+    if not changed and (is_repetition or rules.skip_unchanged):
+        return Judgement(after)
+    previous = {name: before.account.get(name) for name in changed}
+    return _changed(after, ChangeKind.UPDATED, source, changed=changed, previous=previous)
 
 
 def _after(row: Row, before: Mirrored | None, rules: Rules) -> Mirrored:
@@ -91,7 +81,6 @@ def _after(row: Row, before: Mirrored | None, rules: Rules) -> Mirrored:
         account=known if row.is_deleted and known is not None else account_of(row, known, rules),
         revision=before.revision if before is not None else 0,
         is_deleted=row.is_deleted,
-        reuse=before.reuse if before is not None else 0,
     )
 
 
@@ -114,7 +103,6 @@ def _changed(  # noqa: PLR0913 - the parts of a change
         revision=after.revision,
         cursor=after.cursor,
         reason=reason,
-        reuse=after.reuse,
     )
     return Judgement(after, change)
 

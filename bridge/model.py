@@ -9,7 +9,7 @@ two accounts, an *outbox row* is a change on its way to the broker.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple, NewType
 
 SourceName = NewType("SourceName", str)
@@ -73,6 +73,8 @@ class Row(NamedTuple):
 class ChangeKind(StrEnum):
     """What happened to an account."""
 
+    INITIAL = "initial"
+    """It was there when its source was read for the first time in this lineage: a fact, not news."""
     CREATED = "created"
     UPDATED = "updated"
     DELETED = "deleted"
@@ -104,8 +106,6 @@ class AccountChange(NamedTuple):
     """Counts the changes of this account from 1, without gaps."""
     cursor: Cursor
     reason: Reason | None = None
-    reuse: int = 0
-    """How often the PBX used numbers of this account again for other content; part of the event's id."""
 
 
 class Mirrored(NamedTuple):
@@ -118,7 +118,6 @@ class Mirrored(NamedTuple):
     account: Published
     revision: int
     is_deleted: bool = False
-    reuse: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +158,14 @@ class Place:
     cursor: Cursor
     sequence: int
     """Of the last event made."""
-    rewinds: int
-    """How often its PBX used numbers again for other content, or a walk found what no number explains."""
     walk: int = 0
     """Number of the full walk under way, or of the last one."""
+    lineage: str = ""
+    """Which generation of what is known of the source this is; sequence and revisions count within it."""
+    is_initial: bool = False
+    """True until its reader was caught up for the first time in this lineage: what appears was there already."""
+    is_complete: bool = False
+    """True once a proven walk has told everything in this lineage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +188,28 @@ class Certificate:
     """Accounts that this walk did not see and that are not deleted (yet)."""
     sequence: int
     """Of the last account event the certificate covers."""
+    completes_lineage: bool = False
+    """True for the first one of a lineage: what a subscriber has from before it is gone."""
+
+
+class Sink(IntEnum):
+    """Who gets the events of the outbox; the numbers stand in the tables, as bits."""
+
+    EXCHANGE = 1
+    LOG = 2
+    """Where the bridge writes the log itself, by the stream protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogContents:
+    """What was found in the log, read to its end."""
+
+    newest: Mapping[SourceName, tuple[str, int]]
+    """The highest lineage of each source, and the highest sequence in it."""
+    found: frozenset[str] = frozenset()
+    """Ids of the events that were looked for and are there."""
+    places: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    """By stream: the offset of the mark at its end, and the mark. The next reading goes on from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,10 +316,9 @@ class RecordedEvent:
     body: bytes = field(repr=False)
     created_at: datetime
     published_at: datetime | None
-    """When the broker confirmed it, or an operator discarded it."""
+    """When the broker confirmed it."""
     is_in_doubt: bool
-    attempts: int
-    """How often it was sent and not confirmed."""
+    """True where it may have reached the broker although no confirm came."""
     is_held: bool
     parked_reason: str | None
     discarded_reason: str | None
@@ -317,6 +341,7 @@ class SourceRecord:
     name: SourceName
     cursor: Cursor
     sequence: int
+    lineage: str
     walk: int
     verified_at: datetime | None
     accounts: int

@@ -20,10 +20,6 @@ PAGE_ACCOUNTS = 256
 class Looked(Protocol):
     """What a snapshot needs of a store."""
 
-    @property
-    def lineage(self) -> str:
-        """The present one."""
-
     def accounts(self) -> Iterator[KnownAccount]:
         """Yield the whole mirror."""
 
@@ -148,21 +144,19 @@ class Snapshot:
         return list(found)
 
     def _told(self, page: Iterable[KnownAccount]) -> Iterator[OutboxRow]:
-        sequences = {source.name: source.sequence for source in self.store.sources()}
+        places = {source.name: (source.sequence, source.lineage) for source in self.store.sources()}
         for known in page:
             change = AccountChange(
                 source=known.source,
-                kind=ChangeKind.DELETED if known.is_deleted else ChangeKind.CREATED,
+                kind=ChangeKind.DELETED if known.is_deleted else ChangeKind.INITIAL,
                 account=known.account,
                 changed=(),
                 previous={},
-                revision=max(known.revision, 1),  # none yet in a lineage that has just begun
+                revision=known.revision,
                 cursor=known.cursor,
             )
-            identity, now = cloudevents.snapshot_id(change, self.store.lineage, self.run), self.clock()
-            sequence = sequences[known.source]
-            body = cloudevents.encode(
-                change, identity=identity, sequence=sequence, lineage=self.store.lineage, time=now
-            )
+            (sequence, lineage), now = places[known.source], self.clock()
+            identity = cloudevents.snapshot_id(change, lineage, self.run)
+            body = cloudevents.encode(change, identity=identity, sequence=sequence, lineage=lineage, time=now)
             key = cloudevents.routing_key(change)
             yield OutboxRow(0, known.source, sequence, identity, cloudevents.ACCOUNT_CHANGED, key, body, now)

@@ -1,7 +1,7 @@
-"""Runs the parts and stops them: PBXs being followed, the ways out of the outbox, and housekeeping."""
+"""Runs the parts and stops them: PBXs being followed, the sinks of the outbox, and housekeeping."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from bridge.clock import utc_now
-from bridge.delivery.contracts import Publisher
+from bridge.delivery.contracts import Outbox, Publisher
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
 from bridge.errors import PbxUnreachable
@@ -19,9 +19,9 @@ from bridge.interpreter import tune
 from bridge.logs import get_logger
 from bridge.model import AccountGuid, Caller, Forgotten, OutboxRow, Parked, Pause, SourceName
 from bridge.normalize import Rules, account_key
-from bridge.outlets import Compared, Log, Outlets
-from bridge.status import Board, SourcePart
-from bridge.tally import Counted, Tally
+from bridge.sinks import Comparable, ReadLog, Sinks, StreamSink
+from bridge.status import Board, Level, SourcePart
+from bridge.tally import Counted, CountedOutbox, Tally
 from bridge.walk.schedule import Habits
 
 PRUNE_ROWS: Final = 500
@@ -61,12 +61,16 @@ class StoreThread:
         self._executor.shutdown(wait=True)
 
 
-class KeptStore(Remembering, Compared, Counted, Protocol):
+class KeptStore(Remembering, Comparable, Counted, Protocol):
     """What a running bridge needs of a store beside what following, publishing and counting need."""
 
     @property
+    def exchange(self) -> "KeptOutbox":
+        """What it has for the exchange."""
+
+    @property
     def restored(self) -> str:
-        """Why a new lineage began: an older copy of the store was put back, and not every PBX is verified since."""
+        """Why a new lineage began for all sources, as long as not all of them are told anew."""
 
     def unpark(self, position: int) -> bool:
         """Have a parked row tried once more, and return whether there was one at *position*."""
@@ -93,8 +97,12 @@ class KeptStore(Remembering, Compared, Counted, Protocol):
         """Forget up to *limit* rows published before that time, and return how many that were."""
 
 
+class KeptOutbox(Outbox, CountedOutbox, Protocol):
+    """What a running bridge needs of the outbox for the exchange."""
+
+
 class Bridge:
-    """Everything running: reads all PBXs, drains the outbox, prunes, and keeps the board."""
+    """Everything running: reads all PBXs, relays the outbox, prunes, and keeps the board."""
 
     def __init__(  # noqa: PLR0913 - its parts
         self,
@@ -109,10 +117,10 @@ class Bridge:
         brake: Brake = Brake(),  # noqa: B008 - frozen, so sharing it is safe
         habits: Habits = Habits(),  # noqa: B008 - the same
         limits: Limits = Limits(),  # noqa: B008 - the same
-        written_log: Log | None = None,
+        stream: StreamSink | None = None,
         on_told: Callable[[Told], None] = lambda _told: None,
         on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
-        newest_in_log: Callable[[str], Awaitable[Mapping[str, int]]] | None = None,
+        read_log: ReadLog | None = None,
     ) -> None:
         self.board = board
         self._store = store
@@ -131,20 +139,21 @@ class Bridge:
         self._walk_check = asyncio.Event()
         self._followed: dict[SourceName, FollowedPbx] = {}
         self._offload = StoreThread()
-        behind = None if written_log is None else written_log.outbox
+        behind = None if stream is None else stream.outbox
         self._tally = Tally(board, store, self._offload, limits, self._has_room, behind)
-        self._outlets = Outlets(
+        self._sinks = Sinks(
             store,
             publisher,
-            written_log,
+            stream,
             board=board,
             tally=self._tally,
             offload=self._offload,
             window=window,
             on_published=on_published,
-            on_restored=self._announce_restored,
-            newest_in_log=newest_in_log,
+            read_log=read_log,
         )
+        self._is_proven = False
+        """True once the store is known to be the newest state of itself: then PBXs are read."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until *stop* is set, then commit what was read and wait for the confirms of what was sent.
@@ -160,26 +169,36 @@ class Bridge:
             now = utc_now()
             for watched, limit in (("store", STORE_STUCK), ("prune", HOUSEKEEPING_STUCK)):
                 self.board.watch(watched, limit, now)
-            if self._store.restored:
-                self._warn_of_restored()
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                self._start_reading(self._pbxs)
-                self._outlets.start(group)
+                beginning = group.create_task(self._begin(group), name="begin")
                 pruning = group.create_task(self._keep_pruning(), name="prune")
                 walking = group.create_task(self._keep_walking(), name="walk")
                 measuring = group.create_task(self._keep_measuring(), name="measure")
                 await stop.wait()
                 log.info("bridge.stopping")
                 self._is_stopping = True
-                for task in (*self._readers, pruning, walking, measuring):
+                for task in (beginning, *self._readers, pruning, walking, measuring):
                     task.cancel()
-                await self._outlets.wind_down()
+                await self._sinks.wind_down()
                 log.info("bridge.stopped")
         except ExceptionGroup as failures:
             raise _first(failures) from None
         finally:
             self._offload.close()
+
+    async def _begin(self, group: asyncio.TaskGroup) -> None:
+        """Read and send, as soon as no number can be given twice."""
+        for part in self.board.sources.values() if self._sinks.reads_log else ():
+            part.does("waiting for the broker: the store has to be compared with the log first", Level.WARN, utc_now())
+        if await self._sinks.prove():
+            log.warning("store.renewed", problem=self._store.restored)
+        if self._store.restored:
+            for part in self.board.sources.values():
+                part.warning = f"A full walk tells it anew: {self._store.restored}."
+        self._is_proven = True
+        self._start_reading(self._pbxs)
+        self._sinks.start(group)
 
     async def _follow(self, pbx: Pbx, first_pause_seconds: float) -> None:
         followed = self._followed[pbx.name] = await recalled(
@@ -192,7 +211,7 @@ class Bridge:
             brake=self._brake,
             habits=self._habits,
             on_told=self._told,
-            on_keeping=self._outlets.wake,
+            on_keeping=partial(self._sinks.wake, pbx.name),
         )
         await followed.follow(first_pause_seconds)
 
@@ -216,7 +235,7 @@ class Bridge:
         """Follow one more PBX from now on, or from the start if the bridge does not run yet; *part* is its place."""
         self.board.sources[pbx.name] = part
         self._pbxs.append(pbx)
-        if self._group is not None and not self._is_stopping:
+        if self._is_proven and not self._is_stopping:
             self._start_reading([pbx])
 
     def beat(self, name: SourceName) -> None:
@@ -290,7 +309,7 @@ class Bridge:
     def _released(self) -> None:
         self._tally.doubt()
         self._tally.count()
-        self._outlets.go_back()
+        self._sinks.wake_all()
 
     async def _keep_walking(self) -> None:
         while True:
@@ -301,17 +320,6 @@ class Bridge:
             with suppress(TimeoutError):
                 async with asyncio.timeout(WALK_CHECK_SECONDS):
                     await self._walk_check.wait()
-
-    def _announce_restored(self) -> None:
-        """Warn of it, and have every PBX walked."""
-        self._warn_of_restored()
-        for followed in self._followed.values():
-            followed.ask_for_walk()
-
-    def _warn_of_restored(self) -> None:
-        log.warning("store.restored", problem=self._store.restored, lineage=self._store.lineage)
-        for part in self.board.sources.values():
-            part.warning = f"A full walk has to find what is different now: {self._store.restored}."
 
     async def _keep_pruning(self) -> None:
         while True:

@@ -165,6 +165,8 @@ class SourcePart(Part):
     unsent: int = 0
     """Its events that are not done: waiting, held or parked."""
     parked: int = 0
+    held_back: str = ""
+    """Why the exchange does not take its next event, so that those behind it wait; empty while it does."""
     in_doubt: int = 0
     """Its events that may have reached the broker although no confirm came; they are sent again."""
 
@@ -282,7 +284,7 @@ class Board:
 
     def level_of(self, part: SourcePart, now: datetime) -> Level:
         """Return how bad it is with one PBX."""
-        needs_a_look = part.warning or part.doubt or part.parked or self.is_stalled(part, now)
+        needs_a_look = part.warning or part.doubt or part.parked or part.held_back or self.is_stalled(part, now)
         return worst(part.level, Level.WARN) if needs_a_look else part.level
 
     def is_late(self, now: datetime) -> bool:

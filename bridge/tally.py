@@ -32,6 +32,14 @@ class Counted(Protocol):
     def parked(self) -> Sequence[Parked]:
         """Return the parked rows, the oldest first."""
 
+    @property
+    def exchange(self) -> "CountedOutbox":
+        """What it has for the exchange."""
+
+
+class CountedOutbox(Protocol):
+    """What counting needs of the outbox, by source."""
+
     def waiting(self) -> Mapping[SourceName, Waiting]:
         """Return what is not done, by source; takes the longer the more waits."""
 
@@ -73,7 +81,7 @@ class Tally:
 
     async def begin(self) -> None:
         """Count what an earlier bridge left behind; also after an operator's decision about some of it."""
-        for name, waiting in (await self._offload(self._store.waiting)).items():
+        for name, waiting in (await self._offload(self._store.exchange.waiting)).items():
             if (part := self._board.sources.get(name)) is not None:  # one that is not configured any more may be left
                 part.unsent = waiting.rows
         self.doubt()
@@ -100,6 +108,7 @@ class Tally:
             if (part := board.sources.get(source)) is not None:
                 part.unsent = max(0, part.unsent - count)
                 part.last_confirm_at = now
+                part.held_back = ""
         if board.in_doubt:
             self.doubt()
 
@@ -154,7 +163,7 @@ class Tally:
     async def _count_doubts(self) -> None:
         self._may_have_doubts = False
         board = self._board
-        doubtful = await self._offload(self._store.doubtful)
+        doubtful = await self._offload(self._store.exchange.doubtful)
         parked = await self._offload(self._store.parked) if board.parked else ()
         parked_of = Counter(row.source for row in parked)
         board.in_doubt = sum(doubtful.values())

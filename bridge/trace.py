@@ -70,8 +70,6 @@ class Told:
     seen_at: datetime
     confirmed_at: datetime | None
     state: State
-    attempts: int
-    """All of them, the confirmed one among them."""
     why: str
     """Why it is not confirmed; empty where it is."""
 
@@ -183,7 +181,6 @@ def _told(event: RecordedEvent, events: Sequence[RecordedEvent], live: Live) -> 
         seen_at=event.created_at,
         confirmed_at=event.published_at if state is State.CONFIRMED else None,
         state=state,
-        attempts=event.attempts + (state is State.CONFIRMED),
         why=_why(event, state, events, live),
     )
 
@@ -260,11 +257,10 @@ def _last_change(
         yield f"NOT SENT: the change seen {_at(last.seen_at)} ({_what(last)}): {last.why}."
     confirmed = next((event for event in reversed(told) if event.state is State.CONFIRMED), None)
     if confirmed is not None and confirmed.confirmed_at is not None:
-        times = f" at attempt {confirmed.attempts}" if confirmed.attempts > 1 else ""
         yield (
             f"{'Before that, the' if waiting else 'Its'} last change{'' if not waiting else ' that went out'} was seen "
             f"{_at(confirmed.seen_at)} ({_what(confirmed)}) and sent as event {confirmed.event} with routing key "
-            f"{confirmed.routing_key}; the broker confirmed it {_at(confirmed.confirmed_at)}{times}."
+            f"{confirmed.routing_key}; the broker confirmed it {_at(confirmed.confirmed_at)}."
         )
         if not waiting:
             yield (

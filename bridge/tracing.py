@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
 
-from bridge.cloudevents import ACCOUNT_CHANGED, event_id
+from bridge.cloudevents import ACCOUNT_CHANGED
 from bridge.errors import BadConfig
 from bridge.model import AccountChange, Certificate, OutboxRow, SourceName
 from bridge.trace_context import EventTrace, trace_of
@@ -54,10 +54,10 @@ class Tracer:
         )
         span.end(_nanoseconds(certificate.verified_at))
 
-    def ingested(self, source: SourceName, changes: Sequence[AccountChange], began_at: datetime) -> None:
-        """Record changes that became durable together, since *began_at*."""
+    def ingested(self, source: SourceName, changes: Sequence[tuple[str, AccountChange]], began_at: datetime) -> None:
+        """Record changes, with the ids of their events, that became durable together, since *began_at*."""
         start, end = _nanoseconds(began_at), _nanoseconds(self._clock())
-        traces = [trace_of(event_id(change)) for change in changes]
+        traces = [trace_of(event_id) for event_id, _ in changes]
         ingest = self._tracer.start_span(
             "ingest",
             context=self._api.set_span_in_context(self._api.INVALID_SPAN),
@@ -67,7 +67,7 @@ class Tracer:
         )
         ingest.end(end)
         cause = [self._api.Link(ingest.get_span_context())]
-        for trace, change in zip(traces, changes, strict=True):
+        for trace, (_, change) in zip(traces, changes, strict=True):
             self._ids.next = trace
             span = self._tracer.start_span(
                 "account changed",

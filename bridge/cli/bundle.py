@@ -71,18 +71,15 @@ def _store(settings: Settings) -> Mapping[str, Any]:
     with StoreReader(path) as store:
         return {
             "files": files,
-            "lineage": store.lineage,
-            "restored": store.restored,
+            "renewed": store.renewed,
             "sources": [asdict(source) for source in store.sources()],
             "outbox": store.outbox(),
-            "backlog": asdict(store.backlog()),
             "waiting_or_held": [
                 {
                     "position": event.position,
                     "routing_key": event.routing_key,
                     "bytes": len(event.body),
                     "created_at": event.created_at,
-                    "attempts": event.attempts,
                     "in_doubt": event.is_in_doubt,
                     "held": event.is_held,
                     "parked": event.parked_reason,

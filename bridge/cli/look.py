@@ -157,13 +157,13 @@ def _show(console: Console, found: Trace) -> None:
         style = "bold" if number == 0 else "bold red" if sentence.startswith("NOT ") else ""
         console.print(Text(clean(sentence), style=style))
     if found.events:
-        console.print(Text("  seen                 state       change     attempts  event", style="dim"))
+        console.print(Text("  seen                 state       change     event", style="dim"))
     for event in found.events:
         console.print(
             Text.assemble(
                 f"  {event.seen_at.astimezone():%Y-%m-%d %H:%M:%S}  ",
                 (f"{event.state:<10}", _STYLES.get(event.state, "yellow")),
-                f"  {event.change:<9}  {event.attempts:>8}  {event.event}  {clean(', '.join(event.changed))}",
+                f"  {event.change:<9}  {event.event}  {clean(', '.join(event.changed))}",
             )
         )
     console.print()

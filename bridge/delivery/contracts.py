@@ -1,10 +1,11 @@
-"""What ingesting and draining need of a store and of a publisher. Both match by shape and import nothing of this."""
+"""What ingesting and relaying need of a store and of a publisher. Both match by shape and import nothing of this."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+from bridge.errors import BridgeError
 from bridge.model import Certificate, Cursor, Mirrored, NewEvent, OutboxRow, Place, SourceName
 
 
@@ -17,9 +18,6 @@ class Transaction(Protocol):
     def mirrored(self, source: SourceName, keys: Sequence[str]) -> Mapping[str, Mirrored]:
         """Return what the mirror knows of accounts, by key; it does not know all of them."""
 
-    def bodies_of_events(self, event_ids: Sequence[str]) -> Mapping[str, bytes]:
-        """Return the bytes of events made before, by id, as long as the outbox keeps them."""
-
     def remember(self, source: SourceName, accounts: Mapping[str, Mirrored], walk: int) -> None:
         """Put accounts, by key, into the mirror, as seen during this walk."""
 
@@ -31,6 +29,9 @@ class Transaction(Protocol):
 
     def begin_walk(self, source: SourceName, walk: int, *, is_new_epoch: bool) -> None:
         """Record the number of the full walk that begins now; a new epoch is not verified."""
+
+    def end_initial(self, source: SourceName) -> None:
+        """Record that its reader was caught up: what appears from now on is new."""
 
     def count_missed(self, source: SourceName, walk: int) -> None:
         """Add one to the missed walks of every present account that this walk did not see."""
@@ -49,42 +50,71 @@ class Transaction(Protocol):
 
 
 class Outbox(Protocol):
-    """What draining needs of a store: rows with ascending positions. Calls block and come from one thread at a time."""
+    """What relaying needs of a store: events with ascending positions, in lanes that do not wait for each other.
 
-    def unpublished(self, after: int, limit: int) -> Sequence[OutboxRow]:
-        """Return the oldest unpublished rows behind position *after*."""
+    Calls block and come from one thread at a time.
+    """
+
+    def lanes(self) -> Sequence[SourceName]:
+        """Return the lanes in which something may wait."""
+
+    def lane_of(self, source: SourceName) -> SourceName:
+        """Return in which lane the events of a source are; may be asked from any thread."""
+
+    def unpublished(self, after: Mapping[SourceName, int], limit: int, share: int) -> Sequence[OutboxRow]:
+        """Return the next events of these lanes behind the positions given (0: the confirmed end), lane after lane.
+
+        No more than *limit* in all and *share* of each. A lane of which fewer come than would have fitted has no more.
+        """
 
     def mark_published(self, rows: Sequence[OutboxRow], at: datetime) -> None:
-        """Record that the broker confirmed *rows*."""
+        """Record that the sink confirmed *rows*, the next ones of their lanes."""
 
     def mark_in_doubt(self, rows: Sequence[OutboxRow]) -> None:
-        """Record that *rows* may have reached the broker although no confirm came."""
+        """Record that *rows* may have reached the sink although no confirm came."""
 
     def park(self, row: OutboxRow, reason: str, at: datetime) -> None:
         """Put *row* aside, and hold whatever comes behind it and is about the same account."""
 
 
-class Store(Outbox, Protocol):
-    """What ingesting and draining need of a store."""
-
-    @property
-    def lineage(self) -> str:
-        """Of this store since it was made: revisions and sequences count within it."""
+class Store(Protocol):
+    """What ingesting needs of a store."""
 
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Return a transaction: committed when left normally, rolled back when left by an exception."""
 
 
+class Outcomes(NamedTuple):
+    """What became of messages of a session; a tag is the place among those it sent, from 1."""
+
+    confirmed: Sequence[int]
+    refused: Sequence[tuple[int, BridgeError]]
+    """Those that the broker did not take, and why: no queue wants it, or a queue refused it."""
+
+
 class Session(Protocol):
-    """A connection to the broker, used until its first failure of any kind and then thrown away."""
+    """A connection to the broker, used until its first failure of any kind and then thrown away.
+
+    Whatever raises, wherever it is raised, ends the session and wakes whoever waits on it; every wait has a deadline.
+    """
+
+    def refusal_of(self, row: OutboxRow) -> BridgeError | None:
+        """Return why *row* would be refused for good, before it is sent; ``None`` where nothing is known against it."""
 
     async def send(self, rows: Sequence[OutboxRow]) -> None:
-        """Hand *rows* to the broker in order; waits while the broker blocks us, not for confirms."""
+        """Hand *rows* to the broker in order; waits while the broker blocks us, not for confirms.
 
-    async def confirmed(self) -> int:
-        """Wait until more leading rows of this session are confirmed, and return how many now are.
+        Raises:
+            BridgeError: what ended the session.
 
-        Raises what ended the session, after every confirm that came was told.
+        """
+
+    async def outcomes(self) -> Outcomes:
+        """Wait for news of rows of this session, each told once, in any order.
+
+        Raises:
+            BridgeError: what ended the session, after everything that came before its end was told.
+
         """
 
 

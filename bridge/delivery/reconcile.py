@@ -5,14 +5,15 @@ is a *suspect* until the live cursor has caught up once more; what is suspect th
 deleted only where full walks that were proven complete did not see them, and never too many at once.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
 from bridge import cloudevents
 from bridge.delivery.contracts import Store
-from bridge.delivery.ingest import Ingested, Posting
-from bridge.model import AccountChange, Certificate, NewEvent, Row, SourceName
+from bridge.delivery.ingest import Ingested, Posting, moved
+from bridge.errors import CursorMoved
+from bridge.model import AccountChange, Certificate, Cursor, NewEvent, Row, SourceName
 from bridge.normalize import Rules, account_key, digest
 
 PAGE_ACCOUNTS: Final = 500
@@ -47,10 +48,37 @@ class WalkRecord:
             self.suspects.pop(account_key(row.account_guid), None)
 
 
-def begin_walk(store: Store, source: SourceName, *, is_new_epoch: bool) -> None:
-    """Give the walk that begins now a number of its own. What an earlier epoch certified means nothing in a new one."""
+def begin_walk(store: Store, source: SourceName, *, epoch: tuple[Cursor, Cursor] | None = None) -> None:
+    """Give the walk that begins now a number of its own.
+
+    With *epoch* the cursor moves from the first to the second place, the start of another list, in the same commit:
+    what was certified of the former list means nothing in it.
+
+    Raises:
+        CursorMoved: the durable cursor is not at the first place; another bridge moved it.
+
+    """
     with store.transaction() as transaction:
-        transaction.begin_walk(source, transaction.place(source).walk + 1, is_new_epoch=is_new_epoch)
+        place = transaction.place(source)
+        if epoch is not None and not transaction.move(source, epoch[0], replace(place, cursor=epoch[1])):
+            raise CursorMoved(moved(source))
+        transaction.begin_walk(source, place.walk + 1, is_new_epoch=epoch is not None)
+
+
+def caught_up(store: Store, source: SourceName, walk: WalkRecord | None, *, rules: Rules, now: datetime) -> Ingested:
+    """Repair what is suspect although the live cursor has caught up: it will not tell. What appears later is new."""
+    suspects = walk.suspects if walk is not None else {}
+    with store.transaction() as transaction:
+        posting = Posting(transaction, source, rules)
+        for row in suspects.values():
+            posting.repair(row)
+        posting.see(list(suspects))
+        done = posting.finish(now)
+        transaction.end_initial(source)
+    if walk is not None:
+        walk.suspects.clear()
+        walk.repaired += len(done.changes)
+    return done
 
 
 def sight(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
@@ -74,22 +102,7 @@ def sight(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
                 posting.see([key])
             elif not row.is_deleted:
                 walk.suspects[key] = row
-        posting.finish(store.lineage, now)
-
-
-def settle(store: Store, source: SourceName, walk: WalkRecord, *, rules: Rules, now: datetime) -> Ingested | None:
-    """Repair what is suspect although the live cursor has caught up: it will not tell."""
-    if not walk.suspects:
-        return None
-    with store.transaction() as transaction:
-        posting = Posting(transaction, source, rules)
-        for row in walk.suspects.values():
-            posting.repair(row)
-        posting.see(list(walk.suspects))
-        done = posting.finish(store.lineage, now)
-    walk.suspects.clear()
-    walk.repaired += len(done.changes)
-    return done
+        posting.finish(now)
 
 
 def sweep(  # noqa: PLR0913 - what a decision about deletions has to weigh
@@ -126,9 +139,10 @@ def sweep(  # noqa: PLR0913 - what a decision about deletions has to weigh
             held=missing if is_held else 0,
             absent=absent - len(deleted),
             sequence=place.sequence,
+            completes_lineage=not place.is_complete,
         )
         transaction.certify(certificate)
-        transaction.add_events(source, [_told(certificate, store.lineage)])
+        transaction.add_events(source, [_told(certificate, place.lineage)])
     return certificate, deleted
 
 
@@ -142,7 +156,7 @@ def _delete_missing(
             posting = Posting(transaction, source, rules)
             for key, known in missing.items():
                 posting.delete(key, known)
-            deleted += posting.finish(store.lineage, now).changes
+            deleted += posting.finish(now).changes
         if len(missing) < PAGE_ACCOUNTS:
             return deleted
 

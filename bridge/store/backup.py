@@ -1,6 +1,7 @@
 """Copies of a store: made while a bridge has it open, and put back in its place.
 
-A copy says about itself that it is one, so that a bridge which opens it begins a new lineage: see ``lineage``.
+A copy says about itself that it is one, so that a bridge which opens it begins a new lineage: see ``lineage``. A
+restore that is interrupted leaves no store, which the next start refuses with a sentence, and can be done once more.
 """
 
 import os
@@ -14,11 +15,11 @@ from typing import Final
 import orjson
 
 from bridge.errors import StoreUnusable
-from bridge.store.lineage import COPIED
 from bridge.store.lock import StoreLock
 from bridge.store.reader import StoreReader
 from bridge.store.sentences import damaged, of_sqlite
 from bridge.store.sql import migrations, queries
+from bridge.store.sqlite import COPIED
 
 BUSY_SECONDS: Final = 5.0
 _COMPANIONS: Final = ("-wal", "-shm")
@@ -48,7 +49,7 @@ def back_up(store: Path, target: Path, now: datetime) -> int:
             source.backup(copy)  # in one step, thus in one read transaction: writers are not held up
             copy.execute("PRAGMA journal_mode=DELETE")
             with copy:
-                for name, value in ((COPIED, orjson.dumps({"at": now}, option=orjson.OPT_UTC_Z)), ("open", b"")):
+                for name, value in ((COPIED, _told(f"the copy of {now:%Y-%m-%dT%H:%M:%SZ}")), ("open", b"")):
                     copy.execute(queries()["set_meta_value"], {"name": name, "value": value})
         _look_at(target)
         _make_durable(target)
@@ -112,8 +113,12 @@ def _mark_as_copy(copy: Path, now: datetime) -> None:
     """Have a copy that was made by other means say that it is one."""
     with closing(_connected(copy)) as connection, connection:
         if connection.execute(queries()["meta_value"], {"name": COPIED}).fetchone() is None:
-            value = orjson.dumps({"at": f"unknown time, put back {now:%Y-%m-%dT%H:%M:%SZ}"})
+            value = _told(f"a copy of unknown time, put back {now:%Y-%m-%dT%H:%M:%SZ}")
             connection.execute(queries()["set_meta_value"], {"name": COPIED, "value": value})
+
+
+def _told(what: str) -> bytes:
+    return orjson.dumps({"why": what})
 
 
 def _connected(path: Path) -> sqlite3.Connection:

@@ -1,7 +1,8 @@
 """The file beside a store: who has it open, and which state of it was the last to live here.
 
-The system's lock keeps a second bridge out. The *life*, a word that changes with every start and clean stop and stands
-in the store as well, gives away a store that was replaced by an older copy of itself.
+The system's lock keeps a second bridge out. The *life* (an incarnation: a word that changes with every start and clean
+stop and stands in the store as well) gives away a store that was replaced by an older copy of itself. Beside it stands
+the newest lineage that was given, so that the next one is newer even where the store is lost.
 """
 
 import fcntl
@@ -27,7 +28,7 @@ class StoreLock:
         return f"<StoreLock of {self._store}, {'free' if self._file is None else 'held'}>"
 
     def take(self) -> frozenset[str]:
-        """Take the lock, and return which lives the store may have: none where that is not known.
+        """Take the lock, and return the words that were written into it last: none where no store was ever open here.
 
         Raises:
             StoreInUse: another bridge has it.
@@ -38,20 +39,20 @@ class StoreLock:
             file = os.open(self._store.with_name(f"{self._store.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as problem:
             raise StoreUnusable(cannot_open(self._store, problem)) from problem
-        holder, *lives = os.pread(file, _MAX_BYTES, 0).decode(errors="replace").split() or ("unknown",)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as problem:
+            holder = next(iter(_words(file)), "unknown")
             os.close(file)
             raise StoreInUse(
                 f"another bridge (process {holder}) has the store {self._store} open. "
                 "Stop it first, or give this one a store of its own"
             ) from problem
         self._file = file
-        return frozenset(lives)
+        return frozenset(_words(file)[1:])  # read under the lock: who had it before may have been stopping just now
 
-    def expect(self, lives: AbstractSet[str]) -> None:
-        """Write down, durably, which lives the store may have from now on.
+    def expect(self, words: AbstractSet[str]) -> None:
+        """Write down, durably, which lives the store may have from now on, and its newest lineage.
 
         Raises:
             StoreUnusable: it cannot be written.
@@ -59,7 +60,7 @@ class StoreLock:
         """
         if self._file is None:
             return
-        text = " ".join([str(os.getpid()), *sorted(lives)]).encode()
+        text = " ".join([str(os.getpid()), *sorted(words)]).encode()
         try:
             os.pwrite(self._file, text.ljust(_MAX_BYTES), 0)
             os.fsync(self._file)
@@ -71,3 +72,7 @@ class StoreLock:
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
+
+
+def _words(file: int) -> list[str]:
+    return os.pread(file, _MAX_BYTES, 0).decode(errors="replace").split()

@@ -4,7 +4,7 @@ Nothing here can write, and no read lasts longer than a page, so that the bridge
 """
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import orjson
 
 from bridge.errors import StoreUnusable
-from bridge.model import Backlog, Cursor, KeptEvent, KnownAccount, Pause, RecordedEvent, SourceName, SourceRecord, Token
+from bridge.model import Cursor, KeptEvent, KnownAccount, Pause, RecordedEvent, SourceName, SourceRecord, Token
 from bridge.store.sentences import of_sqlite
 from bridge.store.sql import migrations, queries
 from bridge.store.transaction import as_text
@@ -68,14 +68,9 @@ class StoreReader:
                 pass
 
     @property
-    def lineage(self) -> str:
-        """The present one."""
-        return self._meta("lineage").decode()
-
-    @property
-    def restored(self) -> Mapping[str, Any] | None:
-        """What was noted when this store was last found to be an older copy, if it was."""
-        noted = self._meta("restored")
+    def renewed(self) -> Mapping[str, Any] | None:
+        """What was noted when a new lineage began for all sources, as long as not all are told anew."""
+        noted = self._meta("renewed")
         return orjson.loads(noted) if noted else None
 
     def accounts(self) -> Iterator[KnownAccount]:
@@ -128,6 +123,7 @@ class StoreReader:
                 name=row["name"],
                 cursor=_cursor(row),
                 sequence=row["sequence"],
+                lineage=row["lineage"],
                 walk=row["walk"],
                 verified_at=_moment(row["verified_at"]),
                 accounts=row["accounts"],
@@ -140,11 +136,6 @@ class StoreReader:
     def paused(self) -> Mapping[SourceName, Pause]:
         """Return the PBXs that an operator wants not to be read."""
         return pauses_in(self._rows("meta_values", pattern=f"{PAUSED}*"))
-
-    def backlog(self) -> Backlog:
-        """Return what the outbox has that is not done."""
-        (waiting,), (held,) = self._rows("count_unpublished"), self._rows("count_held")
-        return Backlog(waiting["rows"], waiting["bytes"], held["rows"], held["bytes"], held["parked"])
 
     def outbox(self) -> Mapping[str, Any]:
         """Return how many events there are of each kind, and from when."""
@@ -168,7 +159,7 @@ class StoreReader:
             raise StoreUnusable(of_sqlite(self._path, problem)) from problem
 
 
-def pauses_in(rows: list[sqlite3.Row]) -> Mapping[SourceName, Pause]:
+def pauses_in(rows: Sequence[sqlite3.Row]) -> Mapping[SourceName, Pause]:
     """Return what rows of the table ``meta`` say about paused PBXs."""
     found = {}
     for row in rows:
@@ -194,6 +185,7 @@ def _known(row: sqlite3.Row) -> KnownAccount:
 
 
 def _recorded(row: sqlite3.Row) -> RecordedEvent:
+    state, reason = row["state"], row["reason"]
     return RecordedEvent(
         position=row["position"],
         source=SourceName(row["source"]),
@@ -204,12 +196,11 @@ def _recorded(row: sqlite3.Row) -> RecordedEvent:
         routing_key=row["routing_key"],
         body=row["body"],
         created_at=datetime.fromisoformat(row["created_at"]),
-        published_at=_moment(row["published_at"]),
+        published_at=_moment(row["confirmed_at"]),
         is_in_doubt=bool(row["is_in_doubt"]),
-        attempts=row["attempts"],
-        is_held=bool(row["is_held"]),
-        parked_reason=row["parked_reason"],
-        discarded_reason=row["discarded_reason"],
+        is_held=state in {"held", "parked"},
+        parked_reason=reason if state == "parked" else None,
+        discarded_reason=reason if state == "discarded" else None,
         forgotten_at=_moment(row["forgotten_at"]),
     )
 
@@ -223,11 +214,13 @@ def _moment(text: str | None) -> datetime | None:
 
 
 def _kept(row: sqlite3.Row) -> KeptEvent:
+    confirmed_at = _moment(row["confirmed_at"])
+    waiting = "in doubt" if row["is_in_doubt"] else "waiting"
     return KeptEvent(
         position=row["position"],
         source=SourceName(row["source"]),
         body=row["body"],
         created_at=datetime.fromisoformat(row["created_at"]),
-        published_at=_moment(row["published_at"]),
-        state=row["state"],
+        published_at=confirmed_at,
+        state=row["state"] or (waiting if confirmed_at is None else "sent"),
     )

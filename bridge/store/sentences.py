@@ -12,6 +12,15 @@ def cannot_open(path: Path, problem: OSError) -> str:
     )
 
 
+def missing(path: Path) -> str:
+    """Return that a store was here and is not any more, and what to do."""
+    return (
+        f"the store {path} is missing, although one was open here before ({path.name}.lock beside it tells). If a "
+        f"restore was interrupted, run account-bridge restore once more; the former store is beside it as "
+        f"{path.name}.before-…. To begin anew without it, delete {path.name}.lock: everything is told once more then"
+    )
+
+
 def of_sqlite(path: Path, problem: sqlite3.Error) -> str:
     """Return what SQLite's error means for the store, and what to do."""
     name = getattr(problem, "sqlite_errorname", "")

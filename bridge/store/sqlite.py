@@ -7,51 +7,65 @@ One writer, and the operating system says so: a file beside the database is lock
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
 import orjson
 
-from bridge.errors import StoreUnusable
-from bridge.model import Backlog, Caller, Forgotten, OutboxRow, Parked, Pause, Place, SourceName, Waiting
+from bridge.errors import BadConfig, StoreUnusable
+from bridge.model import Backlog, Caller, Forgotten, LogContents, Parked, Pause, Place, Sink, SourceName
 from bridge.store.forgetting import forget
-from bridge.store.lineage import COPIED, RESTORED, Mark, begin, close_case, has_passed, mark, new_lineage, settled
+from bridge.store.lineage import birth_of, new_lineage
 from bridge.store.lock import StoreLock
-from bridge.store.logqueue import LogQueue
+from bridge.store.outbox import SqliteOutbox
 from bridge.store.reader import PAUSED, pauses_in
-from bridge.store.sentences import cannot_open, damaged, of_sqlite
+from bridge.store.sentences import cannot_open, damaged, missing, of_sqlite
 from bridge.store.sql import migrations, queries
-from bridge.store.transaction import SqliteTransaction, as_moment, as_text
+from bridge.store.transaction import SqliteTransaction, as_text
 
 BUSY_SECONDS: Final = 5.0
 """How long to wait for a reader (status, accounts, backup) that holds the file."""
 
-WINDOW_ROWS: Final = 1024
-"""After an unclean stop, this many unsent rows are taken to be in doubt; no window is larger."""
+COPIED: Final = "copied"
+"""Name of what a store says about itself that is a copy, or was made by a version that numbered otherwise."""
+RENEWED: Final = "renewed"
+"""Name of what is noted when a new lineage begins for all sources."""
+_GENERATION: Final = "generation"
+_FLOOR: Final = "newest_lineage"
+_PLACES: Final = "log_places"
+_PARTITIONS: Final = "log_partitions"
+_SINCE: Final = "log_since"
+_UNSETTLED: Final = "log_unsettled"
 
 
 class SqliteStore:
-    """The store contracts of ``delivery`` in one file; opened by ``with``, or by ``open`` and ``close``."""
+    """The store contracts of ``delivery`` in one file; opened by ``with``, or by ``open`` and ``close``.
 
-    def __init__(self, path: Path) -> None:
+    *clock* is for what a store notes about itself.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._path = path
+        self._clock = clock
         self._lock = StoreLock(path)
-        self._lives: frozenset[str] = frozenset()
+        self._remembered: frozenset[str] = frozenset()
         self._life = ""
-        self._restored: Mapping[str, Any] | None = None
-        self._mark = Mark(0, {})
-        self._is_checked = False
         self._connection: sqlite3.Connection | None = None
-        self._lineage = ""
+        self._is_inside = False
+        """True while changes are made together."""
         self._key = b""
+        self._meta: dict[str, bytes] = {}
         self._sources: dict[SourceName, int] = {}
-        self._backlog = Backlog()
-        self.log = LogQueue(self)
-        """What the log still wants, where it is written by the stream protocol."""
+        self._names: dict[int, SourceName] = {}
+        self._lineages: set[str] = set()
+        """All that were given here or heard of; the next one is newer."""
+        self.exchange = SqliteOutbox(self, Sink.EXCHANGE)
+        self.log = SqliteOutbox(self, Sink.LOG)
+        self.is_proven = False
+        """True once it is known that this is the newest state of the store; see ``lineage``."""
         self._is_whole = False
         """True once nothing was found wrong with the file: only then may a stop be recorded as clean."""
 
@@ -66,70 +80,45 @@ class SqliteStore:
         self.close()
 
     @property
-    def lineage(self) -> str:
-        """Eight hex digits, new with every new file."""
-        return self._lineage
-
-    @property
     def key(self) -> bytes:
         """Secret of this store, for digests and masks."""
         return self._key
 
     @property
     def backlog(self) -> Backlog:
-        """What the outbox has that is not done; counted along, so asking costs nothing."""
-        return self._backlog
+        """What the outbox has for the exchange that is not done; counted along, so asking costs nothing."""
+        return self.exchange.backlog
+
+    @property
+    def generation(self) -> str:
+        """Changes whenever a new lineage begins for all sources: within it no position is given twice."""
+        return self._meta[_GENERATION].decode()
 
     @property
     def restored(self) -> str:
-        """Why a new lineage began: an older copy of the store was put back, and not every PBX is verified since."""
-        if self._restored is None or self._restored.get("is_over"):
-            return ""
-        before = self._restored["lineage_before"]
-        return f"the store was put back from an older state ({self._restored['why']}); lineage {before} ended with that"
-
-    @property
-    def is_checked(self) -> bool:
-        """Whether the broker's log was compared with this store since it was opened: see ``check``."""
-        return self._is_checked
-
-    def check(self, newest: Mapping[str, int], now: datetime) -> bool:
-        """Compare with the log: *newest* has the last sequence of this lineage there, by source.
-
-        Returns whether a new lineage had to begin, because the log is ahead of the store.
-        """
-        beyond = has_passed(self._mark, newest)
-        with self.transaction():
-            if beyond:
-                why = f"the log at the broker has later numbers: {beyond}"
-                self._begin_lineage(why, now, behind=self._mark.position)
-            else:
-                settled(self._db)
-        self._is_checked = True
-        self._read_meta()
-        self._count_backlog()
-        self.log.recount()
-        return bool(beyond)
+        """Why a new lineage began for all sources, as long as not all of them are told anew."""
+        noted = self._meta.get(RENEWED)
+        return f"everything is told anew, since {orjson.loads(noted)['why']}" if noted is not None else ""
 
     def open(self) -> None:
         """Lock the file, open it, and bring its tables up to date.
 
         Raises:
             StoreInUse: another bridge has it open.
-            StoreUnusable: it cannot be created, read or written, or a younger bridge wrote it.
+            StoreUnusable: it cannot be created, read or written, a younger bridge wrote it, or it is missing although
+                one was here.
 
         """
-        self._lives = self._lock.take()
+        self._remembered = self._lock.take()
         try:
+            self._refuse_if_missing()
             with self._translated():
                 self._connection = self._connect()
                 self._migrate()
-                is_new = self._execute("meta_value", name="lineage").fetchone() is None
-                self._read_meta()
+                self._read()
                 self._recover()
-                self._recognise(is_new=is_new)
+                self._recognise()
                 self._begin_life()
-                self._count_backlog()
                 self._is_whole = True
         except BaseException:
             self.close()
@@ -137,15 +126,15 @@ class SqliteStore:
 
     def close(self) -> None:
         """Record that the stop was clean and let go of the file. Does nothing where it is not open."""
-        connection, self._connection = self._connection, None
-        was_whole, self._is_whole = self._is_whole, False
+        connection, was_whole, self._is_whole = self._connection, self._is_whole, False
         try:
             if connection is not None:
                 with self._translated(), closing(connection):
                     if was_whole:
-                        self._begin_life(connection)
-                        connection.execute(queries()["set_meta_value"], {"name": "open", "value": b""})
+                        self._begin_life()
+                        self._note("open", b"")
         finally:
+            self._connection = None
             self._lock.release()
 
     @contextmanager
@@ -156,117 +145,35 @@ class SqliteStore:
             StoreUnusable: it cannot be written; nothing happened then.
 
         """
+        transaction = SqliteTransaction(self._db, self._sources, self._sinks, self._new_lineage)
+        try:
+            with self.together():
+                yield transaction
+        except BaseException:
+            for made in transaction.made:
+                self._sources.pop(made, None)
+            raise
+        for sink in self._sinks if transaction.added else ():
+            sink.count_added(transaction.added)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All changes made inside become durable together, or none does; inside another one, with that."""
+        if self._is_inside:
+            yield
+            return
         with self._translated():
             self._db.execute("BEGIN IMMEDIATE")
+            self._is_inside = True
             try:
-                transaction = SqliteTransaction(self._db, self._sources, is_logging=self.log.is_on)
-                yield transaction
+                yield
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-                self._sources.clear()
                 raise
-            if transaction.added_rows and self._backlog.parked:
-                self._count_held(transaction.added_rows, transaction.added_bytes)
-            elif transaction.added_rows:
-                self._change_backlog(transaction.added_rows, transaction.added_bytes)
-            if self.log.is_on and transaction.added_rows:
-                self.log.added(transaction.added_rows, transaction.added_bytes)
-
-    def place(self, source: SourceName) -> Place:
-        """Return where *source* stands."""
-        with self.transaction() as transaction:
-            return transaction.place(source)
-
-    def meet(self, caller: Caller, at: datetime) -> bool:
-        """Record that a PBX has dialled, and return whether the name is its own: False where it is another's."""
-        with self.transaction() as transaction:
-            transaction.place(caller.source)  # a source never seen before is made
-            source_id = self._sources[caller.source]
-            told = {"domain": caller.domain, "pbx": caller.pbx, "seen_at": as_text(at)}
-            return self._execute("add_caller", source_id=source_id, **told).rowcount == 1
-
-    def callers(self, since: datetime) -> Sequence[Caller]:
-        """Return the PBXs that have dialled *since* then."""
-        with self._translated():
-            found = self._execute("callers", since=as_text(since))
-            return [Caller(SourceName(row["name"]), row["domain"], row["pbx"]) for row in found]
-
-    def unpublished(self, after: int, limit: int) -> Sequence[OutboxRow]:
-        """Return the oldest unpublished rows behind position *after*."""
-        with self._translated():
-            found = self._execute("unpublished_rows", after=after, limit=limit)
-            return [
-                OutboxRow(position, source, sequence, identity, kind, key, body, as_moment(made), bool(is_in_doubt))
-                for position, source, sequence, identity, kind, key, body, made, is_in_doubt in found
-            ]
-
-    def mark_published(self, rows: Sequence[OutboxRow], at: datetime) -> None:
-        """Record that the broker confirmed *rows*."""
-        with self._translated():
-            self._execute("mark_published", positions=_positions(rows), published_at=as_text(at))
-            self._change_backlog(-len(rows), -sum(len(row.body) for row in rows))
-
-    def mark_in_doubt(self, rows: Sequence[OutboxRow]) -> None:
-        """Record that *rows* may have reached the broker although no confirm came."""
-        with self._translated():
-            self._execute("mark_in_doubt", positions=_positions(rows))
-
-    def park(self, row: OutboxRow, reason: str, at: datetime) -> None:
-        """Put *row* aside, and hold whatever comes behind it and is about the same account."""
-        with self.transaction():
-            self._execute("park", position=row.position, reason=reason, parked_at=as_text(at))
-            self._execute("hold", after=0)
-        self._count_backlog()
-
-    def parked(self) -> Sequence[Parked]:
-        """Return the parked rows, the oldest first."""
-        with self._translated():
-            return [
-                Parked(
-                    position=row["position"],
-                    source=SourceName(row["source"]),
-                    sequence=row["sequence"],
-                    event_id=row["event_id"],
-                    routing_key=row["routing_key"],
-                    body=row["body"],
-                    created_at=datetime.fromisoformat(row["created_at"]),
-                    parked_at=datetime.fromisoformat(row["parked_at"]),
-                    reason=row["parked_reason"],
-                    waiting=row["waiting"],
-                )
-                for row in self._execute("parked_rows")
-            ] + list(self.log.parked())
-
-    def unpark(self, position: int) -> bool:
-        """Have a parked row tried once more, and return whether there was one at *position*."""
-        with self.transaction():
-            is_found = self._execute("unpark", position=position).rowcount == 1
-            self._execute("release")
-        self._count_backlog()
-        return self.log.unpark(position) or is_found
-
-    def discard(self, position: int, reason: str, at: datetime) -> bool:
-        """Never send a parked row, let go what waits behind it, and return whether there was one at *position*."""
-        with self.transaction():
-            is_found = self._execute("discard", position=position, reason=reason, at=as_text(at)).rowcount == 1
-            self._execute("release")
-        self._count_backlog()
-        return self.log.discard(position) or is_found
-
-    def begin_lineage(self, why: str) -> None:
-        """Go on under a new lineage, since this store is an older copy of itself; see ``lineage``."""
-        with self.transaction():
-            self._begin_lineage(why, datetime.now(UTC), behind=self._mark.position)
-        self._read_meta()
-        self._count_backlog()
-        self.log.recount()
-
-    def _begin_lineage(self, why: str, now: datetime, *, behind: int) -> None:
-        before = self._lineage
-        self._lineage = begin(self._db, why, now, behind=behind)
-        self.log.lineage_began(before, behind)
+            finally:
+                self._is_inside = False
 
     def query(self, name: str, /, **parameters: Any) -> Sequence[sqlite3.Row]:
         """Return the rows of a statement."""
@@ -278,74 +185,219 @@ class SqliteStore:
         with self._translated():
             return self._execute(name, **parameters).rowcount
 
+    def source_id(self, name: SourceName) -> int:
+        """Return the number of a source that is known."""
+        return self._sources[name]
+
+    def source_name(self, number: int) -> SourceName:
+        """Return the name of a source by its number."""
+        if number not in self._names:
+            self._names = {known: name for name, known in self._sources.items()}
+        return self._names[number]
+
+    def place(self, source: SourceName) -> Place:
+        """Return where *source* stands."""
+        with self.transaction() as transaction:
+            return transaction.place(source)
+
+    def meet(self, caller: Caller, at: datetime) -> bool:
+        """Record that a PBX has dialled, and return whether the name is its own: False where it is another's."""
+        with self.transaction() as transaction:
+            transaction.place(caller.source)  # a source never seen before is made
+            told = {"domain": caller.domain, "pbx": caller.pbx, "seen_at": as_text(at)}
+            return self.change("add_caller", source_id=self._sources[caller.source], **told) == 1
+
+    def callers(self, since: datetime) -> Sequence[Caller]:
+        """Return the PBXs that have dialled *since* then."""
+        found = self.query("callers", since=as_text(since))
+        return [Caller(SourceName(row["name"]), row["domain"], row["pbx"]) for row in found]
+
+    # ------------------------------------------------------------------ is this the newest state of itself?
+
+    def looked_for(self) -> Mapping[str, int]:
+        """Return the events, by id, that an earlier generation may have written to the log: only that can tell."""
+        through = int(self._meta.get(_UNSETTLED, b"0"))
+        rows = self.log.unsent_through(through) if through and self.log.is_on else ()
+        return {row.event_id: row.position for row in rows}
+
+    def log_places(self) -> Mapping[str, tuple[int, str]]:
+        """Return where the log was read to its end last, by stream."""
+        return {name: (at, mark) for name, (at, mark) in orjson.loads(self._meta.get(_PLACES, b"{}")).items()}
+
+    def compare(self, log: LogContents | None, doubt: str = "") -> bool:
+        """Compare with what the log has, and return whether everything is told anew, under a new lineage.
+
+        *log* is ``None`` where it could not be read to its end, and *doubt* says why: that proves nothing, so a new
+        lineage begins. From then on this is the newest state of the store.
+        """
+        ahead = doubt if log is None else self.passed_by(log)
+        with self.together():
+            if log is not None:
+                self._lineages |= {lineage for lineage, _ in log.newest.values() if birth_of(lineage) is not None}
+                self._note(_FLOOR, max(self._lineages).encode())
+                self.note_places(log)
+                self._settle(log.found)
+            if ahead and not (log is None and self.is_proven):
+                self._renew(ahead)
+        self._read()
+        self.is_proven = True
+        return bool(self._meta.get(RENEWED))
+
+    def note_places(self, log: LogContents) -> None:
+        """Record how far the log was read."""
+        self._note(_PLACES, orjson.dumps(log.places))
+
+    def passed_by(self, log: LogContents) -> str:
+        """Return how far the log is beyond this store; empty if it is not."""
+        known = {row["name"]: (row["lineage"], row["sequence"]) for row in self.query("source_ids")}
+        beyond = [
+            f"{source} {numbers[1]} of {numbers[0]} instead of {known[source][1]} of {known[source][0]}"
+            for source, numbers in log.newest.items()
+            if source in known and birth_of(numbers[0]) is not None and numbers > known[source]
+        ]
+        return f"the log at the broker has later numbers: {', '.join(beyond)}" if beyond else ""
+
+    def _settle(self, found: frozenset[str]) -> None:
+        for event_id, position in self.looked_for().items():
+            if event_id in found:
+                self.log.set_aside(position, "sent", None, self._clock())
+        self._drop(_UNSETTLED)
+
+    def _renew(self, why: str) -> None:
+        """Begin a new lineage for all sources, in the open transaction."""
+        lineage, last = self._new_lineage(), self.exchange.last_given()
+        for name in ("renew_sources", "empty_mirror"):
+            self._execute(name, lineage=lineage, position=last)
+        self._note(_GENERATION, lineage.encode())
+        for name in (_UNSETTLED, _SINCE):
+            self._note(name, str(last).encode())
+        told = {"at": self._clock(), "why": why, "lineage": lineage}
+        self._note(RENEWED, orjson.dumps(told, option=orjson.OPT_UTC_Z))
+        self._drop(COPIED)
+
+    def _new_lineage(self) -> str:
+        lineage = new_lineage(self._clock(), self._lineages | self._remembered)
+        self._lineages.add(lineage)
+        self._lock.expect({self._life, lineage} if self._life else self._remembered | {lineage})
+        return lineage
+
+    def _recognise(self) -> None:
+        """Begin a new lineage where the file says, or the lock file says, that it is an older state of the store."""
+        copied, life = self._meta.get(COPIED), self._meta.get("life", b"").decode()
+        why = ""
+        if copied is not None:
+            why = f"this is {orjson.loads(copied)['why']}"
+        elif life and self._remembered and life not in self._remembered:
+            why = "this is another file than the one that was last open here"
+        with self.together():
+            if RENEWED in self._meta and not self.query("incomplete_source"):
+                self._drop(RENEWED)
+            if _GENERATION not in self._meta:
+                self._note(_GENERATION, self._new_lineage().encode())
+            if why:
+                self._renew(why)
+        self.is_proven = bool(why) or not self._sources
+        self._read()
+
+    # ------------------------------------------------------------------ the log, where the bridge writes it
+
+    def begin_log(self, partitions: int) -> None:
+        """From now on events are for the log, too. *partitions* of it, for good.
+
+        Raises:
+            BadConfig: events wait that the log may have in another way.
+
+        """
+        before = int(self._meta.get(_PARTITIONS, b"0"))
+        self.log.is_on = True
+        self.log.load(())
+        if not before:
+            self._refuse_while_waiting(self.exchange.backlog, _MAY_BE_IN_THE_LOG)
+            self.log.begin_behind(self.exchange.last_given(), self._clock())
+            self._note(_SINCE, str(self.exchange.last_given()).encode())
+        elif before != partitions:
+            self._refuse_while_waiting(self.log.backlog, _OTHER_PARTITIONS, before=before, wanted=partitions)
+        self._note(_PARTITIONS, str(partitions).encode())
+        self._load_sinks()
+
+    def end_log(self) -> None:
+        """From now on the exchange feeds the log.
+
+        Raises:
+            BadConfig: something is in the log already and not yet published, or the other way round.
+
+        """
+        if _PARTITIONS not in self._meta:
+            return
+        for sink in self._sinks_with_rows:
+            self._refuse_while_waiting(sink.backlog, _NOT_YET_EVERYWHERE)
+        self._drop(_PARTITIONS)
+
+    def _refuse_while_waiting(self, backlog: Backlog, sentence: str, **words: int) -> None:
+        if waiting := backlog.rows + backlog.held_rows:
+            raise BadConfig(sentence.format(events=waiting, **words))
+
+    # ------------------------------------------------------------------ what operators decide
+
+    def parked(self) -> Sequence[Parked]:
+        """Return the parked events, the oldest first."""
+        return [found for sink in self._sinks_with_rows for found in sink.parked()]
+
+    def unpark(self, position: int) -> bool:
+        """Have a parked event tried once more, and return whether there was one at *position*."""
+        found = [sink.unpark(position, self._clock()) for sink in self._sinks_with_rows]
+        return any(found)
+
+    def discard(self, position: int, reason: str, at: datetime) -> bool:
+        """Never send a parked event, let go what waits behind it, and return whether there was one at *position*."""
+        found = [sink.discard(position, reason, at) for sink in self._sinks_with_rows]
+        return any(found)
+
     def paused(self) -> Mapping[SourceName, Pause]:
         """Return the PBXs that an operator wants not to be read."""
-        with self._translated():
-            return pauses_in(self._execute("meta_values", pattern=f"{PAUSED}*").fetchall())
+        return pauses_in(self.query("meta_values", pattern=f"{PAUSED}*"))
 
     def pause(self, source: SourceName, pause: Pause) -> None:
         """Record that *source* is not to be read, until ``resume``."""
-        with self._translated():
-            self._execute("set_meta_value", name=f"{PAUSED}{source}", value=orjson.dumps(pause))
+        self._note(f"{PAUSED}{source}", orjson.dumps(pause))
 
     def resume(self, source: SourceName) -> bool:
         """Record that *source* may be read again, and return whether it was paused."""
-        with self._translated():
-            return self._execute("drop_meta_value", name=f"{PAUSED}{source}").rowcount == 1
+        return self._drop(f"{PAUSED}{source}")
 
     def forget(self, key: str, at: datetime, *, discard_unsent: bool) -> Forgotten:
         """Take the personal data of an account out of mirror and events; see ``forgetting``."""
         with self._translated():
-            done = forget(self._db, key, at, discard_unsent=discard_unsent)
-            self._execute("release")
-            self._count_backlog()
-            self.log.release()
-            return done
+            done = forget(self._db, key, at, self._sinks_with_rows, self, discard_unsent=discard_unsent)
+        self._load_sinks()
+        return done
 
-    def oldest_unpublished_at(self) -> datetime | None:
-        """Return when the oldest event was made that is still to be sent."""
-        with self._translated():
-            oldest = self._execute("oldest_unpublished").fetchone()
-            return datetime.fromisoformat(oldest["created_at"]) if oldest else None
+    # ------------------------------------------------------------------ what the board shows
 
     def verified_at(self, source: SourceName) -> datetime | None:
         """Return when the last full walk of the present epoch was proven, if one was."""
-        with self._translated():
-            row = self._execute("verified_at", name=source).fetchone()
-            return datetime.fromisoformat(row["verified_at"]) if row and row["verified_at"] else None
+        row = next(iter(self.query("verified_at", name=source)), None)
+        return datetime.fromisoformat(row["verified_at"]) if row and row["verified_at"] else None
 
-    def waiting(self) -> Mapping[SourceName, Waiting]:
-        """Return what is not done, by source; takes the longer the more waits."""
-        with self._translated():
-            found = self._execute("waiting_by_source")
-            return {SourceName(row["source"]): Waiting(row["rows"], row["parked"]) for row in found}
-
-    def doubtful(self) -> Mapping[SourceName, int]:
-        """Return how many rows may have reached the broker although no confirm came, by source."""
-        with self._translated():
-            found = self._execute("doubtful_by_source", limit=2 * WINDOW_ROWS)
-            return {SourceName(row["source"]): row["rows"] for row in found}
+    def certificate(self, source: SourceName) -> Mapping[str, Any] | None:
+        """Return what the last proven full walk of the present epoch found, if there was one."""
+        row = next(iter(self.query("verified_at", name=source)), None)
+        return orjson.loads(row["certificate"]) if row and row["verified_at"] and row["certificate"] else None
 
     def certified_accounts(self, source: SourceName) -> int | None:
         """Return how many accounts the last proven full walk of the present epoch found, if there was one."""
-        with self._translated():
-            row = self._execute("verified_at", name=source).fetchone()
-            if row is None or not row["verified_at"] or not row["certificate"]:
-                return None
-            return int(orjson.loads(row["certificate"])["accounts"])
+        certificate = self.certificate(source)
+        return None if certificate is None else int(certificate["accounts"])
 
     def absent(self, source: SourceName) -> int:
         """Return how many accounts the last proven full walk of the present epoch did not see, held ones excepted."""
-        with self._translated():
-            row = self._execute("certificate", name=source).fetchone()
-            certificate = orjson.loads(row["certificate"]) if row and row["certificate"] else {"absent": 0, "held": 0}
-            return int(certificate["absent"] - certificate["held"])
+        certificate = self.certificate(source) or {"absent": 0, "held": 0}
+        return int(certificate["absent"] - certificate["held"])
 
     def count_accounts(self, source: SourceName) -> int:
         """Return how many accounts *source* has at present."""
-        with self._translated():
-            row = self._execute("source", name=source).fetchone()
-            return int(self._execute("count_accounts", source_id=row["id"], missed=0).fetchone()[0]) if row else 0
+        rows = self.query("source", name=source)
+        return int(self.query("count_accounts", source_id=rows[0]["id"], missed=0)[0][0]) if rows else 0
 
     def free_bytes(self) -> int:
         """Return how much the disk that holds the file has left for this user."""
@@ -353,23 +405,29 @@ class SqliteStore:
         return disk.f_bavail * disk.f_frsize
 
     def prune(self, before: datetime, limit: int) -> int:
-        """Forget up to *limit* rows published before that time, and return how many that were."""
-        with self._translated():
-            return self._execute("prune_published", before=as_text(before), limit=limit).rowcount
+        """Forget up to *limit* events that every sink has had since before that time, and return how many that were."""
+        pruned = 0
+        for source in list(self._sources.values()):
+            through = min(sink.confirmed_before(source, before) for sink in self._sinks)
+            if through and pruned < limit:
+                with self.together():
+                    told = {"source_id": source, "through": through}
+                    count = self.change("prune_events", **told, limit=limit - pruned)
+                    if count:
+                        self.change("prune_aside", **told)
+                        for sink in self._sinks:
+                            sink.prune_lines(source, through)
+                    pruned += count
+        return pruned
 
-    def _count_backlog(self) -> None:
-        waiting, held = self._execute("count_unpublished").fetchone(), self._execute("count_held").fetchone()
-        self._backlog = Backlog(waiting["rows"], waiting["bytes"], held["rows"], held["bytes"], held["parked"])
+    @property
+    def _sinks(self) -> Sequence[SqliteOutbox]:
+        return [sink for sink in self._sinks_with_rows if sink.is_on]
 
-    def _count_held(self, added_rows: int, added_bytes: int) -> None:
-        """Count what was added where some of it may be held; few rows are, so that counting those anew is cheap."""
-        before, held = self._backlog, self._execute("count_held").fetchone()
-        newly_held_rows, newly_held_bytes = held["rows"] - before.held_rows, held["bytes"] - before.held_bytes
-        self._backlog = replace(before, held_rows=held["rows"], held_bytes=held["bytes"])
-        self._change_backlog(added_rows - newly_held_rows, added_bytes - newly_held_bytes)
-
-    def _change_backlog(self, rows: int, size: int) -> None:
-        self._backlog = replace(self._backlog, rows=self._backlog.rows + rows, bytes=self._backlog.bytes + size)
+    @property
+    def _sinks_with_rows(self) -> Sequence[SqliteOutbox]:
+        """Also one that is off because a command, and not a bridge, has the store open."""
+        return [self.exchange, self.log] if _PARTITIONS in self._meta or self.log.is_on else [self.exchange]
 
     @property
     def _db(self) -> sqlite3.Connection:
@@ -379,6 +437,10 @@ class SqliteStore:
 
     def _execute(self, query: str, **parameters: Any) -> sqlite3.Cursor:
         return self._db.execute(queries()[query], parameters)
+
+    def _refuse_if_missing(self) -> None:
+        if self._remembered and not self._path.exists():
+            raise StoreUnusable(missing(self._path))
 
     def _connect(self) -> sqlite3.Connection:
         try:
@@ -406,54 +468,48 @@ class SqliteStore:
                     f"BEGIN IMMEDIATE;\n{migration.statements}\nPRAGMA user_version = {migration.number};\nCOMMIT;"
                 )
 
-    def _read_meta(self) -> None:
-        for name, new in (("lineage", new_lineage().encode()), ("key", secrets.token_bytes(32))):
-            if self._execute("meta_value", name=name).fetchone() is None:
-                self._execute("set_meta_value", name=name, value=new)
-        self._key = self._execute("meta_value", name="key").fetchone()[0]
-        self._lineage = self._execute("meta_value", name="lineage").fetchone()[0].decode()
-        noted = self._execute("meta_value", name=RESTORED).fetchone()
-        self._restored = None if noted is None else orjson.loads(noted["value"])
+    def _read(self) -> None:
+        """Read what the store says about itself and its sources, and count what is in it."""
+        self._meta = {row["name"]: bytes(row["value"]) for row in self.query("meta_values", pattern="*")}
+        if "key" not in self._meta:
+            self._note("key", secrets.token_bytes(32))
+        self._key = self._meta["key"]
+        sources = self.query("source_ids")
+        self._sources = {SourceName(row["name"]): row["id"] for row in sources}
+        self._lineages |= {row["lineage"] for row in sources}
+        self._lineages |= {self._meta.get(name, b"").decode() for name in (_GENERATION, _FLOOR)}
+        self._load_sinks()
 
-    def _recognise(self, *, is_new: bool) -> None:
-        """Begin a new lineage where this file is an older copy of the store; see ``lineage``."""
-        copied, life = (self._execute("meta_value", name=name).fetchone() for name in (COPIED, "life"))
-        why = ""
-        if copied is not None:
-            why = f"the copy of {orjson.loads(copied['value'])['at']}"
-        elif life is not None and self._lives and life["value"].decode() not in self._lives:
-            why = "another file than the one that was last open here"
-        if is_new:  # no log can have a lineage that has just begun
-            self._is_checked = True
-            return
-        with self.transaction():
-            close_case(self._db)
-            if why:  # what it has not sent was given its numbers before it was copied, and may have been sent since
-                behind = self._execute("last_position").fetchone()[0]
-                self._begin_lineage(why, datetime.now(UTC), behind=behind)
-            else:
-                self._mark = mark(self._db)
-        self._is_checked = bool(why)
-        self._read_meta()
+    def _load_sinks(self) -> None:
+        self.log.since = int(self._meta.get(_SINCE, b"0"))
+        for sink in self._sinks_with_rows:
+            sink.load(list(self._sources.values()))
 
-    def _begin_life(self, connection: sqlite3.Connection | None = None) -> None:
+    def _begin_life(self) -> None:
         """Give the file a new life; both the old one and the new one count while it is written."""
-        before, self._life = self._life, secrets.token_hex(8)
-        life = (connection or self._db).execute(queries()["meta_value"], {"name": "life"}).fetchone()
-        self._lock.expect({self._life, before or (life["value"].decode() if life else self._life)})
-        name_and_value = {"name": "life", "value": self._life.encode()}
-        (connection or self._db).execute(queries()["set_meta_value"], name_and_value)
-        self._lock.expect({self._life})
+        before, self._life = self._meta.get("life", b"").decode(), secrets.token_hex(8)
+        newest = max(self._lineages | {word for word in self._remembered if "Z-" in word}, default="")
+        self._lock.expect({self._life, before, newest} - {""})
+        self._note("life", self._life.encode())
+        self._lock.expect({self._life, newest} - {""})
 
     def _recover(self) -> None:
         """Look after a store whose bridge was killed: is the file whole, and what may have been on its way?"""
-        was_open = self._execute("meta_value", name="open").fetchone()
-        if was_open is not None and was_open[0]:
+        if self._meta.get("open"):
             found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]  # measured: 0.25 s for 300 MB
             if found != "ok":
                 raise StoreUnusable(damaged(self._path, found))
-            self._execute("mark_first_in_doubt", limit=WINDOW_ROWS)
-        self._execute("set_meta_value", name="open", value=b"yes")
+            with self.together():
+                self.exchange.doubt_first()
+        self._note("open", b"yes")
+
+    def _note(self, name: str, value: bytes) -> None:
+        self.change("set_meta_value", name=name, value=value)
+        self._meta[name] = value
+
+    def _drop(self, name: str) -> bool:
+        self._meta.pop(name, None)
+        return self.change("drop_meta_value", name=name) == 1
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -463,5 +519,18 @@ class SqliteStore:
             raise StoreUnusable(of_sqlite(self._path, problem)) from problem
 
 
-def _positions(rows: Sequence[OutboxRow]) -> str:
-    return orjson.dumps([row.position for row in rows]).decode()
+_MAY_BE_IN_THE_LOG: Final = (
+    "{events} events are still to be published, and the exchange feeds the log until they are, so they could be in it "
+    "twice. Start once more without rabbitmq.stream_url, until account-bridge status says that everything is sent and "
+    "nothing is parked, and set it then"
+)
+_OTHER_PARTITIONS: Final = (
+    "{before} partitions of the log were written so far, now {wanted} are wanted (rabbitmq.log_partitions), and "
+    "events still wait for one of the former. Start once more with {before}, until account-bridge status says "
+    "that everything is sent"
+)
+_NOT_YET_EVERYWHERE: Final = (
+    "{events} events are not yet both published and in the log, and would be missing in it or be in it twice. "
+    "Start once more with rabbitmq.stream_url set, until account-bridge status says that everything is sent and "
+    "nothing is parked; remove it then"
+)

@@ -1,10 +1,10 @@
 """One transaction of the SQLite store: what ingesting and walking read and write."""
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -12,36 +12,59 @@ from bridge.model import AccountGuid, Certificate, Cursor, Mirrored, NewEvent, P
 from bridge.store.sql import queries
 
 
+class Holding(Protocol):
+    """A sink that may have events parked, so that what is added behind them waits."""
+
+    def is_holding(self, source: int) -> bool:
+        """Tell whether something of this source is parked."""
+
+    def hold(self, source: int, behind: int, at: datetime) -> None:
+        """Hold what was added behind that position and is about an account of which something is parked."""
+
+
 class SqliteTransaction:
-    """The transaction contract of ``delivery``."""
+    """The transaction contract of ``delivery``.
+
+    *sources* are the numbers of those that are known, by name, and *new_lineage* gives one to those that are not.
+    """
 
     def __init__(
-        self, connection: sqlite3.Connection, sources: dict[SourceName, int], *, is_logging: bool = False
+        self,
+        connection: sqlite3.Connection,
+        sources: dict[SourceName, int],
+        sinks: Sequence[Holding],
+        new_lineage: Callable[[], str],
     ) -> None:
         self._db = connection
         self._sources = sources
-        self._is_logging = is_logging
-        self.added_rows = 0
-        self.added_bytes = 0
+        self._sinks = sinks
+        self._new_lineage = new_lineage
+        self.made: list[SourceName] = []
+        """Sources that were met for the first time."""
+        self.added: dict[int, tuple[int, int]] = {}
+        """Events put into the outbox: how many and how many bytes, by the number of their source."""
 
     def place(self, source: SourceName) -> Place:
         """Return where *source* stands; a source never seen before stands at the start."""
         row = self._db.execute(queries()["source"], {"name": source}).fetchone()
         if row is None:
-            self._db.execute(queries()["add_source"], {"name": source})
+            self._db.execute(queries()["add_source"], {"name": source, "lineage": self._new_lineage()})
             row = self._db.execute(queries()["source"], {"name": source}).fetchone()
+            self.made.append(source)
         self._sources[source] = row["id"]
-        return Place(_cursor(row), row["sequence"], row["rewinds"], row["walk"])
+        return Place(
+            _cursor(row),
+            row["sequence"],
+            row["walk"],
+            row["lineage"],
+            is_initial=bool(row["is_initial"]),
+            is_complete=bool(row["is_complete"]),
+        )
 
     def mirrored(self, source: SourceName, keys: Sequence[str]) -> Mapping[str, Mirrored]:
         """Return what the mirror knows of accounts, by key; it does not know all of them."""
         found = self._execute("accounts", source, keys=orjson.dumps(keys).decode())
         return {row["key"]: _mirrored(row) for row in found}
-
-    def bodies_of_events(self, event_ids: Sequence[str]) -> Mapping[str, bytes]:
-        """Return the bytes of events made before, by id, as long as the outbox keeps them."""
-        found = self._db.execute(queries()["bodies_of_events"], {"event_ids": orjson.dumps(event_ids).decode()})
-        return {row["event_id"]: bytes(row["body"]) for row in found}
 
     def remember(self, source: SourceName, accounts: Mapping[str, Mirrored], walk: int) -> None:
         """Put accounts, by key, into the mirror, as seen during this walk."""
@@ -60,7 +83,6 @@ class SqliteTransaction:
                     orjson.dumps(account.account),
                     account.revision,
                     account.is_deleted,
-                    account.reuse,
                     walk,
                 )
                 for key, account in accounts.items()
@@ -70,7 +92,8 @@ class SqliteTransaction:
     def add_events(self, source: SourceName, events: Sequence[NewEvent]) -> None:
         """Append events to the outbox, in order; what comes behind a parked one of its account is held."""
         source_id = self._sources[source]
-        newest = self._db.execute(queries()["newest_where_parked"]).fetchone()
+        holding = [sink for sink in self._sinks if sink.is_holding(source_id)]
+        before = self._db.execute(queries()["positions_given"]).fetchone() if holding else None
         self._db.executemany(
             queries()["add_event"],
             [
@@ -87,12 +110,10 @@ class SqliteTransaction:
                 for event in events
             ],
         )
-        if newest is not None:
-            self._db.execute(queries()["hold"], {"after": newest["position"]})
-        if self._is_logging:
-            self._db.executemany(queries()["log_add"], [{"event_id": event.event_id} for event in events])
-        self.added_rows += len(events)
-        self.added_bytes += sum(len(event.body) for event in events)
+        for sink in holding if events else ():
+            sink.hold(source_id, before["seq"] if before is not None else 0, events[0].created_at)
+        rows, size = self.added.get(source_id, (0, 0))
+        self.added[source_id] = rows + len(events), size + sum(len(event.body) for event in events)
 
     def mark_seen(self, source: SourceName, keys: Sequence[str], walk: int) -> None:
         """Record that these accounts were seen during this walk, unchanged."""
@@ -101,6 +122,10 @@ class SqliteTransaction:
     def begin_walk(self, source: SourceName, walk: int, *, is_new_epoch: bool) -> None:
         """Record the number of the full walk that begins now; a new epoch is not verified."""
         self._execute("begin_walk", source, walk=walk, is_new_epoch=is_new_epoch)
+
+    def end_initial(self, source: SourceName) -> None:
+        """Record that its reader was caught up: what appears from now on is new."""
+        self._execute("end_initial", source)
 
     def count_missed(self, source: SourceName, walk: int) -> None:
         """Add one to the missed walks of every present account that this walk did not see."""
@@ -136,11 +161,8 @@ class SqliteTransaction:
                 "since_guid": since.guid,
                 "since_usn": since.usn,
                 "since_ausn": since.ausn,
+                "sequence": until.sequence,
             },
-        )
-        self._db.execute(
-            queries()["set_numbers"],
-            {"source_id": source_id, "sequence": until.sequence, "rewinds": until.rewinds},
         )
         return moved.rowcount == 1
 
@@ -153,7 +175,6 @@ def _mirrored(row: sqlite3.Row) -> Mirrored:
         account=orjson.loads(row["content"]),
         revision=row["revision"],
         is_deleted=bool(row["is_deleted"]),
-        reuse=row["reuse"],
     )
 
 

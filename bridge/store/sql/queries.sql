@@ -7,7 +7,7 @@ SELECT value FROM meta WHERE name = :name;
 INSERT INTO meta (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value;
 
 -- add_source: a PBX is known from the first time it is configured
-INSERT INTO source (name) VALUES (:name) ON CONFLICT (name) DO NOTHING;
+INSERT INTO source (name, lineage) VALUES (:name, :lineage) ON CONFLICT (name) DO NOTHING;
 
 -- add_caller: a PBX is known from the first time it dials; a name that is another's is not changed
 INSERT INTO caller (source_id, domain, pbx, seen_at) VALUES (:source_id, :domain, :pbx, :seen_at)
@@ -17,27 +17,27 @@ ON CONFLICT (source_id) DO UPDATE SET seen_at = excluded.seen_at WHERE domain = 
 SELECT name, domain, pbx FROM caller JOIN source ON source.id = source_id WHERE seen_at >= :since ORDER BY name;
 
 -- source: where reading of one PBX goes on
-SELECT id, guid, usn, ausn, sequence, rewinds, walk FROM source WHERE name = :name;
+SELECT id, guid, usn, ausn, sequence, walk, lineage, is_initial, is_complete FROM source WHERE name = :name;
 
--- move_cursor: only from where we left it; no row changed means that another bridge was here
-UPDATE source SET guid = :guid, usn = :usn, ausn = :ausn
+-- move_cursor: only from where we left it, and with it the number of the last event made; no row changed means that
+-- another bridge was here
+UPDATE source SET guid = :guid, usn = :usn, ausn = :ausn, sequence = :sequence
 WHERE id = :source_id AND guid IS :since_guid AND usn IS :since_usn AND ausn IS :since_ausn;
 
--- set_numbers: what counts the events of a source
-UPDATE source SET sequence = :sequence, rewinds = :rewinds WHERE id = :source_id;
+-- end_initial: its reader was caught up: what appears from now on is new
+UPDATE source SET is_initial = 0 WHERE id = :source_id AND is_initial = 1;
 
 -- accounts: what the mirror knows of these
-SELECT key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted, reuse
+SELECT key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted
 FROM account WHERE source_id = :source_id AND key IN (SELECT value FROM json_each(:keys));
 
 -- save_account: one entry of the mirror; by place, since it runs for every change
-INSERT INTO account (source_id, key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted, reuse,
-    last_walk)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO account (source_id, key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted, last_walk)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (source_id, key) DO UPDATE SET
     account_guid = excluded.account_guid, guid = excluded.guid, usn = excluded.usn, ausn = excluded.ausn,
     digest = excluded.digest, content = excluded.content, revision = excluded.revision,
-    is_deleted = excluded.is_deleted, reuse = excluded.reuse, last_walk = excluded.last_walk, missed = 0;
+    is_deleted = excluded.is_deleted, last_walk = excluded.last_walk, missed = 0;
 
 -- mark_seen: accounts that are as they were
 UPDATE account SET last_walk = :walk, missed = 0
@@ -53,108 +53,182 @@ SELECT verified_at, certificate FROM source WHERE name = :name;
 UPDATE account SET missed = missed + 1 WHERE source_id = :source_id AND last_walk < :walk AND NOT is_deleted;
 
 -- missing: what enough walks did not see
-SELECT key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted, reuse
+SELECT key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted
 FROM account WHERE source_id = :source_id AND missed >= :missed AND NOT is_deleted ORDER BY key LIMIT :limit;
 
 -- certificate: the latest of a source in the present epoch
 SELECT certificate FROM source WHERE name = :name AND verified_at IS NOT NULL;
 
--- certify: the latest certificate of a source
-UPDATE source SET verified_at = :verified_at, certificate = :certificate WHERE id = :source_id;
+-- certify: the latest certificate of a source, and with the first one everything is told
+UPDATE source SET verified_at = :verified_at, certificate = :certificate, is_complete = 1 WHERE id = :source_id;
 
 -- count_accounts: how many a PBX has at present, or how many of those walks did not see
 SELECT count(*) FROM account WHERE source_id = :source_id AND missed >= :missed AND NOT is_deleted;
 
--- bodies_of_events: an id that was given before belongs to these bytes
-SELECT event_id, body FROM outbox WHERE event_id IN (SELECT value FROM json_each(:event_ids));
-
--- add_event: by place, since it runs for every change; where something is parked, hold follows
+-- add_event: by place, since it runs for every change
 INSERT INTO outbox (source_id, sequence, event_id, event_type, account, routing_key, body, created_at)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 
--- newest_where_parked: behind this, what is added may have to be held; no row where nothing is parked
-SELECT (SELECT max(position) FROM outbox) AS position
-WHERE EXISTS (SELECT 1 FROM outbox AS parked WHERE parked.parked_at IS NOT NULL);
+-- progress: how far each lane of a sink is confirmed
+SELECT lane, max(through) AS through FROM confirmed WHERE sink = :sink GROUP BY lane;
 
--- unpublished_rows: the next page to publish, in the order the changes were committed
-SELECT position, source.name AS source, outbox.sequence, event_id, event_type, routing_key, body, created_at,
-    is_in_doubt
+-- unsent_of_source: the next events of one source that a sink does not have, in the order they were committed
+SELECT position, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at,
+    position <= doubt_through AS is_in_doubt
 FROM outbox JOIN source ON source.id = outbox.source_id
-WHERE published_at IS NULL AND is_held = 0 AND position > :after ORDER BY position LIMIT :limit;
+WHERE outbox.source_id = :lane AND position > :after AND sinks & :sink
+    AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position)
+ORDER BY position LIMIT :limit;
 
--- mark_published: the broker has confirmed these
-UPDATE outbox SET published_at = :published_at, is_in_doubt = 0
-WHERE position IN (SELECT value FROM json_each(:positions));
+-- unsent_of_all: the same over all sources
+SELECT position, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at,
+    0 AS is_in_doubt
+FROM outbox CROSS JOIN source ON source.id = outbox.source_id
+WHERE position > :after AND sinks & :sink
+    AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position)
+ORDER BY position LIMIT :limit;
 
--- mark_in_doubt: sent, but the session ended before a confirm came
-UPDATE outbox SET is_in_doubt = 1, attempts = attempts + 1
-WHERE position IN (SELECT value FROM json_each(:positions));
+-- confirm: a sink has everything of this lane up to there
+INSERT INTO confirmed (sink, lane, through, at) VALUES (:sink, :lane, :through, :at)
+ON CONFLICT DO NOTHING;
 
--- mark_first_in_doubt: after an unclean stop, what may have been on its way
-UPDATE outbox SET is_in_doubt = 1, attempts = attempts + 1 WHERE position IN
-    (SELECT position FROM outbox WHERE published_at IS NULL AND is_held = 0 ORDER BY position LIMIT :limit);
+-- unsent_ids: what a sink does not have, up to a position; for who looks whether it has it after all
+SELECT position, source.name AS source, event_id, account
+FROM outbox CROSS JOIN source ON source.id = outbox.source_id
+WHERE position > :after AND position <= :through AND sinks & :sink
+    AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position)
+ORDER BY position;
 
--- count_unpublished: how much is still to be sent
-SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes
-FROM outbox WHERE published_at IS NULL AND is_held = 0;
+-- confirmed_ids: the newest that a sink has, for who looks whether it still has them
+SELECT position, source.name AS source, event_id, account
+FROM outbox CROSS JOIN source ON source.id = outbox.source_id
+WHERE position > :after AND position <= :through AND sinks & :sink
+    AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position)
+ORDER BY position DESC LIMIT :limit;
 
--- oldest_unpublished: since when something waits
-SELECT created_at FROM outbox WHERE published_at IS NULL AND is_held = 0 ORDER BY position LIMIT 1;
+-- count_unsent_of_source: what a sink does not have of one source, once at the start
+SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes FROM outbox
+WHERE source_id = :lane AND position > :after AND sinks & :sink
+    AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position);
 
--- count_held: how much waits for an operator
-SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes, count(parked_at) AS parked
-FROM outbox WHERE is_held = 1;
+-- count_unsent_of_all: the same over all sources
+SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes FROM outbox
+WHERE position > :after AND sinks & :sink
+    AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position);
 
--- waiting_by_source: what an earlier bridge left, once at the start
-SELECT source.name AS source, count(*) AS rows, count(parked_at) AS parked
-FROM outbox JOIN source ON source.id = outbox.source_id WHERE published_at IS NULL GROUP BY source.name;
+-- count_aside: how much waits for an operator
+SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes, coalesce(sum(state = 'parked'), 0) AS parked
+FROM aside JOIN outbox ON outbox.position = aside.position WHERE aside.sink = :sink AND state IN ('parked', 'held');
 
--- doubtful_by_source: rows in doubt are among the first of those that are to be sent
-SELECT source.name AS source, count(*) AS rows FROM
-    (SELECT source_id, is_in_doubt FROM outbox WHERE published_at IS NULL AND is_held = 0
-     ORDER BY position LIMIT :limit) AS first JOIN source ON source.id = first.source_id
-WHERE first.is_in_doubt = 1 GROUP BY source.name;
+-- aside_by_source: the same by source
+SELECT source_id AS lane, name, count(*) AS rows, sum(state = 'parked') AS parked
+FROM aside JOIN source ON source.id = source_id WHERE sink = :sink AND state IN ('parked', 'held') GROUP BY source_id;
 
--- park: a row that the broker refused for good
-UPDATE outbox SET parked_at = :parked_at, parked_reason = :reason, is_in_doubt = 0,
-    attempts = attempts + 1 WHERE position = :position;
+-- doubt: sent, but the session ended before a confirm came
+UPDATE source SET doubt_through = max(doubt_through, :through) WHERE id = :lane;
 
--- unpark: try it once more
-UPDATE outbox SET parked_at = NULL, parked_reason = NULL WHERE position = :position AND parked_at IS NOT NULL;
+-- doubt_first: after an unclean stop, what may have been on its way
+UPDATE source SET doubt_through = max(doubt_through, coalesce((SELECT max(position) FROM (
+    SELECT position FROM outbox WHERE source_id = :lane AND position > :after ORDER BY position LIMIT :limit)), 0))
+WHERE id = :lane;
 
--- discard: it is never sent, because an operator said so
-UPDATE outbox SET parked_at = NULL, is_held = 0, published_at = :at, discarded_reason = :reason
-WHERE position = :position AND parked_at IS NOT NULL;
+-- count_doubtful: events of one source that may have been sent
+SELECT count(*) FROM outbox JOIN source ON source.id = outbox.source_id
+WHERE outbox.source_id = :lane AND position > :after AND position <= doubt_through AND sinks & :sink
+    AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position);
 
--- hold: what comes behind a parked row of the same account, and every certificate of the source behind it
-UPDATE outbox SET is_held = 1 WHERE published_at IS NULL AND is_held = 0 AND position > :after AND EXISTS (
-    SELECT 1 FROM outbox AS parked WHERE parked.parked_at IS NOT NULL AND parked.source_id = outbox.source_id
-    AND parked.position <= outbox.position AND (outbox.account IS NULL OR parked.account IS outbox.account));
+-- set_aside: an event that a sink does not get in its turn
+INSERT INTO aside (sink, position, source_id, account, state, reason, at)
+SELECT :sink, position, source_id, account, :state, :reason, :at FROM outbox WHERE position = :position
+ON CONFLICT (sink, position) DO UPDATE SET state = excluded.state, reason = excluded.reason, at = excluded.at;
 
--- release: what no parked row holds any more
-UPDATE outbox SET is_held = 0 WHERE is_held = 1 AND NOT EXISTS (
-    SELECT 1 FROM outbox AS parked WHERE parked.parked_at IS NOT NULL AND parked.source_id = outbox.source_id
-    AND parked.position <= outbox.position AND (outbox.account IS NULL OR parked.account IS outbox.account));
+-- hold: behind a parked event: what is about the same account, and every certificate of the source
+INSERT INTO aside (sink, position, source_id, account, state, at)
+SELECT :sink, position, source_id, account, 'held', :at FROM outbox
+WHERE source_id = :source_id AND position > :after AND sinks & :sink
+    AND (account IS NULL OR account IN (SELECT parked.account FROM aside AS parked
+        WHERE parked.sink = :sink AND parked.source_id = :source_id AND parked.state = 'parked'))
+    AND NOT EXISTS (SELECT 1 FROM aside AS there WHERE there.sink = :sink AND there.position = outbox.position);
+
+-- change_parked: an operator decided about a parked event
+UPDATE aside SET state = :state, reason = :reason, at = :at
+WHERE sink = :sink AND position = :position AND state = 'parked';
+
+-- released: what no parked event holds any more, and those that are tried again
+SELECT position FROM aside AS mine WHERE sink = :sink AND source_id = :source_id AND (state = 'again' OR state = 'held'
+    AND NOT EXISTS (SELECT 1 FROM aside AS parked WHERE parked.sink = :sink AND parked.source_id = mine.source_id
+        AND parked.state = 'parked' AND parked.position <= mine.position
+        AND (mine.account IS NULL OR parked.account IS mine.account))) ORDER BY position;
+
+-- copy_to_the_end: tried again in its place among what is sent now, with the same id and bytes
+INSERT INTO outbox (source_id, sequence, event_id, event_type, account, routing_key, body, created_at, sinks)
+SELECT source_id, sequence, event_id, event_type, account, routing_key, body, created_at, :sink
+FROM outbox WHERE position = :position;
+
+-- source_of_position: whose event it is
+SELECT source_id FROM outbox WHERE position = :position;
 
 -- parked_rows: for an operator, with how many wait behind each
-SELECT position, source.name AS source, outbox.sequence, event_id, routing_key, body, outbox.created_at, parked_at,
-    parked_reason, (SELECT count(*) FROM outbox AS held WHERE held.is_held = 1 AND held.source_id = outbox.source_id
-        AND held.account IS outbox.account AND held.position > outbox.position) AS waiting
-FROM outbox JOIN source ON source.id = outbox.source_id WHERE parked_at IS NOT NULL ORDER BY position;
+SELECT outbox.position, source.name AS source, outbox.sequence, event_id, routing_key, body, outbox.created_at,
+    aside.at AS parked_at, reason, (SELECT count(*) FROM aside AS held
+        WHERE held.sink = :sink AND held.state = 'held' AND held.source_id = aside.source_id
+            AND held.account IS aside.account AND held.position > aside.position) AS waiting
+FROM aside JOIN outbox ON outbox.position = aside.position JOIN source ON source.id = outbox.source_id
+WHERE aside.sink = :sink AND aside.state = 'parked' ORDER BY aside.position;
 
--- prune_published: in small steps, so that no transaction is long; what the log still wants stays
-DELETE FROM outbox WHERE position IN
-    (SELECT position FROM outbox WHERE published_at < :before
-        AND NOT EXISTS (SELECT 1 FROM log_queue WHERE log_queue.position = outbox.position)
-    ORDER BY published_at LIMIT :limit);
+-- confirmed_before: everything of a lane up to there has been with a sink since before that time
+SELECT max(through) AS through FROM confirmed WHERE sink = :sink AND lane = :lane AND at < :before;
 
--- recent_events: the last of one type, for a person to look at
-SELECT position, source.name AS source, created_at, published_at, iif(length(body) <= :max_bytes, body, NULL) AS body,
-    CASE WHEN discarded_reason IS NOT NULL THEN 'discarded' WHEN published_at IS NOT NULL THEN 'sent'
-         WHEN parked_at IS NOT NULL THEN 'parked' WHEN is_held = 1 THEN 'held'
-         WHEN is_in_doubt = 1 THEN 'in doubt' ELSE 'waiting' END AS state
-FROM outbox JOIN source ON source.id = outbox.source_id
-WHERE event_type = :event_type ORDER BY position DESC LIMIT :limit;
+-- prune_events: in small steps, so that no transaction is long; what waits for an operator stays
+DELETE FROM outbox WHERE position IN (SELECT position FROM outbox WHERE source_id = :source_id AND position <= :through
+    AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink IN (1, 2) AND aside.position = outbox.position
+        AND state IN ('parked', 'held')) ORDER BY position LIMIT :limit);
+
+-- prune_aside: of events that are gone
+DELETE FROM aside WHERE source_id = :source_id AND position <= :through AND state NOT IN ('parked', 'held')
+    AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.position = aside.position);
+
+-- prune_confirmed: lines that tell of nothing any more; the last one of a lane stays
+DELETE FROM confirmed WHERE sink = :sink AND lane = :lane AND through < :through;
+
+-- recent_events: the last of one type, for a person to look at; what is larger comes without its body
+SELECT position, source, created_at, confirmed_at, state, is_in_doubt,
+    iif(length(body) <= :max_bytes, body, NULL) AS body
+FROM recorded WHERE event_type = :event_type ORDER BY position DESC LIMIT :limit;
+
+-- events_of_account: sent or not, in order; no index, since only operators ask and every event would pay for it
+SELECT * FROM recorded WHERE source = :source AND account = :key ORDER BY position;
+
+-- event: by its id; no index, for the same reason
+SELECT * FROM recorded WHERE event_id = :event_id;
+
+-- recorded_events: a page of those made since a time
+SELECT * FROM recorded WHERE position > :after AND created_at >= :since ORDER BY position LIMIT :limit;
+
+-- unsent_events: for somebody who wants to know what does not move
+SELECT * FROM recorded WHERE confirmed_at IS NULL AND state IS NOT 'discarded'
+ORDER BY state IS NULL, position LIMIT :limit;
+
+-- count_outbox: what there is
+SELECT count(*) AS events, count(forgotten_at) AS forgotten, min(created_at) AS oldest_at,
+    (SELECT max(at) FROM confirmed WHERE sink = 1) AS last_published_at,
+    (SELECT count(*) FROM aside WHERE state = 'discarded') AS discarded FROM outbox;
+
+-- renew_sources: a new generation: nothing may be concluded from what was known
+UPDATE source SET lineage = :lineage, sequence = 0, guid = NULL, usn = NULL, ausn = NULL, is_initial = 1,
+    is_complete = 0, verified_at = NULL, certificate = NULL, doubt_through = :position;
+
+-- empty_mirror: the same: it tells everything anew
+DELETE FROM account;
+
+-- positions_given: the last position given, kept by SQLite even when its row is gone
+SELECT seq FROM sqlite_sequence WHERE name = 'outbox';
+
+-- incomplete_source: one is enough
+SELECT name FROM source WHERE NOT is_complete LIMIT 1;
+
+-- source_ids: every PBX by its number
+SELECT id, name, sequence, lineage FROM source;
 
 -- meta_values: those that begin alike
 SELECT name, value FROM meta WHERE name GLOB :pattern ORDER BY name;
@@ -172,164 +246,30 @@ SELECT account.id AS number, source.name AS source, key, account.guid, account.u
     is_deleted, last_walk, missed
 FROM account JOIN source ON source.id = source_id WHERE source.name = :source AND key = :key;
 
--- events_of_account: sent or not, in order; no index, since only operators ask and every event would pay for it
-SELECT position, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at,
-    published_at, is_in_doubt, attempts, is_held, parked_reason, discarded_reason, forgotten_at
-FROM outbox JOIN source ON source.id = outbox.source_id
-WHERE source.name = :source AND account = :key ORDER BY position;
-
--- event: by its id
-SELECT position, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at,
-    published_at, is_in_doubt, attempts, is_held, parked_reason, discarded_reason, forgotten_at
-FROM outbox JOIN source ON source.id = outbox.source_id WHERE event_id = :event_id;
-
--- recorded_events: a page of those made since a time
-SELECT position, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at,
-    published_at, is_in_doubt, attempts, is_held, parked_reason, discarded_reason, forgotten_at
-FROM outbox JOIN source ON source.id = outbox.source_id
-WHERE position > :after AND created_at >= :since ORDER BY position LIMIT :limit;
-
 -- last_position: of the newest event
 SELECT coalesce(max(position), 0) FROM outbox;
 
 -- sources: every PBX that was ever followed
-SELECT name, guid, usn, ausn, sequence, walk, verified_at,
+SELECT name, guid, usn, ausn, sequence, lineage, walk, verified_at,
     (SELECT count(*) FROM account WHERE source_id = source.id AND NOT is_deleted) AS accounts,
     (SELECT count(*) FROM account WHERE source_id = source.id AND is_deleted) AS deleted
 FROM source ORDER BY name;
-
--- count_outbox: what there is, by kind
-SELECT count(*) AS events, count(published_at) AS done, count(discarded_reason) AS discarded,
-    count(forgotten_at) AS forgotten, min(created_at) AS oldest_at, max(published_at) AS last_published_at
-FROM outbox;
-
--- doubt_unsent_until: a restored copy cannot know whether these were sent
-UPDATE outbox SET is_in_doubt = 1 WHERE published_at IS NULL AND position <= :position;
-
--- drop_unsent_certificates: never sent, and void in a new lineage, which begins with a walk of its own
-DELETE FROM outbox WHERE published_at IS NULL AND position > :position AND account IS NULL;
-
--- restart_sequences: a new lineage counts from 1, and nothing is verified in it
-UPDATE source SET sequence = 0, verified_at = NULL, certificate = NULL;
-
--- restart_revisions: the same for accounts
-UPDATE account SET revision = 0;
-
--- unsent_behind: a page of what gets numbers of the new lineage
-SELECT position, source_id, account, body FROM outbox
-WHERE published_at IS NULL AND position > :position AND account IS NOT NULL ORDER BY position LIMIT 500;
-
--- renumber_event: before it is ever sent
-UPDATE outbox SET sequence = :sequence, body = :body WHERE position = :position;
-
--- renumber_account: the last revision made in the new lineage
-UPDATE account SET revision = :revision WHERE source_id = :source_id AND key = :key;
-
--- renumber_source: the last sequence made in the new lineage
-UPDATE source SET sequence = :sequence WHERE id = :source_id;
 
 -- account_everywhere: one account, at every PBX that has or had it
 SELECT account.id, source_id, source.name AS source, account_guid, is_deleted
 FROM account JOIN source ON source.id = source_id WHERE key = :key;
 
--- events_with_person: those of one account that still tell something about it
-SELECT position, body, iif(
-    EXISTS (SELECT 1 FROM log_queue WHERE log_queue.position = outbox.position), NULL, published_at) AS published_at
-FROM outbox WHERE source_id = :source_id AND account = :key AND forgotten_at IS NULL;
-
 -- forget_account: numbers and digest stay, so that nothing is taken for news
 UPDATE account SET content = :content WHERE id = :id;
-
--- forget_event: the same; one that was not sent never is
-UPDATE outbox SET body = :body, forgotten_at = :at, is_held = 0, parked_at = NULL, parked_reason = NULL,
-    discarded_reason = iif(published_at IS NULL, 'its account was forgotten', discarded_reason),
-    published_at = coalesce(published_at, :at)
-WHERE position = :position;
-
--- unsent_events: for somebody who wants to know what does not move
-SELECT position, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at,
-    published_at, is_in_doubt, attempts, is_held, parked_reason, discarded_reason, forgotten_at
-FROM outbox JOIN source ON source.id = outbox.source_id
-WHERE published_at IS NULL ORDER BY is_held DESC, position LIMIT :limit;
 
 -- newest_event: what a clock has to be behind
 SELECT created_at FROM outbox ORDER BY position DESC LIMIT 1;
 
--- count_in_doubt: what may have passed the exchange without our knowing
-SELECT count(*) FROM outbox WHERE published_at IS NULL AND is_in_doubt = 1;
+-- events_with_person: those of one account that still tell something about it
+SELECT position, body, sinks FROM outbox WHERE source_id = :source_id AND account = :key AND forgotten_at IS NULL;
 
--- count_undone: what the exchange still wants, held or not
-SELECT count(*) FROM outbox WHERE published_at IS NULL;
+-- forget_event: the same
+UPDATE outbox SET body = :body, forgotten_at = :at WHERE position = :position;
 
--- log_number: the last number given, kept by SQLite even when its row is gone
-SELECT seq FROM sqlite_sequence WHERE name = 'log_queue';
-
--- log_add: an event that was just added; it waits where an earlier one of its account is parked, see add_event
-INSERT INTO log_queue (position, is_held) SELECT position, EXISTS (
-    SELECT 1 FROM log_queue AS refused INDEXED BY log_queue_parked CROSS JOIN outbox AS parked ON parked.position = refused.position
-    WHERE refused.parked_at IS NOT NULL AND parked.source_id = outbox.source_id
-    AND (outbox.account IS NULL OR parked.account IS outbox.account))
-FROM outbox WHERE event_id = :event_id;
-
--- log_add_unsent: what waits when the log begins to be written by us
-INSERT INTO log_queue (position) SELECT position FROM outbox WHERE published_at IS NULL ORDER BY position;
-
--- log_rows: the next page to write
-SELECT number, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at
-FROM log_queue JOIN outbox ON outbox.position = log_queue.position JOIN source ON source.id = outbox.source_id
-WHERE log_queue.is_held = 0 AND number > :after ORDER BY number LIMIT :limit;
-
--- log_done: the broker has these
-DELETE FROM log_queue WHERE number IN (SELECT value FROM json_each(:numbers));
-
--- log_count: how much is still to be written, and how much of it waits for an operator
-SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes, coalesce(sum(log_queue.is_held), 0) AS held_rows,
-    coalesce(sum(iif(log_queue.is_held, length(body), 0)), 0) AS held_bytes, count(log_queue.parked_at) AS parked
-FROM log_queue JOIN outbox ON outbox.position = log_queue.position;
-
--- log_oldest: since when something waits
-SELECT created_at FROM log_queue JOIN outbox ON outbox.position = log_queue.position
-WHERE log_queue.is_held = 0 ORDER BY number LIMIT 1;
-
--- log_park: a row that the log refuses for good
-UPDATE log_queue SET parked_at = :parked_at, parked_reason = :reason WHERE number = :number;
-
--- log_hold: see hold
-UPDATE log_queue SET is_held = 1 WHERE is_held = 0 AND EXISTS (
-    SELECT 1 FROM outbox AS mine, log_queue AS refused INDEXED BY log_queue_parked CROSS JOIN outbox AS parked ON parked.position = refused.position
-    WHERE mine.position = log_queue.position AND refused.parked_at IS NOT NULL
-    AND parked.source_id = mine.source_id AND parked.position <= mine.position
-    AND (mine.account IS NULL OR parked.account IS mine.account));
-
--- log_unpark: try it once more
-UPDATE log_queue SET parked_at = NULL, parked_reason = NULL WHERE position = :position AND parked_at IS NOT NULL;
-
--- log_discard: it is never written, because an operator said so
-DELETE FROM log_queue WHERE position = :position AND parked_at IS NOT NULL;
-
--- log_release: what no parked row holds any more, behind everything that was numbered before; see LogQueue
-INSERT OR REPLACE INTO log_queue (position) SELECT held.position
-FROM log_queue AS held JOIN outbox AS mine ON mine.position = held.position
-WHERE held.is_held = 1 AND NOT EXISTS (
-    SELECT 1 FROM log_queue AS refused INDEXED BY log_queue_parked CROSS JOIN outbox AS parked ON parked.position = refused.position
-    WHERE refused.parked_at IS NOT NULL AND parked.source_id = mine.source_id AND parked.position <= mine.position
-    AND (mine.account IS NULL OR parked.account IS mine.account))
-ORDER BY held.position;
-
--- log_parked: for an operator, with how many wait behind each
-SELECT log_queue.position, source.name AS source, outbox.sequence, event_id, routing_key, body, outbox.created_at,
-    log_queue.parked_at, log_queue.parked_reason, (
-        SELECT count(*) FROM log_queue AS other JOIN outbox AS held ON held.position = other.position
-        WHERE other.is_held = 1 AND held.source_id = outbox.source_id AND held.account IS outbox.account
-        AND held.position > outbox.position) AS waiting
-FROM log_queue JOIN outbox ON outbox.position = log_queue.position JOIN source ON source.id = outbox.source_id
-WHERE log_queue.parked_at IS NOT NULL ORDER BY log_queue.position;
-
--- log_former: what waits under the producer of a lineage that ended
-SELECT number FROM log_queue WHERE is_held = 0 AND position <= :position AND number <= :number;
-
--- log_drop: it is forgotten, or never to be written
-DELETE FROM log_queue WHERE position = :position;
-
--- unverified_source: one is enough
-SELECT name FROM source WHERE verified_at IS NULL LIMIT 1;
+-- aside_of_event: who does not get it, and why
+SELECT sink, state FROM aside WHERE position = :position;

@@ -1,0 +1,330 @@
+"""The outbox, sent to one sink in order; a row is done when the sink confirmed it, and never before.
+
+Every lane has a position of its own (the exchange has a lane for each source). A row that comes back, or that a queue
+refuses, stops its lane: the lane waits, longer each time, sends that one row until it is taken, and goes on behind it.
+A row that is refused for good is parked: it waits for an operator, and with it what comes behind it and is about the
+same account. Everything else that goes wrong ends the session, and with the next one each lane goes on behind what it
+has confirmed.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import takewhile
+from typing import Any, Final, Protocol
+
+from bridge.delivery.contracts import Offload, Outbox, Outcomes, Publisher, Session
+from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerRefusedEvent, EventUnroutable
+from bridge.model import OutboxRow, SourceName
+
+PAGE_ROWS: Final = 512
+"""Read from the outbox at a time: enough to fill a window, little enough to hold in memory (about 1 MB)."""
+
+FAIR_ROWS: Final = 64
+"""Of one lane, before the next one has its turn."""
+
+FIRST_PAUSE_SECONDS: Final = 1.0
+
+UNROUTABLE_SECONDS: Final = 15.0
+"""Between two attempts with a row that came back, at most: it reached nobody, so trying again disturbs nobody."""
+
+REFUSED_SECONDS: Final = 300.0
+"""Between two attempts with a row that one queue refused, at most: the other queues get it once more each time."""
+
+
+class Observer(Protocol):
+    """Who is told what becomes of rows."""
+
+    def published(self, rows: Sequence[OutboxRow]) -> None:
+        """Take the news that the sink confirmed *rows*, and that this is recorded."""
+
+    def parked(self, row: OutboxRow, reason: str) -> None:
+        """Take the news that *row* was refused for good."""
+
+    def stopped(self, row: OutboxRow, problem: BridgeError, pause_seconds: float) -> None:
+        """Take the news that the lane of *row* waits, since the sink did not take it."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A row on its way."""
+
+    row: OutboxRow
+    lane: "_Lane"
+    is_confirmed: bool = False
+    refusal: BridgeError | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """True once the sink said what becomes of it."""
+        return self.is_confirmed or self.refusal is not None
+
+
+@dataclass(slots=True)
+class _Lane:
+    """How far one lane is."""
+
+    position: int = 0
+    """Of the last row that was sent."""
+    in_flight: deque[_Sent] = field(default_factory=deque)
+    may_have_rows: bool = True
+    has_refused: bool = False
+    """True while a row of it was not taken and it is not known yet what becomes of all others on their way."""
+    refusals: int = 0
+    """How often in a row its first row was not taken; while it is not 0, one row is sent at a time."""
+    not_before: float = 0.0
+    """When the next attempt is due, by the clock of the loop."""
+    starts: int = 0
+    """How often it went back to its confirmed end; what was read before that is not sent."""
+
+    def start_again(self) -> None:
+        """Go back to the confirmed end, with nothing on its way."""
+        self.in_flight.clear()
+        self.position, self.may_have_rows, self.has_refused = 0, True, False
+        self.starts += 1
+
+
+class OutboxRelay:
+    """Sends the outbox of one sink, a window of rows unconfirmed; marks only the unbroken confirmed prefix of a lane.
+
+    *prepare* is awaited with every new session before anything is sent.
+    """
+
+    def __init__(  # noqa: PLR0913 - its parts, each of them a contract
+        self,
+        store: Outbox,
+        publisher: Publisher,
+        observer: Observer,
+        *,
+        offload: Offload,
+        clock: Callable[[], datetime],
+        window: int = 256,
+        prepare: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._observer = observer
+        self._offload = offload
+        self._clock = clock
+        self._window = window
+        self._prepare = prepare
+        self._lanes: dict[SourceName, _Lane] = {}
+        self._sent: dict[int, _Sent] = {}
+        """By tag: what this session sent and nothing is known of."""
+        self._tag = 0
+        self._in_flight = 0
+        self._wake = asyncio.Event()
+        self._is_stopping = False
+        self._is_searching = False
+        """True after the broker refused a row for good without saying which: rows go one by one until it is found."""
+        self.is_in_session = False
+        """True while connected; only then can anything be in flight."""
+
+    def __repr__(self) -> str:
+        return f"<OutboxRelay {self._in_flight} in flight>"
+
+    @property
+    def in_flight(self) -> int:
+        """How many rows are sent and not recorded as confirmed."""
+        return self._in_flight
+
+    def wake(self, source: SourceName) -> None:
+        """Say that there may be new rows of *source*."""
+        self._lane(self._store.lane_of(source)).may_have_rows = True
+        self._wake.set()
+
+    def wake_all(self) -> None:
+        """Say that there may be new rows, or that somebody mended what kept some from being taken."""
+        for lane in self._lanes.values():
+            lane.may_have_rows, lane.not_before = True, 0.0
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Send nothing more; ``run`` returns once everything in flight is confirmed and marked."""
+        self._is_stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Send until stopped; raises what ended the session. Call again to go on in a new session.
+
+        Raises:
+            BridgeError: whatever ended the session, or keeps it from starting.
+
+        """
+        async with self._publisher.session() as session:
+            if self._prepare is not None:
+                await self._prepare(session)
+            for name in await self._offload(self._store.lanes):
+                self._lane(name).may_have_rows = True
+            self._sent, self._tag, self.is_in_session = {}, 0, True
+            try:
+                async with asyncio.TaskGroup() as group:
+                    taking = group.create_task(self._take_outcomes(session))
+                    await self._feed(session, taking)
+                    taking.cancel()
+            except ExceptionGroup as failures:
+                failure = failures.exceptions[0]
+                if isinstance(failure, BrokerRefusedEvent):
+                    await self._look_for_refused(failure)
+                raise failure from None
+            finally:
+                self.is_in_session = False
+                await self._give_up_session()
+
+    async def _feed(self, session: Session, taking: asyncio.Task[None]) -> None:
+        while not (self._is_stopping and not self._in_flight):
+            self._wake.clear()
+            ready, room = self._ready_lanes()
+            if not ready or self._is_stopping:
+                self._is_searching &= self._in_flight > 0 or any(lane.may_have_rows for lane in self._lanes.values())
+                await self._sleep()
+                continue
+            starts = {name: lane.starts for name, lane in ready.items()}
+            rows = await self._read(ready, room)
+            unfit = next((row for row in rows if session.refusal_of(row) is not None), None)
+            if unfit is not None:  # what is read next is without it, and without what has to wait behind it
+                for lane in ready.values():
+                    lane.may_have_rows = True
+                await self._park(unfit, str(session.refusal_of(unfit)))
+                continue
+            names = [self._store.lane_of(row.source) for row in rows]
+            going = [
+                (row, ready[name])
+                for row, name in zip(rows, names, strict=True)
+                if ready[name].starts == starts[name] and not ready[name].has_refused
+            ]
+            for row, lane in going:
+                sent = _Sent(row, lane)
+                self._tag += 1
+                self._sent[self._tag] = sent
+                lane.in_flight.append(sent)
+                lane.position = row.position
+            self._in_flight += len(going)
+            if going and not self._is_stopping:
+                await self._hand_over(session, [row for row, _ in going], taking)
+
+    async def _hand_over(self, session: Session, rows: Sequence[OutboxRow], taking: asyncio.Task[None]) -> None:
+        try:
+            await session.send(rows)
+        except BridgeError:
+            # The same failure ends `outcomes`, after the confirms that still came; leave the word to it.
+            await asyncio.wait([taking])
+            raise
+
+    def _ready_lanes(self) -> tuple[dict[SourceName, _Lane], int]:
+        """Return the lanes that may send, and how many rows in all: of one that was refused a row, just that one."""
+        now = asyncio.get_running_loop().time()
+        room = min((1 if self._is_searching else self._window) - self._in_flight, PAGE_ROWS)
+        ready: dict[SourceName, _Lane] = {}
+        for name, lane in self._lanes.items() if room > 0 else ():
+            if not lane.may_have_rows or lane.has_refused or now < lane.not_before:
+                continue
+            if not lane.refusals:
+                ready[name] = lane
+            elif not lane.in_flight:
+                return {name: lane}, 1
+        return ready, room
+
+    async def _read(self, ready: Mapping[SourceName, _Lane], room: int) -> Sequence[OutboxRow]:
+        share = room if len(ready) == 1 else FAIR_ROWS
+        for lane in ready.values():
+            lane.may_have_rows = False  # unless somebody says so while we read
+        rows = await self._offload(
+            self._store.unpublished, {name: lane.position for name, lane in ready.items()}, room, share
+        )
+        left, counts = room, Counter(self._store.lane_of(row.source) for row in rows)
+        for name, lane in ready.items():
+            lane.may_have_rows |= counts[name] >= min(share, left)
+            left -= counts[name]
+        for name in counts if len(ready) > 1 else ():
+            self._lanes[name] = self._lanes.pop(name)  # the others have the next turn
+        return rows
+
+    async def _take_outcomes(self, session: Session) -> None:
+        while True:
+            news: Outcomes = await session.outcomes()
+            touched: dict[int, _Lane] = {}
+            for tag in news.confirmed:
+                if (sent := self._sent.pop(tag, None)) is not None:
+                    sent.is_confirmed = True
+                    touched[id(sent.lane)] = sent.lane
+            for tag, refusal in news.refused:
+                if (sent := self._sent.pop(tag, None)) is not None:
+                    sent.refusal, sent.lane.has_refused = refusal, True
+                    touched[id(sent.lane)] = sent.lane
+            await self._settle(list(touched.values()))
+            self._wake.set()
+
+    async def _settle(self, lanes: Sequence[_Lane]) -> None:
+        """Record the unbroken confirmed prefix of each lane, and stop those whose first row was not taken."""
+        prefixes = [list(takewhile(lambda sent: sent.is_confirmed, lane.in_flight)) for lane in lanes]
+        done = [sent.row for prefix in prefixes for sent in prefix]
+        if done:
+            await self._offload(self._store.mark_published, done, self._clock())
+            # Only now: a stop waits until nothing is in flight, and must not overtake the marking.
+            for lane, prefix in zip(lanes, prefixes, strict=True):
+                for _ in prefix:
+                    lane.in_flight.popleft()
+                if prefix:
+                    lane.refusals = 0
+            self._in_flight -= len(done)
+            self._observer.published(done)
+        for lane in lanes:
+            if lane.has_refused and all(sent.is_settled for sent in lane.in_flight):
+                await self._stop_lane(lane, lane.in_flight[0])
+
+    async def _stop_lane(self, lane: _Lane, first: _Sent) -> None:
+        """Let a lane wait whose *first* row was not taken; what was sent behind it is sent once more then."""
+        refusal = first.refusal or BrokerDidNotConfirm("the broker did not confirm an event")
+        rows = [sent.row for sent in lane.in_flight]
+        self._in_flight -= len(rows)
+        is_unroutable = isinstance(refusal, EventUnroutable)
+        lane.start_again()
+        lane.refusals += 1
+        pause = min(
+            UNROUTABLE_SECONDS if is_unroutable else REFUSED_SECONDS,
+            FIRST_PAUSE_SECONDS * 2.0 ** min(lane.refusals - 1, 16),
+        )
+        lane.not_before = asyncio.get_running_loop().time() + pause
+        if len(rows) > 1 or not is_unroutable:
+            await self._offload(self._store.mark_in_doubt, rows)
+        self._observer.stopped(first.row, refusal, pause)
+
+    async def _sleep(self) -> None:
+        """Wait until there is something to do: news, or a lane whose pause is over."""
+        pausing = [lane.not_before for lane in self._lanes.values() if lane.may_have_rows and not lane.in_flight]
+        now = asyncio.get_running_loop().time()
+        due = min((at for at in pausing if at > now), default=None)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(due):
+                await self._wake.wait()
+
+    async def _look_for_refused(self, failure: BridgeError) -> None:
+        """Park the row that the broker refused for good, or find it by sending one at a time."""
+        waiting = [sent.row for lane in self._lanes.values() for sent in lane.in_flight if not sent.is_settled]
+        if len(waiting) == 1:
+            await self._park(waiting[0], str(failure))
+        else:
+            self._is_searching = True
+
+    async def _park(self, row: OutboxRow, reason: str) -> None:
+        await self._offload(self._store.park, row, reason, self._clock())
+        self._is_searching = False
+        self._observer.parked(row, reason)
+
+    async def _give_up_session(self) -> None:
+        """Forget what was on its way: each lane goes on behind what it has confirmed."""
+        rows = [sent.row for lane in self._lanes.values() for sent in lane.in_flight]
+        for lane in self._lanes.values():
+            lane.start_again()
+        self._sent, self._in_flight = {}, 0
+        if rows:
+            await self._offload(self._store.mark_in_doubt, rows)
+
+    def _lane(self, name: SourceName) -> _Lane:
+        if name not in self._lanes:
+            self._lanes[name] = _Lane()
+        return self._lanes[name]

@@ -1,0 +1,156 @@
+"""The log, read to its end: which numbers it has, so that a store can tell whether it is the newest state of itself.
+
+A stream tells of no end, and silence proves nothing. So a mark is put behind everything: a message that only the log
+gets, through an exchange of its own, and that every reader passes over by its type. What was read when the mark comes
+is all there was. The offset of the mark is where the next reading goes on.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import uuid4
+
+import aio_pika
+import orjson
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+
+from bridge.broker import DEADLINE_SECONDS, Topology, permission_command
+from bridge.broker_errors import translated
+from bridge.consumer.session import Inflow
+from bridge.errands import detour
+from bridge.errors import BrokerUnreachable, LogUnreadable, TopologyMismatch
+from bridge.frames import APP_ID
+from bridge.model import LogContents, SourceName
+
+MARK: Final = "pbx.log.mark"
+"""Type of the message that is put behind everything."""
+
+PREFETCH: Final = 1000
+
+STALL_SECONDS: Final = 30.0
+"""Without another message, before the end has come: the log cannot be read."""
+
+PLACE_SECONDS: Final = 5.0
+"""For the message at the place to go on from; a log that does not have it is read from its first message."""
+
+WHOLE_SECONDS: Final = 600.0
+"""For all of it: some five million messages on a small machine."""
+
+
+async def scan_log(
+    connection: AbstractConnection,
+    topology: Topology,
+    *,
+    places: Mapping[str, tuple[int, str]],
+    wanted: Collection[str] = (),
+    stall_seconds: float = STALL_SECONDS,
+) -> LogContents:
+    """Return what the log has behind *places*, or where one is unknown or not there any more, all it has.
+
+    Events whose id is *wanted* are looked for in all of it.
+
+    Raises:
+        LogUnreadable: there is no log, this user may not read or mark it, or its end did not come in time.
+        BrokerUnreachable: the connection broke.
+
+    """
+    found = _Found(wanted)
+    ends: dict[str, tuple[int, str]] = {}
+    for stream in topology.log_streams:
+        place = None if wanted else places.get(stream)
+        try:
+            async with asyncio.timeout(WHOLE_SECONDS):
+                ends[stream] = await _scan(connection, topology, stream, place, found, stall_seconds)
+        except TimeoutError as problem:
+            raise LogUnreadable(f"the log {stream} could not be read to its end in time") from problem
+        except TopologyMismatch as problem:
+            raise LogUnreadable(f"the log {stream} cannot be read to its end: {problem}") from problem
+    return LogContents(found.newest, frozenset(found.events), ends)
+
+
+@dataclass(slots=True)
+class _Found:
+    wanted: Collection[str]
+    newest: dict[SourceName, tuple[str, int]] = field(default_factory=dict)
+    events: set[str] = field(default_factory=set)
+
+    def take(self, body: bytes) -> None:
+        """Take note of an event; what is none of ours is passed over."""
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
+            event = orjson.loads(body)
+            source = SourceName(str(event["source"]).removeprefix("/pbx/"))
+            numbers = (str(event["lineage"]), int(event["sequence"]))
+            self.newest[source] = max(numbers, self.newest.get(source, numbers))
+            if event["id"] in self.wanted:
+                self.events.add(event["id"])
+
+
+async def _scan(  # noqa: PLR0913, PLR0917 - private: the parts of one reading
+    connection: AbstractConnection,
+    topology: Topology,
+    stream: str,
+    place: tuple[int, str] | None,
+    found: _Found,
+    stall_seconds: float,
+) -> tuple[int, str]:
+    mark = uuid4().hex
+    await _put_mark(connection, topology, stream, mark)
+    reading = None if place is None else await _read_on(connection, stream, place)
+    if reading is None:
+        reading = await _begin(connection, stream, "first")
+    count = 0
+    while (message := await _next(reading, stall_seconds)).message_id != mark:
+        found.take(message.body)
+        count += 1
+        if count * 2 % PREFETCH == 0:
+            await message.ack(multiple=True)
+    reading.stop()
+    return _offset(message), mark
+
+
+async def _read_on(connection: AbstractConnection, stream: str, place: tuple[int, str]) -> Inflow | None:
+    """Return what is behind *place*; ``None`` where that is not in this log, or not any more."""
+    reading = await _begin(connection, stream, place[0])
+    try:
+        message = await _next(reading, PLACE_SECONDS)
+    except TimeoutError:
+        message = None
+    if message is not None and (_offset(message), message.message_id) == place:
+        return reading
+    reading.stop()
+    return None
+
+
+async def _put_mark(connection: AbstractConnection, topology: Topology, stream: str, mark: str) -> None:
+    what = f"a mark in the log {stream}"
+    async with detour(connection, topology, stream) as name:
+        with translated(None, what, permission_command(connection, topology)):
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                channel = await connection.channel(publisher_confirms=True)
+                exchange = await channel.get_exchange(name, ensure=False)
+                message = aio_pika.Message(
+                    b"", type=MARK, message_id=mark, delivery_mode=aio_pika.DeliveryMode.PERSISTENT, app_id=APP_ID
+                )
+                await exchange.publish(message, "")
+                await channel.close()
+
+
+async def _begin(connection: AbstractConnection, stream: str, offset: str | int) -> Inflow:
+    return await Inflow.begin(connection, stream, prefetch=PREFETCH, arguments={"x-stream-offset": offset})
+
+
+async def _next(reading: Inflow, seconds: float) -> AbstractIncomingMessage:
+    async with asyncio.timeout(seconds):
+        message = await reading.next()
+    if message is None:
+        raise BrokerUnreachable("the reading of the log was stopped")
+    return message
+
+
+def _offset(message: AbstractIncomingMessage) -> int:
+    offset = message.headers.get("x-stream-offset")
+    if not isinstance(offset, int):
+        raise TopologyMismatch(f"the queue {message.routing_key} is no stream, so it cannot be the log")
+    return offset

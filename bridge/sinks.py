@@ -1,0 +1,286 @@
+"""The sinks: the exchange, and the log where the bridge writes that itself. Each has a relay of its own.
+
+Nothing is numbered and nothing is sent before it is known that the store is the newest state of itself: see
+``store.lineage``.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final, Protocol
+
+from bridge.clock import utc_now
+from bridge.delivery.contracts import Offload, Outbox, Publisher
+from bridge.delivery.log_recovery import DeduplicatingSession, NumberedOutbox, recover
+from bridge.delivery.relay import OutboxRelay
+from bridge.errors import BridgeError, BrokerDidNotConfirm, LogUnreadable, StoreOutdated, Transient
+from bridge.logs import get_logger
+from bridge.model import LogContents, OutboxRow, SourceName
+from bridge.retrying import Patience, cause_of, keep_trying, level_of
+from bridge.secret import scrub
+from bridge.status import Board, Level, LogPart, Part
+from bridge.tally import Behind, Tally
+
+STOP_SECONDS: Final = 10.0
+"""How long a stop waits for what is sent to be confirmed."""
+
+BROKER_PAUSE_SECONDS: Final = 15.0
+"""Between two attempts to reach the broker, at most: one that is back, or set right, should not wait for long."""
+
+RELAY_STUCK: Final = timedelta(minutes=5)
+"""Every step of publishing has a deadline of its own, all of them together are far below."""
+
+MARK_EVENTS: Final = 50_000
+"""Published events after which the log is read to its end once more, so that the next start has little to read."""
+
+log = get_logger(__name__)
+
+ReadLog = Callable[[Mapping[str, tuple[int, str]], frozenset[str]], Awaitable[LogContents]]
+"""Reads the log to its end, from these places on, and looks for these events in all of it."""
+
+
+class LogOutbox(NumberedOutbox, Behind, Protocol):
+    """What the store has for the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSink:
+    """The log, written by the stream protocol: its part of the store, who writes it, and how that is shown."""
+
+    outbox: LogOutbox
+    publisher: Publisher
+    part: LogPart
+
+
+class Comparable(Protocol):
+    """A store that may be an older state of itself, which only the log can tell."""
+
+    @property
+    def exchange(self) -> Outbox:
+        """What it has for the exchange."""
+
+    def looked_for(self) -> Mapping[str, int]:
+        """Return the events, by id, that an earlier generation may have written to the log."""
+
+    def log_places(self) -> Mapping[str, tuple[int, str]]:
+        """Return where the log was read to its end last, by stream."""
+
+    def passed_by(self, log: LogContents) -> str:
+        """Return how far the log is beyond this store; empty if it is not."""
+
+    def compare(self, log: LogContents | None, doubt: str = "") -> bool:
+        """Compare with what the log has, and return whether a new lineage had to begin; ``None``: nobody can tell."""
+
+    def note_places(self, log: LogContents) -> None:
+        """Record how far the log was read."""
+
+
+@dataclass(slots=True)
+class _Sink:
+    """One of the sinks, which is tried again by itself; it is told what becomes of rows."""
+
+    name: str
+    task: str
+    """What the watchdog calls its work."""
+    board: Board
+    part: Part
+    tally: Tally
+    count: Callable[[Sequence[OutboxRow], datetime], None]
+    patience: Patience
+
+    def published(self, rows: Sequence[OutboxRow]) -> None:
+        """Take the news that the sink confirmed *rows*, and that this is recorded."""
+        now = utc_now()
+        self.patience.progress()
+        self.board.beat(self.task, now)
+        self.count(rows, now)
+
+    def parked(self, row: OutboxRow, reason: str) -> None:
+        """Take the news that *row* was refused for good."""
+        self.patience.progress()
+        self.tally.doubt()
+        self.tally.count()
+        told = {"source": row.source, "event_id": row.event_id, "position": row.position}
+        log.error("event.parked", **told, refused_by=self.name, reason=reason)
+
+    def stopped(self, row: OutboxRow, problem: BridgeError, pause_seconds: float) -> None:
+        """Take the news that the lane of *row* waits, since the sink did not take it."""
+        now, words = utc_now(), scrub(str(problem))
+        self.board.beat(self.task, now)
+        self.tally.doubt()
+        if (part := self.board.sources.get(row.source)) is not None:
+            part.held_back = words
+        told = {"source": row.source, "event_id": row.event_id, "position": row.position}
+        log.warning("event.not_taken", **told, problem=words, again_in_seconds=round(pause_seconds, 1))
+
+    def failed(self, problem: BridgeError, pause_seconds: float) -> None:
+        """Take the news that a session ended, or could not begin."""
+        level, now = level_of(problem), utc_now()
+        words, needs_proof = scrub(str(problem)), isinstance(problem, BrokerDidNotConfirm)
+        self.part.fails(words, level, now, cause=cause_of(problem), needs_proof=needs_proof)
+        self.board.beat(self.task, now)
+        self.tally.doubt()
+        write = log.error if level is Level.ERROR else log.warning
+        write(f"{self.name}.failed", problem=str(problem), again_in_seconds=round(pause_seconds, 1))
+
+
+class Sinks:
+    """All sinks of the outbox. *on_published* is called with what the exchange confirmed."""
+
+    def __init__(  # noqa: PLR0913 - its parts
+        self,
+        store: Comparable,
+        publisher: Publisher,
+        stream: StreamSink | None,
+        *,
+        board: Board,
+        tally: Tally,
+        offload: Offload,
+        window: int,
+        on_published: Callable[[Sequence[OutboxRow]], None],
+        read_log: ReadLog | None,
+    ) -> None:
+        self._store = store
+        self._stream = stream
+        self._board = board
+        self._tally = tally
+        self._offload = offload
+        self._window = window
+        self._on_published = on_published
+        self._read_log = read_log
+        self._since_mark = 0
+        self._wants_mark = asyncio.Event()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._exchange = self._sink("broker", "publish", board.broker, self._published)
+        self._relays = {"broker": (self._exchange, self._relay(self._exchange, store.exchange, publisher))}
+        if stream is not None:
+            sink = self._sink("log", "write log", stream.part, tally.written)
+            self._relays["log"] = (sink, self._relay(sink, stream.outbox, stream.publisher, self._recover))
+
+    def _sink(self, name: str, task: str, part: Part, count: Callable[[Sequence[OutboxRow], datetime], None]) -> _Sink:
+        patience = Patience(transient_max_seconds=BROKER_PAUSE_SECONDS, misconfigured_seconds=BROKER_PAUSE_SECONDS)
+        return _Sink(name, task, self._board, part, self._tally, count, patience)
+
+    def _relay(
+        self,
+        sink: _Sink,
+        outbox: Outbox,
+        publisher: Publisher,
+        prepare: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> OutboxRelay:
+        return OutboxRelay(
+            outbox, publisher, sink, offload=self._offload, clock=utc_now, window=self._window, prepare=prepare
+        )
+
+    @property
+    def reads_log(self) -> bool:
+        """Whether there is a log to compare with."""
+        return self._read_log is not None
+
+    async def prove(self) -> bool:
+        """Return once the store is the newest state of itself, and whether a new lineage had to begin for that.
+
+        Tried again for as long as the broker is not reached: nothing else can be done meanwhile.
+
+        Raises:
+            Fatal: from the store.
+
+        """
+        self._board.watch(self._exchange.task, RELAY_STUCK, utc_now())
+        if self._read_log is None:
+            return await self._offload(self._store.compare, None)
+        renewed = False
+
+        async def compare(read_log: ReadLog) -> None:
+            nonlocal renewed
+            wanted = frozenset(await self._offload(self._store.looked_for))
+            places = await self._offload(self._store.log_places)
+            try:
+                contents, doubt = await read_log(places, wanted), ""
+            except LogUnreadable as problem:
+                log.warning("store.not_compared_with_the_log", problem=str(problem))
+                contents, doubt = None, f"nobody can tell whether it is the newest state of itself: {problem}"
+            renewed = await self._offload(self._store.compare, contents, doubt)
+
+        await keep_trying(partial(compare, self._read_log), self._exchange.patience, self._exchange.failed)
+        return renewed
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        """Begin to send, in *group*; what ends one of the sinks for good ends that."""
+        for name, (sink, relay) in self._relays.items():
+            self._board.watch(sink.task, RELAY_STUCK, utc_now())
+            self._running[name] = group.create_task(
+                keep_trying(relay.run, sink.patience, sink.failed), name=f"relay to the {name}"
+            )
+        if self._read_log is not None:
+            self._running["mark"] = group.create_task(self._keep_marking(self._read_log), name="mark the log")
+
+    def wake(self, source: SourceName) -> None:
+        """Say that there may be new rows of *source*."""
+        for _, relay in self._relays.values():
+            relay.wake(source)
+
+    def wake_all(self) -> None:
+        """Say that rows which were held may be sent now."""
+        for _, relay in self._relays.values():
+            relay.wake_all()
+
+    async def wind_down(self) -> None:
+        """Send nothing more, and wait for the confirms of what was sent."""
+        for _, relay in self._relays.values():
+            relay.stop()
+        # Otherwise there is nothing to wait for, least of all a broker that is away.
+        finishing = [
+            self._running[name]
+            for name, (_, relay) in self._relays.items()
+            if relay.is_in_session and name in self._running
+        ]
+        if finishing:
+            await asyncio.wait(finishing, timeout=STOP_SECONDS)
+        for name, (_, relay) in self._relays.items():
+            if relay.in_flight:
+                log.warning("bridge.stopping_with_unconfirmed", rows=relay.in_flight, to=name)
+        for task in self._running.values():
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running.values())
+
+    async def _keep_marking(self, read_log: ReadLog) -> None:
+        """Read the log to its end after many events, and see that nobody else has given later numbers."""
+        while True:
+            await self._wants_mark.wait()
+            self._wants_mark.clear()
+            self._since_mark = 0
+            try:
+                contents = await read_log(await self._offload(self._store.log_places), frozenset())
+            except (Transient, LogUnreadable) as problem:
+                log.info("log.not_marked", problem=str(problem))
+                continue
+            if beyond := await self._offload(self._store.passed_by, contents):
+                raise StoreOutdated(
+                    f"{beyond}. Another state of this store was at work; start the bridge again: it then tells "
+                    "everything anew, under a new lineage"
+                )
+            await self._offload(self._store.note_places, contents)
+
+    async def _recover(self, session: DeduplicatingSession) -> None:
+        if self._stream is None:
+            return
+        part = self._stream.part
+        recovered, warning = await recover(session, self._stream.outbox, offload=self._offload, now=utc_now())
+        part.settled += recovered
+        part.written += recovered
+        if warning and warning != part.warning:
+            log.error("log.lost_events", problem=warning)
+        part.warning = warning or part.warning
+        log.info("log.settled", last=max(session.lasts, default=0), rows=recovered)
+        self._tally.count()
+
+    def _published(self, rows: Sequence[OutboxRow], now: datetime) -> None:
+        self._tally.published(rows, now)
+        self._on_published(rows)
+        self._since_mark += len(rows)
+        if self._since_mark >= MARK_EVENTS:
+            self._wants_mark.set()
