@@ -73,6 +73,8 @@ class Row(NamedTuple):
 class ChangeKind(StrEnum):
     """What happened to an account."""
 
+    INITIAL = "initial"
+    """It was there when its source was read for the first time in this lineage; ``snapshot`` says so, too."""
     CREATED = "created"
     UPDATED = "updated"
     DELETED = "deleted"
@@ -185,6 +187,8 @@ class Certificate:
     """Accounts that this walk did not see and that are not deleted (yet)."""
     sequence: int
     """Of the last account event the certificate covers."""
+    completes_lineage: bool = False
+    """True for the first proven walk of a lineage: what subscribers have of an older one is gone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,7 +152,7 @@ class Snapshot:
         for known in page:
             change = AccountChange(
                 source=known.source,
-                kind=ChangeKind.DELETED if known.is_deleted else ChangeKind.CREATED,
+                kind=ChangeKind.DELETED if known.is_deleted else ChangeKind.INITIAL,
                 account=known.account,
                 changed=(),
                 previous={},

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
 
-from bridge.cloudevents import ACCOUNT_CHANGED, event_id
+from bridge.cloudevents import ACCOUNT_CHANGED, former_event_id
 from bridge.errors import BadConfig
 from bridge.model import AccountChange, Certificate, OutboxRow, SourceName
 from bridge.trace_context import EventTrace, trace_of
@@ -57,7 +57,7 @@ class Tracer:
     def ingested(self, source: SourceName, changes: Sequence[AccountChange], began_at: datetime) -> None:
         """Record changes that became durable together, since *began_at*."""
         start, end = _nanoseconds(began_at), _nanoseconds(self._clock())
-        traces = [trace_of(event_id(change)) for change in changes]
+        traces = [trace_of(former_event_id(change)) for change in changes]
         ingest = self._tracer.start_span(
             "ingest",
             context=self._api.set_span_in_context(self._api.INVALID_SPAN),

@@ -140,11 +140,11 @@ class Posting:
     def _post(self, key: str, before: Mirrored | None, judgement: Judgement, identity: str = "") -> None:
         change = judgement.change
         if change is not None:
-            identity = identity or cloudevents.event_id(change)
+            identity = identity or cloudevents.former_event_id(change)
             while self._account_told(identity) is not None:
                 judgement = publish_anew(judgement)
                 change = judgement.change or change
-                identity = cloudevents.event_id(change)
+                identity = cloudevents.former_event_id(change)
             self._changes[identity] = change
             reused = change.reuse - (before.reuse if before is not None else 0)
             if reused:
@@ -180,10 +180,10 @@ def _apart(rows: Sequence[Row]) -> Iterator[Mapping[str, Row]]:
 
 def _versions(change: AccountChange, before: Mirrored | None) -> Sequence[str]:
     """Return the id of *change*, and the ids under which it may have been told before if it is an old version."""
-    own = cloudevents.event_id(change)
+    own = cloudevents.former_event_id(change)
     if before is None or change.cursor == before.cursor:
         return (own,)
     if change.kind is ChangeKind.DELETED:
         return (own, own)
     other = ChangeKind.CREATED if change.kind is ChangeKind.UPDATED else ChangeKind.UPDATED
-    return (own, own, cloudevents.event_id(change._replace(kind=other)))
+    return (own, own, cloudevents.former_event_id(change._replace(kind=other)))

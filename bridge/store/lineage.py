@@ -16,7 +16,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
@@ -42,8 +42,9 @@ class Mark:
 
 
 def new_lineage() -> str:
-    """Return eight hex digits that no store had before."""
-    return secrets.token_hex(4)
+    """Return a lineage that no store had before; see ``cloudevents.LINEAGE``."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{secrets.token_hex(2)}"
 
 
 def mark(db: sqlite3.Connection) -> Mark:
