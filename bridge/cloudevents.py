@@ -2,16 +2,19 @@
 
 CloudEvents 1.0, structured mode: the whole event is one JSON object in the message body.
 
-The id is made of the PBX's own numbers, so the same change has the same id whoever works it out, even after the bridge
-lost its store. The bytes of an event are made once, with its outbox row, and never again.
+The id is the name of the event's place: lineage, source and sequence. It is given once, with the outbox row, as the
+bytes are, so it cannot name two things, whatever the PBX does with its own numbers.
+
+What comes from outside is read here and nowhere else: every number has bounds, so that an event that nobody meant
+cannot stand in the way of all later ones, and whatever is wrong is ``BadEvent``.
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
@@ -27,11 +30,19 @@ ACCOUNT_CHANGED_SCHEMA: Final = "urn:pbx-account-bridge:account-changed:1"
 SOURCE_VERIFIED: Final = "pbx.source.verified"
 SOURCE_VERIFIED_SCHEMA: Final = "urn:pbx-account-bridge:source-verified:1"
 
+LINEAGE: Final = re.compile(r"[0-9]{8}T[0-9]{9}Z-[0-9a-f]{4}")
+"""When it was born, in UTC to the millisecond, and four hex digits: as wide as every other, so text order is age."""
+
+MAX_REVISION: Final = 2**53 - 1
+"""The greatest number that every JSON reader gets exactly (RFC 8259, section 6)."""
+
+MAX_GUID_CHARACTERS: Final = 1024
+
 _NAMESPACE: Final = uuid5(NAMESPACE_URL, "urn:pbx-account-bridge:event")
 _SOURCE_PREFIX: Final = "/pbx/"
-_NUMBERS: Final = re.compile(rb'"sequence":"\d{20}","lineage":"[^"]*"')
-_REVISION: Final = re.compile(rb'"revision":\d+,"cursor":')
-"""As ``encode`` writes them; no text in an event can look like these, since its quotes would be escaped."""
+_SOURCE: Final = re.compile(r"/pbx/([a-z0-9][a-z0-9-]*)")
+_SEQUENCE: Final = re.compile(r"[0-9]{20}")
+_MAX_SEQUENCE: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +50,7 @@ class AccountChanged:
     """The event as a consumer sees it."""
 
     event_id: str
-    """The same for every delivery of this change: what an inbox remembers."""
+    """The same for every delivery of this change, and of nothing else."""
     source: SourceName
     kind: ChangeKind
     account: Published
@@ -50,9 +61,10 @@ class AccountChanged:
     sequence: int
     """Counts the events of this source from 1, without gaps."""
     lineage: str
-    """Of the bridge's store: revisions and sequences count within one lineage and start again in the next."""
+    """A generation of what the bridge knows of this source; later ones are greater, as text. Revisions and sequences
+    count within one and start again in the next."""
     time: datetime
-    """When the bridge learnt of the change."""
+    """When the bridge learnt of the change, in UTC."""
     reason: Reason | None
     cursor: Mapping[str, Any]
     """The PBX's own numbers: guid, usn, ausn. Opaque."""
@@ -63,8 +75,36 @@ class AccountChanged:
         return AccountGuid(self.account["guid"])
 
 
+@dataclass(frozen=True, slots=True)
+class SourceVerified:
+    """The certificate as a consumer sees it: a full walk was proven complete, and nothing was missing then."""
+
+    event_id: str
+    source: SourceName
+    sequence: int
+    """Of the last account change it covers."""
+    lineage: str
+    time: datetime
+    """When the walk was proven, in UTC."""
+    walk: int
+    started: datetime
+    verified: datetime
+    accounts: int
+    """Present, all of them as published."""
+    repaired: int
+    """Had changed without the PBX telling."""
+    deleted: int
+    """Deleted because proven walks did not see them."""
+    held: int
+    """Would have been deleted, had they not been too many to do so unasked."""
+    absent: int
+    """Not seen by this walk and not deleted (yet)."""
+    completes_lineage: bool
+    """True for the first proven walk of a lineage: accounts of this source with an older lineage are gone."""
+
+
 def event_id(lineage: str, source: SourceName, sequence: int) -> str:
-    """Return the id of the event at this place: it can be given once, since places are."""
+    """Return the id of the account change with this place: a UUID that no other one can have."""
     return _uuid5(orjson.dumps([lineage, source, sequence]))
 
 
@@ -91,7 +131,7 @@ def routing_key(change: AccountChange) -> str:
 
 
 def encode(change: AccountChange, *, identity: str, sequence: int, lineage: str, time: datetime) -> bytes:
-    """Return the event as UTF-8 JSON. *identity* is its ``event_id``, *time* must be aware."""
+    """Return the event as UTF-8 JSON. *identity* is its ``event_id`` or ``snapshot_id``, *time* must be aware."""
     data: dict[str, Any] = {
         "change": change.kind,
         "account": change.account,
@@ -119,32 +159,11 @@ def encode(change: AccountChange, *, identity: str, sequence: int, lineage: str,
     return orjson.dumps(event, option=orjson.OPT_UTC_Z)
 
 
-def renumbered(body: bytes, *, lineage: str, sequence: int, revision: int) -> bytes:
-    """Return the bytes of an account change with other numbers, and nothing else about it touched.
-
-    Not by way of ``decode``: a PBX's own numbers need not survive that.
-    """
-    told = _NUMBERS.sub(b'"sequence":"%020d","lineage":"%s"' % (sequence, lineage.encode()), body, count=1)
-    return _REVISION.sub(b'"revision":%d,"cursor":' % revision, told, count=1)
-
-
 def without_person(body: bytes) -> bytes:
     """Return the bytes of an account change without anything about the person: for the records, never to be sent."""
     event = orjson.loads(body)
     event["data"] |= {"account": {"guid": event["data"]["account"]["guid"]}, "previous": {}}
     return orjson.dumps(event)
-
-
-def numbers_in(bodies: Iterable[bytes], lineage: str) -> Mapping[str, int]:
-    """Return the highest sequence of each source among the events of *lineage*; what is none of ours is passed over."""
-    highest: dict[str, int] = {}
-    for body in bodies:
-        with suppress(ValueError, KeyError, TypeError):
-            event = orjson.loads(body)
-            if event["lineage"] == lineage:
-                source = str(event["source"]).removeprefix(_SOURCE_PREFIX)
-                highest[source] = max(highest.get(source, 0), int(event["sequence"]))
-    return highest
 
 
 def certificate_id(certificate: Certificate, lineage: str) -> str:
@@ -179,41 +198,113 @@ def encode_certificate(certificate: Certificate, *, identity: str, lineage: str)
             "deleted": certificate.deleted,
             "held": certificate.held,
             "absent": certificate.absent,
+            "completes_lineage": certificate.completes_lineage,
         },
     }
     return orjson.dumps(event, option=orjson.OPT_UTC_Z)
 
 
 def decode(body: bytes) -> AccountChanged:
-    """Return the event in a message body. Properties this version does not know are ignored.
+    """Return the account change in a message body. Properties this version does not know are ignored.
 
     Raises:
         BadEvent: it is not an account change, or of a version this one cannot read.
 
     """
+    event = _parsed(body)
     try:
-        event = orjson.loads(body)
-        if event["type"] != ACCOUNT_CHANGED or event["dataschema"] != ACCOUNT_CHANGED_SCHEMA:
-            raise BadEvent(
-                f"an event of type {event['type']!r} and schema {event['dataschema']!r}, not an account change"
-            )
-        data = event["data"]
+        _expect(event, ACCOUNT_CHANGED, ACCOUNT_CHANGED_SCHEMA)
+        data = _object(event["data"])
         return AccountChanged(
             event_id=_text(event["id"]),
-            source=SourceName(_text(event["source"]).removeprefix(_SOURCE_PREFIX)),
+            source=_source(event),
             kind=ChangeKind(data["change"]),
             account=_with_guid(data["account"]),
-            changed=tuple(data["changed"]),
-            previous=dict(data["previous"]),
-            revision=int(data["revision"]),
-            sequence=int(event["sequence"]),
-            lineage=_text(event["lineage"]),
-            time=datetime.fromisoformat(event["time"]),
+            changed=_texts(data["changed"]),
+            previous=_object(data["previous"]),
+            revision=_number(data["revision"], 1),
+            sequence=_sequence(event),
+            lineage=_lineage(event),
+            time=_time(event["time"]),
             reason=Reason(data["reason"]) if data.get("reason") else None,
-            cursor=dict(data["cursor"]),
+            cursor=_object(data["cursor"]),
         )
-    except (KeyError, TypeError, ValueError) as problem:
+    except (KeyError, TypeError, ValueError, OverflowError) as problem:
         raise BadEvent(f"not an account change of this version: {type(problem).__name__} {problem}") from problem
+
+
+def decode_certificate(body: bytes) -> SourceVerified:
+    """Return the certificate in a message body. Properties this version does not know are ignored.
+
+    Raises:
+        BadEvent: it is not a certificate, or of a version this one cannot read.
+
+    """
+    event = _parsed(body)
+    try:
+        _expect(event, SOURCE_VERIFIED, SOURCE_VERIFIED_SCHEMA)
+        data = _object(event["data"])
+        return SourceVerified(
+            event_id=_text(event["id"]),
+            source=_source(event),
+            sequence=_sequence(event),
+            lineage=_lineage(event),
+            time=_time(event["time"]),
+            walk=_number(data["walk"], 1),
+            started=_time(data["started"]),
+            verified=_time(data["verified"]),
+            accounts=_number(data["accounts"]),
+            repaired=_number(data["repaired"]),
+            deleted=_number(data["deleted"]),
+            held=_number(data["held"]),
+            absent=_number(data["absent"]),
+            completes_lineage=_flag(data["completes_lineage"]),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as problem:
+        raise BadEvent(f"not a certificate of this version: {type(problem).__name__} {problem}") from problem
+
+
+def type_of(body: bytes) -> str:
+    """Return the type of the event in a message body, for messages that do not say it themselves.
+
+    Raises:
+        BadEvent: it is no event.
+
+    """
+    found = _parsed(body).get("type")
+    if not isinstance(found, str):
+        raise BadEvent("not an event: it has no type")
+    return found
+
+
+def _parsed(body: bytes) -> Mapping[str, Any]:
+    """Return the JSON object in *body*, in which no name comes twice: two readers could take it for two things.
+
+    Raises:
+        BadEvent: it is none, or nested deeper than anybody would mean.
+
+    """
+    try:
+        event: Any = orjson.loads(body)
+        if orjson.dumps(event) != body:  # not as our own encoder writes it, which says a name once
+            json.loads(body, object_pairs_hook=_without_doubles)
+    except (TypeError, ValueError, RecursionError) as problem:
+        raise BadEvent(f"not JSON: {type(problem).__name__} {problem}") from problem
+    if not isinstance(event, dict):
+        raise BadEvent(f"not an event: JSON of type {type(event).__name__}")
+    return event
+
+
+def _without_doubles(pairs: Sequence[tuple[str, Any]]) -> Mapping[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a name comes twice in an object")
+    return content
+
+
+def _expect(event: Mapping[str, Any], kind: str, schema: str) -> None:
+    if event["type"] != kind or event["dataschema"] != schema:
+        raise BadEvent(f"an event of type {event['type']!r} and schema {event['dataschema']!r}, not {kind}")
 
 
 def _cursor(change: AccountChange) -> dict[str, Any]:
@@ -231,6 +322,63 @@ def _text(value: object) -> str:
     return value
 
 
-def _with_guid(account: Mapping[str, Any]) -> Published:
-    _text(account["guid"])
-    return dict(account)
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise TypeError("a list of texts is missing")
+    return tuple(value)
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("an object is missing")
+    return value
+
+
+def _number(value: object, least: int = 0) -> int:
+    # A boolean is an int to Python, and to nobody else.
+    if type(value) is not int or not least <= value <= MAX_REVISION:
+        raise ValueError("a number is missing, or beyond its bounds")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("true or false is missing")
+    return value
+
+
+def _sequence(event: Mapping[str, Any]) -> int:
+    sequence = int(_matching(_SEQUENCE, event["sequence"])[0])
+    if sequence > _MAX_SEQUENCE:
+        raise ValueError("a sequence beyond its bounds")
+    return sequence
+
+
+def _lineage(event: Mapping[str, Any]) -> str:
+    return _matching(LINEAGE, event["lineage"])[0]
+
+
+def _source(event: Mapping[str, Any]) -> SourceName:
+    return SourceName(_matching(_SOURCE, event["source"])[1])
+
+
+def _matching(pattern: re.Pattern[str], value: object) -> re.Match[str]:
+    found = pattern.fullmatch(_text(value))
+    if found is None:
+        raise ValueError("a text of another form than is wanted")
+    return found
+
+
+def _time(value: object) -> datetime:
+    time = datetime.fromisoformat(_text(value))
+    if time.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return time.astimezone(UTC)
+
+
+def _with_guid(value: object) -> Published:
+    account = _object(value)
+    guid = _text(account["guid"])
+    if len(guid) > MAX_GUID_CHARACTERS or "\x00" in guid:
+        raise ValueError("a guid that no database could keep")
+    return account

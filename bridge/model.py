@@ -74,7 +74,7 @@ class ChangeKind(StrEnum):
     """What happened to an account."""
 
     INITIAL = "initial"
-    """It was there when its source was read for the first time in this lineage: a fact, not news."""
+    """It was there when its source was read for the first time in this lineage; ``snapshot`` says so, too."""
     CREATED = "created"
     UPDATED = "updated"
     DELETED = "deleted"

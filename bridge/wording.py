@@ -46,6 +46,8 @@ def name_of(account: Mapping[str, Any]) -> str:
 
 def headline(kind: ChangeKind, reason: Reason | None, changed: Sequence[str]) -> str:
     """Return what happened to an account in two or three words: ``new extension``."""
+    if kind is ChangeKind.INITIAL:
+        return "there at the first reading"
     if kind is ChangeKind.CREATED:
         return "is back" if reason is Reason.RESTORED else "new account"
     if kind is ChangeKind.DELETED:

@@ -71,7 +71,7 @@ def replay(config: Path | None, queue: str, since: datetime, who: str | None, *,
 def snapshot(config: Path | None, queue: str, source: str | None, *, as_json: bool) -> None:
     """Send the present state of all accounts to one queue, with the header x-label: snapshot.
 
-    Every account comes as created, under an id of its own; what changes meanwhile comes once more.
+    Every account comes as initial, under an id of its own; what changes meanwhile comes once more.
     """
     settings = _settings(config)
 

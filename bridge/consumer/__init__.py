@@ -1,11 +1,11 @@
 """The other end: receive account changes, and apply each of them exactly once.
 
-A whole subscriber. The id of a change and its effect become durable in one transaction, or neither does::
+A whole subscriber. What is known of an account and the effect of a change become durable in one transaction, or neither
+does::
 
     import asyncio
     import sqlite3
-    from bridge.consumer.client import Subscriber
-    from bridge.consumer.inbox_sqlite import SqliteInbox
+    from bridge.consumer import SqliteInbox, Subscriber
 
     letters = sqlite3.connect("letters.db")
     letters.execute("CREATE TABLE IF NOT EXISTS letter (account TEXT, what TEXT)")
@@ -14,11 +14,41 @@ A whole subscriber. The id of a change and its effect become durable in one tran
 
     async def apply(event):
         with letters:  # one transaction
-            if inbox.is_new(event):
+            if inbox.accept(event):
                 letters.execute("INSERT INTO letter VALUES (?, ?)", (event.account["display_name"], event.kind))
 
-    asyncio.run(Subscriber("amqp://guest:guest@localhost/", queue="letters").run(apply))
+    async def verified(certificate):
+        with letters:
+            for guid in inbox.gone(certificate):  # the bridge began anew, and these accounts are not there any more
+                letters.execute("INSERT INTO letter VALUES (?, ?)", (guid, "gone"))
+
+    asyncio.run(Subscriber("amqp://guest:guest@localhost/", queue="letters").run(apply, verified))
 
 ``client`` receives from a queue, ``log`` from the log of everything, ``inbox_sqlite`` and ``inbox_postgres`` remember
-what was applied.
+where each account stands, ``position_sqlite`` and ``position_postgres`` where a reader of the log does. What this page
+names is public. What is for PostgreSQL is imported from its own module, since it needs ``psycopg``.
 """
+
+from bridge.cloudevents import AccountChanged, SourceVerified
+from bridge.consumer.client import CertificateDelivery, Delivery, Subscriber, subscribe
+from bridge.consumer.inbox import Inbox
+from bridge.consumer.inbox_sqlite import SqliteInbox
+from bridge.consumer.log import LogCertificate, LogEntry, LogReader
+from bridge.consumer.position import Place
+from bridge.consumer.position_sqlite import SqlitePosition
+
+__all__ = [
+    "AccountChanged",
+    "CertificateDelivery",
+    "Delivery",
+    "Inbox",
+    "LogCertificate",
+    "LogEntry",
+    "LogReader",
+    "Place",
+    "SourceVerified",
+    "SqliteInbox",
+    "SqlitePosition",
+    "Subscriber",
+    "subscribe",
+]

@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Final, Literal
 from uuid import uuid4
 
@@ -16,13 +17,25 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 
 from bridge.broker import DEADLINE_SECONDS, Subscription, Topology, connect
 from bridge.broker_errors import translated
-from bridge.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode
+from bridge.cloudevents import (
+    ACCOUNT_CHANGED,
+    SOURCE_VERIFIED,
+    AccountChanged,
+    SourceVerified,
+    decode,
+    decode_certificate,
+    type_of,
+)
+from bridge.consumer.away import is_away
 from bridge.consumer.queues import Wanted, provide, provide_temporary
 from bridge.consumer.session import LONGEST_PAUSE_SECONDS, Inflow, Link, log
-from bridge.errors import BadEvent, BrokerUnreachable, Fatal, Transient
+from bridge.errors import BadEvent, BrokerUnreachable, Fatal
 
 ACCOUNT_KEYS: Final = ("*.account.*",)
 """Binds to every account change of every source, and to nothing else."""
+
+CERTIFICATE_KEYS: Final = ("*.source.verified",)
+"""Binds to the certificates of every source, and to nothing else."""
 
 FIRST_RETRY_SECONDS: Final = 0.1
 
@@ -33,13 +46,13 @@ Start = Literal["first", "last", "next"] | datetime | int
 """Where in the log to begin; a number is an offset."""
 
 Handler = Callable[[AccountChanged], Awaitable[None]]
+OnVerified = Callable[[SourceVerified], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """One change, not yet acknowledged; RabbitMQ delivers it again where it never is."""
+class Received:
+    """A message that is not acknowledged yet; RabbitMQ delivers it again where it never is."""
 
-    event: AccountChanged
     body: bytes
     _message: AbstractIncomingMessage
 
@@ -49,12 +62,26 @@ class Delivery:
         return bool(self._message.redelivered or self._message.headers.get("x-redelivered-by-bridge"))
 
     async def ack(self) -> None:
-        """Say that the change is dealt with. Where the connection is gone that is logged, and it will come again."""
+        """Say that it is dealt with. Where the connection is gone that is logged, and it will come again."""
         await settle(self._message, "ack")
 
     async def reject(self) -> None:
-        """Put the change aside for good: into the dead-letter queue, where the queue has one."""
+        """Put it aside for good: into the dead-letter queue, where the queue has one."""
         await settle(self._message, "reject")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery(Received):
+    """One change."""
+
+    event: AccountChanged
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateDelivery(Received):
+    """One certificate; what it says is true once every change before it is dealt with."""
+
+    event: SourceVerified
 
 
 async def settle(message: AbstractIncomingMessage, how: Literal["ack", "reject"], *, multiple: bool = False) -> None:
@@ -73,15 +100,38 @@ async def settle(message: AbstractIncomingMessage, how: Literal["ack", "reject"]
 
 async def delivery_of(message: AbstractIncomingMessage) -> Delivery | None:
     """Return the change in *message*; ``None`` for other kinds of events, and for what is none, which is put aside."""
-    if message.type not in {None, ACCOUNT_CHANGED}:
-        await settle(message, "ack")
-        return None
+    delivery = await _delivery_of(message, {ACCOUNT_CHANGED})
+    return delivery if isinstance(delivery, Delivery) else None
+
+
+async def _delivery_of(
+    message: AbstractIncomingMessage, kinds: Collection[str]
+) -> Delivery | CertificateDelivery | None:
     try:
-        return Delivery(decode(message.body), message.body, message)
+        event = event_of(message, kinds)
     except BadEvent as problem:
         log_bad_event(message, problem)
         await settle(message, "reject")
         return None
+    if isinstance(event, AccountChanged):
+        return Delivery(message.body, message, event)
+    if isinstance(event, SourceVerified):
+        return CertificateDelivery(message.body, message, event)
+    await settle(message, "ack")
+    return None
+
+
+def event_of(message: AbstractIncomingMessage, kinds: Collection[str]) -> AccountChanged | SourceVerified | None:
+    """Return the event in *message*, or ``None`` where its type is none of *kinds*.
+
+    Raises:
+        BadEvent: it is of one of *kinds* by its type, and not by what is in it.
+
+    """
+    kind = message.type or type_of(message.body)
+    if kind not in kinds:
+        return None
+    return decode_certificate(message.body) if kind == SOURCE_VERIFIED else decode(message.body)
 
 
 def log_bad_event(message: AbstractIncomingMessage, problem: BadEvent) -> None:
@@ -177,44 +227,69 @@ class Subscriber:
                 tried again, like everything that passes.
 
         """
+        async with aclosing(self._received({ACCOUNT_CHANGED})) as deliveries:
+            async for delivery in deliveries:
+                if isinstance(delivery, Delivery):
+                    yield delivery
+
+    async def events(self) -> AsyncGenerator[Delivery | CertificateDelivery, None]:
+        """Iterate over changes and certificates in their order; each stays unacknowledged as above.
+
+        Certificates are bound to, too. Raises what the iteration over the changes raises.
+        """
+        async with aclosing(self._received({ACCOUNT_CHANGED, SOURCE_VERIFIED})) as deliveries:
+            async for delivery in deliveries:
+                yield delivery
+
+    async def _received(self, kinds: Collection[str]) -> AsyncGenerator[Delivery | CertificateDelivery, None]:
+        begin = partial(self._begin, keys=CERTIFICATE_KEYS if SOURCE_VERIFIED in kinds else ())
         while not self._link.is_stopped:
-            async with self._link.session(self._begin) as inflow:
+            async with self._link.session(begin) as inflow:
                 while inflow is not None and (message := await inflow.next()) is not None:
-                    delivery = await delivery_of(message)
+                    delivery = await _delivery_of(message, kinds)
                     if delivery is not None:
                         yield delivery
                 if inflow is not None:
                     await inflow.finish()
 
-    async def run(self, handler: Handler) -> None:
+    async def run(self, handler: Handler, on_verified: OnVerified | None = None) -> None:
         """Await *handler* with one change after the other, and acknowledge each once it returns.
 
+        With *on_verified* certificates are bound to as well, and handed to it in order with the changes. (With
+        ``declare=False`` the queue has to be bound to ``*.source.verified`` already.)
+
         A handler that raises is tried again after a pause, *attempts* times, and then the change is dead-lettered.
-        Three kinds of errors say more: ``Transient`` is tried again for as long as it takes, ``BadEvent``
-        dead-letters at once, and ``Fatal`` ends the run with nothing acknowledged. Returns when stopped. A cancelled
-        run cancels its handler, and the change is delivered again.
+        Some errors say more. That its database is away (locked, full, refused, restarted; see ``away``) is tried
+        again for as long as it takes, as is any ``Transient``; a handler that keeps a connection has to replace one
+        that broke. ``BadEvent`` dead-letters at once, and ``Fatal`` ends the run with nothing acknowledged. Returns
+        when stopped. A cancelled run cancels its handler, and the change is delivered again.
 
         Raises:
             BrokerRefusedLogin, TopologyMismatch: before it worked for the first time.
             Fatal: from the handler.
 
         """
-        async with aclosing(self.__aiter__()) as deliveries:
+        kinds = {ACCOUNT_CHANGED} if on_verified is None else {ACCOUNT_CHANGED, SOURCE_VERIFIED}
+        async with aclosing(self._received(kinds)) as deliveries:
             async for delivery in deliveries:
-                await self._handle(delivery, handler)
+                if isinstance(delivery, Delivery):
+                    await self._handle(delivery, partial(handler, delivery.event))
+                elif on_verified is not None:
+                    await self._handle(delivery, partial(on_verified, delivery.event))
 
-    async def _begin(self, connection: AbstractConnection) -> Inflow:
+    async def _begin(self, connection: AbstractConnection, *, keys: Sequence[str]) -> Inflow:
+        wanted = replace(self._wanted, keys=(*self._wanted.keys, *keys))
         if self._is_exclusive:
-            await provide_temporary(connection, self._queue, self._wanted.exchange, self._wanted.keys)
+            await provide_temporary(connection, self._queue, wanted.exchange, wanted.keys)
         elif self._makes_queue:
-            await provide(connection, self._wanted)
+            await provide(connection, wanted)
         return await Inflow.begin(connection, self._queue, prefetch=self._prefetch)
 
-    async def _handle(self, delivery: Delivery, handler: Handler) -> None:
+    async def _handle(self, delivery: Delivery | CertificateDelivery, handle: Callable[[], Awaitable[None]]) -> None:
         link = self._link
 
         def is_enough(state: RetryCallState) -> bool:
-            waits = state.outcome is not None and isinstance(state.outcome.exception(), Transient)
+            waits = state.outcome is not None and is_away(state.outcome.exception())
             return link.is_over or (state.attempt_number >= self._attempts and not waits)
 
         retrying = AsyncRetrying(
@@ -226,7 +301,7 @@ class Subscriber:
             reraise=True,
         )
         try:
-            await retrying(_called, handler, delivery.event)
+            await retrying(_called, handle)
         except Fatal:
             raise
         except Exception as problem:  # noqa: BLE001 - whatever a handler raises
@@ -242,9 +317,9 @@ def _is_worth_repeating(problem: BaseException) -> bool:
     return isinstance(problem, Exception) and not isinstance(problem, (BadEvent, Fatal))
 
 
-async def _called(handler: Handler, event: AccountChanged) -> None:
+async def _called(handle: Callable[[], Awaitable[None]]) -> None:
     try:
-        await handler(event)
+        await handle()
     except asyncio.CancelledError as problem:
         # Something the handler waited for was cancelled, for example by a client library that lost its connection.
         # Only where this task itself is asked to end may that end the run.
@@ -258,10 +333,13 @@ class HandlerCancelledError(RuntimeError):
     """A handler ended by a cancellation that nobody asked this subscriber for."""
 
 
-def _log_failure(level: int, what: str, delivery: Delivery, how: RetryCallState | Exception) -> None:
+def _log_failure(
+    level: int, what: str, delivery: Delivery | CertificateDelivery, how: RetryCallState | Exception
+) -> None:
     problem = how if isinstance(how, Exception) else how.outcome.exception() if how.outcome is not None else None
     event = delivery.event
-    log.log(level, what, exc_info=problem, extra={"event_id": event.event_id, "account": event.account_guid})
+    whose = {"account": event.account_guid} if isinstance(event, AccountChanged) else {"source": event.source}
+    log.log(level, what, exc_info=problem, extra={"event_id": event.event_id, **whose})
 
 
 @asynccontextmanager
@@ -278,7 +356,8 @@ async def subscribe(  # noqa: PLR0913 - what a subscriber may say
 ) -> AsyncIterator[AsyncIterator[Delivery]]:
     """Receive the changes in *queue*, or without a name those from now on, in a queue that goes with the connection.
 
-    For one connection only; ``Subscriber`` outlives it. A named queue is made where there is none. With *start* the
+    For one connection only; ``Subscriber`` outlives it. A named queue is made where there is none, as ``Subscriber``
+    makes it, and used as it is where it exists. With *start* the
     log of the exchange is read instead, from its first change, from a time, or from an offset, and then on with
     what comes; of a log in several *partitions* all at once, in order for each account. What is no account change
     is skipped, and dead-lettered where it is broken. Inside, iterate; the iteration ends with the error that ended
@@ -338,12 +417,14 @@ async def _find_or_make(connection: AbstractConnection, name: str, exchange: str
     # Looked for first: it may have been made with arguments of somebody else's choice. A miss closes its channel.
     with translated(None, f"the queue {name} on the exchange {exchange}"):
         async with asyncio.timeout(DEADLINE_SECONDS):
-            channel = await connection.channel()
+            channel, is_missing = await connection.channel(), False
             try:
                 queue = await channel.declare_queue(name, passive=True)
             except ChannelNotFoundEntity:
-                channel = await connection.channel()
-                queue = await channel.declare_queue(name, durable=True, arguments={"x-queue-type": "quorum"})
-            for key in keys:
-                await queue.bind(exchange, key)
-            await channel.close()
+                is_missing = True
+            else:
+                for key in keys:
+                    await queue.bind(exchange, key)
+                await channel.close()
+    if is_missing:
+        await provide(connection, Wanted(name, exchange, tuple(keys), is_ordered=False, delivery_limit=DELIVERY_LIMIT))

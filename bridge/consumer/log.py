@@ -2,10 +2,11 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from functools import partial
 from typing import Any, Final, cast
 
@@ -14,8 +15,8 @@ from aiormq.exceptions import ChannelLockedResource
 
 from bridge.broker import DEADLINE_SECONDS
 from bridge.broker_errors import translated
-from bridge.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode
-from bridge.consumer.client import Start, log_bad_event, settle
+from bridge.cloudevents import ACCOUNT_CHANGED, SOURCE_VERIFIED, AccountChanged, SourceVerified
+from bridge.consumer.client import Start, event_of, log_bad_event, settle
 from bridge.consumer.position import Place
 from bridge.consumer.session import LONGEST_PAUSE_SECONDS, Inflow, Link, log
 from bridge.errors import BadEvent, BrokerUnreachable, LogReplaced, TopologyMismatch
@@ -28,10 +29,24 @@ TURN_SECONDS: Final = 1.0
 """How often a replica that stands by looks whether it is its turn."""
 
 PLACE_SECONDS: Final = 10.0
-"""How long the entry at a reader's place may take to come, before the broker is asked again."""
+"""How long the entry at a reader's place may take to come, before the broker is asked another question."""
 
-PLACE_ATTEMPTS: Final = 3
-"""After so many of them without that entry, the log is taken for another one."""
+
+class Looking(Enum):
+    """What a reader asks after connecting, until it knows that the log is the one in which it stands.
+
+    The broker gives what it has from an offset on and says nothing of what it does not have. So it takes up to three
+    questions, and only an answer decides: that nothing comes may mean anything.
+    """
+
+    AT_PLACE = "at its place"
+    """The entry there has to be the one that was read; where a later one comes first, it is gone."""
+    AT_FIRST = "at the first entry"
+    """Asked where it is gone: by age or size only if everything before it is gone as well."""
+    AT_LAST = "at the last entry"
+    """Asked where nothing came: the newest part of a log is never removed, so one that ends before our place is new.
+    Asked twice, since of a part that comes slowly the end cannot be told from a pause."""
+    NO_MORE = "no more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +56,15 @@ class LogEntry:
     offset: int
     """Starting again with ``start=offset + 1`` continues behind this entry."""
     event: AccountChanged
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LogCertificate:
+    """One certificate and its place in the log."""
+
+    offset: int
+    event: SourceVerified
     body: bytes
 
 
@@ -57,7 +81,7 @@ class LogReader:
         position.create_tables()
         async for entry in LogReader(url, start=position.start()):
             with letters:  # one transaction
-                if position.is_new(entry):
+                if position.accept(entry):
                     letters.execute("INSERT INTO letter VALUES (?, ?)", (entry.event.account["display_name"], ...))
 
     Args:
@@ -100,9 +124,13 @@ class LogReader:
         self._start: Start = "first"
         self._place: Place | None = None
         """The last entry that was dealt with; the log is asked for it once more, to see that it is the same log."""
-        self._is_at_place = True
-        """False after connecting, until that entry came again."""
-        self._attempts = 0
+        self._next_look = Looking.AT_PLACE
+        """What to ask over the next connection."""
+        self._looking = Looking.NO_MORE
+        self._earlier: int | None = None
+        """The last entry before our place that came over this connection."""
+        self._ends_at: int | None = None
+        """That of the connection before, where it was the end of the log as far as could be seen."""
         self._is_first = True
         """True until the first entry came over a connection."""
         if not callable(start):
@@ -134,12 +162,24 @@ class LogReader:
             LogReplaced: the log is not the one in which this reader stands.
 
         """
+        async with aclosing(self._entries({ACCOUNT_CHANGED})) as entries:
+            async for entry in entries:
+                if isinstance(entry, LogEntry):
+                    yield entry
+
+    async def events(self) -> AsyncGenerator[LogEntry | LogCertificate, None]:
+        """Iterate over changes and certificates in their order. Raises what the iteration over the changes raises."""
+        async with aclosing(self._entries({ACCOUNT_CHANGED, SOURCE_VERIFIED})) as entries:
+            async for entry in entries:
+                yield entry
+
+    async def _entries(self, kinds: Collection[str]) -> AsyncGenerator[LogEntry | LogCertificate, None]:
         while not self._link.is_stopped:
             async with self._link.session(self._begin) as inflow:
                 unsettled = 0
                 while inflow is not None and (message := await self._next(inflow)) is not None:
                     offset = self._advance(message)
-                    entry = None if offset is None else _entry(message, offset)
+                    entry = None if offset is None else _entry(message, offset, kinds)
                     if entry is not None:
                         yield entry
                     unsettled += 1
@@ -149,16 +189,26 @@ class LogReader:
                         await settle(message, "ack", multiple=True)
                         unsettled = 0
 
-    async def run(self, handler: "Callable[[LogEntry], Awaitable[None]]") -> None:
+    async def run(
+        self,
+        handler: Callable[[LogEntry], Awaitable[None]],
+        on_verified: Callable[[LogCertificate], Awaitable[None]] | None = None,
+    ) -> None:
         """Await *handler* with one entry after the other, until stopped; its first error ends the run.
+
+        With *on_verified* certificates are handed to it, in order with the changes.
 
         Raises:
             BrokerRefusedLogin, TopologyMismatch, LogReplaced: see the iteration.
 
         """
-        async with aclosing(self.__aiter__()) as entries:
+        kinds = {ACCOUNT_CHANGED} if on_verified is None else {ACCOUNT_CHANGED, SOURCE_VERIFIED}
+        async with aclosing(self._entries(kinds)) as entries:
             async for entry in entries:
-                await handler(entry)
+                if isinstance(entry, LogEntry):
+                    await handler(entry)
+                elif on_verified is not None:
+                    await on_verified(entry)
 
     def _begin_at(self, start: Start | Place) -> None:
         if isinstance(start, datetime) and start.tzinfo is None:
@@ -177,9 +227,16 @@ class LogReader:
             asked = self._wanted()
             self._begin_at(await asked if isinstance(asked, Awaitable) else asked)
         place = self._place
-        known = place is not None and place.event_id is not None
-        start = self._start if place is None else place.offset if known else place.offset + 1
-        self._is_at_place, self._is_first = not known, True
+        is_known = place is not None and place.event_id is not None
+        self._looking, self._next_look = (self._next_look if is_known else Looking.NO_MORE), Looking.AT_PLACE
+        self._earlier, self._is_first = None, True
+        start: Start
+        if self._looking is Looking.AT_FIRST:
+            start = "first"
+        elif self._looking is Looking.AT_LAST:
+            start = "last"
+        else:
+            start = self._start if place is None else place.offset if is_known else place.offset + 1
         inflow = await begin_at(start)
         if start == "next":
             # Should the connection break before anything came, "next" would leave out what was published meanwhile.
@@ -201,39 +258,76 @@ class LogReader:
         )
 
     async def _next(self, inflow: Inflow) -> AbstractIncomingMessage | None:
-        if self._is_at_place:
+        if self._looking is Looking.NO_MORE:
             return await inflow.next()
-        # The broker has the entry at our place, or later ones: the newest part of a log is never removed.
         try:
             async with asyncio.timeout(PLACE_SECONDS):
                 return await inflow.next()
         except TimeoutError as problem:
-            self._attempts += 1
-            if self._attempts == PLACE_ATTEMPTS:
+            is_end = self._looking is Looking.AT_LAST and self._earlier is not None
+            if is_end and self._earlier == self._ends_at:
                 raise self._replaced() from problem
-            raise BrokerUnreachable("the broker does not deliver the entry that was read last") from problem
+            self._ends_at = self._earlier if is_end else None
+            look = Looking.AT_LAST if is_end or self._looking is Looking.AT_PLACE else Looking.AT_PLACE
+            raise self._asking(look, "the broker does not deliver the entry that was read last") from problem
+
+    def _asking(self, look: Looking, why: str) -> BrokerUnreachable:
+        """Return what ends this session, to *look* elsewhere over the next connection."""
+        self._next_look = look
+        return BrokerUnreachable(f"{why}: looking {look.value}")
 
     def _advance(self, message: AbstractIncomingMessage) -> int | None:
-        """Return the offset of *message*, and begin behind it from now on; ``None`` where it was wanted no more."""
+        """Return the offset of *message*, and begin behind it from now on; ``None`` where it was wanted no more.
+
+        Raises:
+            LogReplaced: it shows that the log is another one.
+            BrokerUnreachable: the entry at our place is not there, and more is to be asked about it.
+
+        """
         offset, event_id = cast("int", message.headers["x-stream-offset"]), message.message_id
         place = self._place
         if place is not None:
-            if offset == place.offset and not self._is_at_place:
-                if event_id is not None and event_id != place.event_id:
-                    raise self._replaced()
-                self._is_at_place, self._attempts, self._is_first = True, 0, False
             if offset <= place.offset:
+                self._look_at(offset, event_id, place)
                 return None
+            if self._looking is not Looking.NO_MORE:
+                self._look_behind(place)
             # Only at the beginning: the broker's own notes take offsets too, and leave gaps where nothing is gone.
             if offset > place.offset + 1 and self._is_first:
                 log.warning(
                     "log.truncated",
                     extra={"stream": self._stream, "expected_offset": place.offset + 1, "first_offset": offset},
                 )
-            self._is_at_place = True
         self._is_first = False
         self._place = Place(offset, event_id)
         return offset
+
+    def _look_at(self, offset: int, event_id: str | None, place: Place) -> None:
+        """Take note of an entry at our place, or before it."""
+        if self._looking is Looking.NO_MORE:
+            return
+        if offset < place.offset:
+            if self._looking is Looking.AT_FIRST:
+                raise self._replaced()
+            self._earlier = offset
+        elif event_id != place.event_id:
+            raise self._replaced()
+        else:
+            self._looking, self._is_first = Looking.NO_MORE, False
+
+    def _look_behind(self, place: Place) -> None:
+        """Judge that an entry behind our place came before the one at it: that one is not there.
+
+        It was removed by age or size if everything before it was, too. Otherwise the log is another one, in which that
+        offset has none of our entries, but a note of the broker's.
+        """
+        if self._earlier is not None:
+            raise self._replaced()
+        if self._looking is Looking.AT_PLACE:
+            raise self._asking(Looking.AT_FIRST, f"the entry at offset {place.offset} is not there")
+        if self._looking is Looking.AT_LAST:
+            raise self._asking(Looking.AT_PLACE, "the log goes on behind the entry that was read last")
+        self._looking = Looking.NO_MORE
 
     def _replaced(self) -> LogReplaced:
         place = self._place
@@ -278,11 +372,12 @@ async def _hold_turn(connection: AbstractConnection, name: str) -> None:
         await asyncio.sleep(TURN_SECONDS)
 
 
-def _entry(message: AbstractIncomingMessage, offset: int) -> LogEntry | None:
-    if message.type not in {None, ACCOUNT_CHANGED}:
-        return None
+def _entry(message: AbstractIncomingMessage, offset: int, kinds: Collection[str]) -> LogEntry | LogCertificate | None:
     try:
-        return LogEntry(offset, decode(message.body), message.body)
+        event = event_of(message, kinds)
     except BadEvent as problem:
         log_bad_event(message, problem)
         return None
+    if isinstance(event, AccountChanged):
+        return LogEntry(offset, event, message.body)
+    return None if event is None else LogCertificate(offset, event, message.body)

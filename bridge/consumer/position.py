@@ -18,7 +18,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
-from bridge.cloudevents import AccountChanged
+from bridge.cloudevents import AccountChanged, SourceVerified
 from bridge.errors import PlaceMovedBack
 
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,39}")
@@ -40,8 +40,8 @@ class Entry(Protocol):
         """Its place in the log."""
 
     @property
-    def event(self) -> AccountChanged:
-        """The change."""
+    def event(self) -> AccountChanged | SourceVerified:
+        """The change, or the certificate."""
 
 
 class Query(NamedTuple):

@@ -56,7 +56,7 @@ class PostgresPosition:
         self._progress.begin_at(place)
         return place or otherwise
 
-    def is_new(self, entry: Entry) -> bool:
+    def accept(self, entry: Entry) -> bool:
         """Move to *entry* in the caller's open transaction, and return whether to apply it: it was not before.
 
         Raises:
@@ -113,8 +113,8 @@ class AsyncPostgresPosition:
         self._progress.begin_at(place)
         return place or otherwise
 
-    async def is_new(self, entry: Entry) -> bool:
-        """Move to *entry* in the caller's open transaction. See ``PostgresPosition.is_new``."""
+    async def accept(self, entry: Entry) -> bool:
+        """Move to *entry* in the caller's open transaction. See ``PostgresPosition.accept``."""
         if commits_at_once(self._connection):
             raise StoreUnusable(_COMMITS_AT_ONCE)
         since = self._progress.before(entry)

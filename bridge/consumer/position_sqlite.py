@@ -44,7 +44,7 @@ class SqlitePosition:
         self._progress.begin_at(place)
         return place or otherwise
 
-    def is_new(self, entry: Entry) -> bool:
+    def accept(self, entry: Entry) -> bool:
         """Move to *entry* in the caller's open transaction, and return whether to apply it: it was not before.
 
         Raises:

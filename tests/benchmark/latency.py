@@ -1,6 +1,7 @@
 """How long a change takes from the moment we see it until a consumer has it, at a steady pace."""
 
 import asyncio
+import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -8,8 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bridge.cloudevents import event_id
+from bridge.cloudevents import ACCOUNT_CHANGED, decode
 from bridge.intake import Told
+from bridge.model import OutboxRow
 from bridge.wire import messages
 from bridge.wire.protocol import Answer, Conversation, Event
 from tests.benchmark import sides, site
@@ -27,6 +29,7 @@ def whole(*, url: str, broker: str, exchange: str, count: int) -> dict[str, Any]
     """Run the bridge until *count* changes are confirmed; when each one was read from the socket, by event id."""
     seen: dict[tuple[str, str | None, str | None], float] = {}
     changes: list[Any] = []
+    sent: list[OutboxRow] = []
     receive = Conversation.receive
 
     def noted(conversation: Conversation, data: bytes | str) -> Event:
@@ -43,7 +46,8 @@ def whole(*, url: str, broker: str, exchange: str, count: int) -> dict[str, Any]
     def told(news: Told) -> None:
         changes.extend(news.changes)
 
-    def published(_rows: Sequence[Any]) -> None:
+    def published(rows: Sequence[OutboxRow]) -> None:
+        sent.extend(row for row in rows if row.event_type == ACCOUNT_CHANGED)
         if len(changes) >= count:
             stop.set()
 
@@ -51,7 +55,11 @@ def whole(*, url: str, broker: str, exchange: str, count: int) -> dict[str, Any]
         wanted = site.settings(Path(folder), pbxs=[url], broker=broker, exchange=exchange, queue=queue_of(exchange))
         with site.bridge_of(wanted, on_told=told, on_published=published) as bridge:
             asyncio.run(bridge.run(stop))
-    return {event_id(change): seen[change.account["guid"], change.cursor.usn, change.cursor.ausn] for change in changes}
+    events = [decode(row.body) for row in sent]
+    tokens = [[json.dumps(event.cursor[name]) for name in ("usn", "ausn")] for event in events]
+    return {
+        event.event_id: seen[event.account_guid, usn, ausn] for event, (usn, ausn) in zip(events, tokens, strict=True)
+    }
 
 
 def _round(run: Run, side: tuple[str, str], count: int, **arguments: Any) -> list[float]:

@@ -16,7 +16,7 @@ from tests.benchmark import node, sides, site
 from tests.benchmark.bare import EVENT_BYTES
 from tests.benchmark.figures import Figure
 from tests.benchmark.running import Benchmark, Run
-from tests.support.events import change
+from tests.support.events import LINEAGE, change
 
 NOBODY = "ws://127.0.0.1:9"
 """A PBX that is not there: the outbox alone is looked at."""
@@ -27,12 +27,12 @@ PAGE = 5000
 def event_of(number: int) -> NewEvent:
     """Return an event of exactly 1 KB."""
     told = change(f"account-{number:08}", 1, source=SOURCE)
-    identity = cloudevents.event_id(told)
+    identity = cloudevents.event_id(LINEAGE, SOURCE, number)
     now = datetime.now(UTC).replace(microsecond=1)
 
     def body(name: str) -> bytes:
         longer = told._replace(account={**told.account, "display_name": name})
-        return cloudevents.encode(longer, identity=identity, sequence=number, lineage="aaaaaaaa", time=now)
+        return cloudevents.encode(longer, identity=identity, sequence=number, lineage=LINEAGE, time=now)
 
     whole = body("x" * (EVENT_BYTES - len(body(""))))
     return NewEvent(

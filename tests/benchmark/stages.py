@@ -26,6 +26,7 @@ from tests.benchmark.bare import APP, PASSWORD
 from tests.benchmark.figures import Figure
 from tests.benchmark.growth import GROUP, WINDOW
 from tests.benchmark.running import Benchmark, Run
+from tests.support.events import LINEAGE
 from tests.support.rows import HQ
 
 Result = TypeVar("Result")
@@ -49,10 +50,10 @@ def measured(*, accounts: int) -> dict[str, Any]:
 
     def told() -> list[bytes]:
         bodies = []
-        for change in changes:
-            identity = event_id(change)
+        for sequence, change in enumerate(changes, start=1):
+            identity = event_id(LINEAGE, HQ, sequence)
             routing_key(change)
-            bodies.append(encode(change, identity=identity, sequence=1, lineage="aaaaaaaa", time=now))
+            bodies.append(encode(change, identity=identity, sequence=sequence, lineage=LINEAGE, time=now))
         return bodies
 
     _, encoding = _timed(told)

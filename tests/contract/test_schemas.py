@@ -18,6 +18,7 @@ from bridge.model import AccountGuid, Certificate, Cursor, Row, Token
 from bridge.normalize import FIELDS, OPTIONAL_FIELDS, Projection, Rules
 from bridge.store.sqlite import SqliteStore
 from bridge.wire import messages as m
+from tests.support.events import LINEAGE
 from tests.support.rows import GUID, HQ, batch, row
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +92,7 @@ def test_every_event_fits_its_schema_and_is_read_by_the_official_library(
 def test_a_certificate_fits_its_schema() -> None:
     certificate = Certificate(HQ, 3, NOW, NOW, 412, 0, 0, 0, 0, 1234)
     body = cloudevents.encode_certificate(
-        certificate, identity=cloudevents.certificate_id(certificate, "0f0f0f0f"), lineage="0f0f0f0f"
+        certificate, identity=cloudevents.certificate_id(certificate, LINEAGE), lineage=LINEAGE
     )
     check("source-verified.v1.schema.json", json.loads(body))
     assert from_rabbitmq_event(RabbitMQMessage({}, cloudevents.CONTENT_TYPE, body)).get_type() == "pbx.source.verified"

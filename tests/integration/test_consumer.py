@@ -22,11 +22,12 @@ from pamqp.commands import Basic
 
 import bridge.consumer
 from bridge.broker import Subscription, Topology, connect, declare
-from bridge.cloudevents import ACCOUNT_CHANGED, AccountChanged
-from bridge.consumer.client import Subscriber
+from bridge.cloudevents import ACCOUNT_CHANGED, SOURCE_VERIFIED, AccountChanged, SourceVerified
+from bridge.consumer.client import Subscriber, subscribe
+from bridge.consumer.inbox_sqlite import SqliteInbox
 from bridge.consumer.log import LogEntry, LogReader
 from bridge.errors import BadEvent, BridgeError, BrokerRefusedLogin, PbxUnreachable, StoreUnusable, TopologyMismatch
-from tests.support.events import body, change
+from tests.support.events import LINEAGE, body, certificate_body, change
 from tests.support.rabbit import PrivateBroker, free_port
 
 DEADLINE_SECONDS = 60
@@ -58,14 +59,20 @@ class Place:
         async with connect([self.broker.url], client_name="test") as connection:
             await declare(connection, Topology(self.exchange))
 
-    async def publish(self, *messages: int | bytes, kind: str = ACCOUNT_CHANGED) -> None:
+    async def publish(
+        self,
+        *messages: int | bytes,
+        kind: str | None = ACCOUNT_CHANGED,
+        key: str = "hq.account.updated",
+        is_mandatory: bool = True,
+    ) -> None:
         """Publish changes with these revisions, or these bytes as they are, and wait for the confirms."""
         async with self.channel() as channel:
             exchange = await channel.get_exchange(self.exchange, ensure=False)
             for each in messages:
                 told = body(change(revision=each), sequence=each) if isinstance(each, int) else each
                 message = aio_pika.Message(told, delivery_mode=2, type=kind, message_id=str(uuid4()))
-                confirmation = await exchange.publish(message, "hq.account.updated")
+                confirmation = await exchange.publish(message, key, mandatory=is_mandatory)
                 assert isinstance(confirmation, Basic.Ack), confirmation
 
     async def publish_as_the_bridge(self, *revisions: int) -> None:
@@ -246,6 +253,138 @@ async def test_events_of_other_kinds_are_passed_over(place: Place) -> None:
     await place.publish(b"{}", kind="pbx.source.verified")
     await place.publish(1)
     assert await run(place.subscriber(keys=["#"]), 1) == [1]
+    assert await place.dead() == []
+
+
+async def test_certificates_come_in_order_with_the_changes_where_they_are_wanted(place: Place) -> None:
+    """What a certificate says is true once all before it is dealt with, and it is acknowledged as a change is."""
+    await place.exist()
+    certificate = {"kind": SOURCE_VERIFIED, "key": "hq.source.verified"}
+    await place.publish(certificate_body(), **certificate, is_mandatory=False)  # nobody is bound to it yet
+    await place.publish(1, 2)
+    subscriber = place.subscriber()
+    seen: list[int | str] = []
+
+    async def apply(event: AccountChanged) -> None:
+        seen.append(event.revision)
+        if event.revision == 4:
+            subscriber.stop()
+
+    async def note(certificate: SourceVerified) -> None:
+        seen.append(certificate.lineage)
+        if len(seen) < 5:
+            raise LookupError("not yet")
+
+    running = asyncio.create_task(subscriber.run(apply, note))
+    await eventually(lambda: seen[:2] == [1, 2])
+    await place.publish(certificate_body(), **certificate)
+    await place.publish(3, 4)
+    await asyncio.wait_for(running, DEADLINE_SECONDS)
+    assert seen == [1, 2, LINEAGE, LINEAGE, LINEAGE, 3, 4]
+    assert await place.waiting() == 0
+
+
+async def test_certificates_are_iterated_over_too_where_they_are_wanted(place: Place) -> None:
+    await place.exist(keys=["#"])
+    await place.publish(1)
+    await place.publish(certificate_body(), kind=SOURCE_VERIFIED, key="hq.source.verified")
+    await place.publish(2)
+    came: list[object] = []
+    subscriber = place.subscriber()
+    async with asyncio.timeout(DEADLINE_SECONDS), aclosing(subscriber.events()) as deliveries:
+        async for delivery in deliveries:
+            came.append(delivery.event)
+            await delivery.ack()
+            if len(came) == 3:
+                subscriber.stop()
+    assert [type(each) for each in came] == [AccountChanged, SourceVerified, AccountChanged]
+    assert await place.waiting() == 0
+
+
+async def test_a_certificate_that_cannot_be_read_is_dead_lettered_where_it_is_wanted(place: Place) -> None:
+    await place.exist(keys=["#"])
+    poison = certificate_body().replace(b"source-verified:1", b"source-verified:2")
+    await place.publish(poison, kind=SOURCE_VERIFIED)
+    await place.publish(1)
+    subscriber = place.subscriber()
+
+    async def stop(_: AccountChanged) -> None:
+        subscriber.stop()
+
+    async def note(_: SourceVerified) -> None:
+        raise AssertionError("it cannot be read")
+
+    await asyncio.wait_for(subscriber.run(stop, note), DEADLINE_SECONDS)
+    assert await place.dead() == [poison]
+
+
+async def test_an_event_without_a_type_beside_it_is_known_by_its_own(place: Place) -> None:
+    """Not everybody who puts a message back keeps its properties."""
+    await place.exist(keys=["#"])
+    await place.publish(certificate_body(), 1, kind=None)
+    assert await run(place.subscriber(), 1) == [1]
+    assert await place.dead() == []
+
+
+async def test_a_queue_that_subscribe_makes_loses_nothing_that_cannot_be_read(place: Place) -> None:
+    await place.make_log()
+    later = body(change()).replace(b"account-changed:1", b"account-changed:2")
+    urls = [place.broker.url]
+    async with (
+        asyncio.timeout(DEADLINE_SECONDS),
+        subscribe(urls, exchange=place.exchange, queue=place.queue) as deliveries,
+    ):
+        await place.publish(later, 2)
+        async for delivery in deliveries:
+            await delivery.ack()
+            assert delivery.event.revision == 2
+            break
+    assert await place.dead() == [later]
+
+
+async def test_a_queue_that_subscribe_finds_is_used_as_it_is(place: Place) -> None:
+    """Its name and form are somebody else's choice; what it needs is the right to read and to bind it."""
+    await place.make_log()
+    async with place.channel() as channel:
+        await channel.declare_queue(place.queue, durable=True, arguments={"x-max-length": 7})
+    async with (
+        asyncio.timeout(DEADLINE_SECONDS),
+        subscribe([place.broker.url], exchange=place.exchange, queue=place.queue) as deliveries,
+    ):
+        await place.publish(2)
+        assert [(await anext(deliveries)).event.revision] == [2]
+    with pytest.raises(aio_pika.exceptions.ChannelNotFoundEntity):
+        await place.dead()
+
+
+async def test_a_database_that_is_locked_is_waited_for_and_counts_as_no_attempt(place: Place, tmp_path: Path) -> None:
+    await place.exist()
+    await place.publish(*range(1, 11))
+    subscriber = place.subscriber(attempts=2)
+    tries: list[int] = []
+    with (
+        closing(sqlite3.connect(tmp_path / "letters.db", timeout=0)) as letters,
+        closing(sqlite3.connect(tmp_path / "letters.db", isolation_level=None)) as other,
+    ):
+        letters.execute("CREATE TABLE letter (revision INTEGER)")
+        inbox = SqliteInbox(letters)
+        inbox.create_tables()
+        letters.commit()
+        other.execute("BEGIN IMMEDIATE")
+
+        async def apply(event: AccountChanged) -> None:
+            tries.append(event.revision)
+            if len(tries) == 6:
+                other.execute("ROLLBACK")
+            with letters:
+                if inbox.accept(event):
+                    letters.execute("INSERT INTO letter VALUES (?)", (event.revision,))
+            if event.revision == 10:
+                subscriber.stop()
+
+        await asyncio.wait_for(subscriber.run(apply), DEADLINE_SECONDS)
+        written = [row[0] for row in letters.execute("SELECT revision FROM letter ORDER BY rowid")]
+    assert (tries[:6], written) == ([1] * 6, list(range(1, 11)))
     assert await place.dead() == []
 
 

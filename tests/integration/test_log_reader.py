@@ -179,15 +179,15 @@ async def test_a_place_in_postgresql_moves_with_the_effect_or_not_at_all(
         assert position.start() == "first"
         connection.commit()
         with pytest.raises(ZeroDivisionError), connection.transaction():
-            assert position.is_new(entries[0])
+            assert position.accept(entries[0])
             raise ZeroDivisionError
         assert position.start() == "first"
         connection.commit()
         for entry in entries[:10]:
             with connection.transaction():
-                assert position.is_new(entry)
+                assert position.accept(entry)
         with connection.transaction():
-            assert not position.is_new(entries[3])
+            assert not position.accept(entries[3])
         place = position.start()
     assert place == Place(entries[9].offset, entries[9].event.event_id)
     assert await read(LogReader(url, stream=writer.streams[0], start=place), until=40) == entries[10:]
@@ -199,7 +199,7 @@ async def test_a_place_in_postgresql_moves_with_the_effect_or_not_at_all(
 
         async def apply(entry: LogEntry) -> None:
             async with another.transaction():
-                if await own.is_new(entry):
+                if await own.accept(entry):
                     applied.append(entry.event.sequence)
             if entry.event.sequence == 40:
                 reader.stop()
@@ -218,9 +218,9 @@ async def test_a_place_outside_a_transaction_is_refused(writer: LogWriter, url: 
         position = SqlitePosition(sqlite)
         position.create_tables()
         with pytest.raises(StoreUnusable, match="commits each statement at once"):
-            position.is_new(entry)
+            position.accept(entry)
     with (
         psycopg.connect(POSTGRES, autocommit=True, options=f"-c search_path={schema}") as connection,
         pytest.raises(StoreUnusable, match="commits each statement at once"),
     ):
-        PostgresPosition(connection).is_new(entry)
+        PostgresPosition(connection).accept(entry)

@@ -45,12 +45,12 @@ class Replica:
 
     def takes(self, offset: int) -> bool:
         with self.crm.transaction(self.connection):
-            return self.position.is_new(entry(offset))
+            return self.position.accept(entry(offset))
 
     def fails_at(self, offset: int) -> None:
         """Ask in a transaction that is rolled back, and say nothing about it."""
         with suppress(ZeroDivisionError), self.crm.transaction(self.connection):
-            assert self.position.is_new(entry(offset))
+            assert self.position.accept(entry(offset))
             raise ZeroDivisionError
 
 
@@ -140,7 +140,7 @@ def test_a_replica_waits_for_the_transaction_of_another_one_at_the_same_entry(
         follower.start()
         taken: list[bool] = []
         waiting = threading.Thread(target=lambda: taken.append(follower.takes(1)), daemon=True)
-        assert active.position.is_new(entry(1))
+        assert active.position.accept(entry(1))
         waiting.start()
         blocked = "SELECT pg_blocking_pids(%s)"
         while not look.execute(blocked, [another.info.backend_pid]).fetchone()[0]:  # type: ignore[index]
@@ -166,10 +166,10 @@ async def test_an_awaited_place_is_not_passed_over_either(postgres: PostgresCrm)
         await position.create_tables()
         assert await position.start() == "first"
         await connection.commit()
-        assert await position.is_new(entry(0))
+        assert await position.accept(entry(0))
         await connection.rollback()
         with pytest.raises(PlaceMovedBack):
-            await position.is_new(entry(1))
-        assert await position.is_new(entry(0))
+            await position.accept(entry(1))
+        assert await position.accept(entry(0))
         await connection.commit()
-        assert not await position.is_new(entry(0))
+        assert not await position.accept(entry(0))

@@ -3,10 +3,12 @@
 from datetime import UTC, datetime, timedelta
 
 from bridge import cloudevents
-from bridge.cloudevents import AccountChanged
-from bridge.model import AccountChange, ChangeKind, Cursor, SourceName, Token
+from bridge.cloudevents import AccountChanged, SourceVerified
+from bridge.model import AccountChange, Certificate, ChangeKind, Cursor, SourceName, Token
 
 BEGIN = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
+LINEAGE = "20261123T190002418Z-9f3c"
+LATER_LINEAGE = "20261124T080000000Z-0a1b"
 
 
 def change(
@@ -17,7 +19,7 @@ def change(
     source: str = "hq",
     kind: ChangeKind | None = None,
 ) -> AccountChange:
-    """Return a change of *account*; what the PBX numbers *usn* is told by the same id wherever it is told."""
+    """Return a change of *account*, which the PBX numbers *usn*."""
     name = f"{account} {usn or revision}"
     token = Token(str(usn or revision))
     return AccountChange(
@@ -31,11 +33,11 @@ def change(
     )
 
 
-def body(told: AccountChange, *, lineage: str = "aaaaaaaa", sequence: int = 1, time: datetime | None = None) -> bytes:
+def body(told: AccountChange, *, lineage: str = LINEAGE, sequence: int = 1, time: datetime | None = None) -> bytes:
     """Return the message that tells it, a second later for each revision unless *time* is given."""
     return cloudevents.encode(
         told,
-        identity=cloudevents.event_id(told),
+        identity=cloudevents.event_id(lineage, told.source, sequence),
         sequence=sequence,
         lineage=lineage,
         time=time or BEGIN + timedelta(seconds=told.revision),
@@ -47,9 +49,26 @@ def event(  # noqa: PLR0913 - what makes one event differ from another
     revision: int = 1,
     *,
     usn: int | None = None,
-    lineage: str = "aaaaaaaa",
-    time: datetime | None = None,
+    lineage: str = LINEAGE,
+    source: str = "hq",
     kind: ChangeKind | None = None,
 ) -> AccountChanged:
     """Return the event as a consumer sees it."""
-    return cloudevents.decode(body(change(account, revision, usn=usn, kind=kind), lineage=lineage, time=time))
+    told = change(account, revision, usn=usn, source=source, kind=kind)
+    return cloudevents.decode(body(told, lineage=lineage))
+
+
+def certificate_body(
+    *, lineage: str = LINEAGE, source: str = "hq", walk: int = 1, sequence: int = 1, completes: bool = True
+) -> bytes:
+    """Return the message that tells the certificate of a walk."""
+    certificate = Certificate(
+        SourceName(source), walk, BEGIN, BEGIN, 1, 0, 0, 0, 0, sequence, completes_lineage=completes
+    )
+    identity = cloudevents.certificate_id(certificate, lineage)
+    return cloudevents.encode_certificate(certificate, identity=identity, lineage=lineage)
+
+
+def verified(*, lineage: str = LINEAGE, source: str = "hq", completes: bool = True) -> SourceVerified:
+    """Return the certificate as a consumer sees it."""
+    return cloudevents.decode_certificate(certificate_body(lineage=lineage, source=source, completes=completes))

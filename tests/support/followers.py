@@ -97,7 +97,7 @@ def follow(  # noqa: PLR0913 - by name
 
         async def apply(entry: LogEntry) -> None:
             with crm.transaction(connection):
-                if position.is_new(entry):
+                if position.accept(entry):
                     values = f"VALUES ({entry.event.sequence}, {os.getpid()})"
                     connection.execute(f"INSERT INTO letter (sequence, writer) {values}")
             if entry.event.sequence == freeze_at:

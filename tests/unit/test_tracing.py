@@ -5,7 +5,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from bridge.cloudevents import event_id
+from bridge.cloudevents import former_event_id
 from bridge.errors import BadConfig
 from bridge.model import AccountChange, Certificate, ChangeKind, Cursor, OutboxRow, Token
 from bridge.trace_context import trace_of
@@ -15,7 +15,7 @@ from tests.support.rows import HQ
 
 BEFORE = NOW - timedelta(seconds=2)
 CHANGE = AccountChange(HQ, ChangeKind.CREATED, {"guid": "g"}, (), {}, 1, Cursor(Token('"e"'), Token("1")))
-ID = event_id(CHANGE)
+ID = former_event_id(CHANGE)
 
 
 @pytest.fixture

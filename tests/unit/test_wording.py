@@ -7,6 +7,7 @@ from bridge.wording import MAX_TEXT_CHARACTERS, brief, clean, differences, headl
 @pytest.mark.parametrize(
     ("kind", "reason", "changed", "words"),
     [
+        (ChangeKind.INITIAL, None, (), "there at the first reading"),
         (ChangeKind.CREATED, None, (), "new account"),
         (ChangeKind.CREATED, Reason.RESTORED, (), "is back"),
         (ChangeKind.DELETED, Reason.REPORTED, (), "deleted"),

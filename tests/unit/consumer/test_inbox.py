@@ -1,74 +1,44 @@
-"""The judgement alone; what databases make of it is tested with real ones."""
-
-import sqlite3
-from contextlib import closing
-from datetime import UTC, datetime, timedelta
+"""The statements alone; what databases make of them is tested with real ones, in tests/integration/test_inbox.py."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from bridge.consumer.inbox import Query, Standing, Statements, Verdict
-from bridge.consumer.inbox_sqlite import SqliteInbox
-from tests.support.events import BEGIN, event
+from bridge.consumer.inbox import Answer, Query, Statements
+from tests.support.events import event, verified
 
-STANDINGS = st.builds(Standing, st.sampled_from(["a", "b"]), st.integers(1, 3), st.integers(1, 5), st.integers(0, 5))
+SQLITE = Statements("inbox", collation="BINARY")
+POSTGRES = Statements("inbox", collation='"C"', locking="LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
 
 
-@given(STANDINGS, STANDINGS)
-def test_of_two_standings_one_is_behind_only_where_numbers_and_clock_agree(one: Standing, other: Standing) -> None:
-    """In doubt a change is applied: one that is wrongly ignored is lost."""
-    numbers = (one.place, one.revision) <= (other.place, other.revision)
-    assert one.is_behind(other) == (numbers and one.changed_at <= other.changed_at)
-    if one.is_behind(other) and other.is_behind(one):
-        assert one[1:] == other[1:]
+def test_a_change_is_one_statement() -> None:
+    """With the answer in the number of rows it changed, there is no moment between reading and writing."""
+    assert isinstance(SQLITE.accepting(event()), Query)
 
 
-@pytest.mark.parametrize(
-    ("known", "present", "missing"),
-    [
-        (Standing("", 0, 0, 0), Standing("a", 1, 7, 1), None),
-        (Standing("a", 1, 7, 1), Standing("a", 1, 8, 1), None),
-        (Standing("a", 1, 7, 1), Standing("a", 1, 10, 1), 8),
-        (Standing("a", 1, 7, 1), Standing("a", 1, 6, 2), None),
-        (Standing("a", 1, 7, 1), Standing("b", 2, 1, 2), None),
-        (Standing("a", 1, 7, 1), Standing("b", 2, 2, 2), 1),
-    ],
-)
-def test_a_gap_is_what_lies_between_the_next_number_and_the_one_that_came(
-    known: Standing, present: Standing, missing: int | None
-) -> None:
-    assert present.gap_after(known) == missing
+@pytest.mark.parametrize("spelled", ["2A4D-009C-C700", "2a4d009cc700", "2a4d-009c-c700"])
+def test_an_account_is_the_same_however_its_guid_is_spelled(spelled: str) -> None:
+    query = SQLITE.accepting(event(spelled))
+    assert (query.parameters["account"], query.parameters["guid"]) == ("2a4d009cc700", spelled)
 
 
-def test_the_first_statement_writes() -> None:
+def test_a_certificate_that_completes_nothing_asks_the_database_nothing() -> None:
+    assert list(POSTGRES.completing(verified(completes=False))) == []
+
+
+def test_the_first_statement_of_a_certificate_locks_or_writes() -> None:
     """A transaction that reads first and writes later can find its snapshot outdated, and then nothing helps."""
-    first = next(Statements("inbox").receiving(event(), datetime.now(UTC)))
-    assert isinstance(first, Query)
-    assert first.sql.startswith("INSERT")
+    assert next(SQLITE.completing(verified())).sql.startswith("INSERT")
+    assert next(POSTGRES.completing(verified())).sql.startswith("LOCK TABLE inbox")
 
 
-HISTORIES = st.lists(st.tuples(st.sampled_from(["lost", "restored", "changed"]), st.integers(0, 3)), max_size=12)
+def test_a_certificate_that_is_known_changes_nothing() -> None:
+    steps = SQLITE.completing(verified())
+    next(steps)
+    with pytest.raises(StopIteration) as done:
+        steps.send(Answer((), 0))
+    assert done.value.value == []
 
 
-@given(HISTORIES)
-def test_a_bridge_that_loses_or_restores_its_store_at_any_point_never_has_a_change_ignored(
-    history: list[tuple[str, int]],
-) -> None:
-    """Whatever becomes of its numbers: as long as its clock goes on, each change that is in order is applied."""
-    lineage, revision = 0, 0
-    with closing(sqlite3.connect(":memory:")) as connection:
-        inbox = SqliteInbox(connection)
-        inbox.create_tables()
-        for usn, (what, back) in enumerate(history, start=1):
-            if what == "lost":
-                lineage, revision = lineage + 1, 0
-            elif what == "restored":
-                revision = max(0, revision - back)
-            revision += 1
-            now = BEGIN + timedelta(minutes=usn)
-            told = event("anna", revision, usn=usn, lineage=f"{lineage:08}", time=now)
-            with connection:
-                assert inbox.receive(told) is Verdict.NEW
-            with connection:
-                assert inbox.receive(told) is Verdict.SEEN
+@pytest.mark.parametrize("name", ["", "Inbox", "a b", "x;DROP TABLE y", "a" * 41, "1st"])
+def test_a_table_name_that_could_be_more_than_a_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be the name"):
+        Statements(name, collation="BINARY")

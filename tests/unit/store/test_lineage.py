@@ -189,10 +189,10 @@ def test_other_numbers_change_nothing_else(name: str, former: str, sequence: int
         previous={"display_name": former},
         cursor=Cursor(Token('"g"'), Token("123456789012345678901234567890"), Token("4.20")),
     )
-    body = cloudevents.encode(told, identity="i", sequence=7, lineage="aaaaaaaa", time=NOW)
-    made = renumbered(body, lineage="bbbbbbbb", sequence=sequence, revision=revision)
+    body = cloudevents.encode(told, identity="i", sequence=7, lineage="20261123T190002418Z-9f3c", time=NOW)
+    made = renumbered(body, lineage="20261124T080000000Z-0a1b", sequence=sequence, revision=revision)
     again = cloudevents.encode(
-        told._replace(revision=revision), identity="i", sequence=sequence, lineage="bbbbbbbb", time=NOW
+        told._replace(revision=revision), identity="i", sequence=sequence, lineage="20261124T080000000Z-0a1b", time=NOW
     )
     assert made == again
 
@@ -204,8 +204,8 @@ def test_the_last_numbers_of_a_lineage_are_found_among_others() -> None:
         body(change("anna", 1), sequence=4),
         body(change("bob", 1), sequence=3),
         body(change("carl", 1, source="branch"), sequence=9),
-        body(change("dora", 1), lineage="bbbbbbbb", sequence=99),
+        body(change("dora", 1), lineage="20261124T080000000Z-0a1b", sequence=99),
         b"{}",
         b"no event",
     ]
-    assert numbers_in(bodies, "aaaaaaaa") == {"hq": 4, "branch": 9}
+    assert numbers_in(bodies, "20261123T190002418Z-9f3c") == {"hq": 4, "branch": 9}

@@ -7,6 +7,7 @@ from bridge.model import KeptEvent
 from bridge.web.changes import MAX_DIFFERENCES, as_json
 from bridge.wording import MAX_TEXT_CHARACTERS
 from tests.support.boards import NOW
+from tests.support.events import LINEAGE
 from tests.support.rows import HQ
 
 
@@ -16,8 +17,8 @@ def kept(account: dict[str, Any], **previous: Any) -> KeptEvent:
         "dataschema": "urn:pbx-account-bridge:account-changed:1",
         "id": "x",
         "source": "/pbx/hq",
-        "sequence": "1",
-        "lineage": "0",
+        "sequence": "00000000000000000001",
+        "lineage": LINEAGE,
         "time": "2026-11-23T20:00:00Z",
         "data": {
             "change": "updated",
