@@ -8,6 +8,8 @@ from typing import Final
 from rich.text import Text
 
 from bridge.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode
+from bridge.confirms import Outcomes
+from bridge.errors import BridgeError
 from bridge.model import ChangeKind, OutboxRow, Reason
 from bridge.wording import clean, differences, name_of
 
@@ -63,10 +65,14 @@ class TerminalPublisher:
         self._sent += len(rows)
         self._news.set()
 
-    async def confirmed(self) -> int:
-        """Return how many were shown, once there are more of them."""
+    def refusal_of(self, _row: OutboxRow) -> BridgeError | None:
+        """Refuse nothing."""
+        return None
+
+    async def outcomes(self) -> Outcomes:
+        """Return what was shown, once there is more of it."""
         while self._sent == self._told:
             self._news.clear()
             await self._news.wait()
-        self._told = self._sent
-        return self._told
+        told, self._told = self._told, self._sent
+        return Outcomes(range(told + 1, self._sent + 1), ())

@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
+from bridge.confirms import Outcomes
+from bridge.errors import BridgeError
 from bridge.model import Certificate, Cursor, Mirrored, NewEvent, OutboxRow, Place, SourceName
 
 
@@ -76,15 +78,31 @@ class Store(Outbox, Protocol):
 
 
 class Session(Protocol):
-    """A connection to the broker, used until its first failure of any kind and then thrown away."""
+    """A connection to the broker, used until its first failure and then thrown away.
+
+    It ends at once with the first failure, wherever that is raised: in ``send``, in a fence taken late, by a confirm
+    for what was never sent, by a closed channel, a lost connection or a deadline, by cancellation of ``send``. Whoever
+    waits in ``send`` or ``outcomes`` is woken with the reason, and so is whoever calls them later. No wait outlives its
+    session, and every wait has a deadline. What the broker says about a single row is no failure of the session.
+    """
+
+    def refusal_of(self, row: OutboxRow) -> BridgeError | None:
+        """Return why *row* would be refused for good whatever happens (too large, say).
+
+        ``None`` where nothing is known against it. Decides before sending; no I/O. ``send`` may rely on having been
+        asked.
+        """
 
     async def send(self, rows: Sequence[OutboxRow]) -> None:
-        """Hand *rows* to the broker in order; waits while the broker blocks us, not for confirms."""
+        """Hand *rows* to the broker in order; waits while the broker blocks us, not for outcomes.
 
-    async def confirmed(self) -> int:
-        """Wait until more leading rows of this session are confirmed, and return how many now are.
+        Raises what ended the session. How many of *rows* the broker has then, nobody knows.
+        """
 
-        Raises what ended the session, after every confirm that came was told.
+    async def outcomes(self) -> Outcomes:
+        """Wait for news of rows sent in this session, in any order, each tag told once.
+
+        Raises what ended the session, after everything that came before its end was told.
         """
 
 

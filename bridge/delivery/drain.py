@@ -128,6 +128,14 @@ class Drain:
             if not rows:
                 await self._wake.wait()
                 continue
+            refusal = next(filter(None, map(session.refusal_of, rows)), None)
+            if refusal is not None:
+                self._is_cautious = True
+                if len(rows) == 1 and not self._in_flight:  # this one, then
+                    await self._park(rows[0], str(refusal))
+                    self._is_cautious = False
+                self._may_have_rows = True  # otherwise once more, one by one
+                continue
             position = rows[-1].position
             self._in_flight.extend(rows)
             try:
@@ -141,18 +149,28 @@ class Drain:
             await self._wake.wait()
 
     async def _mark(self, session: Session) -> None:
-        marked = 0
+        marked, settled = 0, set[int]()
+        refusals: dict[int, BridgeError] = {}
         while True:
-            confirmed = await session.confirmed()
+            outcomes = await session.outcomes()
+            settled.update(outcomes.confirmed)
+            refusals.update(outcomes.refused)
+            confirmed = marked
+            while confirmed + 1 in settled:
+                confirmed += 1
+                settled.remove(confirmed)
             done = list(islice(self._in_flight, confirmed - marked))
-            await self._offload(self._store.mark_published, done, self._clock())
-            # Only now: a stop waits until nothing is in flight, and must not overtake the marking.
-            for _ in done:
-                self._in_flight.popleft()
-            marked = confirmed
-            self._is_cautious = False
-            self._on_published(done)
-            self._wake.set()
+            if done:
+                await self._offload(self._store.mark_published, done, self._clock())
+                # Only now: a stop waits until nothing is in flight, and must not overtake the marking.
+                for _ in done:
+                    self._in_flight.popleft()
+                marked = confirmed
+                self._is_cautious = False
+                self._on_published(done)
+                self._wake.set()
+            if marked + 1 in refusals:
+                raise refusals[marked + 1]
 
     async def _record_doubt(self) -> None:
         if self._in_flight:
