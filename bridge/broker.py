@@ -16,6 +16,10 @@ from urllib.parse import unquote
 import aio_pika
 import aiormq.exceptions as amqp
 from aio_pika.abc import AbstractChannel, AbstractConnection
+from aiormq.abc import ChannelFrame
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
+from pamqp import commands
+from pamqp.exceptions import PAMQPException
 from yarl import URL
 
 from bridge.broker_errors import translated
@@ -26,6 +30,10 @@ DEADLINE_SECONDS: Final = 10.0
 """For one answer of the broker."""
 
 CLOSE_SECONDS: Final = 3.0
+"""For a farewell; then the socket is cut."""
+
+FENCES_AT_ONCE: Final = 256
+"""Declared in one write, with one answer. A broker declares about 300 in a second, so the deadline holds for each."""
 
 HEARTBEAT_SECONDS: Final = 10
 """Asked of the broker. A connection on which nothing arrives counts as dead after three of them and a bit (33 s)."""
@@ -104,17 +112,20 @@ class Topology:
 
 
 @asynccontextmanager
-async def connect(
+async def connect(  # noqa: PLR0913 - how patient to be, by name
     urls: Sequence[str],
     *,
     client_name: str,
     deadline_seconds: float = DEADLINE_SECONDS,
+    close_seconds: float = CLOSE_SECONDS,
     heartbeat_seconds: int = HEARTBEAT_SECONDS,
     ssl_context: ssl.SSLContext | None = None,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[AbstractConnection]:
-    """Connect to the first of *urls* that lets us in, and close behind the caller.
+    """Connect to the first of *urls* that lets us in, and close behind the caller, within *close_seconds*.
 
-    *deadline_seconds* is for each of them. A ``heartbeat`` in an URL counts more than *heartbeat_seconds*.
+    *deadline_seconds* is for each of them, and later for each ``step``; *on_progress* is called behind either. A
+    ``heartbeat`` in an URL counts more than *heartbeat_seconds*.
 
     Raises:
         BrokerUnreachable: none of them answers; the sentence names each.
@@ -122,19 +133,26 @@ async def connect(
             because its certificate does not verify.
 
     """
-    connection = await _first_connection(urls, client_name, deadline_seconds, heartbeat_seconds, ssl_context)
+
+    def line() -> _Line:
+        return _Line(deadline_seconds, on_progress)
+
+    connection = await _first_connection(urls, client_name, line, heartbeat_seconds, ssl_context)
     try:
         yield connection
     finally:
-        with suppress(BridgeError), translated(None):  # it is thrown away: how its end went makes no difference
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await connection.close()
+        try:
+            with suppress(BridgeError), translated(None):  # it is thrown away: how its end went makes no difference
+                async with asyncio.timeout(close_seconds):
+                    await connection.close()
+        finally:
+            _line_of(connection).cut()
 
 
 async def _first_connection(
     urls: Sequence[str],
     client_name: str,
-    deadline_seconds: float,
+    line: Callable[[], "_Line"],
     heartbeat_seconds: int,
     context: ssl.SSLContext | None,
 ) -> AbstractConnection:
@@ -144,18 +162,78 @@ async def _first_connection(
         target = URL(url)
         heartbeat = target.query.get("heartbeat", str(heartbeat_seconds))
         target = target.update_query(heartbeat=heartbeat, name=client_name)
+        connection = aio_pika.Connection(target, ssl_context=context if target.scheme == "amqps" else None)
+        connection.kwargs[_LINE] = line()
         try:
             with translated(url):
-                async with asyncio.timeout(deadline_seconds):
-                    connection = aio_pika.Connection(
-                        target,
-                        ssl_context=context if target.scheme == "amqps" else None,
-                    )
-                    await connection.connect(timeout=deadline_seconds)
-                    return connection
-        except (BrokerUnreachable, BrokerRefusedLogin) as problem:
+                async with in_time(connection):
+                    await connection.connect()
+        except BaseException as problem:
+            _line_of(connection).cut()
+            if not isinstance(problem, (BrokerUnreachable, BrokerRefusedLogin)):
+                raise
             problems.append(problem)
+        else:
+            return connection
     raise _worst_of(problems)
+
+
+_LINE: Final = "transport_factory"
+"""What the client library calls it among the arguments of a connection."""
+
+
+class _Line(TransportFactory):
+    """Opens the socket of a connection, can cut it, and knows how long an answer may take.
+
+    The client library keeps the socket to itself, and its farewell waits for a broker that may never answer: for as
+    long as there is something to write, or for the end of TLS.
+    """
+
+    def __init__(self, deadline_seconds: float, on_progress: Callable[[], None]) -> None:
+        self.deadline_seconds = deadline_seconds
+        self.on_progress = on_progress
+        self._transport: asyncio.WriteTransport | None = None
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
+        reader, writer = await factory.create(url, **kwargs)
+        self._transport = writer.transport
+        return reader, writer
+
+    def cut(self) -> None:
+        """Let go of the socket at once, which ends whatever still waits for the broker; nothing where it is closed."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _line_of(connection: AbstractConnection) -> _Line:
+    line = connection.kwargs.get(_LINE)
+    return line if isinstance(line, _Line) else _Line(DEADLINE_SECONDS, lambda: None)  # opened by somebody else
+
+
+@asynccontextmanager
+async def in_time(connection: AbstractConnection) -> AsyncIterator[None]:
+    """Cut *connection* where what is done inside takes longer than its deadline.
+
+    Cancelling alone does not end it: the client library answers a cancellation by writing that a channel is closed, and
+    waits for room to do so.
+
+    Raises:
+        TimeoutError: it took longer, whatever the client library makes of its end.
+
+    """
+    line = _line_of(connection)
+    cutting = asyncio.get_running_loop().call_later(line.deadline_seconds, line.cut)
+    try:
+        async with asyncio.timeout(line.deadline_seconds) as limit:
+            yield
+    except (OSError, amqp.AMQPError, PAMQPException, RuntimeError) as problem:
+        if limit.expired():
+            raise TimeoutError from problem
+        raise
+    finally:
+        cutting.cancel()
+    line.on_progress()
 
 
 def _worst_of(problems: Sequence[BridgeError]) -> BridgeError:
@@ -254,16 +332,49 @@ async def hold_fence(connection: AbstractConnection, name: str, topology: Topolo
         TopologyMismatch: this user may not declare it.
 
     """
-    try:
-        async with step(connection, f"the fence {name}", topology) as channel:
-            await channel.declare_queue(name, durable=False, exclusive=True)
-    except TopologyMismatch as problem:
-        if isinstance(problem.__cause__, amqp.ChannelLockedResource):
-            raise BrokerUnreachable(
-                f"another connection publishes for this source (it holds the queue {name}): either our own last one, "
-                "whose end the broker will notice soon, or a second bridge for the same PBX, which must be stopped"
-            ) from problem
-        raise
+    await hold_fences(connection, [name], topology)
+
+
+async def hold_fences(connection: AbstractConnection, names: Sequence[str], topology: Topology) -> None:
+    """Declare several of them, see ``hold_fence``: many in one write and with one answer.
+
+    Raises:
+        BrokerUnreachable: another connection holds one of them, and the sentence names it; or no answer in time.
+        TopologyMismatch: this user may not declare one of them.
+
+    """
+    for start in range(0, len(names), FENCES_AT_ONCE):
+        some = names[start : start + FENCES_AT_ONCE]
+        try:
+            async with step(connection, "the fences", topology) as channel:
+                await _declare_fences(channel, some)
+        except TopologyMismatch:
+            await _name_the_refused(connection, some, topology)
+
+
+async def _declare_fences(channel: AbstractChannel, names: Sequence[str]) -> None:
+    underlay: Any = await channel.get_underlay_channel()  # its queue is not in the library's abstract class
+    frames = [commands.Queue.Declare(queue=name, durable=False, exclusive=True, nowait=True) for name in names]
+    await underlay.write_queue.put(ChannelFrame.marshall(underlay.number, frames))
+    # The broker takes what a channel says one by one, so that this answer is for all. Of a refusal it says nothing but
+    # that it closes the channel.
+    await channel.declare_queue(names[-1], passive=True)
+
+
+async def _name_the_refused(connection: AbstractConnection, names: Sequence[str], topology: Topology) -> None:
+    """Ask for each of *names* by itself, since one of them was refused; none is, where it has become free meanwhile."""
+    for name in names:
+        try:
+            async with step(connection, f"the fence {name}", topology) as channel:
+                await channel.declare_queue(name, durable=False, exclusive=True)
+        except TopologyMismatch as problem:
+            if isinstance(problem.__cause__, amqp.ChannelLockedResource):
+                raise BrokerUnreachable(
+                    f"another connection publishes for this source (it holds the queue {name}): either our own last "
+                    "one, whose end the broker will notice soon, or a second bridge for the same PBX, which must be "
+                    "stopped"
+                ) from problem
+            raise
 
 
 class LateFences:
@@ -287,27 +398,33 @@ class LateFences:
     def __repr__(self) -> str:
         return f"<LateFences {len(self._held)} held>"
 
-    async def hold(self, rows: Sequence[OutboxRow]) -> None:
-        """Take what is missing for *rows*.
+    def missing(self, rows: Sequence[OutboxRow]) -> Sequence[str]:
+        """Return the fences that have to be taken before *rows* may be sent."""
+        if self._fence_of is None:
+            return []
+        wanted = map(self._fence_of, dict.fromkeys(row.source for row in rows))
+        return [fence for fence in wanted if fence not in self._held]
+
+    async def hold(self, fences: Sequence[str]) -> None:
+        """Take *fences*, which were missing.
 
         Raises:
-            BrokerUnreachable: another connection holds one of them.
+            BrokerUnreachable: another connection holds one of them, or there was no answer in time.
             TopologyMismatch: this user may not declare it.
 
         """
-        if self._fence_of is None:
-            return
-        for fence in map(self._fence_of, {row.source for row in rows}):
-            if fence not in self._held:
-                await hold_fence(self._connection, fence, self._topology)
-                self._held.add(fence)
+        await hold_fences(self._connection, fences, self._topology)
+        self._held.update(fences)
 
 
 @asynccontextmanager
 async def step(connection: AbstractConnection, what: str, topology: Topology) -> AsyncIterator[AbstractChannel]:
-    """Open a channel for one thing, since a refusal closes its channel, and say what was refused."""
+    """Open a channel for one thing, since a refusal closes its channel, and say what was refused.
+
+    A broker that takes longer for it than the deadline of *connection* is hung up on: see ``in_time``.
+    """
     with translated(None, what, permission_command(connection, topology)):
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with in_time(connection):
             channel = await connection.channel(publisher_confirms=False)
             yield channel
             await channel.close()

@@ -1,6 +1,7 @@
 """What the client library raises, as errors of ours that say what somebody can do about it."""
 
 import asyncio
+import re
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,17 +17,33 @@ from bridge.secret import scrub
 
 @contextmanager
 def translated(url: str | None, what: str = "", command: str = "") -> Iterator[None]:
-    """Turn whatever the client library raises into an error of ours, see ``translation``."""
+    """Turn whatever the client library raises into an error of ours, see ``translation``.
+
+    A cancellation that arrives inside is raised in any case. The client library loses some (read in aiormq 7.2): a task
+    that waits for the close of a channel ends with ``ChannelClosed`` in place of our cancellation (``TaskWrapper``), and
+    ``Base.close`` suppresses that; a channel that is cancelled while it is opened gives ``CHANNEL_ERROR``; and
+    ``asyncio.wait_for``, in Python 3.11, returns a result that comes together with a cancellation. Measured: 5 to 30 of
+    200 cancelled sessions went on as if nothing had been said.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+
+    def is_cancelled() -> bool:
+        return task is not None and task.cancelling() > before
+
     try:
         yield
     except asyncio.CancelledError as problem:
         # The client library cancels whoever waits when heartbeats stay out; that is not our being stopped.
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if is_cancelled():
             raise
         raise BrokerUnreachable(_SILENT) from problem
     except (OSError, amqp.AMQPError, PAMQPException, RuntimeError) as problem:
+        if is_cancelled():
+            raise asyncio.CancelledError from problem
         raise translation(problem, url, what, command) from problem
+    if is_cancelled():
+        raise asyncio.CancelledError
 
 
 def translation(problem: BaseException, url: str | None = None, what: str = "", command: str = "") -> BridgeError:
@@ -117,6 +134,18 @@ _TRANSLATIONS: Final[Sequence[tuple[type[BaseException], str, type[BridgeError],
     (AMQPInternalError, "", BrokerRefusedLogin, _NO_HOST),
     (TimeoutError, "", BrokerUnreachable, "{where} did not answer in time"),
 )
+
+
+def max_message_size_in(problem: BaseException | None) -> int | None:
+    """Return the largest body in bytes that the broker takes, where *problem* is its refusal of one and names it.
+
+    Read in RabbitMQ (``rabbit_channel:check_msg_size``): "message size N is larger than configured max size M", and
+    until 3.8 "message size N larger than max size M".
+    """
+    if not isinstance(problem, amqp.ChannelPreconditionFailed):
+        return None
+    found = re.search(r"message size \d+ (?:is )?larger than (?:configured )?max size (\d+)", _text(problem))
+    return int(found[1]) if found else None
 
 
 def vhost_of(url: str) -> str:

@@ -1,86 +1,124 @@
-"""What the broker said about the messages of one channel, and how far that reaches without a gap.
+"""What the broker said about each message of one channel.
 
 Pure: numbers in, numbers out. The broker counts the messages of a channel from 1 (the *delivery tag*) and confirms them
-in any order, one by one or everything up to a tag at once. Progress is the unbroken confirmed prefix; a refused message
-ends it for good, whatever is confirmed behind.
+in any order, one by one or everything up to a tag at once. A message that no queue takes comes back first and is then
+confirmed all the same: that confirm means refused. Each tag gets one outcome, and each outcome is told once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from bridge.errors import BridgeError, BrokerDidNotConfirm
+
+
+class Outcomes(NamedTuple):
+    """What became of rows sent in one session, by tag: 1 is the first row sent in it, in the order of sending."""
+
+    confirmed: Sequence[int]
+    """Tags of rows that the broker has."""
+    refused: Sequence[tuple[int, BridgeError]]
+    """Tags of rows that it did not take, and why: ``EventUnroutable`` for what came back, ``BrokerDidNotConfirm`` for
+    a nack."""
 
 
 class Ledger:
     """Keeps the tags of one channel."""
 
     def __init__(self) -> None:
-        self._unconfirmed: list[str] = []
-        """Ids of the rows behind the prefix, in order: the first one has the tag ``confirmed + 1``."""
+        self._open: list[str] = []
+        """Ids of the messages from tag ``first`` on, in order."""
+        self.first = 1
+        """Every tag below it has its outcome."""
         self._beyond: set[int] = set()
-        """Tags confirmed behind a gap."""
-        self._refused_tag = 0
-        self.confirmed = 0
-        """Length of the unbroken confirmed prefix."""
-        self.refusal: BridgeError | None = None
-        """Why the first refused message was refused."""
+        """Tags from ``first`` on that have their outcome."""
+        self._returned: dict[int, BridgeError] = {}
+        """Tags of messages that came back and are not confirmed yet."""
+        self._confirmed: list[int] = []
+        self._refused: list[tuple[int, BridgeError]] = []
 
     def __repr__(self) -> str:
-        return f"<Ledger {self.confirmed} confirmed, {self.outstanding} unconfirmed>"
+        return f"<Ledger {self.sent_count} sent, {self.outstanding} without an outcome>"
+
+    @property
+    def sent_count(self) -> int:
+        """How many messages were sent: the tag of the last one."""
+        return self.first + len(self._open) - 1
 
     @property
     def outstanding(self) -> int:
-        """How many messages were sent and are not part of the prefix."""
-        return len(self._unconfirmed)
+        """How many messages were sent and have no outcome."""
+        return len(self._open) - len(self._beyond)
 
     @property
-    def is_over(self) -> bool:
-        """True once the prefix ends at a refused message, so that it can never grow again."""
-        return self.confirmed + 1 == self._refused_tag
+    def has_news(self) -> bool:
+        """True while there are outcomes that ``take`` has not returned."""
+        return bool(self._confirmed or self._refused)
 
-    def sent(self, event_ids: Sequence[str]) -> None:
+    def take(self) -> Outcomes:
+        """Return the outcomes since the last call."""
+        news = Outcomes(self._confirmed, self._refused)
+        self._confirmed, self._refused = [], []
+        return news
+
+    def sent(self, event_ids: Iterable[str]) -> None:
         """Record that these messages go out next, in this order."""
-        self._unconfirmed += event_ids
+        self._open += event_ids
 
-    def ack(self, tag: int, *, multiple: bool) -> bool:
-        """Record a confirm, of one message or of all up to *tag*, and return whether the prefix grew."""
-        sent = self.confirmed + self.outstanding
-        if tag > sent:
-            self._refuse(self.confirmed + 1, BrokerDidNotConfirm("the broker confirmed a message that was never sent"))
-            return False
-        limit = self._refused_tag - 1 if self._refused_tag else sent
-        reached = self.confirmed
-        if multiple:
-            reached = max(reached, min(tag, limit))
-        elif tag > reached:
-            self._beyond.add(tag)
-        while reached < limit and reached + 1 in self._beyond:
-            reached += 1
-        if reached == self.confirmed:
-            return False
-        del self._unconfirmed[: reached - self.confirmed]
-        self.confirmed = reached
-        if self._beyond:
-            self._beyond = {beyond for beyond in self._beyond if beyond > reached}
-        return True
+    def ack(self, tag: int, *, multiple: bool) -> None:
+        """Record a confirm, of one message or of all up to *tag*.
 
-    def nack(self, tag: int, *, multiple: bool) -> None:
-        """Record that the broker did not take a message, or with *multiple* none up to *tag* not confirmed before."""
-        first = tag
-        if multiple:
-            first = next((old for old in range(self.confirmed + 1, tag) if old not in self._beyond), tag)
-        if first > self.confirmed:
-            self._refuse(
-                first, BrokerDidNotConfirm("the broker refused a message (nack): is a queue full, or its node down?")
-            )
+        Raises:
+            BrokerDidNotConfirm: no such message was sent, so that no confirm of this channel means anything.
+
+        """
+        if multiple and not self._beyond and not self._returned and self.first <= tag <= self.sent_count:
+            self._confirmed += range(self.first, tag + 1)  # what a busy broker says nearly always
+            self._settle_until(tag)
+            return
+        for one in self._meant(tag, multiple=multiple):
+            refusal = self._returned.pop(one, None)
+            if refusal is None:
+                self._confirmed.append(one)
+            else:
+                self._refused.append((one, refusal))
+        self._advance()
+
+    def nack(self, tag: int, refusal: BridgeError, *, multiple: bool) -> None:
+        """Record that the broker did not take a message, or with *multiple* none up to *tag* without an outcome.
+
+        Raises:
+            BrokerDidNotConfirm: no such message was sent.
+
+        """
+        self._refused += [(one, self._returned.pop(one, refusal)) for one in self._meant(tag, multiple=multiple)]
+        self._advance()
 
     def returned(self, event_id: str | None, refusal: BridgeError) -> None:
-        """Record that a message came back because no queue takes it; its confirm, which follows, means nothing.
+        """Record that a message came back because no queue takes it; its confirm, which follows, means refused."""
+        for tag, open_id in enumerate(self._open, self.first):
+            if open_id == event_id and tag not in self._beyond and tag not in self._returned:
+                self._returned[tag] = refusal
+                return
 
-        Or that it could not be sent at all, and that nothing behind it was.
-        """
-        if event_id in self._unconfirmed:
-            self._refuse(self.confirmed + 1 + self._unconfirmed.index(event_id), refusal)
+    def _meant(self, tag: int, *, multiple: bool) -> Sequence[int]:
+        """Return the tags without an outcome that *tag* stands for, which have one now; 0 with *multiple* is all."""
+        if tag > self.sent_count or (tag < 1 and not multiple):
+            raise BrokerDidNotConfirm(f"the broker told of the message {tag}, and {self.sent_count} were sent")
+        last = tag or self.sent_count
+        meant = [one for one in range(self.first if multiple else last, last + 1) if self._is_open(one)]
+        self._beyond.update(meant)
+        return meant
 
-    def _refuse(self, tag: int, refusal: BridgeError) -> None:
-        if not self._refused_tag or tag < self._refused_tag:
-            self._refused_tag, self.refusal = tag, refusal
+    def _is_open(self, tag: int) -> bool:
+        return tag >= self.first and tag not in self._beyond
+
+    def _advance(self) -> None:
+        last = self.first - 1
+        while last + 1 in self._beyond:
+            last += 1
+            self._beyond.remove(last)
+        self._settle_until(last)
+
+    def _settle_until(self, tag: int) -> None:
+        del self._open[: tag + 1 - self.first]
+        self.first = tag + 1

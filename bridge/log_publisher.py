@@ -4,12 +4,12 @@ RabbitMQ keeps, for every named producer of a stream, its highest publishing id,
 drops what comes with an id that is not above it (and confirms it). So whatever was in doubt when a session died is
 simply asked about by the next one, and goes on behind it; nothing lands twice.
 
-The producer is called ``account-bridge.<lineage>``: one for the store, not one for each source. A store's numbers
-ascend in the order of writing over all its sources, so one producer is enough, and a source that is renamed changes
-nothing. A connection has 256 producers at most, and the broker remembers only the 255 of a stream that wrote last
-(read in osiris 1.3, ``osiris_tracking``): a producer for each of hundreds of PBXs would sooner or later be forgotten.
-The lineage is in the name because a lost store begins to count again at 1, and everything it sends would be dropped
-as known. What an older copy of a store does is told in ``store.logqueue``.
+The producer is called ``account-bridge.<generation>``: one for the store, not one for each source. A store's positions
+ascend over all its sources, so one producer is enough, and a source that is renamed changes nothing. A connection has
+256 producers at most, and the broker remembers only the 255 of a stream that wrote last (read in osiris 1.3,
+``osiris_tracking``): a producer for each of hundreds of PBXs would sooner or later be forgotten. The generation is in
+the name because a lost store begins to count again at 1, and an older copy of one gives numbers that were given before:
+whatever such a store sends would be dropped as known. See ``store.lineage``.
 
 As for the exchange, a session is used until the first failure of any kind and then thrown away whole. It holds an
 AMQP connection too: for declaring, and for the fence, because two bridges with two stores would each write
@@ -20,6 +20,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import aio_pika
@@ -27,10 +28,10 @@ from aio_pika.abc import AbstractConnection
 from rstream import schema
 from rstream.encoding import encode_publish
 
-from bridge.broker import LateFences, Topology, connect, hold_fence, step
+from bridge.broker import CLOSE_SECONDS, DEADLINE_SECONDS, LateFences, Topology, connect, hold_fences, step
 from bridge.broker_errors import translation
 from bridge.confirming import ConfirmingSession
-from bridge.errors import BrokerRefusedEvent, BrokerUnreachable
+from bridge.errors import BridgeError, BrokerRefusedEvent, BrokerUnreachable
 from bridge.frames import APP_ID
 from bridge.model import OutboxRow, SourceName
 from bridge.partitions import partition_of
@@ -43,21 +44,25 @@ _FRAME_OVERHEAD_BYTES: Final = 64
 
 _MESSAGE_OVERHEAD_BYTES: Final = 12
 
+_MUCH_OVERHEAD_BYTES: Final = 8192
+"""More than a message can have beside its body: five names of at most 255 bytes each, four times where repeated."""
+
 PRODUCER: Final = "account-bridge"
 
 SUPER_STREAM_EXCHANGE: Final = {"x-super-stream": True}
 
 
-def producer_of(lineage: str) -> str:
-    """Return the name under which a store of this lineage writes."""
-    return f"{PRODUCER}.{lineage}"
+def producer_of(generation: str) -> str:
+    """Return the name under which a store of this generation writes."""
+    return f"{PRODUCER}.{generation}"
 
 
 class LogPublisher:
     """Makes sessions. *urls* and *stream_urls* are asked for each of them, so that a changed password is used.
 
     *producer* is asked for the name under which the broker remembers what it has: see ``producer_of``. *fences* are
-    held while writing. *on_state* is told ``connecting`` and ``connected``.
+    held while writing. *on_state* is told ``connecting`` and ``connected``; *on_progress* is called with every step on
+    the way into a session. The deadlines are those of ``Publisher``.
     """
 
     def __init__(  # noqa: PLR0913 - what an operator may say about a broker
@@ -71,8 +76,11 @@ class LogPublisher:
         fences: Sequence[str] = (),
         fence_of: Callable[[SourceName], str] | None = None,
         confirm_deadline_seconds: float = 30.0,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        close_seconds: float = CLOSE_SECONDS,
         ssl_context: ssl.SSLContext | None = None,
         on_state: Callable[[str], None] = lambda _state: None,
+        on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._urls = urls
         self._stream_urls = stream_urls
@@ -83,7 +91,10 @@ class LogPublisher:
         self._fence_of = fence_of
         self._confirm_deadline_seconds = confirm_deadline_seconds
         self._ssl_context = ssl_context
+        self._deadline_seconds = deadline_seconds
+        self._close_seconds = close_seconds
         self._on_state = on_state
+        self._on_progress = on_progress
 
     def __repr__(self) -> str:
         return f"<LogPublisher {self._producer()} to {self._topology.log}>"
@@ -96,17 +107,32 @@ class LogPublisher:
             BrokerUnreachable: no connection, or another one still writes for the same source.
             BrokerRefusedLogin: user, password or virtual host are wrong.
             TopologyMismatch: the streams are not as they should be.
+            BridgeError: from *urls* or *stream_urls*.
 
         """
         self._on_state("connecting")
-        context = self._ssl_context
+        context, name = self._ssl_context, f"{APP_ID} log"
+        deadline, close = self._deadline_seconds, self._close_seconds
         async with (
-            connect(self._urls(), client_name=f"{APP_ID} log", ssl_context=context) as amqp,
-            connect_stream(self._stream_urls(), client_name=f"{APP_ID} log", ssl_context=context) as streams,
+            connect(
+                self._urls(),
+                client_name=name,
+                deadline_seconds=deadline,
+                close_seconds=close,
+                ssl_context=context,
+                on_progress=self._on_progress,
+            ) as amqp,
+            connect_stream(
+                self._stream_urls(),
+                client_name=name,
+                deadline_seconds=deadline,
+                close_seconds=close,
+                ssl_context=context,
+            ) as streams,
         ):
+            self._on_progress()
             await provide_log(amqp, self._topology, is_declaring=self._is_declaring)
-            for fence in self._fences:
-                await hold_fence(amqp, fence, self._topology)
+            await hold_fences(amqp, self._fences, self._topology)
             session = LogSession(amqp, streams, self._topology, self._on_state)
             session.late_fences = LateFences(amqp, self._topology, self._fence_of, self._fences)
             await session.open(self._producer())
@@ -154,10 +180,9 @@ class LogSession(ConfirmingSession):
         self._amqp = amqp
         self._streams = streams
         self._topology = topology
-        self._last: Sequence[int] = ()
+        self._lasts: Sequence[int] = ()
         self._tags: dict[int, int] = {}
         """Publishing ids on their way, and the place of each in this session, from 1."""
-        self._sent = 0
 
     async def open(self, producer: str) -> None:
         """Become the producer of every stream, and learn what each has.
@@ -172,76 +197,49 @@ class LogSession(ConfirmingSession):
         if transport is None:
             raise BrokerUnreachable("the connection to the broker broke")
         transport.connection.closing.add_done_callback(self._on_fence_lost)
-        self._last = [
+        self._lasts = [
             await self._streams.declare_publisher(number, producer, stream)
             for number, stream in enumerate(self._topology.log_streams)
         ]
-        self._last_progress = self._loop.time()
 
     @property
-    def last(self) -> int:
-        """The highest number that any stream of the log has of this producer, from before this session."""
-        return max(self._last)
+    def lasts(self) -> Sequence[int]:
+        """The highest number that each stream of the log has of this producer, from before this session."""
+        return self._lasts
 
-    def has(self, row: OutboxRow) -> bool:
-        """Tell whether the log had *row* before this session; only for rows that are not held."""
-        return row.position <= self._last[partition_of(row, len(self._last))]
+    def stream_of(self, row: OutboxRow) -> int:
+        """Return the number of the stream that *row* belongs to."""
+        return partition_of(row, len(self._lasts))
 
-    async def last_of(self, lineage: str) -> Callable[[OutboxRow], bool]:
-        """Return what tells whether the log has a row under the name of another *lineage*.
-
-        Raises:
-            BridgeError: what the broker refused, or a connection broke.
-
-        """
-        last = [await self._streams.last_of(producer_of(lineage), stream) for stream in self._topology.log_streams]
-        return lambda row: row.position <= last[partition_of(row, len(last))]
-
-    async def send(self, rows: Sequence[OutboxRow]) -> None:
-        """Write *rows* in order; returns when they are on their way, not when they are confirmed.
-
-        Raises:
-            BridgeError: what ended the session, or is about to: nothing is sent behind a row that is too large.
-
-        """
-        if self.late_fences is not None:
-            await self.late_fences.hold(rows)
-        self._begin_sending()
+    def refusal_of(self, row: OutboxRow) -> BridgeError | None:
+        """Return why *row* would be refused for good: it does not fit into a frame."""
         frame_max = self._streams.frame_max
-        messages: list[list[schema.Message]] = [[] for _ in self._last]
-        refused: OutboxRow | None = None
-        count = 0
-        for row in rows:
+        if len(row.body) + _MUCH_OVERHEAD_BYTES <= frame_max:
+            return None
+        if len(stream_message(row, exchange=self._topology.exchange)) + _FRAME_OVERHEAD_BYTES <= frame_max:
+            return None
+        return BrokerRefusedEvent(
+            f"the log does not take an event as large as this one: {len(row.body)} bytes in a frame of at most "
+            f"{frame_max}. Raise stream.frame_max in the broker's rabbitmq.conf"
+        )
+
+    async def _write(self, rows: Sequence[OutboxRow]) -> None:
+        if self.late_fences is not None and (missing := self.late_fences.missing(rows)):
+            await self._unless_ended(self.late_fences.hold(missing))
+        self._goes_out(rows)
+        messages: list[list[schema.Message]] = [[] for _ in self._lasts]
+        first = self._ledger.sent_count - len(rows) + 1
+        for tag, row in enumerate(rows, first):
             data = stream_message(row, exchange=self._topology.exchange)
-            if len(data) + _FRAME_OVERHEAD_BYTES > frame_max:
-                refused = row
-                break
-            count += 1
-            self._tags[row.position] = self._sent + count
+            self._tags[row.position] = tag
             message = schema.Message(publishing_id=row.position, filter_value=None, data=data)
-            messages[partition_of(row, len(self._last))].append(message)
-        self._sent += count
-        self._ledger.sent([row.event_id for row in rows[: count + (refused is not None)]])
+            messages[self.stream_of(row)].append(message)
+        frame_max = self._streams.frame_max
         frames = [frame for number, some in enumerate(messages) for frame in publish_frames(number, some, frame_max)]
-        try:
-            # The wait ends with the session at the latest, which the watchdog ends if nothing else does.
-            await self._unless_ended(asyncio.ensure_future(self._streams.write(b"".join(frames))))
-        except asyncio.CancelledError:
-            self.end(BrokerUnreachable("sending was interrupted"))
-            raise
-        if refused is not None:
-            self._ledger.returned(
-                refused.event_id,
-                BrokerRefusedEvent(
-                    f"the log does not take an event as large as this one: {len(refused.body)} bytes in a frame of at "
-                    f"most {frame_max}. Raise stream.frame_max in the broker's rabbitmq.conf"
-                ),
-            )
-            self._look_for_refusal()
+        # The wait ends with the session at the latest, which the watchdog ends if nothing else does.
+        await self._unless_ended(self._streams.write(b"".join(frames)))
 
     def _on_frame(self, frame: schema.Frame) -> None:
-        if self._failure is not None:
-            return
         if isinstance(frame, schema.PublishConfirm):
             self._on_confirm([self._tags.pop(number) for number in frame.publishing_ids if number in self._tags])
         elif isinstance(frame, schema.PublishError):
@@ -257,13 +255,12 @@ class LogSession(ConfirmingSession):
 
     def _on_confirm(self, tags: list[int]) -> None:
         tags.sort()
-        first = self._ledger.confirmed + 1
+        first = self._ledger.first
         if tags == list(range(first, first + len(tags))):
-            self._acknowledge(tags[-1] if tags else 0, multiple=True)
+            self._tell(lambda: self._ledger.ack(tags[-1], multiple=True) if tags else None)
         else:
             for tag in tags:
-                self._acknowledge(tag, multiple=False)
-        self._look_for_refusal()
+                self._tell(partial(self._ledger.ack, tag, multiple=False))
 
     def _on_fence_lost(self, closing: "asyncio.Future[Any]") -> None:
         problem = asyncio.CancelledError() if closing.cancelled() else closing.exception()

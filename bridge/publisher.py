@@ -1,15 +1,17 @@
 """Outbox rows to the exchange; answers with what the broker confirmed.
 
 A session is one plain connection and one confirm channel, used until the first failure of any kind and then thrown away
-whole: nothing is retried inside it. Rows go out in order, persistent and mandatory; progress is the unbroken
-confirmed prefix, and what is confirmed while the session dies still counts. While the broker blocks us (memory or disk
-alarm) we wait on the same connection: measured, that gives no duplicate, and reconnecting gives every message twice.
+whole: nothing is retried inside it. Rows go out in order, persistent and mandatory; what becomes of each is told as the
+broker tells it. That no queue takes one, or that one refuses it, is no failure of the session. While the broker blocks
+us (memory or disk alarm) we wait on the same connection: measured, that gives no duplicate, and reconnecting gives
+every message twice.
 """
 
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import aiormq.abc
@@ -19,18 +21,20 @@ from pamqp import commands as spec
 from pamqp.header import ContentHeader
 
 from bridge.broker import (
+    CLOSE_SECONDS,
     DEADLINE_SECONDS,
     LateFences,
     Topology,
     connect,
     declare,
-    hold_fence,
+    hold_fences,
+    in_time,
     permission_command,
     verify,
 )
-from bridge.broker_errors import translated, translation
+from bridge.broker_errors import max_message_size_in, translated, translation
 from bridge.confirming import ConfirmingSession
-from bridge.errors import BrokerUnreachable, EventUnroutable
+from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerRefusedEvent, EventUnroutable
 from bridge.frames import APP_ID, publish_frames
 from bridge.model import OutboxRow, SourceName
 
@@ -41,7 +45,9 @@ class Publisher:
     *fences* are held while publishing, one for every source, so that no second bridge publishes for the same one.
     *fence_of* names those of sources that turn up later, which are taken before their first event is sent. *is_traced*
     adds the trace context of each event to its message, and a *label* goes with every message. *on_state* is told
-    ``connecting``, ``connected``, and ``blocked: <reason>``.
+    ``connecting``, ``connected``, and ``blocked: <reason>``; *on_progress* is called with every step on the way into a
+    session. *deadline_seconds* is for each of these steps, *confirm_deadline_seconds* for the oldest row without an
+    outcome, *close_seconds* for the farewell.
     """
 
     def __init__(  # noqa: PLR0913 - what an operator may say about a broker
@@ -53,9 +59,12 @@ class Publisher:
         fences: Sequence[str] = (),
         fence_of: Callable[[SourceName], str] | None = None,
         confirm_deadline_seconds: float = 30.0,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        close_seconds: float = CLOSE_SECONDS,
         ssl_context: ssl.SSLContext | None = None,
         is_traced: bool = False,
         on_state: Callable[[str], None] = lambda _state: None,
+        on_progress: Callable[[], None] = lambda: None,
         label: str = "",
     ) -> None:
         self._label = label
@@ -67,7 +76,11 @@ class Publisher:
         self._confirm_deadline_seconds = confirm_deadline_seconds
         self._ssl_context = ssl_context
         self._is_traced = is_traced
+        self._deadline_seconds = deadline_seconds
+        self._close_seconds = close_seconds
         self._on_state = on_state
+        self._on_progress = on_progress
+        self._size_limit = SizeLimit()
 
     def __repr__(self) -> str:
         return f"<Publisher to {self._topology.exchange}>"
@@ -80,15 +93,22 @@ class Publisher:
             BrokerUnreachable: no connection, or another one still publishes for the same source.
             BrokerRefusedLogin: user, password or virtual host are wrong.
             TopologyMismatch: exchange or queues are not as they should be.
+            BridgeError: from *urls*.
 
         """
         self._on_state("connecting")
-        async with connect(self._urls(), client_name=APP_ID, ssl_context=self._ssl_context) as connection:
+        async with connect(
+            self._urls(),
+            client_name=APP_ID,
+            deadline_seconds=self._deadline_seconds,
+            close_seconds=self._close_seconds,
+            ssl_context=self._ssl_context,
+            on_progress=self._on_progress,
+        ) as connection:
             await (declare if self._is_declaring else verify)(connection, self._topology)
-            for fence in self._fences:
-                await hold_fence(connection, fence, self._topology)
+            await hold_fences(connection, self._fences, self._topology)
             session = PublisherSession(
-                connection, self._topology, self._on_state, self._label, is_traced=self._is_traced
+                connection, self._topology, self._on_state, self._label, self._size_limit, is_traced=self._is_traced
             )
             session.late_fences = LateFences(connection, self._topology, self._fence_of, self._fences)
             await session.open()
@@ -97,15 +117,32 @@ class Publisher:
                 yield session
 
 
+@dataclass(slots=True)
+class SizeLimit:
+    """The largest body that the broker takes, as far as it is known: the broker tells only by refusing a larger one."""
+
+    body_bytes: int | None = None
+
+    def refusal_of(self, row: OutboxRow) -> BridgeError | None:
+        """Return why *row* is too large; ``None`` where it is not, or where the limit is unknown."""
+        if self.body_bytes is None or len(row.body) <= self.body_bytes:
+            return None
+        return BrokerRefusedEvent(
+            f"the broker does not take an event as large as this one: {len(row.body)} bytes, and max_message_size is "
+            f"{self.body_bytes}. Raise that in its rabbitmq.conf, and start the bridge anew"
+        )
+
+
 class PublisherSession(ConfirmingSession):
     """The ``Session`` of ``delivery``."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - made in one place
         self,
         connection: AbstractConnection,
         topology: Topology,
         on_state: Callable[[str], None],
         label: str,
+        size_limit: SizeLimit,
         *,
         is_traced: bool = False,
     ) -> None:
@@ -115,6 +152,12 @@ class PublisherSession(ConfirmingSession):
         self.late_fences: LateFences | None = None
         self._connection = connection
         self._topology = topology
+        self._size_limit = size_limit
+        self._nacked = BrokerDidNotConfirm(
+            f"the broker refused the event (nack). Either a queue bound to the exchange {topology.exchange} is full "
+            "and refuses more (x-overflow = reject-publish): let its subscriber catch up, raise its max-length, or "
+            "delete it; or its node is down. See which: rabbitmqctl list_queues name state messages policy arguments"
+        )
         self._channel: Any = None
         self._unblocked: asyncio.Event
 
@@ -134,24 +177,19 @@ class PublisherSession(ConfirmingSession):
         with translated(None, "a channel"):
             if transport is None:
                 raise ConnectionError("closed")
-            async with asyncio.timeout(DEADLINE_SECONDS):
+            async with in_time(self._connection):
                 self._unblocked = unblocked_event(transport.connection)
                 self._channel = await _ConfirmChannel.opened(transport.connection, self)
         self._channel.closing.add_done_callback(self._on_closed)
-        self._last_progress = self._loop.time()
 
-    async def send(self, rows: Sequence[OutboxRow]) -> None:
-        """Write *rows* in order; returns when they are on their way, not when they are confirmed.
+    def refusal_of(self, row: OutboxRow) -> BridgeError | None:
+        """Return why *row* would be refused for good: it is larger than the broker is known to take."""
+        return self._size_limit.refusal_of(row)
 
-        Cancelling it ends the session, since nobody could say any more which message a confirm is for.
-
-        Raises:
-            BridgeError: what ended the session, or is about to: nothing is sent behind a refused row.
-
-        """
-        if self.late_fences is not None:
-            await self.late_fences.hold(rows)
-        self._begin_sending()
+    async def _write(self, rows: Sequence[OutboxRow]) -> None:
+        if self.late_fences is not None and (missing := self.late_fences.missing(rows)):
+            await self._unless_ended(self.late_fences.hold(missing))
+        self._goes_out(rows)
         frame_max = self._channel.connection.connection_tune.frame_max
         exchange = self._topology.exchange
         # A change that nobody takes is held back until somebody does, unless the log has it anyway.
@@ -169,42 +207,32 @@ class PublisherSession(ConfirmingSession):
             )
             for row in rows
         )
-        self._ledger.sent([row.event_id for row in rows])
         written: asyncio.Future[None] = self._loop.create_future()
         frame = aiormq.abc.ChannelFrame(payload=payload, should_close=False, drain_future=written)
-        try:
-            # Both waits end with the session at the latest, which the watchdog ends if nothing else does.
-            await self._unless_ended(asyncio.ensure_future(self._channel.write_queue.put(frame)))
-            await self._unless_ended(written)
-        except asyncio.CancelledError:
-            self.end(BrokerUnreachable("sending was interrupted"))
-            raise
+        # Both waits end with the session at the latest, which the watchdog ends if nothing else does.
+        await self._unless_ended(self._channel.write_queue.put(frame))
+        await self._unless_ended(written)
 
     def on_confirm(self, frame: spec.Basic.Ack | spec.Basic.Nack) -> None:
         """Take a confirm or a refusal of the broker."""
-        if self._failure is not None:
-            return
         tag, multiple = frame.delivery_tag or 0, bool(frame.multiple)
         if isinstance(frame, spec.Basic.Nack):
-            self._ledger.nack(tag, multiple=multiple)
+            self._tell(lambda: self._ledger.nack(tag, self._nacked, multiple=multiple))
         else:
-            self._acknowledge(tag, multiple=multiple)
-        self._look_for_refusal()
+            self._tell(lambda: self._ledger.ack(tag, multiple=multiple))
 
     def on_return(self, frame: spec.Basic.Return, event_id: str | None) -> None:
         """Take the news that no queue takes a message."""
-        if self._failure is None:
-            self._ledger.returned(
-                event_id,
-                EventUnroutable(
-                    f"no queue takes events with the routing key {frame.routing_key!r}, so they are held back. Bind a "
-                    f"queue to the exchange {self._topology.exchange}, or set rabbitmq.log_stream = true"
-                ),
-            )
-            self._look_for_refusal()
+        unroutable = EventUnroutable(
+            f"no queue takes events with the routing key {frame.routing_key!r}, so they are held back. Bind a "
+            f"queue to the exchange {self._topology.exchange}, or set rabbitmq.log_stream = true"
+        )
+        self._tell(lambda: self._ledger.returned(event_id, unroutable))
 
     def _on_closed(self, closing: "asyncio.Future[Any]") -> None:
         problem = asyncio.CancelledError() if closing.cancelled() else closing.exception()
+        # The refusal names no message. With the limit known, the next session can tell which.
+        self._size_limit.body_bytes = max_message_size_in(problem) or self._size_limit.body_bytes
         what, command = f"the exchange {self._topology.exchange}", permission_command(self._connection, self._topology)
         self.end(translation(problem or ConnectionError("closed"), None, what, command))
 

@@ -51,16 +51,22 @@ class Sender:
         """Return once the broker confirmed all of *rows*.
 
         Raises:
-            BridgeError: what ended the session; ``confirmed`` tells how far it came.
+            BridgeError: what ended the session, or why the broker did not take one of them; ``confirmed`` tells how
+                far it came.
 
         """
         page = list(rows)
         if not page:
             return
+        for refusal in filter(None, map(self._session.refusal_of, page)):
+            raise refusal
         await self._session.send(page)
         self._sent += len(page)
         while self.confirmed < self._sent:
-            self.confirmed = await self._session.confirmed()
+            outcomes = await self._session.outcomes()
+            self.confirmed += len(outcomes.confirmed)
+            for _, refusal in outcomes.refused:
+                raise refusal
 
 
 @asynccontextmanager

@@ -4,11 +4,12 @@ What waiting helps (``Transient``) is tried again soon, with jitter and growing 
 (``Misconfigured``) slowly and loudly; anything else ends the bridge.
 """
 
+import asyncio
 import random
 import re
 from collections.abc import Awaitable, Callable
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from bridge.errors import BridgeError, Misconfigured, OutboxFull, Transient
 from bridge.status import Level
@@ -48,8 +49,19 @@ async def keep_trying(
 
     Raises:
         Fatal: from *work*; waiting would not help.
+        CancelledError: the task was cancelled, even where *work* made a failure of that. A ``TaskGroup`` does so until
+            Python 3.12: of a failure inside and a cancellation from outside at the same time it raises the first only.
 
     """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+
+    def can_pass(problem: BaseException) -> bool:
+        if not isinstance(problem, (Transient, Misconfigured)):
+            return False
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError from problem
+        return True
 
     def before_sleep(state: RetryCallState) -> None:
         problem = state.outcome.exception() if state.outcome is not None else None
@@ -57,7 +69,7 @@ async def keep_trying(
             on_failure(problem, state.next_action.sleep if state.next_action is not None else 0.0)
 
     retrying = AsyncRetrying(
-        retry=retry_if_exception_type((Transient, Misconfigured)),
+        retry=retry_if_exception(can_pass),
         wait=patience,
         before_sleep=before_sleep,
         reraise=True,

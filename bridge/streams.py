@@ -53,7 +53,17 @@ Answer = TypeVar("Answer", bound=schema.Frame)
 class StreamConnection:
     """Requests and their answers; other frames go to ``on_frame``, and ``on_end`` hears why it ended."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, where: str) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        where: str,
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        close_seconds: float = CLOSE_SECONDS,
+    ) -> None:
+        self._deadline_seconds = deadline_seconds
+        self._close_seconds = close_seconds
         self._reader = reader
         self._writer = writer
         self._where = where
@@ -185,7 +195,7 @@ class StreamConnection:
         self._check()
         try:
             self._writer.write(data)
-            async with asyncio.timeout(DEADLINE_SECONDS):
+            async with asyncio.timeout(self._deadline_seconds):
                 await self._writer.drain()
         except TimeoutError as problem:
             self.end(BrokerUnreachable(f"the broker at {self._where} takes no more: has it a memory or disk alarm?"))
@@ -207,18 +217,21 @@ class StreamConnection:
 
     async def close(self) -> None:
         """Say good-bye, within the deadline, and let go of the socket."""
-        with suppress(BridgeError, TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self.ask(schema.Close(self._number(), code=1, reason="OK"), schema.CloseResponse)
-        self.end(BrokerUnreachable("this connection is closed"))
+        try:
+            with suppress(BridgeError, TimeoutError):
+                async with asyncio.timeout(self._close_seconds):
+                    await self.ask(schema.Close(self._number(), code=1, reason="OK"), schema.CloseResponse)
+        finally:
+            self.end(BrokerUnreachable("this connection is closed"))
+            await self._let_go()
+
+    async def _let_go(self) -> None:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        self._writer.close()
-        with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._writer.wait_closed()
+        # Nothing is written any more that somebody wants, and a broker that takes nothing would be waited for.
+        self._writer.transport.abort()
         for task in self._tasks:
             if not task.cancelled():
                 task.result()  # raises: only a mistake of ours ends listening with anything else than a failure
@@ -232,7 +245,7 @@ class StreamConnection:
 
     async def _in_time(self, future: "asyncio.Future[schema.Frame]") -> schema.Frame:
         try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
+            async with asyncio.timeout(self._deadline_seconds):
                 return await future
         except TimeoutError as problem:
             self.end(BrokerUnreachable(f"the broker at {self._where} did not answer in time"))
@@ -280,14 +293,18 @@ class StreamConnection:
 
 
 @asynccontextmanager
-async def connect_stream(
+async def connect_stream(  # noqa: PLR0913 - how patient to be, by name
     urls: Sequence[str],
     *,
     client_name: str,
+    deadline_seconds: float = DEADLINE_SECONDS,
+    close_seconds: float = CLOSE_SECONDS,
     heartbeat_seconds: int = HEARTBEAT_SECONDS,
     ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[StreamConnection]:
-    """Connect to the first of *urls* that lets us in, and close behind the caller.
+    """Connect to the first of *urls* that lets us in, and close behind the caller, within *close_seconds*.
+
+    *deadline_seconds* is for each answer of the broker.
 
     Raises:
         BrokerUnreachable: none of them answers in time; the sentence names each.
@@ -297,7 +314,14 @@ async def connect_stream(
     problems: list[BridgeError] = []
     for url in urls:
         try:
-            connection = await _connected(url, client_name, heartbeat_seconds, ssl_context)
+            connection = await _connected(
+                url,
+                client_name,
+                heartbeat_seconds,
+                ssl_context,
+                deadline_seconds=deadline_seconds,
+                close_seconds=close_seconds,
+            )
         except (BrokerUnreachable, BrokerRefusedLogin) as problem:
             problems.append(problem)
             continue
@@ -311,13 +335,21 @@ async def connect_stream(
     )
 
 
-async def _connected(url: str, name: str, heartbeat_seconds: int, context: ssl.SSLContext | None) -> StreamConnection:
+async def _connected(  # noqa: PLR0913 - private, and called once
+    url: str,
+    name: str,
+    heartbeat_seconds: int,
+    context: ssl.SSLContext | None,
+    *,
+    deadline_seconds: float,
+    close_seconds: float,
+) -> StreamConnection:
     parts = urlsplit(url)
     is_secret = parts.scheme == TLS_SCHEME
     host, port = parts.hostname or "localhost", parts.port or (TLS_PORT if is_secret else PLAIN_PORT)
     where = f"{host}:{port} (streams)"
     try:
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(deadline_seconds):
             reader, writer = await asyncio.open_connection(host, port, ssl=context if is_secret else None)
     except ssl.SSLCertVerificationError as problem:
         raise BrokerRefusedLogin(
@@ -329,7 +361,7 @@ async def _connected(url: str, name: str, heartbeat_seconds: int, context: ssl.S
             f"no connection to the broker at {where}: {problem or 'no answer in time'}. Is the plugin rabbitmq_stream "
             "enabled (rabbitmq-plugins enable rabbitmq_stream), and the port open?"
         ) from problem
-    connection = StreamConnection(reader, writer, where)
+    connection = StreamConnection(reader, writer, where, deadline_seconds=deadline_seconds, close_seconds=close_seconds)
     connection.start()
     try:
         await connection.login(

@@ -8,16 +8,12 @@ from typing import Final
 from rich.text import Text
 
 from bridge.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode
-from bridge.delivery.contracts import Outcomes
+from bridge.confirms import Outcomes
+from bridge.errors import BridgeError
 from bridge.model import ChangeKind, OutboxRow, Reason
 from bridge.wording import clean, differences, name_of
 
-STYLES: Final = {
-    ChangeKind.INITIAL: "cyan",
-    ChangeKind.CREATED: "green",
-    ChangeKind.UPDATED: "yellow",
-    ChangeKind.DELETED: "red",
-}
+STYLES: Final = {ChangeKind.CREATED: "green", ChangeKind.UPDATED: "yellow", ChangeKind.DELETED: "red"}
 
 
 def event_line(event: AccountChanged) -> Text:
@@ -69,13 +65,14 @@ class TerminalPublisher:
         self._sent += len(rows)
         self._news.set()
 
-    def refusal_of(self, _row: OutboxRow) -> None:
-        """Take everything."""
+    def refusal_of(self, _row: OutboxRow) -> BridgeError | None:
+        """Refuse nothing."""
+        return None
 
     async def outcomes(self) -> Outcomes:
         """Return what was shown, once there is more of it."""
         while self._sent == self._told:
             self._news.clear()
             await self._news.wait()
-        shown, self._told = range(self._told + 1, self._sent + 1), self._sent
-        return Outcomes(shown, ())
+        told, self._told = self._told, self._sent
+        return Outcomes(range(told + 1, self._sent + 1), ())

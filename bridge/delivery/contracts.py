@@ -3,8 +3,9 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from bridge.confirms import Outcomes
 from bridge.errors import BridgeError
 from bridge.model import Certificate, Cursor, Mirrored, NewEvent, OutboxRow, Place, SourceName
 
@@ -84,37 +85,32 @@ class Store(Protocol):
         """Return a transaction: committed when left normally, rolled back when left by an exception."""
 
 
-class Outcomes(NamedTuple):
-    """What became of messages of a session; a tag is the place among those it sent, from 1."""
-
-    confirmed: Sequence[int]
-    refused: Sequence[tuple[int, BridgeError]]
-    """Those that the broker did not take, and why: no queue wants it, or a queue refused it."""
-
-
 class Session(Protocol):
-    """A connection to the broker, used until its first failure of any kind and then thrown away.
+    """A connection to the broker, used until its first failure and then thrown away.
 
-    Whatever raises, wherever it is raised, ends the session and wakes whoever waits on it; every wait has a deadline.
+    It ends at once with the first failure, wherever that is raised: in ``send``, in a fence taken late, by a confirm
+    for what was never sent, by a closed channel, a lost connection or a deadline, by cancellation of ``send``. Whoever
+    waits in ``send`` or ``outcomes`` is woken with the reason, and so is whoever calls them later. No wait outlives its
+    session, and every wait has a deadline. What the broker says about a single row is no failure of the session.
     """
 
     def refusal_of(self, row: OutboxRow) -> BridgeError | None:
-        """Return why *row* would be refused for good, before it is sent; ``None`` where nothing is known against it."""
+        """Return why *row* would be refused for good whatever happens (too large, say).
+
+        ``None`` where nothing is known against it. Decides before sending; no I/O. ``send`` may rely on having been
+        asked.
+        """
 
     async def send(self, rows: Sequence[OutboxRow]) -> None:
-        """Hand *rows* to the broker in order; waits while the broker blocks us, not for confirms.
+        """Hand *rows* to the broker in order; waits while the broker blocks us, not for outcomes.
 
-        Raises:
-            BridgeError: what ended the session.
-
+        Raises what ended the session. How many of *rows* the broker has then, nobody knows.
         """
 
     async def outcomes(self) -> Outcomes:
-        """Wait for news of rows of this session, each told once, in any order.
+        """Wait for news of rows sent in this session, in any order, each tag told once.
 
-        Raises:
-            BridgeError: what ended the session, after everything that came before its end was told.
-
+        Raises what ended the session, after everything that came before its end was told.
         """
 
 

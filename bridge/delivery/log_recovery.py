@@ -68,6 +68,6 @@ async def recover(
     streams = sorted({session.stream_of(row) for row in lost})
     return len(done), (
         f"the log has lost events that it had confirmed ({len(lost)} of the newest {len(confirmed)}, in the "
-        f"partition{'s' if len(streams) > 1 else ''} {', '.join(map(str, streams))}): it was deleted, or its broker was "
-        "put back from a backup. What it lost is not written again; readers begin anew with the first entry"
+        f"partition{'s' if len(streams) > 1 else ''} {', '.join(map(str, streams))}): it was deleted, or its broker "
+        "was put back from a backup. What it lost is not written again; readers begin anew with the first entry"
     )

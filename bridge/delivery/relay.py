@@ -16,7 +16,7 @@ from datetime import datetime
 from itertools import takewhile
 from typing import Any, Final, Protocol
 
-from bridge.delivery.contracts import Offload, Outbox, Outcomes, Publisher, Session
+from bridge.delivery.contracts import Offload, Outbox, Publisher, Session
 from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerRefusedEvent, EventUnroutable
 from bridge.model import OutboxRow, SourceName
 
@@ -245,7 +245,7 @@ class OutboxRelay:
 
     async def _take_outcomes(self, session: Session) -> None:
         while True:
-            news: Outcomes = await session.outcomes()
+            news = await session.outcomes()
             touched: dict[int, _Lane] = {}
             for tag in news.confirmed:
                 if (sent := self._sent.pop(tag, None)) is not None:

@@ -16,6 +16,7 @@ from bridge.store.backup import back_up
 from bridge.store.sqlite import SqliteStore
 from tests.support.logs import Reading, read_log
 from tests.support.logwriter import NOW, LogWriter, changes, everything_written, take
+from tests.support.outcomes import all_confirmed
 from tests.support.rabbit import PrivateBroker
 from tests.support.rows import row
 
@@ -48,8 +49,7 @@ async def test_what_was_written_and_not_recorded_is_not_written_again(writer: Lo
         async with writer.publisher(store).session() as session:
             assert store.log.check(session.last) == ""
             await session.send(rows[:30])
-            while await session.confirmed() < 30:
-                pass
+            await all_confirmed(session, 30)
     with writer.store() as store:
         assert store.log.backlog.rows == 50
         await writer.write(store)
@@ -111,8 +111,7 @@ async def test_what_waited_in_a_copy_and_was_written_by_nobody_is_written(writer
         async with writer.publisher(store).session() as session:
             assert store.log.check(session.last) == ""
             await session.send(store.log.unpublished(0, 15))
-            while await session.confirmed() < 15:
-                pass
+            await all_confirmed(session, 15)
     back_up(writer.path, copy, NOW)
     writer.path = copy
     with writer.store() as store:

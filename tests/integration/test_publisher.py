@@ -1,4 +1,5 @@
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -13,11 +14,13 @@ from bridge.errors import (
     BrokerDidNotConfirm,
     BrokerRefusedLogin,
     BrokerUnreachable,
+    EventUnroutable,
     TopologyMismatch,
 )
 from bridge.frames import DOUBT_HEADER, ID_HEADER
 from bridge.model import OutboxRow, SourceName
 from bridge.publisher import Publisher, PublisherSession
+from tests.support.outcomes import all_confirmed, all_outcomes
 from tests.support.rabbit import PrivateBroker
 from tests.support.rows import HQ
 
@@ -95,17 +98,11 @@ def broken() -> Iterator[PrivateBroker]:
         yield started
 
 
-async def confirm(session: PublisherSession, count: int) -> None:
-    async with asyncio.timeout(30):
-        while await session.confirmed() < count:
-            pass
-
-
 async def failure_of(session: PublisherSession) -> BridgeError:
     async with asyncio.timeout(60):
         try:
             while True:
-                await session.confirmed()
+                await session.outcomes()
         except BridgeError as failure:
             return failure
 
@@ -115,7 +112,7 @@ async def test_rows_arrive_in_order_with_their_properties(place: Place) -> None:
     async with place.publisher().session() as session:
         await session.send(sent[:300])
         await session.send(sent[300:])
-        await confirm(session, 500)
+        await all_confirmed(session, 500)
     arrived = await place.take(500)
     assert [message.message_id for message in arrived] == [row.event_id for row in sent]
     first = arrived[0]
@@ -131,23 +128,24 @@ async def test_a_body_larger_than_a_frame_arrives_whole(place: Place) -> None:
     sent = rows(3, size=400_000)
     async with place.publisher().session() as session:
         await session.send(sent)
-        await confirm(session, 3)
+        await all_confirmed(session, 3)
     assert [message.body for message in await place.take(3)] == [row.body for row in sent]
 
 
-async def test_what_no_queue_takes_is_held_and_what_was_sent_before_it_counts(place: Place) -> None:
+async def test_what_no_queue_takes_is_refused_and_nothing_else(place: Place) -> None:
     sent = [*rows(20), *rows(1, first=21, key="nobody"), *rows(20, first=22)]
     async with place.publisher().session() as session:
         await session.send(sent)
-        confirmed = 0
-        with pytest.raises(BrokerDidNotConfirm, match=r"nobody.*Bind a queue"):
-            async with asyncio.timeout(30):
-                while True:
-                    confirmed = await session.confirmed()
-    assert confirmed == 20
+        confirmed, refused = await all_outcomes(session, 41)
+        assert sorted(confirmed) == [tag for tag in range(1, 42) if tag != 21]
+        ((tag, reason),) = refused
+        assert (tag, type(reason)) == (21, EventUnroutable)
+        assert re.search(r"'nobody'.*Bind a queue", str(reason))
+        await session.send(rows(1, first=42))
+        assert await all_outcomes(session, 1) == ([42], [])
 
 
-async def test_a_refused_message_ends_the_session_behind_the_last_accepted_one(place: Place) -> None:
+async def test_what_a_full_queue_refuses_is_refused_and_the_session_goes_on(place: Place) -> None:
     async with connect([place.broker.url], client_name="test") as connection:
         channel = await connection.channel()
         exchange = await channel.declare_exchange(place.topology.exchange, "topic", durable=True)
@@ -158,9 +156,14 @@ async def test_a_refused_message_ends_the_session_behind_the_last_accepted_one(p
     topology = Topology(exchange=place.topology.exchange, has_log=False)
     async with place.publisher(topology).session() as session:
         await session.send(rows(30))
-        assert isinstance(await failure_of(session), BrokerDidNotConfirm)
-    with pytest.raises(BrokerDidNotConfirm):
-        await session.send(rows(1))
+        confirmed, refused = await all_outcomes(session, 30)
+        assert len(confirmed) >= 10
+        assert refused, "there is room for ten"
+        assert {type(reason) for _, reason in refused} == {BrokerDidNotConfirm}
+        assert "reject-publish" in str(refused[0][1])
+        await place.take(10)
+        await session.send(rows(1, first=31))
+        assert await all_outcomes(session, 1) == ([31], [])
 
 
 async def test_a_wrong_password_is_a_sentence_without_the_password(broker: PrivateBroker) -> None:
@@ -185,7 +188,7 @@ async def test_nobody_at_the_address_is_unreachable_and_the_next_host_is_tried(p
     both = Publisher(lambda: ["amqp://127.0.0.1:1/", place.url], topology=place.topology)
     async with both.session() as session:
         await session.send(rows(1))
-        await confirm(session, 1)
+        await all_confirmed(session, 1)
 
 
 async def test_an_exchange_of_another_type_is_named_with_the_remedy(place: Place) -> None:
@@ -223,7 +226,7 @@ async def test_the_rights_of_the_readme_are_enough_and_reach_no_further(broker: 
     topology = Topology(exchange=place.topology.exchange, subscriptions=place.topology.subscriptions)
     async with place.publisher(topology, fence=f"{topology.exchange}.writer.hq").session() as session:
         await session.send(rows(1))
-        await confirm(session, 1)
+        await all_confirmed(session, 1)
     with pytest.raises(TopologyMismatch, match="may not touch"):
         async with place.publisher(Topology(exchange="other")).session():
             pass
@@ -233,7 +236,7 @@ async def test_the_log_keeps_everything_without_any_subscriber(place: Place) -> 
     topology = Topology(exchange=place.topology.exchange)
     async with place.publisher(topology).session() as session:
         await session.send(rows(5))
-        await confirm(session, 5)
+        await all_confirmed(session, 5)
     async with connect([place.url], client_name="test") as connection:
         await verify(connection, topology)
         channel = await connection.channel()
@@ -264,7 +267,7 @@ async def test_a_source_that_turns_up_later_is_fenced_before_its_first_event(pla
 
     async with publisher().session() as first, publisher().session() as second:
         await first.send(rows(1))
-        await confirm(first, 1)
+        await all_confirmed(first, 1)
         with pytest.raises(BrokerUnreachable, match=r"second bridge for the same PBX"):
             await second.send(rows(1))
     assert len(await place.take(1)) == 1
@@ -293,7 +296,6 @@ async def test_a_killed_broker_ends_the_session_and_every_confirm_that_came_coun
     await asyncio.to_thread(broken.stop)
     await asyncio.to_thread(broken.start)
     sent = rows(20_000)
-    confirmed = 0
     async with place.publisher().session() as session:
 
         async def send() -> None:
@@ -301,23 +303,24 @@ async def test_a_killed_broker_ends_the_session_and_every_confirm_that_came_coun
                 await session.send(sent[start : start + 200])
 
         sending = asyncio.create_task(send())
-        while confirmed < 1000:
-            confirmed = await session.confirmed()
+        told = list[int]()
+        while len(told) < 1000:
+            told += (await session.outcomes()).confirmed
         await asyncio.to_thread(broken.kill)
         with pytest.raises(BrokerUnreachable):
             async with asyncio.timeout(30):
                 while True:
-                    confirmed = await session.confirmed()
+                    told += (await session.outcomes()).confirmed
         with pytest.raises(BrokerUnreachable):
             await sending
     await asyncio.to_thread(broken.start)
     last = rows(1)
     async with place.publisher().session() as session:
         await session.send(last)
-        await confirm(session, 1)
+        await all_confirmed(session, 1)
     arrived = await place.take_until(last[0].event_id)
     assert arrived == [row.event_id for row in sent[: len(arrived)]]
-    assert len(arrived) >= confirmed, "whatever was confirmed survived"
+    assert set(told) <= set(range(1, len(arrived) + 1)), "whatever was confirmed survived"
 
 
 async def test_a_blocked_broker_is_waited_for_and_gets_everything_once(broken: PrivateBroker) -> None:
@@ -326,18 +329,16 @@ async def test_a_blocked_broker_is_waited_for_and_gets_everything_once(broken: P
     sent = rows(300)
     async with place.publisher(deadline=2).session() as session:
         await session.send(sent[:100])
-        await confirm(session, 100)
+        await all_confirmed(session, 100)
         await asyncio.to_thread(broken.alarm)
         sending = asyncio.create_task(session.send(sent[100:]))
         await place.until_state("blocked")
-        waited = asyncio.create_task(session.confirmed())
+        waited = asyncio.create_task(all_confirmed(session, 200))
         done, _ = await asyncio.wait([waited], timeout=3 * 2)  # thrice the deadline for confirms
         assert not done, "neither confirmed nor given up"
         await asyncio.to_thread(broken.end_alarm)
         await sending
         await waited
-        if waited.result() < 300:
-            await confirm(session, 300)
         await place.until_state("connected")
     assert [message.message_id for message in await place.take(300)] == [row.event_id for row in sent]
 
@@ -346,19 +347,9 @@ async def test_a_row_in_doubt_is_marked_on_the_wire(place: Place) -> None:
     plain, doubtful = rows(1)[0], rows(1, first=2)[0]._replace(is_in_doubt=True)
     async with place.publisher().session() as session:
         await session.send([plain, doubtful])
-        await confirm(session, 2)
+        await all_confirmed(session, 2)
     told = [(message.headers.get(ID_HEADER), message.headers.get(DOUBT_HEADER)) for message in await place.take(2)]
     assert told == [(plain.event_id, None), (doubtful.event_id, True)]
-
-
-async def test_nothing_is_sent_behind_a_refused_row(place: Place) -> None:
-    """Each would be delivered once more with every attempt."""
-    async with place.publisher().session() as session:
-        await session.send(rows(1, key="nobody"))
-        await failure_of(session)
-        with pytest.raises(BrokerDidNotConfirm, match="nobody"):
-            await session.send(rows(1, first=2))
-    assert await place.take(0) == []
 
 
 async def test_a_send_that_is_cancelled_ends_the_session(broken: PrivateBroker) -> None:
@@ -381,7 +372,7 @@ async def test_a_send_that_is_cancelled_ends_the_session(broken: PrivateBroker) 
 
 async def test_leaving_a_session_ends_it_for_whoever_still_waits(place: Place) -> None:
     async with place.publisher().session() as session:
-        waiting = asyncio.create_task(session.confirmed())
+        waiting = asyncio.create_task(session.outcomes())
         await asyncio.sleep(0)
     with pytest.raises(BrokerUnreachable, match="over"):
         await waiting

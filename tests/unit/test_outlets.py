@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.confirms import Outcomes
 from bridge.delivery.ingest import ingest
 from bridge.delivery.limits import Limits
 from bridge.errors import BridgeError, BrokerRefusedLogin, BrokerUnreachable, StoreOutdated, StoreUnusable
@@ -42,13 +43,16 @@ class Broker:
         self.sent += rows
         self._news.set()
 
-    async def confirmed(self) -> int:
+    def refusal_of(self, _row: OutboxRow) -> BridgeError | None:
+        return None
+
+    async def outcomes(self) -> Outcomes:
         while self._told == len(self.sent):
             self._news.clear()
             await self._news.wait()
         await self.is_quick.wait()
-        self._told = len(self.sent)
-        return self._told
+        told, self._told = self._told, len(self.sent)
+        return Outcomes(range(told + 1, self._told + 1), ())
 
 
 class Site:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from bridge.confirms import Outcomes
 from bridge.delivery.drain import Drain
 from bridge.delivery.ingest import ingest
 from bridge.errors import BridgeError, BrokerRefusedEvent, BrokerUnreachable
@@ -60,12 +61,15 @@ class HandHeldBroker:
             self.sent += rows
             self._news.notify_all()
 
-    async def confirmed(self) -> int:
+    def refusal_of(self, _row: OutboxRow) -> BridgeError | None:
+        return None
+
+    async def outcomes(self) -> Outcomes:
         async with self._news:
             await self._news.wait_for(lambda: self._confirmed > self._told or self._failure is not None)
             if self._confirmed > self._told:
-                self._told = self._confirmed
-                return self._told
+                told, self._told = self._told, self._confirmed
+                return Outcomes(range(told + 1, self._told + 1), ())
             assert self._failure is not None
             raise self._failure
 
