@@ -181,7 +181,7 @@ class World:
             on_told=self._tell,
             schedule=self.schedule,
         )
-        self.intake.cursor = self.store.place(self.name).cursor
+        self.intake.stand_at(self.store.place(self.name))
 
     def _tell(self, told: Told) -> None:
         self.told.append(told)
