@@ -20,7 +20,7 @@ from bridge.delivery.reconcile import Brake
 from bridge.errors import BridgeError, Transient
 from bridge.intake import Intake, Told
 from bridge.listen.judge import App, Judge, Verdict
-from bridge.model import AccountGuid, Certificate, Cursor, Mirrored, Row, SourceName
+from bridge.model import AccountGuid, Certificate, Cursor, LogContents, Mirrored, OutboxRow, Row, SourceName
 from bridge.normalize import Rules, account_key, account_of
 from bridge.reader import Heard
 from bridge.simulator.pbx import Pbx
@@ -34,6 +34,7 @@ from bridge.walk.walker import Walker
 from bridge.wire import messages as m
 from bridge.wire.login import login_digest
 from bridge.wire.protocol import Conversation, Event, Party
+from tests.support.subscribers import IdTable, Inbox
 
 EPOCH = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 RECONNECT_SECONDS = 3.0
@@ -77,6 +78,15 @@ class World:
         self.failures: list[BridgeError] = []
         self.is_calm = True
         """False once something happened that may keep the bridge from seeing a row it was handed."""
+        self.published: list[OutboxRow] = []
+        """Everything that reached the broker, in order, as often as it did: what the log keeps, whatever becomes of the
+        store."""
+        self.subscribers: tuple[IdTable, Inbox] = (IdTable(), Inbox())
+        self.lineage = ""
+        self.renewals = -1
+        """How often a new lineage began."""
+        self.clock_error = timedelta()
+        """How far the bridge's clock is off."""
         self._part = SourcePart(since=EPOCH)
         self._connection: Connection | None = None
         self._walker: Walker | None = None
@@ -92,7 +102,7 @@ class World:
 
     @property
     def clock(self) -> datetime:
-        return EPOCH + timedelta(seconds=self.now)
+        return EPOCH + timedelta(seconds=self.now) + self.clock_error
 
     # ------------------------------------------------------------------ what a test does
 
@@ -118,6 +128,44 @@ class World:
         self._uncommitted.clear()
         self._disconnect()
         self._start_bridge()
+
+    def publish(self, *, is_marked: bool = True) -> None:
+        """Let the broker have what waits; unless *is_marked*, no confirm comes back, and it gets all once more."""
+        while rows := self.store.exchange.unpublished({self.name: 0}, 1000, 1000):
+            for row in rows:
+                self.published.append(row)
+                for subscriber in self.subscribers:
+                    subscriber.receive(row)
+            if not is_marked:
+                self.store.exchange.mark_in_doubt(rows)
+                return
+            self.store.exchange.mark_published(rows, self.clock)
+
+    def prune(self) -> None:
+        """Forget everything that was published."""
+        self.store.prune(self.clock + timedelta(days=400), 10_000)
+
+    def replace_store(self, replace: Callable[[], object], *, is_log_read: bool = True) -> None:
+        """Stop the bridge, let something happen to the files of its store, and start it again."""
+        self.is_calm = False
+        self._uncommitted.clear()
+        self._disconnect()
+        self.store.close()
+        replace()
+        self.store.open()
+        self.store._db.execute("PRAGMA synchronous=OFF")  # noqa: SLF001 - nobody pulls this plug
+        if is_log_read:
+            self.store.compare(LogContents(self._newest_in_log()))
+        else:
+            self.store.compare(None, "the log cannot be read")
+        self._start_bridge()
+
+    def _newest_in_log(self) -> dict[SourceName, tuple[str, int]]:
+        numbers = [(str(event["lineage"]), int(event["sequence"])) for event in map(orjson.loads, self._bodies())]
+        return {self.name: max(numbers)} if numbers else {}
+
+    def _bodies(self) -> list[bytes]:
+        return [row.body for row in self.published]
 
     def cut(self) -> None:
         """Cut the connection; messages on their way are lost."""
@@ -153,12 +201,10 @@ class World:
             return dict(transaction.mirrored(self.name, [row["key"] for row in rows]))
 
     def events(self) -> list[AccountChanged]:
-        rows = self.store._db.execute(  # noqa: SLF001 - a test looks inside
-            "SELECT body FROM outbox JOIN source ON source.id = source_id WHERE name = ? AND event_type = ? "
-            "ORDER BY position",
-            (self.name, cloudevents.ACCOUNT_CHANGED),
-        )
-        return [cloudevents.decode(row["body"]) for row in rows]
+        """Return all account changes in the order in which they were published first."""
+        self.publish()
+        rows = {row.event_id: row for row in self.published if row.event_type == cloudevents.ACCOUNT_CHANGED}
+        return [cloudevents.decode(row.body) for row in rows.values()]
 
     def published_of(self, record: Record) -> Any:
         """Return what should be published of *record*."""
@@ -181,7 +227,10 @@ class World:
             on_told=self._tell,
             schedule=self.schedule,
         )
-        self.intake.stand_at(self.store.place(self.name))
+        place = self.store.place(self.name)
+        self.renewals += place.lineage != self.lineage
+        self.lineage = place.lineage
+        self.intake.stand_at(place)
 
     def _tell(self, told: Told) -> None:
         self.told.append(told)
@@ -305,3 +354,5 @@ class World:
         heard, self._uncommitted = self._uncommitted, []
         if heard:
             now_of(self.intake.commit(heard))
+        if self.chance.random() < 0.5:
+            self.publish(is_marked=self.chance.random() < 0.9)
