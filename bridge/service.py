@@ -153,7 +153,7 @@ class Bridge:
             read_log=read_log,
         )
         self._is_proven = False
-        """True once the store is known to be the newest state of itself: then PBXs are read."""
+        """True once PBXs are read, since the store is known to be the newest state of itself."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until *stop* is set, then commit what was read and wait for the confirms of what was sent.
@@ -188,17 +188,23 @@ class Bridge:
             self._offload.close()
 
     async def _begin(self, group: asyncio.TaskGroup) -> None:
-        """Read and send, as soon as no number can be given twice."""
-        for part in self.board.sources.values() if self._sinks.reads_log else ():
-            part.does("waiting for the broker: the store has to be compared with the log first", Level.WARN, utc_now())
+        """Read, as soon as no number can be given twice, and send, once the log was compared."""
+        if self._store.is_proven:
+            self._begin_reading()
+        else:
+            for part in self.board.sources.values():
+                part.does("waiting for the broker: its log has to be compared with the store", Level.WARN, utc_now())
         if await self._sinks.prove():
             log.warning("store.renewed", problem=self._store.restored)
-        if self._store.restored:
             for part in self.board.sources.values():
-                part.warning = f"A full walk tells it anew: {self._store.restored}."
-        self._is_proven = True
-        self._start_reading(self._pbxs)
+                part.warning = f"A full walk has to end before all is told: {self._store.restored}."
+        self._begin_reading()
         self._sinks.start(group)
+
+    def _begin_reading(self) -> None:
+        if not self._is_proven:
+            self._is_proven = True
+            self._start_reading(self._pbxs)
 
     async def _follow(self, pbx: Pbx, first_pause_seconds: float) -> None:
         followed = self._followed[pbx.name] = await recalled(

@@ -15,7 +15,7 @@ from bridge.clock import utc_now
 from bridge.delivery.contracts import Offload, Outbox, Publisher
 from bridge.delivery.log_recovery import DeduplicatingSession, NumberedOutbox, recover
 from bridge.delivery.relay import OutboxRelay
-from bridge.errors import BridgeError, BrokerDidNotConfirm, LogUnreadable, StoreOutdated, Transient
+from bridge.errors import BridgeError, BrokerDidNotConfirm, LogUnreadable, Transient
 from bridge.logs import get_logger
 from bridge.model import LogContents, OutboxRow, SourceName
 from bridge.retrying import Patience, cause_of, keep_trying, level_of
@@ -67,14 +67,17 @@ class Comparable(Protocol):
     def log_places(self) -> Mapping[str, tuple[int, str]]:
         """Return where the log was read to its end last, by stream."""
 
-    def passed_by(self, log: LogContents) -> str:
-        """Return how far the log is beyond this store; empty if it is not."""
+    @property
+    def is_proven(self) -> bool:
+        """True once it is known to be the newest state of itself: only then may it give numbers."""
 
     def compare(self, log: LogContents | None, doubt: str = "") -> bool:
-        """Compare with what the log has, and return whether a new lineage had to begin; ``None``: nobody can tell."""
+        """Compare with what the log has, and return whether everything is told anew; ``None``: nobody can tell.
 
-    def note_places(self, log: LogContents) -> None:
-        """Record how far the log was read."""
+        Raises:
+            StoreOutdated: the log is ahead of a store that has given numbers already.
+
+        """
 
 
 @dataclass(slots=True)
@@ -174,11 +177,6 @@ class Sinks:
             outbox, publisher, sink, offload=self._offload, clock=utc_now, window=self._window, prepare=prepare
         )
 
-    @property
-    def reads_log(self) -> bool:
-        """Whether there is a log to compare with."""
-        return self._read_log is not None
-
     async def prove(self) -> bool:
         """Return once the store is the newest state of itself, and whether a new lineage had to begin for that.
 
@@ -248,7 +246,12 @@ class Sinks:
             await asyncio.wait(self._running.values())
 
     async def _keep_marking(self, read_log: ReadLog) -> None:
-        """Read the log to its end after many events, and see that nobody else has given later numbers."""
+        """Read the log to its end after many events, and see that nobody else has given later numbers.
+
+        Raises:
+            StoreOutdated: somebody has.
+
+        """
         while True:
             await self._wants_mark.wait()
             self._wants_mark.clear()
@@ -258,12 +261,7 @@ class Sinks:
             except (Transient, LogUnreadable) as problem:
                 log.info("log.not_marked", problem=str(problem))
                 continue
-            if beyond := await self._offload(self._store.passed_by, contents):
-                raise StoreOutdated(
-                    f"{beyond}. Another state of this store was at work; start the bridge again: it then tells "
-                    "everything anew, under a new lineage"
-                )
-            await self._offload(self._store.note_places, contents)
+            await self._offload(self._store.compare, contents)
 
     async def _recover(self, session: DeduplicatingSession) -> None:
         if self._stream is None:

@@ -17,7 +17,7 @@ import orjson
 from bridge import cloudevents
 from bridge.cloudevents import AccountChanged
 from bridge.delivery.reconcile import Brake
-from bridge.errors import BridgeError, Transient
+from bridge.errors import BridgeError, StoreOutdated, Transient
 from bridge.intake import Intake, Told
 from bridge.listen.judge import App, Judge, Verdict
 from bridge.model import AccountGuid, Certificate, Cursor, LogContents, Mirrored, OutboxRow, Row, SourceName
@@ -154,10 +154,11 @@ class World:
         replace()
         self.store.open()
         self.store._db.execute("PRAGMA synchronous=OFF")  # noqa: SLF001 - nobody pulls this plug
-        if is_log_read:
-            self.store.compare(LogContents(self._newest_in_log()))
-        else:
-            self.store.compare(None, "the log cannot be read")
+        try:
+            self.store.compare(*((LogContents(self._newest_in_log()),) if is_log_read else (None, "it cannot be read")))
+        except StoreOutdated:  # which ends the process; something starts it again
+            self.replace_store(lambda: None, is_log_read=is_log_read)
+            return
         self._start_bridge()
 
     def _newest_in_log(self) -> dict[SourceName, tuple[str, int]]:
