@@ -84,6 +84,8 @@ def _problems_of(name: str, part: SourcePart, board: Board, now: datetime) -> It
         yield Problem(name, "pbx_paused", Level.PAUSED, part.since, words)
     elif part.level is not Level.OK and part.level is not Level.PAUSED:
         yield _failing(name, part)
+    if part.held_back:
+        yield Problem(name, part.held_cause, Level.WARN, None, ended(part.held_back))
     if part.walk is not None and board.is_stalled(part, now):
         yield Problem(
             name,

@@ -114,7 +114,7 @@ class _Sink:
         self.board.beat(self.task, now)
         self.tally.doubt()
         if (part := self.board.sources.get(row.source)) is not None:
-            part.held_back = words
+            part.held_back, part.held_cause = words, cause_of(problem)
         told = {"source": row.source, "event_id": row.event_id, "position": row.position}
         log.warning("event.not_taken", **told, problem=words, again_in_seconds=round(pause_seconds, 1))
 

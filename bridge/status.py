@@ -167,6 +167,8 @@ class SourcePart(Part):
     parked: int = 0
     held_back: str = ""
     """Why the exchange does not take its next event, so that those behind it wait; empty while it does."""
+    held_cause: str = ""
+    """The same in one word, for machines."""
     in_doubt: int = 0
     """Its events that may have reached the broker although no confirm came; they are sent again."""
 
@@ -308,6 +310,8 @@ class Board:
         A PBX that an operator paused is no reason to be not ready.
         """
         if self.full or self.is_late(now):
+            return False
+        if any(part.held_back for part in self.sources.values()):
             return False
         sources = (source for source in self.sources.values() if not source.is_paused)
         return all(part.is_usable for part in (*self.ways, *sources))
