@@ -100,7 +100,7 @@ class BoardCollector(Collector):
             ("problem", key, 1) for key in dict.fromkeys((each.where, each.cause) for each in problems(board, now))
         )
         for name, task in board.tasks.items():
-            yield "task_progress_age_seconds", (name,), (now - task.progress_at).total_seconds()
+            yield "task_progress_age_seconds", (name,), task.age(board.steady()).total_seconds()
             yield "task_limit_seconds", (name,), task.limit.total_seconds()
         yield "event_loop_lag_seconds", (), board.loop_lag_seconds
         yield from self._delivery(board, now)

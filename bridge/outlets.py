@@ -122,7 +122,7 @@ class Outlets:
         def published(rows: Sequence[OutboxRow]) -> None:
             now = utc_now()
             patience.progress()
-            self._board.beat(task, now)
+            self._board.beat(task)
             on_published(rows, now)
 
         def parked(row: OutboxRow, reason: str) -> None:
@@ -153,7 +153,7 @@ class Outlets:
     def start(self, group: asyncio.TaskGroup) -> None:
         """Begin to publish, in *group*; what ends one of the ways for good ends that."""
         for outlet in self._outlets:
-            self._board.watch(outlet.task, DRAIN_STUCK, utc_now())
+            self._board.watch(outlet.task, DRAIN_STUCK)
             self._draining[outlet.name] = group.create_task(
                 self._keep_draining(outlet), name=f"drain to the {outlet.name}"
             )
@@ -209,7 +209,7 @@ class Outlets:
         now, needs_proof = utc_now(), isinstance(problem, BrokerDidNotConfirm)
         words, cause = scrub(str(problem)), cause_of(problem)
         outlet.part.fails(words, level, now, cause=cause, needs_proof=needs_proof)
-        self._board.beat(outlet.task, now)
+        self._board.beat(outlet.task)
         self._tally.doubt()
         write = log.error if level is Level.ERROR else log.warning
         write(f"{outlet.name}.failed", problem=str(problem), again_in_seconds=round(pause_seconds, 1))

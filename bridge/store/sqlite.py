@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 import orjson
 
 from bridge.errors import StoreUnusable
-from bridge.model import Backlog, Caller, Forgotten, OutboxRow, Parked, Pause, Place, SourceName, Waiting
+from bridge.model import Backlog, Caller, Certificate, Forgotten, OutboxRow, Parked, Pause, Place, SourceName, Waiting
 from bridge.store.forgetting import forget
 from bridge.store.lineage import COPIED, RESTORED, Mark, begin, close_case, has_passed, mark, new_lineage, settled
 from bridge.store.lock import StoreLock
@@ -333,6 +333,16 @@ class SqliteStore:
             if row is None or not row["verified_at"] or not row["certificate"]:
                 return None
             return int(orjson.loads(row["certificate"])["accounts"])
+
+    def certificate(self, source: SourceName) -> Certificate | None:
+        """Return what the last proven full walk of the present epoch found, if there was one."""
+        with self._translated():
+            row = self._execute("certificate", name=source).fetchone()
+            if row is None or not row["certificate"]:
+                return None
+            told = orjson.loads(row["certificate"])
+            moments = {name: datetime.fromisoformat(told[name]) for name in ("started_at", "verified_at")}
+            return Certificate(**{**told, **moments})
 
     def absent(self, source: SourceName) -> int:
         """Return how many accounts the last proven full walk of the present epoch did not see, held ones excepted."""

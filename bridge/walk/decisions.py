@@ -85,4 +85,22 @@ class CaughtUp:
     """The error that the PBX gives instead of an answer."""
 
 
-Action = Ask | Say | Deliver | Sighted | EpochBegan | CaughtUp | WalkBegan | WalkEnded
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Compare this row with the mirror, and do nothing else with it; what does not agree means ``Doubted``."""
+
+    row: Row
+    is_news: bool
+    """True where the mirror must not have the account at these numbers, False where it must have it just like that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubted:
+    """The PBX may have been set back under the same guid, so that our place lies ahead of it."""
+
+    why: str
+    is_evident: bool = True
+    """False where nothing speaks for it, but nothing could be asked that would speak against it either."""
+
+
+Action = Ask | Say | Deliver | Sighted | EpochBegan | CaughtUp | WalkBegan | WalkEnded | Compare | Doubted

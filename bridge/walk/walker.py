@@ -5,6 +5,9 @@ The vendor documents one request and its happy answer. Every rule below is right
 - The guid is probed anew on every connection, twice: an equal guid means the stored cursor is good, another one means a
   new list (an *epoch*) that is read from the start. Two different guids in a row mean that probing says nothing.
 - Usn and ausn are one opaque token: echoed, never compared but for equality.
+- A PBX whose guid is known may have been set back to an older state: our place lies ahead of it then, and it tells
+  nothing until its numbers have caught up. So on every connection one question goes behind the place before ours. What
+  comes has to be what we know, or news that comes behind our place, too. Anything else is a doubt, and moves nothing.
 - *Caught up* is proven by an answer without an account, or by the last account again. Silence proves nothing, and
   neither does an error that stays although the guid is still told: we ask again at the next poll.
 - A *full walk* reads the list from its start beside the live cursor, on one connection and under one guid, with live
@@ -24,7 +27,20 @@ from typing import Final
 from bridge.errors import PbxBrokeProtocol, PbxRefusedRequest, PbxUnreachable
 from bridge.model import Cursor, Row, Token
 from bridge.walk.chain import Chain, Step
-from bridge.walk.decisions import Action, Ask, CaughtUp, Deliver, EpochBegan, Pace, Say, Sighted, WalkBegan, WalkEnded
+from bridge.walk.decisions import (
+    Action,
+    Ask,
+    CaughtUp,
+    Compare,
+    Deliver,
+    Doubted,
+    EpochBegan,
+    Pace,
+    Say,
+    Sighted,
+    WalkBegan,
+    WalkEnded,
+)
 from bridge.wire import messages as m
 from bridge.wire.protocol import Answer, Event, Stray
 
@@ -57,6 +73,7 @@ class Phase(StrEnum):
     """What the open or next question is for."""
 
     PROBING = "probing"
+    CHECKING = "checking"
     READING = "reading"
     WALKING = "walking"
     IDLE = "idle"
@@ -81,12 +98,20 @@ class _Walk:
 class Walker:
     """One connection's worth of reading, from the stored cursor *since*. *chance* returns numbers from 0 to 1.
 
+    *before* is the place before *since*, where that is known: ``before`` of the walker that came to *since*.
+
     Every method returns what to do, in order, and raises a ``Transient`` error where the connection is of no more use.
     """
 
-    def __init__(self, since: Cursor, pace: Pace, *, chance: Callable[[], float]) -> None:
+    def __init__(self, since: Cursor, pace: Pace, *, chance: Callable[[], float], before: Cursor | None = None) -> None:
         self.phase = Phase.PROBING
-        self._live = Chain(since)
+        self._live = Chain(since, before)
+        self._is_check_due = not since.is_start
+        """True until it was asked, or cannot be asked, whether the PBX still has what we know."""
+        self._is_first_row = not since.is_start
+        """True until the live cursor has brought a row."""
+        self._expected: tuple[str, Cursor] | None = None
+        """News that came behind the place before ours, and so has to come as the next live answer."""
         self._walk: _Walk | None = None
         self._walk_wanted = False
         self._heeds_strays = True
@@ -120,6 +145,16 @@ class Walker:
 
     def __repr__(self) -> str:
         return f"<Walker {self.phase} at {self._live.cursor}>"
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where the live cursor stands."""
+        return self._live.cursor
+
+    @property
+    def before(self) -> Cursor | None:
+        """The place before ``cursor``, where that is known."""
+        return self._live.before
 
     @property
     def wake_at(self) -> float:
@@ -231,9 +266,9 @@ class Walker:
             return self._new_epoch(cursor.guid, now)
         if self.phase is Phase.WALKING and self._walk is not None:
             return self._walk_answered(self._walk, reply, now)
-        if isinstance(reply, m.AccountRow):
-            return self._read(reply.row, now)
-        return self._caught_up(now, is_proven=True)
+        if self.phase is Phase.CHECKING:
+            return self._check_answered(reply, now)
+        return self._read(reply.row, now) if isinstance(reply, m.AccountRow) else self._caught_up(now, is_proven=True)
 
     def _probe_answered(self, reply: m.AccountRow | m.NoAccount, now: float) -> list[Action]:
         guid = reply.row.cursor.guid if isinstance(reply, m.AccountRow) else reply.cursor.guid
@@ -242,13 +277,50 @@ class Walker:
         self._probe_errors = 0
         self._probed.append(guid)
         if len(self._probed) == 1:
-            self._plan(now, START)
-            return []
+            return self._check(now) if guid == self._live.cursor.guid else self._probe_again(now)
         self.phase = Phase.READING
         if guid != self._live.cursor.guid:
             return self._new_epoch(guid, now)
         self._plan(now, self._live.cursor)
         return []
+
+    def _probe_again(self, when: float) -> list[Action]:
+        self.phase = Phase.PROBING
+        self._plan(when, START)
+        return []
+
+    def _check(self, now: float) -> list[Action]:
+        """Ask behind the place before ours. The second probe follows, so that no answer is taken for a live one."""
+        if not self._is_check_due:
+            return self._probe_again(now)
+        self._is_check_due = False
+        if self._live.before is None:
+            why = "it is not known what came before the account that was read last, which could be asked for"
+            return [Doubted(why, is_evident=False), *self._probe_again(now)]
+        self.phase = Phase.CHECKING
+        self._plan(now, self._live.before)
+        return []
+
+    def _check_answered(self, reply: m.AccountRow | m.NoAccount, now: float) -> list[Action]:
+        self._probe_again(now)
+        if isinstance(reply, m.NoAccount):
+            return [Doubted("it no longer has the account that was read last")]
+        if reply.row.cursor.is_start:
+            row = reply.row._replace(cursor=self._live.cursor)
+            told: list[Action] = [Deliver(row, self._live.cursor)] if row.is_deleted else []
+            return [*told, Doubted("it tells an account without numbers where a known one has to come")]
+        row = self._own(reply.row, self._live)
+        if row.cursor == self._live.cursor:
+            return [Compare(row, is_news=False)]
+        self._expected = (row.account_guid, row.cursor)
+        return []
+
+    def _as_expected(self, row: Row | None) -> list[Action]:
+        """Compare the live answer with what came behind the place before ours."""
+        expected, self._expected = self._expected, None
+        if expected is None or (row is not None and expected == (row.account_guid, row.cursor)):
+            return []
+        return [Doubted("behind the last account read comes something else than behind the one before")]
 
     @property
     def _probing_tells(self) -> bool:
@@ -263,6 +335,8 @@ class Walker:
         self._walk = None
         self._walk_wanted = False
         self._is_first_reading = True
+        self._is_check_due = self._is_first_row = False
+        self._expected = None
         self.phase = Phase.READING
         self._plan(now, self._live.cursor)
         return [EpochBegan(self._live.cursor)]
@@ -285,11 +359,16 @@ class Walker:
             return self._caught_up(now, is_proven=True)
         self._heeds_strays = True
         deliver = Deliver(row, self._live.cursor)
+        first = self._first(row) if self._is_first_row else []
         if step is Step.CYCLE:
             self._heeds_strays = False
-            return [deliver, *self._caught_up(now, is_proven=False)]
+            return [*first, deliver, *self._caught_up(now, is_proven=False)]
         self._plan(now, self._live.cursor)
-        return [deliver]
+        return [*first, deliver]
+
+    def _first(self, row: Row) -> list[Action]:
+        self._is_first_row = False
+        return [*self._as_expected(row), Compare(row, is_news=True)]
 
     def _caught_up(self, now: float, *, is_proven: bool, trouble: str = "") -> list[Action]:
         is_proven = is_proven and not self._may_be_shifted
@@ -298,7 +377,7 @@ class Walker:
         self._live.rest()
         varied = 1 + self._pace.poll_jitter * (2 * self._chance() - 1)
         self._next_live = now + self._pace.poll_interval * varied
-        actions: list[Action] = [CaughtUp(is_proven, trouble)]
+        actions: list[Action] = [*self._as_expected(None), CaughtUp(is_proven, trouble)]
         if self._is_first_reading:
             self._is_first_reading = False
             actions.append(WalkEnded(is_proven, self._live.cursor))
@@ -306,7 +385,7 @@ class Walker:
             # The walk saw everything before its last row, so this is as good a place to go on from as the live cursor,
             # and a better one where the PBX counts anew (after a rollback, say).
             walk, self._walk = self._walk, None
-            self._live = Chain(walk.chain.cursor)
+            self._live = Chain(walk.chain.cursor, walk.chain.before)
             actions.append(WalkEnded(is_proven and not walk.is_doubtful, self._live.cursor))
         if self._walk is not None:
             self._walk.rows_since_live = 0
@@ -366,6 +445,11 @@ class Walker:
         if self.phase is Phase.WALKING and self._walk is not None:
             return self._walk_refused(self._walk, now)
         trouble = f"the PBX answers questions about accounts with an error: {_quoted(error)}"
+        if self.phase is Phase.CHECKING:
+            return [
+                Doubted(f"asked for the account that was read last, {trouble}"),
+                *self._probe_again(now + FIRST_ERROR_PAUSE),
+            ]
         if self.phase is Phase.PROBING:
             self._probe_errors += 1
             if self._probe_errors >= MAX_ERRORS:
@@ -411,6 +495,12 @@ class Walker:
             self._plan(now, START)
             return []
         self._asked = None  # but it stays open at the other end: should the answer come after all, it still counts
+        if self.phase is Phase.CHECKING:
+            # No second probe: where answers come strictly in order, it would wait behind this question for ever.
+            self._silences = 0
+            self.phase = Phase.READING
+            self._plan(now, self._live.cursor)
+            return [Doubted("asked for the account that was read last, it says nothing")]
         if self.phase is Phase.WALKING and self._walk is not None:
             if not self._walk.was_silent:
                 self._walk.was_silent = True

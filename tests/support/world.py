@@ -87,6 +87,7 @@ class World:
         self._uncommitted: list[Heard] = []
         self._reconnect_at = self.now
         self._lost_at: float | None = None
+        self._came_to: tuple[Cursor, Cursor | None] = (Cursor(), None)
         self._start_bridge()
         self.note_truth()
 
@@ -117,6 +118,7 @@ class World:
         self.is_calm = False
         self._uncommitted.clear()
         self._disconnect()
+        self._came_to = (Cursor(), None)
         self._start_bridge()
 
     def cut(self) -> None:
@@ -229,6 +231,8 @@ class World:
             self._send(self._conversation.say(m.AppChallenge()))
 
     def _disconnect(self) -> None:
+        if self._walker is not None:
+            self._came_to = self._walker.cursor, self._walker.before
         connection, self._connection, self._walker = self._connection, None, None
         if connection is not None:
             connection.closed(self.now)
@@ -277,7 +281,10 @@ class World:
                 self._early.append(event)
 
     def _begin(self) -> None:
-        self._walker = Walker(self.intake.cursor, PACE, chance=self.chance.random)
+        came_to, before = self._came_to
+        since = self.intake.cursor
+        known = before if came_to == since else None
+        self._walker = Walker(since, PACE, chance=self.chance.random, before=known)
         self._guarded(lambda walker: walker.begin(self.now))
         for early in self._early:
             self._guarded(lambda walker, early=early: walker.heard(early, self.now))

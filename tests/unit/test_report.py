@@ -6,7 +6,7 @@ import orjson
 from bridge.model import Cursor, Token
 from bridge.report import as_json, headline, in_local_words, liveness, plural, problems, sentences, without_people
 from bridge.status import LastChange, Level, WalkProgress
-from tests.support.boards import NOW, board
+from tests.support.boards import NOW, board, wait
 
 
 def test_somebody_in_a_hurry_reads_three_sentences() -> None:
@@ -73,7 +73,8 @@ def test_every_problem_has_a_place_a_cause_and_a_sentence_and_the_worst_comes_fi
     bad.unsent, bad.oldest_unsent_at = 1, NOW - timedelta(minutes=7)
     bad.held, bad.parked = 3, 1
     bad.full = "the outbox is full"
-    bad.watch("prune", timedelta(minutes=1), NOW - timedelta(minutes=2))
+    bad.watch("prune", timedelta(minutes=1))
+    wait(bad, timedelta(minutes=2))
     found = [(problem.level, problem.where, problem.cause) for problem in problems(bad, NOW)]
     assert found == [
         ("error", "bridge", "task_stuck"),
@@ -117,10 +118,11 @@ def test_a_blocked_broker_is_told_in_words_although_nothing_failed() -> None:
 
 
 def test_alive_is_told_with_the_reason() -> None:
-    assert liveness(board(), NOW) == (True, "the event loop turns, and every task makes progress")
+    assert liveness(board()) == (True, "the event loop turns, and every task makes progress")
     stuck = board()
-    stuck.watch("store", timedelta(minutes=1), NOW - timedelta(minutes=2))
-    assert not liveness(stuck, NOW)[0]
+    stuck.watch("store", timedelta(minutes=1))
+    wait(stuck, timedelta(minutes=2))
+    assert not liveness(stuck)[0]
 
 
 def test_the_board_can_be_written_as_json_with_ages_and_the_cursor_as_the_pbx_wrote_it() -> None:
@@ -128,7 +130,7 @@ def test_the_board_can_be_written_as_json_with_ages_and_the_cursor_as_the_pbx_wr
     part = told.sources["hq"]
     part.cursor = Cursor(Token('"9e10"'), Token("12345678901234567890"))
     part.last_confirm_at = NOW - timedelta(seconds=90)
-    told.watch("store", timedelta(minutes=1), NOW)
+    told.watch("store", timedelta(minutes=1))
     content = json.loads(orjson.dumps(as_json(told, NOW)))
     source = content["sources"]["hq"]
     assert (source["doing"], source["level"], content["ready"]) == ("up to date", "ok", True)

@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 
 from bridge.status import MAX_UNSENT_AGE, Level, Part, WalkProgress, age_words, worst
-from tests.support.boards import NOW, board
+from tests.support.boards import NOW, board, wait
 
 LATER = NOW + timedelta(minutes=3)
 
@@ -80,14 +80,16 @@ def test_a_proof_means_nothing_while_it_is_away() -> None:
 
 def test_a_task_without_progress_is_stuck_and_one_that_beats_is_not() -> None:
     watched = board()
-    watched.watch("publish", timedelta(minutes=1), NOW)
-    watched.beat("a task that nobody watches", NOW)
-    assert not watched.stuck(NOW + timedelta(minutes=1))
-    (words,) = watched.stuck(LATER)
+    watched.watch("publish", timedelta(minutes=1))
+    watched.beat("a task that nobody watches")
+    wait(watched, timedelta(minutes=1))
+    assert not watched.stuck()
+    wait(watched, timedelta(minutes=2))
+    (words,) = watched.stuck()
     assert words == "the task 'publish' has made no progress for 3 min (its limit is 60 s)"
     assert watched.level(LATER) is Level.ERROR
-    watched.beat("publish", LATER)
-    assert not watched.stuck(LATER)
+    watched.beat("publish")
+    assert not watched.stuck()
 
 
 def test_a_walk_that_reads_nothing_for_long_is_stalled() -> None:
