@@ -24,6 +24,7 @@ from bridge.walk.decisions import (
     Doubted,
     EpochBegan,
     Pace,
+    Reached,
     Say,
     Sighted,
     WalkBegan,
@@ -70,8 +71,8 @@ class Reader:
         self._on_event = on_event
         self._is_walk_wanted = False
         self._wake: Callable[[], None] = _nobody_waits
-        self._came_to: tuple[Cursor, Cursor | None] = (Cursor(), None)
-        """Where the last connection came to, and the place before that."""
+        self._reached: Reached | None = None
+        """What the connection before came to."""
 
     def __repr__(self) -> str:
         return f"<Reader of {self._peer}>"
@@ -101,8 +102,7 @@ class Reader:
             ConnectionClosed: it broke.
 
         """
-        came_to, before = self._came_to
-        walker = Walker(since, self._pace, chance=random.random, before=before if came_to == since else None)
+        walker = Walker(since, self._pace, chance=random.random, reached=self._reached)
         reading = _Reading(
             socket,
             conversation,
@@ -124,7 +124,7 @@ class Reader:
         finally:
             reading.end()
             self._wake = _nobody_waits
-            self._came_to = walker.cursor, walker.before
+            self._reached = walker.reached
 
     def _heard(self, event: Event) -> None:
         if isinstance(event, m.Unreadable):

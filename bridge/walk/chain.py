@@ -38,7 +38,7 @@ class Chain:
 
     cursor: Cursor
     before: Cursor | None = None
-    """The place before this one; asking behind it has to bring what led here. ``None`` where it is not known."""
+    """The place before this one, where it is known."""
     last_account: AccountGuid | None = None
     cycle: CycleFinder = field(default_factory=CycleFinder)
 

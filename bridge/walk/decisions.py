@@ -1,8 +1,9 @@
 """What a ``Walker`` decides, as values that ``source`` carries out, and the pace it keeps."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from bridge.model import Cursor, Row
+from bridge.model import AccountGuid, Cursor, Row
 from bridge.wire import messages as m
 
 
@@ -22,6 +23,16 @@ class Pace:
     slow_answer: float = 0.25
     """An answer that took longer, and much longer than the fastest one, is followed by a pause as long as it took:
     half of the PBX's time is its own."""
+
+
+class Reached(NamedTuple):
+    """Where a connection came to: what the next one needs to see whether the PBX still is where it was."""
+
+    cursor: Cursor
+    before: Cursor | None
+    """The place before that; asking behind it has to bring what led to ``cursor``."""
+    account: AccountGuid | None
+    """What led there."""
 
 
 @dataclass(frozen=True, slots=True)

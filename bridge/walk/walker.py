@@ -7,7 +7,8 @@ The vendor documents one request and its happy answer. Every rule below is right
 - Usn and ausn are one opaque token: echoed, never compared but for equality.
 - A PBX whose guid is known may have been set back to an older state: our place lies ahead of it then, and it tells
   nothing until its numbers have caught up. So on every connection one question goes behind the place before ours. What
-  comes has to be what we know, or news that comes behind our place, too. Anything else is a doubt, and moves nothing.
+  comes has to be what we know, or news: that has to come behind our place, too, and the account that led to our place
+  has to be told anew, since it is there no longer. Anything else is a doubt, and moves nothing.
 - *Caught up* is proven by an answer without an account, or by the last account again. Silence proves nothing, and
   neither does an error that stays although the guid is still told: we ask again at the next poll.
 - A *full walk* reads the list from its start beside the live cursor, on one connection and under one guid, with live
@@ -25,7 +26,7 @@ from enum import StrEnum
 from typing import Final
 
 from bridge.errors import PbxBrokeProtocol, PbxRefusedRequest, PbxUnreachable
-from bridge.model import Cursor, Row, Token
+from bridge.model import AccountGuid, Cursor, Row, Token
 from bridge.walk.chain import Chain, Step
 from bridge.walk.decisions import (
     Action,
@@ -36,6 +37,7 @@ from bridge.walk.decisions import (
     Doubted,
     EpochBegan,
     Pace,
+    Reached,
     Say,
     Sighted,
     WalkBegan,
@@ -98,20 +100,27 @@ class _Walk:
 class Walker:
     """One connection's worth of reading, from the stored cursor *since*. *chance* returns numbers from 0 to 1.
 
-    *before* is the place before *since*, where that is known: ``before`` of the walker that came to *since*.
+    *reached* is what the walker of the connection before came to.
 
     Every method returns what to do, in order, and raises a ``Transient`` error where the connection is of no more use.
     """
 
-    def __init__(self, since: Cursor, pace: Pace, *, chance: Callable[[], float], before: Cursor | None = None) -> None:
+    def __init__(
+        self, since: Cursor, pace: Pace, *, chance: Callable[[], float], reached: Reached | None = None
+    ) -> None:
         self.phase = Phase.PROBING
-        self._live = Chain(since, before)
+        is_known = reached is not None and reached.cursor == since
+        self._live = Chain(since, reached.before if reached is not None and is_known else None)
+        self._led_here = reached.account if reached is not None and is_known else None
+        """The account that led to where the live chain began."""
         self._is_check_due = not since.is_start
         """True until it was asked, or cannot be asked, whether the PBX still has what we know."""
         self._is_first_row = not since.is_start
-        """True until the live cursor has brought a row."""
-        self._expected: tuple[str, Cursor] | None = None
+        """True until the live cursor has moved."""
+        self._expected: tuple[AccountGuid, Cursor] | None = None
         """News that came behind the place before ours, and so has to come as the next live answer."""
+        self._owed: AccountGuid | None = None
+        """An account that is no longer where it was, and so has to be told before the list is at its end."""
         self._walk: _Walk | None = None
         self._walk_wanted = False
         self._heeds_strays = True
@@ -147,14 +156,9 @@ class Walker:
         return f"<Walker {self.phase} at {self._live.cursor}>"
 
     @property
-    def cursor(self) -> Cursor:
-        """Where the live cursor stands."""
-        return self._live.cursor
-
-    @property
-    def before(self) -> Cursor | None:
-        """The place before ``cursor``, where that is known."""
-        return self._live.before
+    def reached(self) -> Reached:
+        """Where the live cursor stands, for the walker of the next connection."""
+        return Reached(self._live.cursor, self._live.before, self._live.last_account or self._led_here)
 
     @property
     def wake_at(self) -> float:
@@ -313,14 +317,28 @@ class Walker:
         if row.cursor == self._live.cursor:
             return [Compare(row, is_news=False)]
         self._expected = (row.account_guid, row.cursor)
+        self._owed = self._led_here
         return []
 
-    def _as_expected(self, row: Row | None) -> list[Action]:
-        """Compare the live answer with what came behind the place before ours."""
-        expected, self._expected = self._expected, None
-        if expected is None or (row is not None and expected == (row.account_guid, row.cursor)):
+    def _wary(self, row: Row, *, has_moved: bool) -> list[Action]:
+        """Compare the first live row with what came behind the place before ours."""
+        if row.account_guid == self._owed:
+            self._owed = None
+        if not (has_moved and self._is_first_row):
             return []
-        return [Doubted("behind the last account read comes something else than behind the one before")]
+        self._is_first_row = False
+        expected, self._expected = self._expected, None
+        if expected is not None and expected != (row.account_guid, row.cursor):
+            return [Doubted("behind the last account read comes something else than behind the one before")]
+        return [Compare(row, is_news=True)]
+
+    def _still_owed(self) -> list[Action]:
+        """Look at the end of the list whether everything came that had to."""
+        is_owed = self._expected is not None or self._owed is not None
+        self._expected = self._owed = None
+        return (
+            [Doubted("the account that was read last is no longer there, and is told nowhere else")] if is_owed else []
+        )
 
     @property
     def _probing_tells(self) -> bool:
@@ -336,7 +354,7 @@ class Walker:
         self._walk_wanted = False
         self._is_first_reading = True
         self._is_check_due = self._is_first_row = False
-        self._expected = None
+        self._expected = self._owed = self._led_here = None
         self.phase = Phase.READING
         self._plan(now, self._live.cursor)
         return [EpochBegan(self._live.cursor)]
@@ -354,21 +372,20 @@ class Walker:
 
     def _read(self, row: Row, now: float) -> list[Action]:
         row = self._own(row, self._live)
+        since = self._live.cursor
         step = self._live.take(row)
         if step is Step.REPEATED:
             return self._caught_up(now, is_proven=True)
         self._heeds_strays = True
         deliver = Deliver(row, self._live.cursor)
-        first = self._first(row) if self._is_first_row else []
+        wary: list[Action] = []
+        if self._is_first_row or self._owed is not None:
+            wary = self._wary(row, has_moved=row.cursor != since)
         if step is Step.CYCLE:
             self._heeds_strays = False
-            return [*first, deliver, *self._caught_up(now, is_proven=False)]
+            return [*wary, deliver, *self._caught_up(now, is_proven=False)]
         self._plan(now, self._live.cursor)
-        return [*first, deliver]
-
-    def _first(self, row: Row) -> list[Action]:
-        self._is_first_row = False
-        return [*self._as_expected(row), Compare(row, is_news=True)]
+        return [*wary, deliver]
 
     def _caught_up(self, now: float, *, is_proven: bool, trouble: str = "") -> list[Action]:
         is_proven = is_proven and not self._may_be_shifted
@@ -377,7 +394,7 @@ class Walker:
         self._live.rest()
         varied = 1 + self._pace.poll_jitter * (2 * self._chance() - 1)
         self._next_live = now + self._pace.poll_interval * varied
-        actions: list[Action] = [*self._as_expected(None), CaughtUp(is_proven, trouble)]
+        actions: list[Action] = [*self._still_owed(), CaughtUp(is_proven, trouble)]
         if self._is_first_reading:
             self._is_first_reading = False
             actions.append(WalkEnded(is_proven, self._live.cursor))
@@ -385,7 +402,7 @@ class Walker:
             # The walk saw everything before its last row, so this is as good a place to go on from as the live cursor,
             # and a better one where the PBX counts anew (after a rollback, say).
             walk, self._walk = self._walk, None
-            self._live = Chain(walk.chain.cursor, walk.chain.before)
+            self._live, self._led_here = Chain(walk.chain.cursor, walk.chain.before), walk.chain.last_account
             actions.append(WalkEnded(is_proven and not walk.is_doubtful, self._live.cursor))
         if self._walk is not None:
             self._walk.rows_since_live = 0

@@ -28,7 +28,7 @@ from bridge.simulator.people import Record, info_of
 from bridge.simulator.session import Close, Connection, Reply
 from bridge.status import SourcePart
 from bridge.store.sqlite import SqliteStore
-from bridge.walk.decisions import Ask, Pace, Say
+from bridge.walk.decisions import Ask, Pace, Reached, Say
 from bridge.walk.schedule import Habits, WalkSchedule
 from bridge.walk.walker import Walker
 from bridge.wire import messages as m
@@ -87,7 +87,7 @@ class World:
         self._uncommitted: list[Heard] = []
         self._reconnect_at = self.now
         self._lost_at: float | None = None
-        self._came_to: tuple[Cursor, Cursor | None] = (Cursor(), None)
+        self._reached: Reached | None = None
         self._start_bridge()
         self.note_truth()
 
@@ -118,7 +118,7 @@ class World:
         self.is_calm = False
         self._uncommitted.clear()
         self._disconnect()
-        self._came_to = (Cursor(), None)
+        self._reached = None
         self._start_bridge()
 
     def cut(self) -> None:
@@ -232,7 +232,7 @@ class World:
 
     def _disconnect(self) -> None:
         if self._walker is not None:
-            self._came_to = self._walker.cursor, self._walker.before
+            self._reached = self._walker.reached
         connection, self._connection, self._walker = self._connection, None, None
         if connection is not None:
             connection.closed(self.now)
@@ -281,10 +281,7 @@ class World:
                 self._early.append(event)
 
     def _begin(self) -> None:
-        came_to, before = self._came_to
-        since = self.intake.cursor
-        known = before if came_to == since else None
-        self._walker = Walker(since, PACE, chance=self.chance.random, before=known)
+        self._walker = Walker(self.intake.cursor, PACE, chance=self.chance.random, reached=self._reached)
         self._guarded(lambda walker: walker.begin(self.now))
         for early in self._early:
             self._guarded(lambda walker, early=early: walker.heard(early, self.now))
