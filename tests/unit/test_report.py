@@ -1,12 +1,16 @@
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bridge.model import Cursor, Token
+from bridge.model import Certificate, Cursor, Token
 from bridge.report import as_json, headline, in_local_words, liveness, plural, problems, sentences, without_people
 from bridge.status import LastChange, Level, WalkProgress
 from tests.support.boards import NOW, board, wait
+from tests.support.rows import HQ
 
 
 def test_somebody_in_a_hurry_reads_three_sentences() -> None:
@@ -58,6 +62,69 @@ def test_the_sentences_say_whether_everything_is_sent_and_verified() -> None:
     assert "all match" not in told_about("hq", told)
     part.fails("no connection to it", Level.WARN, NOW)
     assert "no connection to it. 412" in told_about("hq", told)
+
+
+def certificate(*, accounts: int, absent: int = 0, held: int = 0, at: datetime = NOW) -> Certificate:
+    return Certificate(HQ, 1, at, at, accounts, repaired=0, deleted=0, held=held, absent=absent, sequence=1)
+
+
+@pytest.mark.parametrize(
+    ("absent", "held", "words"),
+    [
+        (0, 0, "250 accounts, all match, verified"),
+        (50, 0, "200 match, 50 were not seen; a second walk at {at} decides, verified"),
+        (1, 0, "249 match, 1 was not seen; a second walk at {at} decides, verified"),
+        (50, 50, "200 match, 50 were not seen, whose deletion is held, verified"),
+        (
+            50,
+            30,
+            "200 match, 20 were not seen; a second walk at {at} decides; 30 were not seen, whose deletion is held",
+        ),
+    ],
+)
+def test_that_all_match_is_said_only_where_all_were_seen(absent: int, held: int, words: str) -> None:
+    told = board()
+    part = told.sources["hq"]
+    part.certified(certificate(accounts=250, absent=absent, held=held))
+    part.second_look_at = NOW + timedelta(minutes=10) if absent > held else None
+    at = f"{(NOW + timedelta(minutes=10)).astimezone():%H:%M}"
+    assert words.format(at=at) in told_about("hq", told)
+    assert ("all match" in told_about("hq", told)) == (absent == 0)
+    assert as_json(told, NOW)["sources"]["hq"]["completeness"] in told_about("hq", told)
+
+
+@given(accounts=st.integers(0, 999), absent=st.integers(0, 999), held=st.integers(0, 999), warning=st.booleans())
+def test_nothing_that_is_absent_held_or_doubtful_matches(accounts: int, absent: int, held: int, warning: bool) -> None:  # noqa: FBT001
+    told, absent = board(), min(absent, accounts)
+    told.sources["hq"].certified(certificate(accounts=accounts, absent=absent, held=min(held, absent)))
+    told.sources["hq"].warning = "the store is an older copy" if warning else ""
+    assert ("all match" in " ".join(sentences(told, NOW))) == (absent == 0 and not warning)
+
+
+def test_a_second_walk_that_has_begun_or_cannot_begin_is_told_as_that() -> None:
+    told = board()
+    part = told.sources["hq"]
+    part.certified(certificate(accounts=250, absent=50))
+    part.second_look_at = NOW - timedelta(minutes=1)
+    assert "a second walk decides as soon as it can begin" in told_about("hq", told)
+    part.walk = WalkProgress(NOW, NOW)
+    assert "a second walk is under way" in told_about("hq", told)
+
+
+def test_what_was_certified_of_another_list_is_told_no_more() -> None:
+    told = board()
+    part = told.sources["hq"]
+    part.certified(certificate(accounts=250, absent=50))
+    part.begins_anew()
+    assert told_about("hq", told).endswith("Deletions unknown: no full walk was proven yet.")
+
+
+def test_a_moment_that_lies_in_the_future_is_told_as_what_it_is() -> None:
+    told = board()
+    told.sources["hq"].certified(certificate(accounts=250, at=NOW + timedelta(days=1500)))
+    assert "(in the future: the clock was wrong when it was written)" in told_about("hq", told)
+    told.sources["hq"].certified(certificate(accounts=250))
+    assert "future" not in told_about("hq", told)
 
 
 def told_about(name: str, told: object) -> str:
