@@ -11,7 +11,7 @@ from typing import Final
 from bridge import __version__
 from bridge.broker import connect, declare, verify
 from bridge.callers import Callers
-from bridge.clock import utc_now
+from bridge.clock import steady, utc_now
 from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.settings import Settings
 from bridge.contract import documents
@@ -70,7 +70,7 @@ def built(
 
     """
     now = utc_now()
-    board = Board(version=__version__, started_at=now, broker=Part(since=now))
+    board = Board(version=__version__, started_at=now, broker=Part(since=now), steady=steady)
     board.max_unsent_age = timedelta(seconds=settings.status.max_unsent_age_seconds)
     board.max_walk_stall = timedelta(seconds=settings.status.max_walk_stall_seconds)
     board.insecurities = list(settings.insecurities())

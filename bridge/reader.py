@@ -15,12 +15,26 @@ from websockets.exceptions import ConnectionClosed
 from bridge.errors import PbxUnreachable
 from bridge.fast_lane import FastLane
 from bridge.model import Cursor
-from bridge.walk.decisions import Action, Ask, CaughtUp, Deliver, EpochBegan, Pace, Say, Sighted, WalkBegan, WalkEnded
+from bridge.walk.decisions import (
+    Action,
+    Ask,
+    CaughtUp,
+    Compare,
+    Deliver,
+    Doubted,
+    EpochBegan,
+    Pace,
+    Reached,
+    Say,
+    Sighted,
+    WalkBegan,
+    WalkEnded,
+)
 from bridge.walk.walker import Walker
 from bridge.wire import messages as m
 from bridge.wire.protocol import Conversation, Event
 
-Heard = Deliver | Sighted | EpochBegan | CaughtUp | WalkBegan | WalkEnded
+Heard = Deliver | Sighted | EpochBegan | CaughtUp | WalkBegan | WalkEnded | Compare | Doubted
 """What a source hands on."""
 
 HandOn = Callable[[Heard], Awaitable[None]]
@@ -57,6 +71,8 @@ class Reader:
         self._on_event = on_event
         self._is_walk_wanted = False
         self._wake: Callable[[], None] = _nobody_waits
+        self._reached: Reached | None = None
+        """What the connection before came to."""
 
     def __repr__(self) -> str:
         return f"<Reader of {self._peer}>"
@@ -86,10 +102,11 @@ class Reader:
             ConnectionClosed: it broke.
 
         """
+        walker = Walker(since, self._pace, chance=random.random, reached=self._reached)
         reading = _Reading(
             socket,
             conversation,
-            Walker(since, self._pace, chance=random.random),
+            walker,
             hand_on=hand_on,
             at_once=at_once,
             on_event=self._heard,
@@ -107,6 +124,7 @@ class Reader:
         finally:
             reading.end()
             self._wake = _nobody_waits
+            self._reached = walker.reached
 
     def _heard(self, event: Event) -> None:
         if isinstance(event, m.Unreadable):

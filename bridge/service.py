@@ -166,9 +166,8 @@ class Bridge:
         try:
             await self._tally.begin()
             await self._measure()
-            now = utc_now()
             for watched, limit in (("store", STORE_STUCK), ("prune", HOUSEKEEPING_STUCK)):
-                self.board.watch(watched, limit, now)
+                self.board.watch(watched, limit)
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 beginning = group.create_task(self._begin(group), name="begin")
@@ -246,7 +245,7 @@ class Bridge:
 
     def beat(self, name: SourceName) -> None:
         """Record that the reading of a PBX is alive, although there may be nothing to read."""
-        self.board.beat(reading(name), utc_now())
+        self.board.beat(reading(name))
 
     def _start_reading(self, pbxs: Iterable[Pbx]) -> None:
         if self._group is not None:
@@ -331,7 +330,7 @@ class Bridge:
         while True:
             while await self._offload(self._store.prune, utc_now() - self._keep, PRUNE_ROWS) == PRUNE_ROWS:
                 continue
-            self.board.beat("prune", utc_now())
+            self.board.beat("prune")
             await asyncio.sleep(PRUNE_SECONDS)
 
     async def _keep_measuring(self) -> None:
@@ -344,7 +343,7 @@ class Bridge:
 
     async def _measure(self) -> None:
         await self._tally.measure(utc_now())
-        self.board.beat("store", utc_now())
+        self.board.beat("store")
 
     def _told(self, told: Told) -> None:
         self._tally.told(told)

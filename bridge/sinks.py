@@ -97,7 +97,7 @@ class _Sink:
         """Take the news that the sink confirmed *rows*, and that this is recorded."""
         now = utc_now()
         self.patience.progress()
-        self.board.beat(self.task, now)
+        self.board.beat(self.task)
         self.count(rows, now)
 
     def parked(self, row: OutboxRow, reason: str) -> None:
@@ -110,8 +110,8 @@ class _Sink:
 
     def stopped(self, row: OutboxRow, problem: BridgeError, pause_seconds: float) -> None:
         """Take the news that the lane of *row* waits, since the sink did not take it."""
-        now, words = utc_now(), scrub(str(problem))
-        self.board.beat(self.task, now)
+        words = scrub(str(problem))
+        self.board.beat(self.task)
         self.tally.doubt()
         if (part := self.board.sources.get(row.source)) is not None:
             part.held_back, part.held_cause = words, cause_of(problem)
@@ -123,7 +123,7 @@ class _Sink:
         level, now = level_of(problem), utc_now()
         words, needs_proof = scrub(str(problem)), isinstance(problem, BrokerDidNotConfirm)
         self.part.fails(words, level, now, cause=cause_of(problem), needs_proof=needs_proof)
-        self.board.beat(self.task, now)
+        self.board.beat(self.task)
         self.tally.doubt()
         write = log.error if level is Level.ERROR else log.warning
         write(f"{self.name}.failed", problem=str(problem), again_in_seconds=round(pause_seconds, 1))
@@ -186,7 +186,7 @@ class Sinks:
             Fatal: from the store.
 
         """
-        self._board.watch(self._exchange.task, RELAY_STUCK, utc_now())
+        self._board.watch(self._exchange.task, RELAY_STUCK)
         if self._read_log is None:
             return await self._offload(self._store.compare, None)
         renewed = False
@@ -208,7 +208,7 @@ class Sinks:
     def start(self, group: asyncio.TaskGroup) -> None:
         """Begin to send, in *group*; what ends one of the sinks for good ends that."""
         for name, (sink, relay) in self._relays.items():
-            self._board.watch(sink.task, RELAY_STUCK, utc_now())
+            self._board.watch(sink.task, RELAY_STUCK)
             self._running[name] = group.create_task(
                 keep_trying(relay.run, sink.patience, sink.failed), name=f"relay to the {name}"
             )

@@ -16,7 +16,18 @@ from typing import Any, Final, Self
 import orjson
 
 from bridge.errors import BadConfig, StoreOutdated, StoreUnusable
-from bridge.model import Backlog, Caller, Forgotten, LogContents, Parked, Pause, Place, Sink, SourceName
+from bridge.model import (
+    Backlog,
+    Caller,
+    Certificate,
+    Forgotten,
+    LogContents,
+    Parked,
+    Pause,
+    Place,
+    Sink,
+    SourceName,
+)
 from bridge.store.forgetting import forget
 from bridge.store.lineage import birth_of, new_lineage
 from bridge.store.lock import StoreLock
@@ -391,20 +402,15 @@ class SqliteStore:
         row = next(iter(self.query("verified_at", name=source)), None)
         return datetime.fromisoformat(row["verified_at"]) if row and row["verified_at"] else None
 
-    def certificate(self, source: SourceName) -> Mapping[str, Any] | None:
+    def certificate(self, source: SourceName) -> Certificate | None:
         """Return what the last proven full walk of the present epoch found, if there was one."""
-        row = next(iter(self.query("verified_at", name=source)), None)
-        return orjson.loads(row["certificate"]) if row and row["verified_at"] and row["certificate"] else None
-
-    def certified_accounts(self, source: SourceName) -> int | None:
-        """Return how many accounts the last proven full walk of the present epoch found, if there was one."""
-        certificate = self.certificate(source)
-        return None if certificate is None else int(certificate["accounts"])
-
-    def absent(self, source: SourceName) -> int:
-        """Return how many accounts the last proven full walk of the present epoch did not see, held ones excepted."""
-        certificate = self.certificate(source) or {"absent": 0, "held": 0}
-        return int(certificate["absent"] - certificate["held"])
+        with self._translated():
+            row = self._execute("certificate", name=source).fetchone()
+            if row is None or not row["certificate"]:
+                return None
+            told = orjson.loads(row["certificate"])
+            moments = {name: datetime.fromisoformat(told[name]) for name in ("started_at", "verified_at")}
+            return Certificate(**{**told, **moments})
 
     def count_accounts(self, source: SourceName) -> int:
         """Return how many accounts *source* has at present."""

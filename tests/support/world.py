@@ -28,7 +28,7 @@ from bridge.simulator.people import Record, info_of
 from bridge.simulator.session import Close, Connection, Reply
 from bridge.status import SourcePart
 from bridge.store.sqlite import SqliteStore
-from bridge.walk.decisions import Ask, Pace, Say
+from bridge.walk.decisions import Ask, Pace, Reached, Say
 from bridge.walk.schedule import Habits, WalkSchedule
 from bridge.walk.walker import Walker
 from bridge.wire import messages as m
@@ -97,6 +97,7 @@ class World:
         self._uncommitted: list[Heard] = []
         self._reconnect_at = self.now
         self._lost_at: float | None = None
+        self._reached: Reached | None = None
         self._start_bridge()
         self.note_truth()
 
@@ -127,6 +128,7 @@ class World:
         self.is_calm = False
         self._uncommitted.clear()
         self._disconnect()
+        self._reached = None
         self._start_bridge()
 
     def publish(self, *, is_marked: bool = True) -> None:
@@ -279,6 +281,8 @@ class World:
             self._send(self._conversation.say(m.AppChallenge()))
 
     def _disconnect(self) -> None:
+        if self._walker is not None:
+            self._reached = self._walker.reached
         connection, self._connection, self._walker = self._connection, None, None
         if connection is not None:
             connection.closed(self.now)
@@ -327,7 +331,7 @@ class World:
                 self._early.append(event)
 
     def _begin(self) -> None:
-        self._walker = Walker(self.intake.cursor, PACE, chance=self.chance.random)
+        self._walker = Walker(self.intake.cursor, PACE, chance=self.chance.random, reached=self._reached)
         self._guarded(lambda walker: walker.begin(self.now))
         for early in self._early:
             self._guarded(lambda walker, early=early: walker.heard(early, self.now))
