@@ -13,6 +13,7 @@ from bridge.web.server import Views, serve
 from tests.support.awkward import AWKWARD
 from tests.support.boards import board as board_at
 from tests.support.browser import CONTRAST, look
+from tests.support.events import LINEAGE
 
 LOCAL = "127.0.0.1"
 TOKEN = "pl4nted-s3cret-of-the-page"
@@ -44,8 +45,8 @@ def event(position: int, name: str, *, state: str = "sent", **previous: object) 
         "dataschema": "urn:pbx-account-bridge:account-changed:1",
         "id": str(position),
         "source": "/pbx/hq",
-        "sequence": str(position),
-        "lineage": "0",
+        "sequence": f"{position:020}",
+        "lineage": LINEAGE,
         "time": now.isoformat(),
         "data": {
             "change": "updated" if previous else "created",

@@ -1,17 +1,22 @@
 """Consumers that apply changes, as processes that are killed and started again, and what they made durable."""
 
+import json
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
-from tests.chaos.counting import Arrival
+from tests.chaos.counting import Arrival, States
 from tests.chaos.errors import CannotRunError, StandstillError
+from tests.chaos.readers import comparable
 from tests.support.process import Command
 
 COLUMNS = 4
+WITH_STATE = 5
 PAUSE_SECONDS = 0.5
 """Before a consumer that ended by itself is started again."""
 
@@ -21,6 +26,9 @@ class Effects(Protocol):
 
     def read_on(self, fault: int) -> Sequence[Arrival]:
         """Return what came since the last call."""
+
+    def states(self) -> Mapping[str, States]:
+        """Return every account as it stands now, for each rule that is kept; none where that is not told."""
 
 
 class SqliteEffects:
@@ -54,14 +62,31 @@ class SqliteEffects:
             for _, event_id, source, sequence, account, revision in rows
         ]
 
+    def states(self) -> Mapping[str, States]:
+        """Return every account as it stands now, by rule."""
+        found: dict[str, dict[str, Hashable]] = {"inbox": {}, "ids": {}}
+        with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=30)) as database:
+            for rule, account, content in database.execute("SELECT rule, account, content FROM state"):
+                found[rule][account] = content
+        return found
+
 
 class TextEffects:
-    """A file with a line for every effect: event id, sequence, account and revision, with tabs between them."""
+    """A file with a line for every effect: event id, sequence, account and revision, with tabs between them.
+
+    A fifth column may tell the account as it is then, as JSON, or nothing where it is gone. An account that is gone by
+    a certificate has a line as well, with revision 0 and an id that no event has.
+    """
 
     def __init__(self, path: Path, source: str) -> None:
         self._path = path
         self._source = source
         self._offset = 0
+        self._states: dict[str, dict[str, Hashable]] = defaultdict(dict)
+
+    def states(self) -> Mapping[str, States]:
+        """Return every account as it stands now, where that is told."""
+        return self._states
 
     def read_on(self, fault: int) -> Sequence[Arrival]:
         """Return what came since the last call, whole lines only."""
@@ -76,11 +101,15 @@ class TextEffects:
 
     def _effect(self, line: str, fault: int) -> Arrival:
         columns = line.split("\t")
-        if len(columns) != COLUMNS or not (columns[1].isdigit() and columns[3].isdigit()):
+        if len(columns) not in {COLUMNS, WITH_STATE} or not (columns[1].isdigit() and columns[3].isdigit()):
             raise CannotRunError(
                 f"{self._path} has the line {line!r}: not an event id, a sequence, an account and a revision with tabs "
                 "between them"
             )
+        if len(columns) == WITH_STATE:
+            self._states["its rule"].pop(columns[2], None)
+            if columns[4]:
+                self._states["its rule"][columns[2]] = comparable(json.loads(columns[4]))
         return Arrival(columns[0], self._source, int(columns[1]), columns[2], int(columns[3]), fault)
 
 
@@ -143,7 +172,11 @@ class Applier:
         effects = self._effects.read_on(self._fault())
         self.applied += effects
         self.since_start += len(effects)
-        self.distinct.update(effect.event_id for effect in effects)
+        self.distinct.update(effect.event_id for effect in effects if effect.revision)
+
+    def states(self) -> Mapping[str, States]:
+        """Return every account as it stands now, for each rule that it keeps; none where it does not tell."""
+        return self._effects.states()
 
 
 def inbox_program() -> Sequence[str]:

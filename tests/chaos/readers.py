@@ -15,6 +15,7 @@ from bridge.errors import BridgeError
 from tests.chaos.counting import Arrival
 
 ACCOUNT_CHANGED = "pbx.account.changed"
+SOURCE_VERIFIED = "pbx.source.verified"
 SOURCE_PREFIX = "/pbx/"
 PREFETCH = 500
 DEADLINE_SECONDS = 10.0
@@ -62,10 +63,14 @@ class Notes:
         self.distinct = 0
         self._fault = fault
         self._seen: set[str] = set()
+        self._lineages: dict[str, tuple[str, str]] = {}
+        """Source and lineage of each account, as it was last told."""
 
     def take(self, body: bytes, *, is_redelivered: bool, is_marked: bool) -> None:
         """Write down one delivery; what is no account change is none of our business."""
         event = orjson.loads(body)
+        if event["type"] == SOURCE_VERIFIED and event["data"]["completes_lineage"]:
+            self._complete(event["source"], event["lineage"])
         if event["type"] != ACCOUNT_CHANGED:
             return
         data, identity, account = event["data"], event["id"], event["subject"]
@@ -87,10 +92,17 @@ class Notes:
         self.distinct += 1
         self.newest = max(self.newest, datetime.fromisoformat(event["time"]))
         self.revisions[account] = data["revision"]
+        self._lineages[account] = (event["source"], event["lineage"])
         if data["change"] == "deleted":
             self.states.pop(account, None)
         else:
             self.states[account] = comparable(data["account"])
+
+    def _complete(self, source: str, lineage: str) -> None:
+        """Take out whoever was not told again in this lineage."""
+        for account, (of, known) in self._lineages.items():
+            if of == source and known < lineage:
+                self.states.pop(account, None)
 
 
 def comparable(account: Mapping[str, Any]) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.config.tables import RabbitMqTable
+from tests.chaos.appliers import Applier
 from tests.chaos.counting import History, Result, count, differing, final_revisions
 from tests.chaos.errors import StandstillError
 from tests.chaos.faults import Fault, Kind, Link, plan
@@ -313,7 +314,6 @@ class Run:
 
     def _histories(self) -> list[History]:
         readers = self._site.readers
-        revisions = readers[0].revisions
         return [
             *(
                 History(
@@ -329,11 +329,18 @@ class Run:
                     applier.name,
                     applier.applied,
                     is_applied=True,
-                    differing=differing(final_revisions(applier.applied), revisions),
+                    differing=self._applied_otherwise(applier),
                 )
                 for applier in self._site.appliers
             ),
         ]
+
+    def _applied_otherwise(self, applier: Applier) -> Sequence[str]:
+        """Return the accounts that do not stand where the PBX has them, by any rule that *applier* keeps."""
+        truth, states = self._site.truth(), applier.states()
+        if not states:  # it tells numbers only
+            return differing(final_revisions(applier.applied), self._site.readers[0].revisions)
+        return [f"{guid} by {rule}" for rule, final in states.items() for guid in differing(final, truth)]
 
 
 def say(words: str) -> None:
