@@ -143,7 +143,7 @@ async def connect(  # noqa: PLR0913 - how patient to be, by name
     finally:
         try:
             with suppress(BridgeError), translated(None):  # it is thrown away: how its end went makes no difference
-                async with asyncio.timeout(close_seconds):
+                async with in_time(connection, close_seconds):
                     await connection.close()
         finally:
             _line_of(connection).cut()
@@ -212,20 +212,21 @@ def _line_of(connection: AbstractConnection) -> _Line:
 
 
 @asynccontextmanager
-async def in_time(connection: AbstractConnection) -> AsyncIterator[None]:
-    """Cut *connection* where what is done inside takes longer than its deadline.
+async def in_time(connection: AbstractConnection, seconds: float | None = None) -> AsyncIterator[None]:
+    """Cut *connection* where what is done inside takes longer than *seconds*, or than its deadline.
 
-    Cancelling alone does not end it: the client library answers a cancellation by writing that a channel is closed, and
-    waits for room to do so.
+    Cancelling alone does not end it: the client library answers a cancellation by writing that a channel or the
+    connection is closed, and waits for room to do so.
 
     Raises:
         TimeoutError: it took longer, whatever the client library makes of its end.
 
     """
     line = _line_of(connection)
-    cutting = asyncio.get_running_loop().call_later(line.deadline_seconds, line.cut)
+    seconds = line.deadline_seconds if seconds is None else seconds
+    cutting = asyncio.get_running_loop().call_later(seconds, line.cut)
     try:
-        async with asyncio.timeout(line.deadline_seconds) as limit:
+        async with asyncio.timeout(seconds) as limit:
             yield
     except (OSError, amqp.AMQPError, PAMQPException, RuntimeError) as problem:
         if limit.expired():

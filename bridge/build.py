@@ -27,7 +27,7 @@ from bridge.listen.server import Listener, Place
 from bridge.logs import get_logger
 from bridge.metrics import exposition
 from bridge.model import OutboxRow, SourceName
-from bridge.outlets import Log
+from bridge.outlets import PUBLISHING, WRITING_LOG, Log
 from bridge.publisher import Publisher
 from bridge.service import Bridge
 from bridge.source import PbxSource
@@ -84,7 +84,7 @@ def built(
         yield Bridge(
             store,
             [pbx_of(settings, pbx, board.sources[pbx.name], store.key) for pbx in settings.pbx],
-            shadow or publisher_of(settings, board.broker),
+            shadow or publisher_of(settings, board.broker, lambda: board.beat(PUBLISHING, utc_now())),
             rules=rules_of(settings, None, store.key),
             board=board,
             window=settings.rabbitmq.window,
@@ -245,8 +245,8 @@ def listener_of(listen: ListenTable, gate: Gate, callers: Callers) -> Listener:
     )
 
 
-def publisher_of(settings: Settings, part: Part) -> Publisher:
-    """Return the publisher, which tells *part* what it does."""
+def publisher_of(settings: Settings, part: Part, on_progress: Callable[[], None] = lambda: None) -> Publisher:
+    """Return the publisher, which tells *part* what it does; *on_progress* is called while it gets on."""
 
     def does(doing: str) -> None:
         part.does(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
@@ -268,6 +268,7 @@ def publisher_of(settings: Settings, part: Part) -> Publisher:
         is_traced=settings.traces.enabled,
         ssl_context=client_context(rabbitmq.trust),
         on_state=does,
+        on_progress=on_progress,
     )
 
 
@@ -324,6 +325,7 @@ def log_of(settings: Settings, store: SqliteStore, board: Board) -> Log | None:
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
         ssl_context=client_context(rabbitmq.trust),
         on_state=does,
+        on_progress=lambda: board.beat(WRITING_LOG, utc_now()),
     )
     return Log(store.log, publisher, part)
 

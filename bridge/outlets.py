@@ -25,8 +25,12 @@ STOP_SECONDS: Final = 10.0
 BROKER_PAUSE_SECONDS: Final = 15.0
 """Between two attempts to reach the broker, at most: one that is back, or set right, should not wait for long."""
 
-DRAIN_STUCK: Final = timedelta(minutes=5)
-"""Every step of publishing has a deadline of its own, all of them together are far below."""
+PUBLISHING: Final = "publish"
+WRITING_LOG: Final = "write log"
+"""What the watchdog calls the work of the two ways out."""
+
+DRAIN_STUCK: Final = timedelta(minutes=1)
+"""Every step of publishing has a deadline of its own that is far below, and tells of its end."""
 
 log = get_logger(__name__)
 
@@ -102,10 +106,10 @@ class Outlets:
         self._newest_in_log = newest_in_log
         self._checking = asyncio.Lock()
         self._draining: dict[str, asyncio.Task[None]] = {}
-        self._outlets = [self._outlet("broker", "publish", store, publisher, board.broker, self._published)]
+        self._outlets = [self._outlet("broker", PUBLISHING, store, publisher, board.broker, self._published)]
         if written_log is not None:
             outbox, writer, part = written_log.outbox, written_log.publisher, written_log.part
-            self._outlets.append(self._outlet("log", "write log", outbox, writer, part, tally.written, self._settle))
+            self._outlets.append(self._outlet("log", WRITING_LOG, outbox, writer, part, tally.written, self._settle))
 
     def _outlet(  # noqa: PLR0913, PLR0917 - private, and called twice
         self,
@@ -154,9 +158,9 @@ class Outlets:
         """Begin to publish, in *group*; what ends one of the ways for good ends that."""
         for outlet in self._outlets:
             self._board.watch(outlet.task, DRAIN_STUCK, utc_now())
-            self._draining[outlet.name] = group.create_task(
-                self._keep_draining(outlet), name=f"drain to the {outlet.name}"
-            )
+            draining = group.create_task(self._keep_draining(outlet), name=f"drain to the {outlet.name}")
+            self._draining[outlet.name] = draining
+            self._board.expect(outlet.task, draining.done)
 
     def wake(self) -> None:
         """Say that there may be new rows."""

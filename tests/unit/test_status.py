@@ -78,6 +78,18 @@ def test_a_proof_means_nothing_while_it_is_away() -> None:
     assert not part.is_usable
 
 
+def test_a_task_that_should_run_and_has_ended_is_told_of() -> None:
+    watched, over = board(), set[str]()
+    for name in ("publish", "prune"):
+        watched.expect(name, lambda name=name: name in over)  # type: ignore[misc]
+    assert not watched.stuck(NOW)
+    over.add("publish")
+    assert watched.stuck(NOW) == ["the task 'publish' has ended"]
+    assert watched.level(NOW) is Level.ERROR
+    watched.expect_nothing()
+    assert not watched.stuck(NOW), "the bridge stops"
+
+
 def test_a_task_without_progress_is_stuck_and_one_that_beats_is_not() -> None:
     watched = board()
     watched.watch("publish", timedelta(minutes=1), NOW)

@@ -1,0 +1,63 @@
+"""The rest of it needs a process: ``tests/integration/test_hard_end.py``."""
+
+from datetime import timedelta
+
+import pytest
+
+from bridge.cli.hard_end import HardEnd
+from bridge.status import Board
+from tests.support.boards import NOW, board
+
+STOP, HANG = 25.0, 120.0
+
+
+@pytest.fixture
+def watched() -> Board:
+    return board()
+
+
+@pytest.fixture
+def hard_end(watched: Board) -> HardEnd:
+    made = HardEnd(stop_seconds=STOP, hang_seconds=HANG)
+    made.watch(watched, lambda: False)
+    return made
+
+
+def test_a_stop_has_its_time_and_no_more(hard_end: HardEnd) -> None:
+    assert hard_end.reason(1000) == ""
+    hard_end.stop()
+    assert hard_end.reason(1001) == ""
+    assert hard_end.reason(1001 + STOP) == ""
+    assert "did not stop within 25 s" in hard_end.reason(1002 + STOP)
+
+
+def test_a_task_that_ended_ends_everything_in_the_time_of_a_stop(hard_end: HardEnd, watched: Board) -> None:
+    """A fatal error of one task cancels the others, and waits for them."""
+    is_over = False
+    watched.expect("publish", lambda: is_over)
+    assert hard_end.reason(1000) == ""
+    is_over = True
+    assert hard_end.reason(1000) == ""
+    assert "after the task 'publish' had ended" in hard_end.reason(1001 + STOP)
+
+
+def test_a_task_that_hangs_is_given_its_limit_and_then_some(hard_end: HardEnd, watched: Board) -> None:
+    watched.watch("publish", timedelta(seconds=60), NOW)
+    assert hard_end.reason(1000) == ""
+    assert hard_end.reason(1000 + 60 + HANG) == ""
+    assert "'publish' has made no progress for 181 s" in hard_end.reason(1001 + 60 + HANG)
+
+
+def test_a_task_that_gets_on_is_left_alone_however_slowly(hard_end: HardEnd, watched: Board) -> None:
+    watched.watch("publish", timedelta(seconds=60), NOW)
+    for turn in range(20):
+        assert hard_end.reason(1000 + turn * 100) == ""
+        watched.beat("publish", NOW + timedelta(seconds=turn))
+
+
+def test_a_clock_that_jumps_ends_nothing(hard_end: HardEnd, watched: Board) -> None:
+    """Only that a stamp changed counts, not what it says."""
+    watched.watch("publish", timedelta(seconds=60), NOW)
+    hard_end.reason(1000)
+    watched.beat("publish", NOW - timedelta(days=1))
+    assert hard_end.reason(1000 + 60 + HANG) == ""
