@@ -160,7 +160,7 @@ class Outlets:
             self._board.watch(outlet.task, DRAIN_STUCK, utc_now())
             draining = group.create_task(self._keep_draining(outlet), name=f"drain to the {outlet.name}")
             self._draining[outlet.name] = draining
-            self._board.expect(outlet.task, draining.done)
+            self._board.expect(outlet.task, draining)
 
     def wake(self) -> None:
         """Say that there may be new rows."""

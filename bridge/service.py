@@ -170,7 +170,7 @@ class Bridge:
                 walking = group.create_task(self._keep_walking(), name="walk")
                 measuring = group.create_task(self._keep_measuring(), name="measure")
                 for task in (pruning, walking, measuring):
-                    self.board.expect(task.get_name(), task.done)
+                    self.board.expect(task.get_name(), task)
                 await stop.wait()
                 log.info("bridge.stopping")
                 self._is_stopping = True
@@ -231,7 +231,7 @@ class Bridge:
             for number, pbx in enumerate(pbxs):
                 reader = self._group.create_task(self._follow(pbx, number * APART_SECONDS), name=reading(pbx.name))
                 self._readers.append(reader)
-                self.board.expect(reading(pbx.name), reader.done)
+                self.board.expect(reading(pbx.name), reader)
 
     def resync(self, name: SourceName, *, accept_deletions: bool) -> bool:
         """Walk a PBX from its start as soon as it is reached; False where there is none of that name.

@@ -3,11 +3,11 @@
 Health means delivery: an open socket is not health, an answered question, a confirmed event and a short outbox are.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 from bridge.model import Cursor
 
@@ -186,6 +186,19 @@ class Watchdog:
         return now - self.progress_at > self.limit
 
 
+class Running(Protocol):
+    """A task, as far as it matters whether it goes on; ``asyncio.Task`` matches by shape."""
+
+    def done(self) -> bool:
+        """Tell whether it has ended."""
+
+    def cancelled(self) -> bool:
+        """Tell whether it was ended by being cancelled."""
+
+    def exception(self) -> BaseException | None:
+        """Return what ended it, if it was not cancelled."""
+
+
 @dataclass(slots=True)
 class Door:
     """Where PBXs dial us."""
@@ -241,8 +254,8 @@ class Board:
     loop_lag_seconds: float = 0.0
     """How late the event loop was, at the last look."""
     tasks: dict[str, Watchdog] = field(default_factory=dict)
-    expected: dict[str, Callable[[], bool]] = field(default_factory=dict)
-    """Tasks that should run, and what tells whether one has ended."""
+    expected: dict[str, Running] = field(default_factory=dict)
+    """Tasks that should run."""
     max_unsent_age: timedelta = MAX_UNSENT_AGE
     max_walk_stall: timedelta = MAX_WALK_STALL
 
@@ -255,21 +268,24 @@ class Board:
         if task in self.tasks:
             self.tasks[task].progress_at = now
 
-    def expect(self, task: str, has_ended: Callable[[], bool]) -> None:
-        """Expect *task* to run from now on; *has_ended* tells that it does not any more, for whatever reason."""
-        self.expected[task] = has_ended
+    def expect(self, name: str, task: Running) -> None:
+        """Expect *task* to run from now on; that it has ended, for whatever reason, is told."""
+        self.expected[name] = task
 
     def expect_nothing(self) -> None:
         """Let every task end: the bridge stops."""
         self.expected.clear()
 
     def ended(self) -> list[str]:
-        """Return the names of the tasks that should run and have ended; may be called from any thread."""
-        return [name for name, has_ended in list(self.expected.items()) if has_ended()]
+        """Return the tasks that should run and have ended, in words, failures first; may be called from any thread."""
+        ended = [(name, task) for name, task in list(self.expected.items()) if task.done()]
+        failures = {name: task.exception() for name, task in ended if not task.cancelled()}
+        failed = [f"the task {name!r} has ended: {problem}" for name, problem in failures.items() if problem]
+        return failed + [f"the task {name!r} has ended" for name, _ in ended if not failures.get(name)]
 
     def stuck(self, now: datetime) -> list[str]:
         """Return the tasks that have ended or make no progress, in words; none while the bridge is alive."""
-        return [f"the task {name!r} has ended" for name in self.ended()] + [
+        return self.ended() + [
             f"the task {name!r} has made no progress for {age_words(now - task.progress_at)} "
             f"(its limit is {age_words(task.limit)})"
             for name, task in self.tasks.items()

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final, Self
 
 from bridge.cli.common import HUNG
+from bridge.secret import scrub
 from bridge.status import Board
 
 STOP_SECONDS: Final = 25.0
@@ -27,8 +28,8 @@ LOOK_SECONDS: Final = 1.0
 
 def end_now(words: str) -> None:
     """End the process without any more ado, with *words* and where each thread stands on stderr."""
-    told = f"account-bridge: {words}. Ended the hard way; what was not confirmed is sent again after the restart\n"
-    os.write(sys.stderr.fileno(), told.encode())
+    told = scrub(f"{words}. Ended the hard way; what was not confirmed is sent again after the restart")
+    os.write(sys.stderr.fileno(), f"account-bridge: {told}\n".encode())
     faulthandler.dump_traceback(file=sys.stderr)
     os._exit(HUNG)
 
@@ -76,7 +77,7 @@ class HardEnd:
             if self._stop_began_at is None:
                 self._stop_began_at = now
             if now - self._stop_began_at > self._stop_seconds:
-                why = f" after the task {ended[0]!r} had ended" if ended else ""
+                why = f", and {ended[0]}" if ended else ""
                 return f"the bridge did not stop within {self._stop_seconds:g} s{why}"
             return ""
         tasks = list(self._board.tasks.items()) if self._board is not None else []

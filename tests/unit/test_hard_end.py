@@ -1,10 +1,12 @@
 """The rest of it needs a process: ``tests/integration/test_hard_end.py``."""
 
+from concurrent.futures import Future
 from datetime import timedelta
 
 import pytest
 
 from bridge.cli.hard_end import HardEnd
+from bridge.errors import StoreUnusable
 from bridge.status import Board
 from tests.support.boards import NOW, board
 
@@ -33,12 +35,14 @@ def test_a_stop_has_its_time_and_no_more(hard_end: HardEnd) -> None:
 
 def test_a_task_that_ended_ends_everything_in_the_time_of_a_stop(hard_end: HardEnd, watched: Board) -> None:
     """A fatal error of one task cancels the others, and waits for them."""
-    is_over = False
-    watched.expect("publish", lambda: is_over)
+    one, other = Future[None](), Future[None]()
+    watched.expect("read hq", one)
+    watched.expect("publish", other)
     assert hard_end.reason(1000) == ""
-    is_over = True
+    one.cancel()
+    other.set_exception(StoreUnusable("the disk is full"))
     assert hard_end.reason(1000) == ""
-    assert "after the task 'publish' had ended" in hard_end.reason(1001 + STOP)
+    assert "within 25 s, and the task 'publish' has ended: the disk is full" in hard_end.reason(1001 + STOP)
 
 
 def test_a_task_that_hangs_is_given_its_limit_and_then_some(hard_end: HardEnd, watched: Board) -> None:

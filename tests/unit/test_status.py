@@ -1,7 +1,9 @@
+from concurrent.futures import Future
 from datetime import timedelta
 
 import pytest
 
+from bridge.errors import StoreUnusable
 from bridge.status import MAX_UNSENT_AGE, Level, Part, WalkProgress, age_words, worst
 from tests.support.boards import NOW, board
 
@@ -79,12 +81,13 @@ def test_a_proof_means_nothing_while_it_is_away() -> None:
 
 
 def test_a_task_that_should_run_and_has_ended_is_told_of() -> None:
-    watched, over = board(), set[str]()
-    for name in ("publish", "prune"):
-        watched.expect(name, lambda name=name: name in over)  # type: ignore[misc]
+    watched, one, other = board(), Future[None](), Future[None]()
+    watched.expect("read hq", one)
+    watched.expect("publish", other)
     assert not watched.stuck(NOW)
-    over.add("publish")
-    assert watched.stuck(NOW) == ["the task 'publish' has ended"]
+    one.cancel()
+    other.set_exception(StoreUnusable("the disk is full"))
+    assert watched.stuck(NOW) == ["the task 'publish' has ended: the disk is full", "the task 'read hq' has ended"]
     assert watched.level(NOW) is Level.ERROR
     watched.expect_nothing()
     assert not watched.stuck(NOW), "the bridge stops"
