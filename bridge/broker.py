@@ -133,11 +133,9 @@ async def connect(  # noqa: PLR0913 - how patient to be, by name
             because its certificate does not verify.
 
     """
-
-    def line() -> _Line:
-        return _Line(deadline_seconds, on_progress)
-
-    connection = await _first_connection(urls, client_name, line, heartbeat_seconds, ssl_context)
+    connection = await _first_connection(
+        urls, client_name, deadline_seconds, heartbeat_seconds, ssl_context, on_progress
+    )
     try:
         yield connection
     finally:
@@ -149,12 +147,13 @@ async def connect(  # noqa: PLR0913 - how patient to be, by name
             _line_of(connection).cut()
 
 
-async def _first_connection(
+async def _first_connection(  # noqa: PLR0913, PLR0917 - private, and called once
     urls: Sequence[str],
     client_name: str,
-    line: Callable[[], "_Line"],
+    deadline_seconds: float,
     heartbeat_seconds: int,
     context: ssl.SSLContext | None,
+    on_progress: Callable[[], None],
 ) -> AbstractConnection:
     problems: list[BridgeError] = []
     for url in urls:
@@ -163,16 +162,17 @@ async def _first_connection(
         heartbeat = target.query.get("heartbeat", str(heartbeat_seconds))
         target = target.update_query(heartbeat=heartbeat, name=client_name)
         connection = aio_pika.Connection(target, ssl_context=context if target.scheme == "amqps" else None)
-        connection.kwargs[_LINE] = line()
+        line = connection.kwargs[_LINE] = _Line(deadline_seconds, on_progress)
         try:
             with translated(url):
                 async with in_time(connection):
                     await connection.connect()
         except BaseException as problem:
-            _line_of(connection).cut()
+            line.cut()
             if not isinstance(problem, (BrokerUnreachable, BrokerRefusedLogin)):
                 raise
             problems.append(problem)
+            line.on_progress()  # there may be another host
         else:
             return connection
     raise _worst_of(problems)

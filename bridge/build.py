@@ -81,10 +81,14 @@ def built(
     with SqliteStore(store_path) as store, _hooks(settings, on_told, on_published) as (told, published):
         board.oldest_unsent_at = store.oldest_unpublished_at()
         written_log = log_of(settings, store, board)
+
+        def gets_on() -> None:
+            board.beat(PUBLISHING, utc_now())
+
         yield Bridge(
             store,
             [pbx_of(settings, pbx, board.sources[pbx.name], store.key) for pbx in settings.pbx],
-            shadow or publisher_of(settings, board.broker, lambda: board.beat(PUBLISHING, utc_now())),
+            shadow or publisher_of(settings, board.broker, gets_on),
             rules=rules_of(settings, None, store.key),
             board=board,
             window=settings.rabbitmq.window,
@@ -95,7 +99,7 @@ def built(
             written_log=written_log,
             on_told=told,
             on_published=published,
-            newest_in_log=partial(newest_numbers, settings)
+            newest_in_log=partial(newest_numbers, settings, on_progress=gets_on)
             if settings.rabbitmq.log_stream and shadow is None
             else None,
         )
@@ -272,15 +276,21 @@ def publisher_of(settings: Settings, part: Part, on_progress: Callable[[], None]
     )
 
 
-async def newest_numbers(settings: Settings, lineage: str) -> Mapping[str, int]:
+async def newest_numbers(
+    settings: Settings, lineage: str, *, on_progress: Callable[[], None] = lambda: None
+) -> Mapping[str, int]:
     """Return the last sequence of each source in the log, as far as events of *lineage* stand at its end.
+
+    *on_progress* is called with every step.
 
     Raises:
         BridgeError: the broker cannot be asked.
 
     """
     rabbitmq, topology = settings.rabbitmq, topology_of(settings)
-    async with connect(rabbitmq.urls, client_name=APP_ID, ssl_context=client_context(rabbitmq.trust)) as connection:
+    async with connect(
+        rabbitmq.urls, client_name=APP_ID, ssl_context=client_context(rabbitmq.trust), on_progress=on_progress
+    ) as connection:
         await (declare if rabbitmq.declare else verify)(connection, topology)
         if topology.log_partitions:
             needs_streams()

@@ -25,6 +25,9 @@ HANG_SECONDS: Final = 120.0
 
 LOOK_SECONDS: Final = 1.0
 
+FROZEN_SECONDS: Final = 10.0
+"""So long without a look, the whole process stood still (docker pause, a suspended machine): all begin anew."""
+
 
 def end_now(words: str) -> None:
     """End the process without any more ado, with *words* and where each thread stands on stderr."""
@@ -50,6 +53,7 @@ class HardEnd:
         self._board: Board | None = None
         self._is_stopping: Callable[[], bool] = lambda: False
         self._stop_began_at: float | None = None
+        self._looked_at: float | None = None
         self._seen: dict[str, tuple[object, float]] = {}
         """Of every task its last progress, and when that was seen for the first time."""
         self._is_over = threading.Event()
@@ -72,6 +76,10 @@ class HardEnd:
 
     def reason(self, now: float) -> str:
         """Return why the process has to end at *now*, in monotonic seconds; empty where it has not."""
+        if self._looked_at is not None and now - self._looked_at > FROZEN_SECONDS:
+            self._stop_began_at = None
+            self._seen.clear()
+        self._looked_at = now
         ended = self._board.ended() if self._board is not None else []
         if ended or self._is_stopping():
             if self._stop_began_at is None:
