@@ -174,9 +174,12 @@ class Bridge:
                 pruning = group.create_task(self._keep_pruning(), name="prune")
                 walking = group.create_task(self._keep_walking(), name="walk")
                 measuring = group.create_task(self._keep_measuring(), name="measure")
+                for task in (pruning, walking, measuring):
+                    self.board.expect(task.get_name(), task)
                 await stop.wait()
                 log.info("bridge.stopping")
                 self._is_stopping = True
+                self.board.expect_nothing()
                 for task in (beginning, *self._readers, pruning, walking, measuring):
                     task.cancel()
                 await self._sinks.wind_down()
@@ -249,10 +252,10 @@ class Bridge:
 
     def _start_reading(self, pbxs: Iterable[Pbx]) -> None:
         if self._group is not None:
-            self._readers += [
-                self._group.create_task(self._follow(pbx, number * APART_SECONDS), name=reading(pbx.name))
-                for number, pbx in enumerate(pbxs)
-            ]
+            for number, pbx in enumerate(pbxs):
+                reader = self._group.create_task(self._follow(pbx, number * APART_SECONDS), name=reading(pbx.name))
+                self._readers.append(reader)
+                self.board.expect(reading(pbx.name), reader)
 
     def resync(self, name: SourceName, *, accept_deletions: bool) -> bool:
         """Walk a PBX from its start as soon as it is reached; False where there is none of that name.

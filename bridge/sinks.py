@@ -29,8 +29,12 @@ STOP_SECONDS: Final = 10.0
 BROKER_PAUSE_SECONDS: Final = 15.0
 """Between two attempts to reach the broker, at most: one that is back, or set right, should not wait for long."""
 
-RELAY_STUCK: Final = timedelta(minutes=5)
-"""Every step of publishing has a deadline of its own, all of them together are far below."""
+PUBLISHING: Final = "publish"
+WRITING_LOG: Final = "write log"
+"""What the watchdog calls the work of the two sinks."""
+
+RELAY_STUCK: Final = timedelta(minutes=1)
+"""Every step of publishing has a deadline of its own that is far below, and tells of its end."""
 
 MARK_EVENTS: Final = 50_000
 """Published events after which the log is read to its end once more, so that the next start has little to read."""
@@ -100,6 +104,10 @@ class _Sink:
         self.board.beat(self.task)
         self.count(rows, now)
 
+    def alive(self) -> None:
+        """Take the news that the relay goes on, although there may be nothing that it could send."""
+        self.board.beat(self.task)
+
     def parked(self, row: OutboxRow, reason: str) -> None:
         """Take the news that *row* was refused for good."""
         self.patience.progress()
@@ -156,10 +164,10 @@ class Sinks:
         self._since_mark = 0
         self._wants_mark = asyncio.Event()
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._exchange = self._sink("broker", "publish", board.broker, self._published)
+        self._exchange = self._sink("broker", PUBLISHING, board.broker, self._published)
         self._relays = {"broker": (self._exchange, self._relay(self._exchange, store.exchange, publisher))}
         if stream is not None:
-            sink = self._sink("log", "write log", stream.part, tally.written)
+            sink = self._sink("log", WRITING_LOG, stream.part, tally.written)
             self._relays["log"] = (sink, self._relay(sink, stream.outbox, stream.publisher, self._recover))
 
     def _sink(self, name: str, task: str, part: Part, count: Callable[[Sequence[OutboxRow], datetime], None]) -> _Sink:
@@ -209,9 +217,9 @@ class Sinks:
         """Begin to send, in *group*; what ends one of the sinks for good ends that."""
         for name, (sink, relay) in self._relays.items():
             self._board.watch(sink.task, RELAY_STUCK)
-            self._running[name] = group.create_task(
-                keep_trying(relay.run, sink.patience, sink.failed), name=f"relay to the {name}"
-            )
+            running = group.create_task(keep_trying(relay.run, sink.patience, sink.failed), name=f"relay to the {name}")
+            self._running[name] = running
+            self._board.expect(sink.task, running)
         if self._read_log is not None:
             self._running["mark"] = group.create_task(self._keep_marking(self._read_log), name="mark the log")
 

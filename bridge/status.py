@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 from bridge.model import Certificate, Cursor
 
@@ -255,6 +255,19 @@ class Watchdog:
         return self.age(seconds) > self.limit
 
 
+class Running(Protocol):
+    """A task, as far as it matters whether it goes on; ``asyncio.Task`` matches by shape."""
+
+    def done(self) -> bool:
+        """Tell whether it has ended."""
+
+    def cancelled(self) -> bool:
+        """Tell whether it was ended by being cancelled."""
+
+    def exception(self) -> BaseException | None:
+        """Return what ended it, if it was not cancelled."""
+
+
 @dataclass(slots=True)
 class Door:
     """Where PBXs dial us."""
@@ -312,6 +325,8 @@ class Board:
     loop_lag_seconds: float = 0.0
     """How late the event loop was, at the last look."""
     tasks: dict[str, Watchdog] = field(default_factory=dict)
+    expected: dict[str, Running] = field(default_factory=dict)
+    """Tasks that should run."""
     max_unsent_age: timedelta = MAX_UNSENT_AGE
     max_walk_stall: timedelta = MAX_WALK_STALL
     pace: tuple[datetime, float] | None = None
@@ -326,10 +341,25 @@ class Board:
         if task in self.tasks:
             self.tasks[task].progress_at = self.steady()
 
+    def expect(self, name: str, task: Running) -> None:
+        """Expect *task* to run from now on; that it has ended, for whatever reason, is told."""
+        self.expected[name] = task
+
+    def expect_nothing(self) -> None:
+        """Let every task end: the bridge stops."""
+        self.expected.clear()
+
+    def ended(self) -> list[str]:
+        """Return the tasks that should run and have ended, in words, failures first; may be called from any thread."""
+        ended = [(name, task) for name, task in list(self.expected.items()) if task.done()]
+        failures = {name: task.exception() for name, task in ended if not task.cancelled()}
+        failed = [f"the task {name!r} has ended: {problem}" for name, problem in failures.items() if problem]
+        return failed + [f"the task {name!r} has ended" for name, _ in ended if not failures.get(name)]
+
     def stuck(self) -> list[str]:
-        """Return the tasks without progress, in words; none while the bridge is alive."""
+        """Return the tasks that have ended or make no progress, in words; none while the bridge is alive."""
         seconds = self.steady()
-        return [
+        return self.ended() + [
             f"the task {name!r} has made no progress for {age_words(task.age(seconds))} "
             f"(its limit is {age_words(task.limit)})"
             for name, task in self.tasks.items()

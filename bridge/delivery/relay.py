@@ -8,6 +8,7 @@ has confirmed.
 """
 
 import asyncio
+import math
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +32,9 @@ FIRST_PAUSE_SECONDS: Final = 1.0
 UNROUTABLE_SECONDS: Final = 15.0
 """Between two attempts with a row that came back, at most: it reached nobody, so trying again disturbs nobody."""
 
+HEARTBEAT_SECONDS: Final = 10.0
+"""So long a wait is at most, before the relay says that it is alive."""
+
 REFUSED_SECONDS: Final = 300.0
 """Between two attempts with a row that one queue refused, at most: the other queues get it once more each time."""
 
@@ -40,6 +44,9 @@ class Observer(Protocol):
 
     def published(self, rows: Sequence[OutboxRow]) -> None:
         """Take the news that the sink confirmed *rows*, and that this is recorded."""
+
+    def alive(self) -> None:
+        """Take the news that the relay goes on; not more than ``HEARTBEAT_SECONDS`` apart."""
 
     def parked(self, row: OutboxRow, reason: str) -> None:
         """Take the news that *row* was refused for good."""
@@ -297,10 +304,11 @@ class OutboxRelay:
         """Wait until there is something to do: news, or a lane whose pause is over."""
         pausing = [lane.not_before for lane in self._lanes.values() if lane.may_have_rows and not lane.in_flight]
         now = asyncio.get_running_loop().time()
-        due = min((at for at in pausing if at > now), default=None)
+        due = min((at for at in pausing if at > now), default=math.inf)
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(due):
+            async with asyncio.timeout_at(min(due, now + HEARTBEAT_SECONDS)):
                 await self._wake.wait()
+        self._observer.alive()
 
     async def _look_for_refused(self, failure: BridgeError) -> None:
         """Park the row that the broker refused for good, or find it by sending one at a time."""

@@ -1,10 +1,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from bridge.clock import utc_now
 from bridge.confirms import Outcomes
 from bridge.delivery.ingest import ingest
 from bridge.delivery.limits import Limits
@@ -173,3 +175,14 @@ async def test_what_no_waiting_helps_ends_the_group(site: Site) -> None:
         async with site.publishing():
             await asyncio.Event().wait()
     assert isinstance(ended.value.exceptions[0], StoreUnusable)
+    assert any("'publish' has ended: the disk is gone" in words for words in site.board.stuck(utc_now()))
+
+
+async def test_publishing_that_hangs_is_red_within_a_minute(site: Site) -> None:
+    site.broker.is_quick.clear()
+    async with site.publishing():
+        await until(lambda: len(site.broker.sent) == 2)
+        assert not site.board.stuck(utc_now())
+        assert any("'publish'" in words for words in site.board.stuck(utc_now() + timedelta(seconds=61)))
+        site.broker.is_quick.set()
+        await until(lambda: len(site.published) == 2)

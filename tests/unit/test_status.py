@@ -1,7 +1,9 @@
+from concurrent.futures import Future
 from datetime import timedelta
 
 import pytest
 
+from bridge.errors import StoreUnusable
 from bridge.report import as_json
 from bridge.status import MAX_UNSENT_AGE, Level, LogPart, Part, WalkProgress, age_words, worst
 from tests.support.boards import NOW, board, wait
@@ -77,6 +79,19 @@ def test_a_proof_means_nothing_while_it_is_away() -> None:
     part.fails("no connection", Level.WARN, NOW)
     part.proves(LATER)
     assert not part.is_usable
+
+
+def test_a_task_that_should_run_and_has_ended_is_told_of() -> None:
+    watched, one, other = board(), Future[None](), Future[None]()
+    watched.expect("read hq", one)
+    watched.expect("publish", other)
+    assert not watched.stuck()
+    one.cancel()
+    other.set_exception(StoreUnusable("the disk is full"))
+    assert watched.stuck() == ["the task 'publish' has ended: the disk is full", "the task 'read hq' has ended"]
+    assert watched.level(NOW) is Level.ERROR
+    watched.expect_nothing()
+    assert not watched.stuck(), "the bridge stops"
 
 
 def test_a_task_without_progress_is_stuck_and_one_that_beats_is_not() -> None:
