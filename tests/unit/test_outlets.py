@@ -4,6 +4,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from bridge.outlets import STOP_SECONDS, Outlets
 
 from bridge.confirms import Outcomes
 from bridge.delivery.ingest import ingest
@@ -11,7 +12,6 @@ from bridge.delivery.limits import Limits
 from bridge.errors import BridgeError, BrokerRefusedLogin, BrokerUnreachable, StoreOutdated, StoreUnusable
 from bridge.model import OutboxRow
 from bridge.normalize import Rules
-from bridge.outlets import STOP_SECONDS, Outlets
 from bridge.status import Level
 from bridge.store.sqlite import SqliteStore
 from bridge.tally import Tally
