@@ -184,6 +184,8 @@ class OutboxRelay:
                 continue
             starts = {name: lane.starts for name, lane in ready.items()}
             rows = await self._read(ready, room)
+            if self._is_stopping:
+                continue
             unfit = next((row for row in rows if session.refusal_of(row) is not None), None)
             if unfit is not None:  # what is read next is without it, and without what has to wait behind it
                 for lane in ready.values():
@@ -203,7 +205,7 @@ class OutboxRelay:
                 lane.in_flight.append(sent)
                 lane.position = row.position
             self._in_flight += len(going)
-            if going and not self._is_stopping:
+            if going:
                 await self._hand_over(session, [row for row, _ in going], taking)
 
     async def _hand_over(self, session: Session, rows: Sequence[OutboxRow], taking: asyncio.Task[None]) -> None:
