@@ -177,10 +177,11 @@ class OutboxRelay:
     async def _feed(self, session: Session, taking: asyncio.Task[None]) -> None:
         while not (self._is_stopping and not self._in_flight):
             self._wake.clear()
-            ready, room = self._ready_lanes()
+            now = asyncio.get_running_loop().time()
+            ready, room = self._ready_lanes(now)
             if not ready or self._is_stopping:
                 self._is_searching &= self._in_flight > 0 or any(lane.may_have_rows for lane in self._lanes.values())
-                await self._sleep()
+                await self._sleep(now)
                 continue
             starts = {name: lane.starts for name, lane in ready.items()}
             rows = await self._read(ready, room)
@@ -216,9 +217,8 @@ class OutboxRelay:
             await asyncio.wait([taking])
             raise
 
-    def _ready_lanes(self) -> tuple[dict[SourceName, _Lane], int]:
+    def _ready_lanes(self, now: float) -> tuple[dict[SourceName, _Lane], int]:
         """Return the lanes that may send, and how many rows in all: of one that was refused a row, just that one."""
-        now = asyncio.get_running_loop().time()
         room = min((1 if self._is_searching else self._window) - self._in_flight, PAGE_ROWS)
         ready: dict[SourceName, _Lane] = {}
         for name, lane in self._lanes.items() if room > 0 else ():
@@ -295,10 +295,9 @@ class OutboxRelay:
             await self._offload(self._store.mark_in_doubt, rows)
         self._observer.stopped(first.row, refusal, pause)
 
-    async def _sleep(self) -> None:
-        """Wait until there is something to do: news, or a lane whose pause is over."""
+    async def _sleep(self, now: float) -> None:
+        """Wait until there is something to do: news, or a lane whose pause was not over at *now*, and is."""
         pausing = [lane.not_before for lane in self._lanes.values() if lane.may_have_rows and not lane.in_flight]
-        now = asyncio.get_running_loop().time()
         due = min((at for at in pausing if at > now), default=None)
         with suppress(TimeoutError):
             async with asyncio.timeout_at(due):

@@ -1,6 +1,7 @@
 """On a real SQLite file, against a broker that a test holds in its hand."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -461,6 +462,35 @@ async def test_a_lane_that_waits_goes_on_by_itself_when_its_pause_is_over(
         await site.until(lambda: not site.waiting)
 
 
+async def test_a_pause_that_ends_while_it_is_looked_at_is_not_slept_through(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock goes on between the question which lanes are due and the question when the next one is."""
+    monkeypatch.setattr(relaying, "FIRST_PAUSE_SECONDS", 0.3)
+    loop = asyncio.get_running_loop()
+    passed = 0.0
+    real = loop.time
+    site.take(HQ, "a")
+    async with site.running():
+        await site.broker.has_sent(1)
+        await site.broker.tell(refused=[(1, RETURNED)])
+        await site.until(lambda: site.stops)
+        _, _, pause = site.stops[0]
+        due = site.relay._lanes[HQ].not_before  # noqa: SLF001 - which is what the clock is made to pass
+
+        def hurrying() -> float:
+            nonlocal passed
+            if sys._getframe(1).f_code.co_filename == relaying.__file__:  # noqa: SLF001 - for the relay alone
+                passed += pause / 2 + 0.01
+                return due - pause / 2 - 0.02 + passed
+            return real()
+
+        monkeypatch.setattr(loop, "time", hurrying)
+        site.relay.wake(HQ)
+        await site.broker.has_sent(2)
+        await site.broker.tell(2)
+
+
 async def test_a_pause_is_kept_over_sessions(site: Site) -> None:
     site.take(HQ, "a")
     async with site.failing(BrokerUnreachable):
@@ -757,5 +787,7 @@ def test_whatever_happens_each_lane_is_sent_in_order_and_nothing_is_lost(
         for session in range(1, chance.site.broker.sessions + 1):
             for name in (HQ, BRANCH):
                 sent = [f for number, f in chance.site.broker.ever if number == session and f.source == name]
-                stops = sum(1 for before, after in zip(sent, sent[1:], strict=False) if after.position <= before.position)
+                stops = sum(
+                    1 for before, after in zip(sent, sent[1:], strict=False) if after.position <= before.position
+                )
                 assert stops <= len(chance.site.stops), "positions fall only where the lane was stopped"
