@@ -297,7 +297,7 @@ async def read_log(
             from bridge.log_publisher import provide_log  # noqa: PLC0415 - needs the extra "stream"
 
             await provide_log(connection, topology, is_declaring=rabbitmq.declare)
-        return await scan_log(connection, topology, places=places, wanted=wanted)
+        return await scan_log(connection, topology, places=places, wanted=wanted, on_progress=on_progress)
 
 
 def build_stream_sink(settings: Settings, store: SqliteStore, board: Board) -> StreamSink | None:

@@ -6,7 +6,7 @@ is all there was. The offset of the mark is where the next reading goes on.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -46,17 +46,18 @@ async def scan_log(
     places: Mapping[str, tuple[int, str]],
     wanted: Collection[str] = (),
     stall_seconds: float = STALL_SECONDS,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> LogContents:
     """Return what the log has behind *places*, or where one is unknown or not there any more, all it has.
 
-    Events whose id is *wanted* are looked for in all of it.
+    Events whose id is *wanted* are looked for in all of it. *on_progress* is called again and again meanwhile.
 
     Raises:
         LogUnreadable: there is no log, this user may not read or mark it, or its end did not come in time.
         BrokerUnreachable: the connection broke.
 
     """
-    found = _Found(wanted)
+    found = _Found(wanted, on_progress)
     ends: dict[str, tuple[int, str]] = {}
     for stream in topology.log_streams:
         place = None if wanted else places.get(stream)
@@ -73,6 +74,7 @@ async def scan_log(
 @dataclass(slots=True)
 class _Found:
     wanted: Collection[str]
+    on_progress: Callable[[], None]
     newest: dict[SourceName, tuple[str, int]] = field(default_factory=dict)
     events: set[str] = field(default_factory=set)
 
@@ -105,6 +107,7 @@ async def _scan(  # noqa: PLR0913, PLR0917 - private: the parts of one reading
         found.take(message.body)
         count += 1
         if count * 2 % PREFETCH == 0:
+            found.on_progress()
             await message.ack(multiple=True)
     reading.stop()
     return _offset(message), mark

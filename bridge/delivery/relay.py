@@ -184,13 +184,16 @@ class OutboxRelay:
     async def _feed(self, session: Session, taking: asyncio.Task[None]) -> None:
         while not (self._is_stopping and not self._in_flight):
             self._wake.clear()
-            ready, room = self._ready_lanes()
+            now = asyncio.get_running_loop().time()
+            ready, room = self._ready_lanes(now)
             if not ready or self._is_stopping:
                 self._is_searching &= self._in_flight > 0 or any(lane.may_have_rows for lane in self._lanes.values())
-                await self._sleep()
+                await self._sleep(now)
                 continue
             starts = {name: lane.starts for name, lane in ready.items()}
             rows = await self._read(ready, room)
+            if self._is_stopping:
+                continue
             unfit = next((row for row in rows if session.refusal_of(row) is not None), None)
             if unfit is not None:  # what is read next is without it, and without what has to wait behind it
                 for lane in ready.values():
@@ -210,7 +213,7 @@ class OutboxRelay:
                 lane.in_flight.append(sent)
                 lane.position = row.position
             self._in_flight += len(going)
-            if going and not self._is_stopping:
+            if going:
                 await self._hand_over(session, [row for row, _ in going], taking)
 
     async def _hand_over(self, session: Session, rows: Sequence[OutboxRow], taking: asyncio.Task[None]) -> None:
@@ -221,9 +224,8 @@ class OutboxRelay:
             await asyncio.wait([taking])
             raise
 
-    def _ready_lanes(self) -> tuple[dict[SourceName, _Lane], int]:
+    def _ready_lanes(self, now: float) -> tuple[dict[SourceName, _Lane], int]:
         """Return the lanes that may send, and how many rows in all: of one that was refused a row, just that one."""
-        now = asyncio.get_running_loop().time()
         room = min((1 if self._is_searching else self._window) - self._in_flight, PAGE_ROWS)
         ready: dict[SourceName, _Lane] = {}
         for name, lane in self._lanes.items() if room > 0 else ():
@@ -300,10 +302,9 @@ class OutboxRelay:
             await self._offload(self._store.mark_in_doubt, rows)
         self._observer.stopped(first.row, refusal, pause)
 
-    async def _sleep(self) -> None:
-        """Wait until there is something to do: news, or a lane whose pause is over."""
+    async def _sleep(self, now: float) -> None:
+        """Wait until there is something to do: news, or a lane whose pause was not over at *now*, and is."""
         pausing = [lane.not_before for lane in self._lanes.values() if lane.may_have_rows and not lane.in_flight]
-        now = asyncio.get_running_loop().time()
         due = min((at for at in pausing if at > now), default=math.inf)
         with suppress(TimeoutError):
             async with asyncio.timeout_at(min(due, now + HEARTBEAT_SECONDS)):

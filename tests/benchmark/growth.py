@@ -73,7 +73,7 @@ def changed(*, path: str, accounts: int, changes: int, seed: int) -> dict[str, A
             cursor = _ingested(store, cursor, rows)
             _confirmed(store)
         changing, cpu = time.perf_counter() - began, time.process_time() - busy
-        begin_walk(store, HQ, is_new_epoch=False)
+        begin_walk(store, HQ)
         walk = WalkRecord(datetime.now(UTC))
         rules = Rules(key=store.key)
         present = list({known.account_guid: known for rows in groups for known in rows}.values())
@@ -98,9 +98,9 @@ def _ingested(store: SqliteStore, since: Cursor, rows: list[Row]) -> Cursor:
 
 def _confirmed(store: SqliteStore) -> None:
     position = 0
-    while rows := store.unpublished(position, WINDOW):
+    while rows := store.exchange.unpublished({HQ: position}, WINDOW, WINDOW):
         position = rows[-1].position
-        store.mark_published(rows, datetime.now(UTC))
+        store.exchange.mark_published(rows, datetime.now(UTC))
 
 
 def _growth(run: Run) -> list[Figure]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from bridge.broker import Topology
 from bridge.clock import utc_now
-from bridge.delivery.drain import Drain
-from bridge.delivery.settle import Knowing, settle
+from bridge.delivery.log_recovery import DeduplicatingSession, recover
+from bridge.delivery.relay import OutboxRelay
+from bridge.errors import BridgeError
 from bridge.log_publisher import LogPublisher, producer_of
 from bridge.model import OutboxRow
 from bridge.publisher import Publisher
@@ -25,13 +26,13 @@ from tests.benchmark.running import Benchmark, Run
 WAYS = ("stream", "exchange")
 
 
-class Draining:
-    """One drain of so many rows, and when it connected and ended."""
+class Relaying:
+    """One full outbox of so many rows being sent, and when its relay connected and ended."""
 
     def __init__(self, rows: int) -> None:
         self.offload = StoreThread()
         self._missing = rows
-        self.drain: Drain | None = None
+        self.relay: OutboxRelay | None = None
         self.connected_at = 0.0
         self.last_at = 0.0
 
@@ -39,54 +40,53 @@ class Draining:
         if state == "connected":
             self.connected_at = time.perf_counter()
 
-    def published(self, done: Sequence[OutboxRow]) -> None:
+    def published(self, rows: Sequence[OutboxRow]) -> None:
         self.last_at = time.perf_counter()
-        self._missing -= len(done)
-        if self._missing <= 0 and self.drain is not None:
-            self.drain.stop()
+        self._missing -= len(rows)
+        if self._missing <= 0 and self.relay is not None:
+            self.relay.stop()
+
+    def parked(self, row: OutboxRow, reason: str) -> None:
+        raise AssertionError(f"{row.event_id} was refused: {reason}")
+
+    def stopped(self, row: OutboxRow, problem: BridgeError, _pause_seconds: float) -> None:
+        raise AssertionError(f"{row.event_id} was not taken") from problem
 
 
 def drained(*, way: str, template: str, urls: Sequence[str], exchange: str, rows: int) -> dict[str, Any]:
     """Send a copy of the *template* by one of ``WAYS``; over when all of its *rows* are confirmed and recorded."""
-    draining = Draining(rows)
-    with tempfile.TemporaryDirectory() as folder, closing(draining.offload):
+    relaying = Relaying(rows)
+    with tempfile.TemporaryDirectory() as folder, closing(relaying.offload):
         path = Path(folder) / "bridge.db"
         shutil.copy(template, path)
         with SqliteStore(path) as store:
             make = _by_stream if way == "stream" else _by_exchange
-            draining.drain = make(store, draining, urls, exchange)
+            relaying.relay = make(store, relaying, urls, exchange)
             busy = time.process_time()
-            asyncio.run(draining.drain.run())
+            asyncio.run(relaying.relay.run())
             cpu = time.process_time() - busy
-    return {"seconds": draining.last_at - draining.connected_at, "cpu_seconds": cpu}
+    return {"seconds": relaying.last_at - relaying.connected_at, "cpu_seconds": cpu}
 
 
-def _by_stream(store: SqliteStore, draining: Draining, urls: Sequence[str], exchange: str) -> Drain:
-    store.log.begin(1)
+def _by_stream(store: SqliteStore, relaying: Relaying, urls: Sequence[str], exchange: str) -> OutboxRelay:
     publisher = LogPublisher(
         lambda: urls[:1],
         lambda: urls[1:],
         topology=Topology(exchange=exchange, log_partitions=1),
-        producer=lambda: producer_of(store.lineage),
-        on_state=draining.is_now,
+        producer=lambda: producer_of(store.generation),
+        on_state=relaying.is_now,
     )
+    store.begin_log(1)
 
-    async def settling(session: Knowing) -> None:
-        await settle(session, store.log, offload=draining.offload, clock=utc_now)
+    async def recovering(session: DeduplicatingSession) -> None:
+        await recover(session, store.log, offload=relaying.offload, now=utc_now())
 
-    return Drain(
-        store.log,
-        publisher,
-        offload=draining.offload,
-        clock=utc_now,
-        settle=settling,
-        on_published=draining.published,
-    )
+    return OutboxRelay(store.log, publisher, relaying, offload=relaying.offload, clock=utc_now, prepare=recovering)
 
 
-def _by_exchange(store: SqliteStore, draining: Draining, urls: Sequence[str], exchange: str) -> Drain:
-    publisher = Publisher(lambda: urls[:1], topology=Topology(exchange=exchange), on_state=draining.is_now)
-    return Drain(store, publisher, offload=draining.offload, clock=utc_now, on_published=draining.published)
+def _by_exchange(store: SqliteStore, relaying: Relaying, urls: Sequence[str], exchange: str) -> OutboxRelay:
+    publisher = Publisher(lambda: urls[:1], topology=Topology(exchange=exchange), on_state=relaying.is_now)
+    return OutboxRelay(store.exchange, publisher, relaying, offload=relaying.offload, clock=utc_now)
 
 
 def _publish(run: Run) -> list[Figure]:
@@ -98,7 +98,7 @@ def _publish(run: Run) -> list[Figure]:
     )
     cpu = Figure("log_publish_cpu_us", "writing the log: CPU per event", "µs", note="reference: by AMQP")
     template = run.folder / "log.db"
-    outbox.fill(template, count)
+    outbox.fill(template, count, partitions=1)
     for number in run.rounds(6):
         measured = {way: _one(run, way, template, count) for way in (WAYS if number % 2 else reversed(WAYS))}
         ours, theirs = (measured[way] for way in WAYS)

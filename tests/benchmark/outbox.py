@@ -40,9 +40,11 @@ def event_of(number: int) -> NewEvent:
     )
 
 
-def fill(path: Path, count: int) -> None:
-    """Put *count* unsent events into a new store."""
+def fill(path: Path, count: int, *, partitions: int = 0) -> None:
+    """Put *count* unsent events into a new store; with *partitions* they are for the log, too."""
     with SqliteStore(path) as store:
+        if partitions:
+            store.begin_log(partitions)
         for start in range(1, count + 1, PAGE):
             with store.transaction() as transaction:
                 transaction.place(SOURCE)

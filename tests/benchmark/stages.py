@@ -118,10 +118,10 @@ def _store(rows: Sequence[Row], now: datetime) -> tuple[list[OutboxRow], float]:
             ingest(store, batch, rules=Rules(key=store.key), now=now)
             since = batch.until
             position = outbox[-1].position if outbox else 0
-            while page := store.unpublished(position, WINDOW):
+            while page := store.exchange.unpublished({HQ: position}, WINDOW, WINDOW):
                 position = page[-1].position
                 outbox += page
-                store.mark_published(page, now)
+                store.exchange.mark_published(page, now)
         took = time.process_time() - busy
     return outbox, took
 

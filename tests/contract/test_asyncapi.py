@@ -17,6 +17,7 @@ from bridge.delivery.ingest import ingest
 from bridge.store.sqlite import SqliteStore
 from bridge.wanted import offer_of, rules_of
 from tests.support.boards import NOW
+from tests.support.outbox import unsent
 from tests.support.process import run
 from tests.support.rows import batch, row
 
@@ -117,7 +118,7 @@ def test_what_such_a_bridge_publishes_fits_what_it_offers(environment: dict[str,
     with SqliteStore(tmp_path / "bridge.db") as store:
         changes = [row("a", 1, info=INFO), row("a", 2, info={**INFO, "e164": "404"}), row("b", 3, info={})]
         ingest(store, batch(*changes), rules=rules_of(settings, settings.pbx[0].name, store.key), now=NOW)
-        bodies = [json.loads(found.body) for found in store.unpublished(0, 9)]
+        bodies = [json.loads(found.body) for found in unsent(store.exchange)]
     assert len(bodies) >= 2
     inlined = offer[ASYNCAPI]["components"]["messages"]["accountChanged"]["payload"]["schema"]
     for body in bodies:

@@ -19,6 +19,7 @@ from bridge.normalize import FIELDS, OPTIONAL_FIELDS, Projection, Rules
 from bridge.store.sqlite import SqliteStore
 from bridge.wire import messages as m
 from tests.support.events import LINEAGE
+from tests.support.outbox import unsent
 from tests.support.rows import GUID, HQ, batch, row
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ def check(name: str, content: Any) -> None:
 
 
 def events_of(store: SqliteStore) -> list[bytes]:
-    return [found.body for found in store.unpublished(0, 10_000)]
+    return [found.body for found in unsent(store.exchange)]
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

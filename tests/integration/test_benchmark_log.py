@@ -39,7 +39,7 @@ def test_every_row_of_the_outbox_is_in_the_log_before_the_clock_stops(
     way: str, broker: PrivateBroker, tmp_path: Path
 ) -> None:
     template = tmp_path / "template.db"
-    outbox.fill(template, ROWS)
+    outbox.fill(template, ROWS, partitions=1)
     exchange = site.new_exchange()
     urls = [broker.url, broker.stream_url]
     measured = log.drained(way=way, template=str(template), urls=urls, exchange=exchange, rows=ROWS)

@@ -17,6 +17,7 @@ from bridge.store.backup import back_up
 from bridge.store.sqlite import SqliteStore
 from tests.support.logs import Reading, read_log
 from tests.support.logwriter import NOW, LogWriter, changes, everything_written, take
+from tests.support.outbox import unsent
 from tests.support.outcomes import all_confirmed
 from tests.support.rabbit import PrivateBroker
 from tests.support.rows import row
@@ -46,9 +47,8 @@ async def test_what_was_written_and_not_recorded_is_not_written_again(writer: Lo
     """A crash between the broker's confirm and the store's note of it; the store is put back to before the note."""
     with writer.store() as store:
         take(store, *changes(1, 50))
-        rows = store.log.unpublished(0, 50)
+        rows = unsent(store.log)
         async with writer.publisher(store).session() as session:
-            assert store.log.check(session.last) == ""
             await session.send(rows[:30])
             await all_confirmed(session, 30)
     with writer.store() as store:
@@ -84,14 +84,14 @@ async def test_an_older_copy_of_the_store_is_found_out_and_goes_on_as_a_lineage_
     with writer.store() as store:
         take(store, *changes(31, 20))
         await writer.write(store)
-        former = store.lineage
+        former = store.generation
     writer.path = backup
     with writer.store() as store:
         take(store, *changes(100, 40))  # gets the numbers that the broker has already
     with writer.store() as store:  # its highest number is above the broker's by now, and still it is found out
         with pytest.raises(StoreOutdated, match=r"up to number 50.*none above 30.*new lineage"):
-            await asyncio.wait_for(writer.drain(store).run(), 20)
-        assert store.lineage != former
+            await asyncio.wait_for(writer.relay(store).run(), 20)
+        assert store.generation != former
     with writer.store() as store:
         await writer.write(store)
         take(store, row("late", 200))
@@ -100,7 +100,7 @@ async def test_an_older_copy_of_the_store_is_found_out_and_goes_on_as_a_lineage_
     assert reading.twice == 0, "what waited when the copy was made was written by the other one"
     assert accounts(reading)[50:] == [*(f"account {number}" for number in range(100, 140)), "late"]
     assert reading.sequences[50:] == list(range(1, 42))
-    assert {event["lineage"] for event in reading.events[50:]} == {store.lineage}
+    assert {event["lineage"] for event in reading.events[50:]} == {store.generation}
 
 
 async def test_what_waited_in_a_copy_and_was_written_by_nobody_is_written(writer: LogWriter, tmp_path: Path) -> None:
@@ -110,8 +110,7 @@ async def test_what_waited_in_a_copy_and_was_written_by_nobody_is_written(writer
         await writer.write(store)
         take(store, *changes(1, 20))
         async with writer.publisher(store).session() as session:
-            assert store.log.check(session.last) == ""
-            await session.send(store.log.unpublished(0, 15))
+            await session.send(unsent(store.log))
             await all_confirmed(session, 15)
     back_up(writer.path, copy, NOW)
     writer.path = copy
@@ -159,8 +158,8 @@ async def test_a_stream_that_was_deleted_is_made_anew_and_told_of(writer: LogWri
 async def test_a_stream_deleted_while_it_is_written_loses_nothing_that_comes_after(writer: LogWriter) -> None:
     with writer.store() as store:
         take(store, *changes(1, 20))
-        drain = writer.drain(store)
-        running = asyncio.create_task(drain.run())
+        relay = writer.relay(store)
+        running = asyncio.create_task(relay.run())
         await everything_written(store)
         await _delete(writer)
         with pytest.raises(BrokerUnreachable, match="not there at the moment"):
@@ -180,7 +179,7 @@ async def test_the_broker_remembers_its_last_number_although_the_events_are_gone
             take(store, *changes(first, 200))
             await writer.write(store)
         async with writer.publisher(store).session() as session:
-            assert session.last == 4000
+            assert session.lasts == [4000]
         take(store, *changes(4001, 10))
         await writer.write(store)
     reading = await content(writer, 10)
@@ -196,10 +195,10 @@ async def test_a_second_bridge_with_a_store_of_its_own_waits_until_the_first_is_
     with writer.store() as store, other.store() as second:
         take(store, *changes(1, 5))
         take(second, *changes(1, 7))
-        async with writer.draining(store):
+        async with writer.writing(store):
             await everything_written(store)
             with pytest.raises(BrokerUnreachable, match="second bridge"):
-                await asyncio.wait_for(other.drain(second).run(), 20)
+                await asyncio.wait_for(other.relay(second).run(), 20)
         await other.write(second)
     reading = await content(writer, 12)
     assert reading.sequences == [*range(1, 6), *range(1, 8)], "another lineage: nothing of it is dropped"
@@ -219,7 +218,7 @@ async def test_two_copies_of_a_store_that_take_turns_are_found_out(writer: LogWr
     with writer.store() as store:
         take(store, *changes(50, 9))
         with pytest.raises(StoreOutdated):
-            await asyncio.wait_for(writer.drain(store).run(), 20)
+            await asyncio.wait_for(writer.relay(store).run(), 20)
 
 
 async def test_an_event_too_large_for_a_frame_waits_with_its_account_and_gets_a_new_number(
@@ -231,7 +230,7 @@ async def test_an_event_too_large_for_a_frame_waits_with_its_account_and_gets_a_
             smaller.setattr("bridge.log_publisher._FRAME_OVERHEAD_BYTES", (1 << 20) - 1600)
             smaller.setattr("bridge.log_publisher._MUCH_OVERHEAD_BYTES", 1 << 20)
             await writer.write(store)
-            assert [parked.sequence for parked in writer.parked] == [2]
+            assert [parked.sequence for parked in writer.refused] == [2]
             take(store, row("b", 6, cn="later"), row("e", 7))
             await writer.write(store)
         (parked,) = store.parked()
@@ -246,7 +245,7 @@ async def test_an_event_too_large_for_a_frame_waits_with_its_account_and_gets_a_
 async def test_what_waits_behind_a_discarded_event_is_written(writer: LogWriter) -> None:
     with writer.store() as store:
         take(store, row("a", 1), row("b", 2), row("b", 3))
-        store.log.park(store.log.unpublished(0, 3)[1], "as if it were too large", NOW)
+        store.log.park(unsent(store.log)[1], "as if it were too large", NOW)
         await writer.write(store)
         assert store.discard(store.parked()[0].position, "not needed", NOW)
         await writer.write(store)
@@ -256,7 +255,7 @@ async def test_what_waits_behind_a_discarded_event_is_written(writer: LogWriter)
 async def test_a_parked_event_that_is_tried_again_is_written_behind_what_came_later(writer: LogWriter) -> None:
     with writer.store() as store:
         take(store, *changes(1, 3))
-        store.log.park(store.log.unpublished(0, 3)[1], "as if it were too large", NOW)
+        store.log.park(unsent(store.log)[1], "as if it were too large", NOW)
         await writer.write(store)
         assert store.unpark(store.parked()[0].position)
         await writer.write(store)
@@ -272,40 +271,40 @@ async def _delete(writer: LogWriter) -> None:
 async def test_events_in_doubt_keep_the_log_from_being_written_by_us_until_they_are_sent(tmp_path: Path) -> None:
     with SqliteStore(tmp_path / "bridge.db") as store:
         take(store, *changes(1, 3))
-        rows = store.unpublished(0, 3)
+        rows = unsent(store.exchange)
         store.mark_in_doubt(rows[:1])
         with pytest.raises(BadConfig, match=r"1 events may have reached the log.*without rabbitmq.stream_url"):
-            store.log.begin(1)
-        store.mark_published(rows[:1], rows[0].created_at)
-        store.log.begin(1)
+            store.begin_log(1)
+        store.exchange.mark_published(rows[:1], rows[0].created_at)
+        store.begin_log(1)
         assert store.log.backlog.rows == 2, "what was not sent at all goes both ways from now on"
 
 
 async def test_the_exchange_may_feed_the_log_again_only_when_everything_is_done(tmp_path: Path) -> None:
     with SqliteStore(tmp_path / "bridge.db") as store:
-        store.log.begin(1)
+        store.begin_log(1)
         take(store, *changes(1, 3))
-        rows = store.unpublished(0, 3)
-        store.mark_published(rows, rows[0].created_at)
+        rows = unsent(store.exchange)
+        store.exchange.mark_published(rows, rows[0].created_at)
     with SqliteStore(tmp_path / "bridge.db") as store:
         with pytest.raises(BadConfig, match=r"3 events are not yet both published and in the log"):
-            store.log.end()
-        store.log.begin(1)
-        store.log.mark_published(store.log.unpublished(0, 3), rows[0].created_at)
+            store.end_log()
+        store.begin_log(1)
+        store.log.mark_published(unsent(store.log), rows[0].created_at)
     with SqliteStore(tmp_path / "bridge.db") as store:
-        store.log.end()
+        store.end_log()
         take(store, row("x", 9))
         assert store.log.backlog.rows == 0
 
 
 async def test_pruning_waits_for_both(tmp_path: Path) -> None:
     with SqliteStore(tmp_path / "bridge.db") as store:
-        store.log.begin(1)
+        store.begin_log(1)
         take(store, *changes(1, 3))
-        rows = store.unpublished(0, 3)
-        store.mark_published(rows, rows[0].created_at)
+        rows = unsent(store.exchange)
+        store.exchange.mark_published(rows, rows[0].created_at)
         later = rows[0].created_at.replace(year=2030)
-        store.log.mark_published(store.log.unpublished(0, 2), later)
+        store.log.mark_published(unsent(store.log)[:2], NOW)
         assert store.prune(later, 10) == 2
-        store.log.mark_published(store.log.unpublished(0, 2), later)
+        store.log.mark_published(unsent(store.log), later)
         assert store.prune(later, 10) == 1

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from bridge.broker import Topology
-from bridge.delivery.drain import Drain
+import aio_pika
+
+from bridge.broker import Topology, declare
 from bridge.delivery.ingest import Ingested, ingest
-from bridge.delivery.settle import Knowing, settle
-from bridge.log_publisher import LogPublisher, producer_of
+from bridge.delivery.log_recovery import DeduplicatingSession, recover
+from bridge.delivery.relay import OutboxRelay
+from bridge.errors import BridgeError
+from bridge.log_publisher import LogPublisher, producer_of, provide_log
+from bridge.log_scan import scan_log
 from bridge.model import Batch, Cursor, OutboxRow, Row
 from bridge.normalize import Rules
 from bridge.store.sqlite import SqliteStore
@@ -30,7 +34,7 @@ async def at_once(call: Callable[..., Result], /, *args: Any) -> Result:
 
 
 class LogWriter:
-    """Writes what is in *path* to the log of one exchange."""
+    """Writes what is in *path* to the log of one exchange; told what becomes of rows."""
 
     def __init__(self, broker: PrivateBroker | GivenBroker, path: Path, *, exchange: str = "", **topology: Any) -> None:
         self.broker = broker
@@ -39,7 +43,7 @@ class LogWriter:
         self.topology = Topology(exchange=self.exchange, **{"log_partitions": 1, **topology})
         self.warnings: list[str] = []
         self.settled: list[int] = []
-        self.parked: list[OutboxRow] = []
+        self.refused: list[OutboxRow] = []
 
     @property
     def streams(self) -> Sequence[str]:
@@ -49,46 +53,65 @@ class LogWriter:
     def store(self) -> Iterator[SqliteStore]:
         """Open the store for the log."""
         with SqliteStore(self.path) as store:
-            store.log.begin(self.topology.log_partitions)
+            store.begin_log(self.topology.log_partitions)
             yield store
+
+    async def prove(self, store: SqliteStore) -> bool:
+        """Compare the store with the log as a bridge does at its start; true where everything is told anew."""
+        async with await aio_pika.connect(self.broker.url) as connection:
+            await declare(connection, self.topology)
+            await provide_log(connection, self.topology, is_declaring=True)
+            wanted = frozenset(store.looked_for())
+            return store.compare(await scan_log(connection, self.topology, places=store.log_places(), wanted=wanted))
 
     def publisher(self, store: SqliteStore, *, fence: str = "hq") -> LogPublisher:
         return LogPublisher(
             lambda: [self.broker.url],
             lambda: [self.broker.stream_url],
             topology=self.topology,
-            producer=lambda: producer_of(store.lineage),
+            producer=lambda: producer_of(store.generation),
             fences=[f"{self.exchange}.log.writer.{fence}"],
         )
 
-    def drain(self, store: SqliteStore, *, window: int = 256) -> Drain:
-        async def settling(session: Knowing) -> None:
-            settled, warning = await settle(session, store.log, offload=at_once, clock=lambda: NOW)
+    def relay(self, store: SqliteStore, *, window: int = 256) -> OutboxRelay:
+        async def recovering(session: DeduplicatingSession) -> None:
+            settled, warning = await recover(session, store.log, offload=at_once, now=NOW)
             self.settled.append(settled)
             self.warnings.append(warning)
 
-        return Drain(
+        return OutboxRelay(
             store.log,
             self.publisher(store),
+            self,
             offload=at_once,
             clock=lambda: NOW,
             window=window,
-            settle=settling,
-            on_parked=lambda parked, _reason: self.parked.append(parked),
+            prepare=recovering,
         )
 
+    def published(self, rows: Sequence[OutboxRow]) -> None:
+        """Take the news that the log has *rows*."""
+
+    def parked(self, row: OutboxRow, _reason: str) -> None:
+        """Take the news that *row* was refused for good."""
+        self.refused.append(row)
+
+    def stopped(self, row: OutboxRow, problem: BridgeError, _pause_seconds: float) -> None:
+        """Take the news that *row* was not taken: nothing of that kind is played here."""
+        raise AssertionError(f"{row} was not taken") from problem
+
     @asynccontextmanager
-    async def draining(self, store: SqliteStore) -> AsyncIterator[Drain]:
+    async def writing(self, store: SqliteStore) -> AsyncIterator[OutboxRelay]:
         """Write while inside; what ends the writing ends the test."""
-        drain = self.drain(store)
+        relay = self.relay(store)
         async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-            group.create_task(drain.run())
-            yield drain
-            drain.stop()
+            group.create_task(relay.run())
+            yield relay
+            relay.stop()
 
     async def write(self, store: SqliteStore) -> None:
         """Write everything that waits, and return."""
-        async with self.draining(store):
+        async with self.writing(store):
             await everything_written(store)
 
 

@@ -17,6 +17,7 @@ from bridge.status import SourcePart
 from bridge.store.sqlite import SqliteStore
 from bridge.walk.decisions import CaughtUp, Compare, Deliver, Doubted, EpochBegan, Sighted, WalkBegan, WalkEnded
 from bridge.walk.schedule import CONFIRM_AFTER, SET_BACK, Habits, WalkSchedule
+from tests.support.outbox import unsent
 from tests.support.rows import HQ, cursor, row
 from tests.support.world import at_once
 
@@ -53,7 +54,7 @@ async def test_what_follows_closely_is_kept_in_order_and_a_stop_does_not_wait_fo
             await intake.settle()
         committing.cancel()
         await asyncio.wait([committing])
-        assert [found.sequence for found in store.unpublished(0, 1000)] == list(range(1, len(rows) + 1))
+        assert [found.sequence for found in unsent(store.exchange)] == list(range(1, len(rows) + 1))
         assert store.place(HQ).cursor == intake.cursor == rows[-1].cursor
 
 
@@ -63,7 +64,7 @@ async def test_who_asks_for_events_while_they_are_being_kept_gets_them(tmp_path:
     asked: list[Any] = []
     delivered = row("a1", 1)
     with SqliteStore(tmp_path / "bridge.db") as store, closing(thread):
-        intake = intake_of(store, run=thread, on_keeping=lambda: asked.append(thread(store.unpublished, 0, 10)))
+        intake = intake_of(store, run=thread, on_keeping=lambda: asked.append(thread(unsent, store.exchange)))
         async with asyncio.timeout(30):
             await intake.commit([Deliver(delivered, delivered.cursor)])
             assert [[found.sequence for found in await rows] for rows in asked] == [[1]]

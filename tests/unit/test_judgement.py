@@ -1,11 +1,12 @@
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.judgement import judge, publish_anew
-from bridge.model import AccountGuid, ChangeKind, Mirrored, Reason, Row, Token
+from bridge.judgement import judge, judge_repair
+from bridge.model import AccountGuid, ChangeKind, Cursor, Mirrored, Reason, Row, Token
 from bridge.normalize import OPTIONAL_FIELDS, Projection, Rules
 from tests.support.rows import HQ, SECRETS, cursor, row
 
@@ -13,8 +14,8 @@ RULES = Rules(key=b"k" * 32)
 EVERYTHING = Rules(key=b"k" * 32, projection=Projection.of(include=OPTIONAL_FIELDS))
 
 
-def judged(told: Row, before: Mirrored | None = None, rules: Rules = RULES) -> Any:
-    return judge(told, before, source=HQ, rules=rules)
+def judged(told: Row, before: Mirrored | None = None, rules: Rules = RULES, *, is_initial: bool = False) -> Any:
+    return judge(told, before, source=HQ, rules=rules, is_initial=is_initial)
 
 
 secret_names = st.sampled_from(
@@ -70,10 +71,102 @@ def test_a_new_epoch_with_other_content_is_a_change() -> None:
     assert judged(row("erika", 1, guid=Token('"new"'), dn="other"), known).change.changed == ["display_name"]
 
 
-def test_numbers_used_again_for_other_content_make_another_event() -> None:
+@pytest.mark.parametrize("usn", [5, 4, 6])
+def test_other_content_is_a_change_whatever_the_numbers_say(usn: int) -> None:
     first = judged(row("erika", 5, dn="one"))
-    again = judged(row("erika", 5, dn="two"), first.remember)
-    assert (again.change.kind, again.change.reuse) == (ChangeKind.UPDATED, 1)
+    again = judged(row("erika", usn, dn="two"), first.remember)
+    assert (again.change.kind, again.change.changed, again.change.revision) == (
+        ChangeKind.UPDATED,
+        ["display_name"],
+        2,
+    )
+
+
+def test_fail_over_and_back_ends_with_what_the_pbx_says_last() -> None:
+    """The second PBX has its own numbers, and on return the first one has those it had before."""
+    state = judged(row("erika", 5, dn="here")).remember
+    names = []
+    for told in (
+        row("erika", 5, dn="there", guid=Token('"b"')),
+        row("erika", 5, dn="here"),
+        row("erika", 5, dn="here"),
+    ):
+        judgement = judged(told, state)
+        state = judgement.remember
+        names.append(judgement.change and judgement.change.account["display_name"])
+    assert names == ["there", "here", None]
+
+
+def test_an_account_is_initial_until_its_source_was_caught_up_and_created_from_then_on() -> None:
+    assert judged(row("erika", 1), is_initial=True).change.kind is ChangeKind.INITIAL
+    assert judged(row("erika", 1)).change.kind is ChangeKind.CREATED
+    repaired = judge_repair(row("erika", 1), None, source=HQ, rules=RULES, is_initial=True).change
+    assert repaired is not None
+    assert repaired.kind is ChangeKind.INITIAL
+
+
+def test_only_what_appears_is_initial() -> None:
+    known = judged(row("erika", 1), is_initial=True).remember
+    updated = judged(row("erika", 2, dn="new"), known, is_initial=True)
+    deleted = judged(row("erika", 3, is_deleted=True), updated.remember, is_initial=True)
+    back = judged(row("erika", 4), deleted.remember, is_initial=True)
+    assert [judgement.change.kind for judgement in (updated, deleted, back)] == [
+        ChangeKind.UPDATED,
+        ChangeKind.DELETED,
+        ChangeKind.CREATED,
+    ]
+    assert back.change.reason is Reason.RESTORED
+
+
+def without_numbers(account: str) -> Row:
+    return Row(Cursor(), AccountGuid(account), account, None, is_deleted=True)
+
+
+def test_a_deletion_in_words_counts_every_time_with_and_without_numbers() -> None:
+    state, revision = judged(row("erika", 1)).remember, 1
+    for gone in (row("erika", 2, is_deleted=True), without_numbers("erika")) * 2:
+        deleted = judged(gone, state)
+        assert (deleted.change.kind, deleted.change.reason, deleted.change.revision) == (
+            ChangeKind.DELETED,
+            Reason.REPORTED,
+            revision + 1,
+        )
+        assert judged(gone, deleted.remember).change is None, "told twice"
+        back = judged(row("erika", 1), deleted.remember)
+        assert (back.change.kind, back.change.revision) == (ChangeKind.CREATED, revision + 2)
+        state, revision = back.remember, back.change.revision
+
+
+told_rows = st.builds(
+    row,
+    st.just("erika"),
+    st.integers(1, 3),
+    dn=st.sampled_from(["x", "y"]),
+    pwd=st.sampled_from(["p", "q"]),
+    guid=st.sampled_from([Token('"a"'), Token('"b"')]),
+    is_deleted=st.booleans(),
+) | st.just(without_numbers("erika"))
+
+
+@given(st.lists(told_rows, max_size=12), st.booleans())
+def test_whatever_is_told_the_changes_lead_to_what_was_told_last(rows: list[Row], is_skipping: bool) -> None:  # noqa: FBT001 - a case
+    """A subscriber that applies them has the state the PBX told; revisions have no gaps; a repetition is nothing."""
+    rules = Rules(key=b"k", skip_unchanged=is_skipping)
+    state: Mirrored | None = None
+    applied: dict[str, Any] | None = None
+    revision = 0
+    for told in rows:
+        judgement = judged(told, state, rules)
+        state, change = judgement.remember, judgement.change
+        if change is not None:
+            assert change.revision == revision + 1
+            revision = change.revision
+            applied = None if change.kind is ChangeKind.DELETED else dict(change.account)
+        assert (applied is None) == told.is_deleted
+        if applied is not None:
+            assert applied["display_name"] == told.info["dn"] if told.info else True
+        assert judged(told, state, rules).change is None
+    assert state is None or state.revision == revision
 
 
 def test_a_difference_only_in_what_is_not_published_is_remembered_silently() -> None:
@@ -152,10 +245,3 @@ def test_info_nested_beyond_all_measure_still_has_a_digest() -> None:
     for _ in range(900):
         nested = [nested]
     assert judged(row("erika", 1, odd=nested)).change is not None
-
-
-def test_publishing_anew_changes_the_id_and_nothing_else() -> None:
-    judgement = judged(row("erika", 1))
-    anew = publish_anew(judgement)
-    assert (anew.change and anew.change.reuse, anew.remember.reuse) == (1, 1)
-    assert publish_anew(judged(row("erika", 1), judgement.remember)).change is None

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from bridge.outlets import STOP_SECONDS, Outlets
 
 from bridge.clock import utc_now
 from bridge.confirms import Outcomes
@@ -13,7 +14,6 @@ from bridge.delivery.limits import Limits
 from bridge.errors import BridgeError, BrokerRefusedLogin, BrokerUnreachable, StoreOutdated, StoreUnusable
 from bridge.model import OutboxRow
 from bridge.normalize import Rules
-from bridge.outlets import STOP_SECONDS, Outlets
 from bridge.status import Level
 from bridge.store.sqlite import SqliteStore
 from bridge.tally import Tally

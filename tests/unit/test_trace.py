@@ -12,6 +12,8 @@ from bridge.normalize import Rules
 from bridge.store.reader import StoreReader
 from bridge.store.sqlite import SqliteStore
 from bridge.trace import Live, State, Trace, former, has_usn, is_meant, near, trace
+from tests.support.events import LINEAGE
+from tests.support.outbox import send_all, unsent
 from tests.support.rows import HQ, chain, row
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -48,11 +50,9 @@ def words(found: Trace) -> str:
 
 def test_what_the_broker_confirmed_is_told_with_id_key_and_times(path: Path) -> None:
     with SqliteStore(path) as store:
-        store.mark_in_doubt(store.unpublished(0, 3)[:1])
-        store.mark_published(store.unpublished(0, 3), NOW + timedelta(hours=1))
+        send_all(store.exchange, NOW + timedelta(hours=1))
     found = explained(path)
     assert [event.state for event in found.events] == [State.CONFIRMED] * 2
-    assert [event.attempts for event in found.events] == [2, 1]
     assert found.events[1].changed == ["numbers"]
     assert f"sent as event {found.events[1].event} with routing key hq.account.updated" in words(found)
     assert "the broker confirmed it" in words(found)
@@ -76,9 +76,27 @@ def test_what_is_not_sent_says_why(path: Path, live: Live, reason: str) -> None:
     assert found.events[0].confirmed_at is None
 
 
+def test_what_was_sent_without_a_confirm_says_that_it_is_sent_again(path: Path) -> None:
+    with SqliteStore(path) as store:
+        store.exchange.mark_in_doubt(unsent(store.exchange)[:1])
+    first, later = explained(path).events
+    assert (first.state, later.state) == (State.IN_DOUBT, State.WAITING)
+    assert "no confirm came; it is sent again with the same id" in first.why
+
+
+def test_a_parked_event_that_was_tried_again_is_told_once(path: Path) -> None:
+    with SqliteStore(path) as store:
+        store.exchange.park(unsent(store.exchange)[0], "it is too large", NOW)
+        assert store.unpark(1)
+        assert [event.state for event in explained(path).events] == [State.WAITING] * 2
+        send_all(store.exchange, NOW + timedelta(hours=1))
+    found = explained(path).events
+    assert [(event.state, event.sequence) for event in found] == [(State.CONFIRMED, 1), (State.CONFIRMED, 3)]
+
+
 def test_what_waits_behind_a_parked_event_says_so(path: Path) -> None:
     with SqliteStore(path) as store:
-        store.park(store.unpublished(0, 1)[0], "it is too large", NOW)
+        store.exchange.park(unsent(store.exchange)[0], "it is too large", NOW)
     parked, held = explained(path).events
     assert (parked.state, held.state) == (State.PARKED, State.HELD)
     assert "it is too large" in parked.why
@@ -88,9 +106,9 @@ def test_what_waits_behind_a_parked_event_says_so(path: Path) -> None:
 
 def test_what_was_discarded_is_never_said_to_be_on_its_way(path: Path) -> None:
     with SqliteStore(path) as store:
-        store.park(store.unpublished(2, 1)[0], "it is too large", NOW)
+        store.exchange.park(unsent(store.exchange)[2], "it is too large", NOW)
         store.discard(3, "nobody needs it", NOW)
-        store.mark_published(store.unpublished(0, 2), NOW)
+        send_all(store.exchange, NOW)
     found = explained(path)
     assert "NOT SENT: " in words(found)
     assert "nobody needs it" in words(found)
@@ -110,7 +128,7 @@ def test_an_event_without_a_difference_is_told_as_that(path: Path) -> None:
         since = store.place(HQ).cursor
         (later,) = chain([[row("anna", 9, e164="405")]])
         ingest(store, type(later)(HQ, since, later.until, later.rows), rules=RULES, now=NOW)
-        store.mark_published(store.unpublished(0, 4), NOW + timedelta(hours=1))
+        send_all(store.exchange, NOW + timedelta(hours=1))
     assert "(updated: nothing published differs)" in words(explained(path))
 
 
@@ -133,7 +151,7 @@ def test_a_paused_pbx_and_one_that_is_away_are_named(path: Path) -> None:
     asked = Live(is_running=True, is_broker_usable=True, sources={"hq": {**away, "problem": "Is it up?"}})
     assert "Is it up? Its last answer came" in words(explained(path, asked))
     assert "is being read" not in words(found)
-    source = SourceRecord(HQ, Cursor(), 1, 1, None, 1, 0, Pause(NOW, "maintenance"))
+    source = SourceRecord(HQ, Cursor(), 1, LINEAGE, 1, None, 1, 0, Pause(NOW, "maintenance"))
     with StoreReader(path) as store:
         known = store.account(HQ, "anna")
         assert known is not None
@@ -152,7 +170,7 @@ def test_the_full_walk_that_saw_it_is_named(path: Path) -> None:
     with StoreReader(path) as store:
         known = store.account(HQ, "anna")
     assert known is not None
-    verified = SourceRecord(HQ, Cursor(), 1, 0, NOW, 1, 0, None)
+    verified = SourceRecord(HQ, Cursor(), 1, LINEAGE, 0, NOW, 1, 0, None)
     assert "found it as it was published" in words(trace(known, [], verified, WELL))
 
 
@@ -191,7 +209,7 @@ def test_awkward_names_are_found_and_keep_their_characters() -> None:
         known = KnownAccount(1, SourceName("hq"), "k", Cursor(), {"guid": "k", "display_name": name}, 1, False, 0, 0)  # noqa: FBT003 - a value, not a switch
         assert is_meant(known.account, name)
         body = b'{"data":{"account":{"guid":"k","display_name":' + orjson.dumps(name) + b'},"previous":{}}}'
-        event = RecordedEvent(1, HQ, 1, "e", "t", "k", "r", body, NOW, None, False, 0, False, None, None, None)  # noqa: FBT003 - the same
+        event = RecordedEvent(1, HQ, 1, "e", "t", "k", "r", body, NOW, None, False, False, None, None, None)  # noqa: FBT003 - the same
         assert former(event, name)
 
 

@@ -5,17 +5,18 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from bridge.cloudevents import former_event_id
+from bridge.cloudevents import event_id
 from bridge.errors import BadConfig
 from bridge.model import AccountChange, Certificate, ChangeKind, Cursor, OutboxRow, Token
 from bridge.trace_context import trace_of
 from bridge.tracing import Tracer, tracing
 from tests.support.boards import NOW
+from tests.support.events import LINEAGE
 from tests.support.rows import HQ
 
 BEFORE = NOW - timedelta(seconds=2)
 CHANGE = AccountChange(HQ, ChangeKind.CREATED, {"guid": "g"}, (), {}, 1, Cursor(Token('"e"'), Token("1")))
-ID = former_event_id(CHANGE)
+ID = event_id(LINEAGE, HQ, 1)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def row(event_type: str = "pbx.account.changed") -> OutboxRow:
 
 
 def test_the_header_of_a_message_names_the_span_of_its_change(tracer: Tracer, exporter: InMemorySpanExporter) -> None:
-    tracer.ingested(HQ, [CHANGE], BEFORE)
+    tracer.ingested(HQ, [(ID, CHANGE)], BEFORE)
     found = spans(tracer, exporter)
     context = found["account changed"].get_span_context()
     assert context is not None

@@ -9,6 +9,7 @@ from bridge.normalize import Rules
 from bridge.resend import is_replayable
 from bridge.store.reader import StoreReader
 from bridge.store.sqlite import SqliteStore
+from tests.support.outbox import send_all, unsent
 from tests.support.rows import HQ, batch, cursor, row
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -32,10 +33,6 @@ def planted(store: SqliteStore, *, is_gone: bool) -> None:
     ingest(store, batch(*rows), rules=RULES, now=NOW)
 
 
-def send_all(store: SqliteStore) -> None:
-    store.mark_published(store.unpublished(0, 1000), NOW)
-
-
 def bytes_of(path: Path) -> bytes:
     return b"".join(file.read_bytes() for file in path.parent.iterdir())
 
@@ -43,7 +40,7 @@ def bytes_of(path: Path) -> bytes:
 def test_nothing_of_the_person_is_left_in_any_file(path: Path) -> None:
     with SqliteStore(path) as store:
         planted(store, is_gone=True)
-        send_all(store)
+        send_all(store.exchange, NOW)
         assert all(word in bytes_of(path) for word in WORDS)
         done = store.forget("gone", NOW, discard_unsent=False)
         assert (done.accounts, done.events, done.present_at, done.unsent) == (1, 3, [], 0)
@@ -60,13 +57,13 @@ def test_what_is_not_sent_yet_is_kept_unless_it_shall_not_be_sent(path: Path) ->
         done = store.forget("gone", NOW, discard_unsent=True)
         assert (done.events, done.unsent) == (3, 3)
         assert store.backlog.rows == 200
-        assert not [found for found in store.unpublished(0, 1000) if WORDS[0] in found.body]
+        assert not [found for found in unsent(store.exchange) if WORDS[0] in found.body]
 
 
 def test_what_waited_behind_a_discarded_event_goes_out(path: Path) -> None:
     with SqliteStore(path) as store:
         planted(store, is_gone=True)
-        store.park(store.unpublished(50, 1)[0], "too large", NOW)
+        store.exchange.park(unsent(store.exchange)[50], "too large", NOW)
         store.forget("gone", NOW, discard_unsent=True)
         assert (store.backlog.parked, store.backlog.held_rows, store.backlog.rows) == (0, 0, 200)
 
@@ -74,7 +71,7 @@ def test_what_waited_behind_a_discarded_event_goes_out(path: Path) -> None:
 def test_an_account_that_is_there_keeps_its_entry_and_its_next_change_is_told(path: Path) -> None:
     with SqliteStore(path) as store:
         planted(store, is_gone=False)
-        send_all(store)
+        send_all(store.exchange, NOW)
         done = store.forget("gone", NOW, discard_unsent=False)
         assert (done.accounts, done.events, done.present_at) == (0, 2, [HQ])
         changed = row("gone", 2000, cn="Other")
@@ -85,7 +82,7 @@ def test_an_account_that_is_there_keeps_its_entry_and_its_next_change_is_told(pa
 def test_nothing_becomes_news_and_a_return_goes_on_counting(path: Path) -> None:
     with SqliteStore(path) as store:
         planted(store, is_gone=True)
-        send_all(store)
+        send_all(store.exchange, NOW)
         store.forget("gone", NOW, discard_unsent=False)
         again = row("gone", 1002, is_deleted=True)
         assert not ingest(store, Batch(HQ, cursor(1002), again.cursor, [again]), rules=RULES, now=NOW).changes
@@ -97,7 +94,7 @@ def test_nothing_becomes_news_and_a_return_goes_on_counting(path: Path) -> None:
 def test_a_forgotten_event_is_never_replayed(path: Path) -> None:
     with SqliteStore(path) as store:
         planted(store, is_gone=True)
-        send_all(store)
+        send_all(store.exchange, NOW)
         store.forget("gone", NOW, discard_unsent=False)
     with StoreReader(path) as reader:
         events = reader.events_of(HQ, "gone")

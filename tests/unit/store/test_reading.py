@@ -10,6 +10,7 @@ from bridge.normalize import Rules
 from bridge.store import reading
 from bridge.store.reading import RecentEvents
 from bridge.store.sqlite import SqliteStore
+from tests.support.outbox import unsent
 from tests.support.rows import batch, row
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -35,10 +36,10 @@ async def test_the_newest_come_first_and_no_more_than_asked_for(reader: RecentEv
 
 
 async def test_each_says_what_became_of_it(store: SqliteStore, reader: RecentEvents) -> None:
-    first, second, third = store.unpublished(0, 9)
-    store.mark_published([first], NOW)
-    store.mark_in_doubt([second])
-    store.park(third, "too large", NOW)
+    first, second, third = unsent(store.exchange)
+    store.exchange.mark_published([first], NOW)
+    store.exchange.mark_in_doubt([second])
+    store.exchange.park(third, "too large", NOW)
     assert [event.state for event in await reader.recent(9)] == ["parked", "in doubt", "sent"]
     store.discard(third.position, "nobody needs it", NOW)
     assert (await reader.recent(1))[0].state == "discarded"
@@ -61,11 +62,11 @@ async def test_a_store_that_is_not_there_is_named(reader: RecentEvents) -> None:
 
 
 def test_what_waits_is_counted_by_source(store: SqliteStore) -> None:
-    first, second, third = store.unpublished(0, 9)
-    store.mark_published([first], NOW)
-    store.mark_in_doubt([second])
-    store.park(third, "too large", NOW)
-    (waiting,) = store.waiting().values()
+    first, second, third = unsent(store.exchange)
+    store.exchange.mark_published([first], NOW)
+    store.exchange.mark_in_doubt([second])
+    store.exchange.park(third, "too large", NOW)
+    (waiting,) = store.exchange.waiting().values()
     assert (waiting.rows, waiting.parked) == (2, 1)
-    assert list(store.doubtful().values()) == [1]
+    assert list(store.exchange.doubtful().values()) == [1]
     assert store.certified_accounts(first.source) is None
