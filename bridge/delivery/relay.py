@@ -192,8 +192,6 @@ class OutboxRelay:
                 continue
             starts = {name: lane.starts for name, lane in ready.items()}
             rows = await self._read(ready, room)
-            if self._is_stopping:
-                continue
             unfit = next((row for row in rows if session.refusal_of(row) is not None), None)
             if unfit is not None:  # what is read next is without it, and without what has to wait behind it
                 for lane in ready.values():
@@ -250,7 +248,7 @@ class OutboxRelay:
             left -= counts[name]
         for name in counts if len(ready) > 1 else ():
             self._lanes[name] = self._lanes.pop(name)  # the others have the next turn
-        return rows
+        return () if self._is_stopping else rows
 
     async def _take_outcomes(self, session: Session) -> None:
         while True:

@@ -310,11 +310,11 @@ class StoreFiles:
         """Set the machine back as a whole: store and lock file are as they were."""
         if self._copies:
             copy = chance.choice(self._copies)
-            world.replace_store(lambda: (shutil.rmtree(self._live), shutil.copytree(copy, self._live)))
+            world.replace_store(lambda: self._empty() or shutil.copytree(copy, self._live))
 
     def lose(self, world: World, _chance: random.Random) -> None:
         """Lose the store and all that is beside it."""
-        world.replace_store(lambda: (shutil.rmtree(self._live), self._live.mkdir()))
+        world.replace_store(lambda: self._empty() or self._live.mkdir())
 
     def prune(self, world: World, _chance: random.Random) -> None:
         world.prune()
@@ -326,6 +326,10 @@ class StoreFiles:
     def no_log(self, world: World, _chance: random.Random) -> None:
         """Start once where the log cannot be read."""
         world.replace_store(lambda: None, is_log_read=False)
+
+    def _empty(self) -> bool:
+        shutil.rmtree(self._live)
+        return False
 
     @property
     def _live(self) -> Path:
