@@ -20,7 +20,7 @@ from tests.chaos.readers import comparable
 TABLES = """
 CREATE TABLE IF NOT EXISTS effect (
   position INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT, source TEXT, sequence INTEGER, account TEXT,
-  revision INTEGER);
+  revision INTEGER, lineage TEXT);
 CREATE TABLE IF NOT EXISTS state (
   rule TEXT, source TEXT, account TEXT, lineage TEXT, content BLOB, PRIMARY KEY (rule, source, account));
 CREATE TABLE IF NOT EXISTS seen (event_id TEXT PRIMARY KEY);
@@ -83,8 +83,16 @@ class Crm:
                     self._database.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?)", row)
                 if name == "inbox":
                     self._database.execute(
-                        "INSERT INTO effect (event_id, source, sequence, account, revision) VALUES (?, ?, ?, ?, ?)",
-                        (event.event_id, event.source, event.sequence, event.account_guid, event.revision),
+                        "INSERT INTO effect (event_id, source, sequence, account, revision, lineage) "
+                        "VALUES (?, ?, ?, ?, ?, ?)",
+                        (
+                            event.event_id,
+                            event.source,
+                            event.sequence,
+                            event.account_guid,
+                            event.revision,
+                            event.lineage,
+                        ),
                     )
 
     async def verified(self, certificate: SourceVerified) -> None:

@@ -15,8 +15,8 @@ from tests.chaos.errors import CannotRunError, StandstillError
 from tests.chaos.readers import comparable
 from tests.support.process import Command
 
-COLUMNS = 4
-WITH_STATE = 5
+COLUMNS = 5
+WITH_STATE = 6
 PAUSE_SECONDS = 0.5
 """Before a consumer that ended by itself is started again."""
 
@@ -45,7 +45,7 @@ class SqliteEffects:
         database = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=30)
         try:
             rows = database.execute(
-                "SELECT position, event_id, source, sequence, account, revision FROM effect WHERE position > ? "
+                "SELECT position, event_id, source, sequence, account, revision, lineage FROM effect WHERE position > ? "
                 "ORDER BY position",
                 (self._position,),
             ).fetchall()
@@ -58,8 +58,8 @@ class SqliteEffects:
         if rows:
             self._position = rows[-1][0]
         return [
-            Arrival(event_id, source, sequence, account, revision, fault)
-            for _, event_id, source, sequence, account, revision in rows
+            Arrival(event_id, source, sequence, account, revision, fault, lineage=lineage)
+            for _, event_id, source, sequence, account, revision, lineage in rows
         ]
 
     def states(self) -> Mapping[str, States]:
@@ -72,9 +72,9 @@ class SqliteEffects:
 
 
 class TextEffects:
-    """A file with a line for every effect: event id, sequence, account and revision, with tabs between them.
+    """A file with a line for every effect: event id, lineage, sequence, account and revision, with tabs between them.
 
-    A fifth column may tell the account as it is then, as JSON, or nothing where it is gone. An account that is gone by
+    A sixth column may tell the account as it is then, as JSON, or nothing where it is gone. An account that is gone by
     a certificate has a line as well, with revision 0 and an id that no event has.
     """
 
@@ -101,16 +101,17 @@ class TextEffects:
 
     def _effect(self, line: str, fault: int) -> Arrival:
         columns = line.split("\t")
-        if len(columns) not in {COLUMNS, WITH_STATE} or not (columns[1].isdigit() and columns[3].isdigit()):
+        if len(columns) not in {COLUMNS, WITH_STATE} or not (columns[2].isdigit() and columns[4].isdigit()):
             raise CannotRunError(
-                f"{self._path} has the line {line!r}: not an event id, a sequence, an account and a revision with tabs "
-                "between them"
+                f"{self._path} has the line {line!r}: not an event id, a lineage, a sequence, an account and a revision "
+                "with tabs between them"
             )
         if len(columns) == WITH_STATE:
-            self._states["its rule"].pop(columns[2], None)
-            if columns[4]:
-                self._states["its rule"][columns[2]] = comparable(json.loads(columns[4]))
-        return Arrival(columns[0], self._source, int(columns[1]), columns[2], int(columns[3]), fault)
+            self._states["its rule"].pop(columns[3], None)
+            if columns[5]:
+                self._states["its rule"][columns[3]] = comparable(json.loads(columns[5]))
+        event_id, lineage, sequence, account, revision = columns[:COLUMNS]
+        return Arrival(event_id, self._source, int(sequence), account, int(revision), fault, lineage=lineage)
 
 
 class Applier:

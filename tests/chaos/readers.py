@@ -48,6 +48,9 @@ class Reader(Protocol):
     def revisions(self) -> Mapping[str, int]:
         """The last revision of each account, those included that are gone."""
 
+    def begin_anew(self) -> None:
+        """Take note that the broker has forgotten everything."""
+
     async def run(self) -> None:
         """Read until cancelled, however often the broker goes away."""
 
@@ -84,6 +87,7 @@ class Notes:
                 self._fault(),
                 is_redelivered,
                 is_marked,
+                event["lineage"],
             )
         )
         if identity in self._seen:
@@ -146,6 +150,9 @@ class QueueReader(Notes):
                 async with asyncio.timeout(DEADLINE_SECONDS):
                     await connection.close()
 
+    def begin_anew(self) -> None:
+        """Take note that the broker has forgotten everything."""
+
     def _arguments(self) -> dict[str, Any]:
         """Return what the broker is told with the wish to consume."""
         return {}
@@ -164,6 +171,9 @@ class LogReader(QueueReader):
 
     may_repeat = False
     _next = 0
+
+    def begin_anew(self) -> None:
+        self._next = 0
 
     def _arguments(self) -> dict[str, Any]:
         return {"x-stream-offset": self._next}
