@@ -1,6 +1,6 @@
 """The log, read to its end: which numbers it has, so that a store can tell whether it is the newest state of itself.
 
-A stream tells of no end, and silence proves nothing. So a mark is put behind everything: a message that only the log
+A stream tells of no end, and silence proves nothing. So a mark is put behind everything: an event that only the log
 gets, through an exchange of its own, and that every reader passes over by its type. What was read when the mark comes
 is all there was. The offset of the mark is where the next reading goes on.
 """
@@ -18,6 +18,7 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
 from bridge.broker import DEADLINE_SECONDS, Topology, permission_command
 from bridge.broker_errors import translated
+from bridge.cloudevents import CONTENT_TYPE
 from bridge.consumer.session import Inflow
 from bridge.errands import detour
 from bridge.errors import BrokerUnreachable, LogUnreadable, TopologyMismatch
@@ -134,7 +135,12 @@ async def _put_mark(connection: AbstractConnection, topology: Topology, stream: 
                 channel = await connection.channel(publisher_confirms=True)
                 exchange = await channel.get_exchange(name, ensure=False)
                 message = aio_pika.Message(
-                    b"", type=MARK, message_id=mark, delivery_mode=aio_pika.DeliveryMode.PERSISTENT, app_id=APP_ID
+                    orjson.dumps({"specversion": "1.0", "id": mark, "source": "/account-bridge", "type": MARK}),
+                    type=MARK,
+                    message_id=mark,
+                    content_type=CONTENT_TYPE,
+                    delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+                    app_id=APP_ID,
                 )
                 await exchange.publish(message, "")
                 await channel.close()
