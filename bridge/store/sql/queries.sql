@@ -227,8 +227,9 @@ SELECT seq FROM sqlite_sequence WHERE name = 'outbox';
 -- incomplete_source: one is enough
 SELECT name FROM source WHERE NOT is_complete LIMIT 1;
 
--- source_ids: every PBX by its number
-SELECT id, name, sequence, lineage FROM source;
+-- source_ids: every PBX by its number, and how far it is: the last event, and the walk of the certificate behind that
+SELECT id, name, sequence, lineage, iif(json_extract(CAST(certificate AS TEXT), '$.sequence') = sequence,
+    json_extract(CAST(certificate AS TEXT), '$.walk'), 0) AS certified FROM source;
 
 -- meta_values: those that begin alike
 SELECT name, value FROM meta WHERE name GLOB :pattern ORDER BY name;
