@@ -383,7 +383,7 @@ steps = st.sampled_from(
 )
 
 
-@example([("certify", 0), ("copy", 0), ("certify", 0), ("set back", 0), ("certify", 0)])
+@example([("certify", 0), ("certify", 0), ("copy", 0), ("certify", 0), ("set back", 0), ("certify", 0)])
 @given(st.lists(st.tuples(steps, st.integers(0, 9)), max_size=20))
 def test_no_id_is_ever_given_to_two_things(
     tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[str, int]]
