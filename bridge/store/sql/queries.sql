@@ -154,9 +154,11 @@ WHERE source_id = :source_id AND position > :after AND sinks & :sink
 UPDATE aside SET state = :state, reason = :reason, at = :at
 WHERE sink = :sink AND position = :position AND state = 'parked';
 
--- released: what no parked event holds any more, and those that are tried again
+-- released: what no parked event holds any more, and those that are tried again; by state, since few are parked and many
+-- may be held
 SELECT position FROM aside AS mine WHERE sink = :sink AND source_id = :source_id AND (state = 'again' OR state = 'held'
-    AND NOT EXISTS (SELECT 1 FROM aside AS parked WHERE parked.sink = :sink AND parked.source_id = mine.source_id
+    AND NOT EXISTS (SELECT 1 FROM aside AS parked INDEXED BY aside_state
+        WHERE parked.sink = :sink AND parked.source_id = mine.source_id
         AND parked.state = 'parked' AND parked.position <= mine.position
         AND (mine.account IS NULL OR parked.account IS mine.account))) ORDER BY position;
 
