@@ -76,15 +76,15 @@ async def scan_log(
 class _Found:
     wanted: Collection[str]
     on_progress: Callable[[], None]
-    newest: dict[SourceName, tuple[str, int]] = field(default_factory=dict)
+    newest: dict[SourceName, tuple[str, int, int]] = field(default_factory=dict)
     events: set[str] = field(default_factory=set)
 
     def take(self, body: bytes) -> None:
         """Take note of an event; what is none of ours is passed over."""
-        with suppress(ValueError, KeyError, TypeError, RecursionError):
+        with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
             event = orjson.loads(body)
             source = SourceName(str(event["source"]).removeprefix("/pbx/"))
-            numbers = (str(event["lineage"]), int(event["sequence"]))
+            numbers = (str(event["lineage"]), int(event["sequence"]), int(event["data"].get("walk", 0)))
             self.newest[source] = max(numbers, self.newest.get(source, numbers))
             if event["id"] in self.wanted:
                 self.events.add(event["id"])

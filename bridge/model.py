@@ -204,8 +204,9 @@ class Sink(IntEnum):
 class LogContents:
     """What was found in the log, read to its end."""
 
-    newest: Mapping[SourceName, tuple[str, int]]
-    """The highest lineage of each source, and the highest sequence in it."""
+    newest: Mapping[SourceName, tuple[str, int, int]]
+    """The highest lineage of each source, the highest sequence in it, and the walk of the last certificate behind that;
+    0 where there is none."""
     found: frozenset[str] = frozenset()
     """Ids of the events that were looked for and are there."""
     places: Mapping[str, tuple[int, str]] = field(default_factory=dict)

@@ -201,14 +201,19 @@ class Sinks:
 
         async def compare(read_log: ReadLog) -> None:
             nonlocal renewed
-            wanted = frozenset(await self._offload(self._store.looked_for))
-            places = await self._offload(self._store.log_places)
-            try:
-                contents, doubt = await read_log(places, wanted), ""
-            except LogUnreadable as problem:
-                log.warning("store.not_compared_with_the_log", problem=str(problem))
-                contents, doubt = None, f"nobody can tell whether it is the newest state of itself: {problem}"
-            renewed = await self._offload(self._store.compare, contents, doubt)
+            contents, wanted = None, frozenset(await self._offload(self._store.looked_for))
+            while contents is None or wanted:
+                places = await self._offload(self._store.log_places)
+                try:
+                    contents = await read_log(places, wanted)
+                except LogUnreadable as problem:
+                    log.warning("store.not_compared_with_the_log", problem=str(problem))
+                    doubt = f"nobody can tell whether it is the newest state of itself: {problem}"
+                    renewed = await self._offload(self._store.compare, None, doubt)
+                    return
+                renewed = await self._offload(self._store.compare, contents)
+                # A new lineage that began just now has something to look for: what waits may be in the log.
+                wanted = frozenset(await self._offload(self._store.looked_for))
 
         await keep_trying(partial(compare, self._read_log), self._exchange.patience, self._exchange.failed)
         return renewed

@@ -28,10 +28,8 @@ def new_lineage(now: datetime, known: Iterable[str]) -> str:
 
     Its text has one width and begins with the time of its birth, so that lineages sort as texts.
     """
-    birth = now.astimezone(UTC)
-    latest = max((stamp for lineage in known if (stamp := birth_of(lineage)) is not None), default=birth)
-    if birth <= latest and latest is not birth:
-        birth = latest + timedelta(milliseconds=1)
+    births = [birth + timedelta(milliseconds=1) for lineage in known if (birth := birth_of(lineage)) is not None]
+    birth = max([now.astimezone(UTC), *births])
     return f"{birth:%Y%m%dT%H%M%S}{birth.microsecond // 1000:03}Z-{secrets.token_hex(2)}"
 
 

@@ -248,7 +248,7 @@ class SqliteStore:
         ahead = doubt if log is None else self.passed_by(log)
         with self.together():
             if log is not None:
-                self._lineages |= {lineage for lineage, _ in log.newest.values() if birth_of(lineage) is not None}
+                self._lineages |= {lineage for lineage, _, _ in log.newest.values() if birth_of(lineage) is not None}
                 self._note(_FLOOR, max(self._lineages).encode())
                 self.note_places(log)
                 if not ahead:
@@ -272,9 +272,9 @@ class SqliteStore:
 
     def passed_by(self, log: LogContents) -> str:
         """Return how far the log is beyond this store; empty if it is not."""
-        known = {row["name"]: (row["lineage"], row["sequence"]) for row in self.query("source_ids")}
+        known = {row["name"]: (row["lineage"], row["sequence"], row["certified"]) for row in self.query("source_ids")}
         beyond = [
-            f"{source} {numbers[1]} of {numbers[0]} instead of {known[source][1]} of {known[source][0]}"
+            f"{source} {_numbered(*numbers)} instead of {_numbered(*known[source])}"
             for source, numbers in log.newest.items()
             if source in known and birth_of(numbers[0]) is not None and numbers > known[source]
         ]
@@ -535,6 +535,11 @@ class SqliteStore:
             yield
         except sqlite3.Error as problem:
             raise StoreUnusable(of_sqlite(self._path, problem)) from problem
+
+
+def _numbered(lineage: str, sequence: int, walk: int) -> str:
+    certificate = f"the certificate of walk {walk} behind " if walk else ""
+    return f"{certificate}{sequence} of {lineage}"
 
 
 _MAY_BE_IN_THE_LOG: Final = (

@@ -163,12 +163,10 @@ class World:
             return
         self._start_bridge()
 
-    def _newest_in_log(self) -> dict[SourceName, tuple[str, int]]:
-        numbers = [(str(event["lineage"]), int(event["sequence"])) for event in map(orjson.loads, self._bodies())]
+    def _newest_in_log(self) -> dict[SourceName, tuple[str, int, int]]:
+        events = [orjson.loads(row.body) for row in self.published]
+        numbers = [(event["lineage"], int(event["sequence"]), event["data"].get("walk", 0)) for event in events]
         return {self.name: max(numbers)} if numbers else {}
-
-    def _bodies(self) -> list[bytes]:
-        return [row.body for row in self.published]
 
     def cut(self) -> None:
         """Cut the connection; messages on their way are lost."""

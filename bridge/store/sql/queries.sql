@@ -154,9 +154,11 @@ WHERE source_id = :source_id AND position > :after AND sinks & :sink
 UPDATE aside SET state = :state, reason = :reason, at = :at
 WHERE sink = :sink AND position = :position AND state = 'parked';
 
--- released: what no parked event holds any more, and those that are tried again
+-- released: what no parked event holds any more, and those that are tried again; by state, since few are parked and many
+-- may be held
 SELECT position FROM aside AS mine WHERE sink = :sink AND source_id = :source_id AND (state = 'again' OR state = 'held'
-    AND NOT EXISTS (SELECT 1 FROM aside AS parked WHERE parked.sink = :sink AND parked.source_id = mine.source_id
+    AND NOT EXISTS (SELECT 1 FROM aside AS parked INDEXED BY aside_state
+        WHERE parked.sink = :sink AND parked.source_id = mine.source_id
         AND parked.state = 'parked' AND parked.position <= mine.position
         AND (mine.account IS NULL OR parked.account IS mine.account))) ORDER BY position;
 
@@ -227,8 +229,9 @@ SELECT seq FROM sqlite_sequence WHERE name = 'outbox';
 -- incomplete_source: one is enough
 SELECT name FROM source WHERE NOT is_complete LIMIT 1;
 
--- source_ids: every PBX by its number
-SELECT id, name, sequence, lineage FROM source;
+-- source_ids: every PBX by its number, and how far it is: the last event, and the walk of the certificate behind that
+SELECT id, name, sequence, lineage, iif(json_extract(CAST(certificate AS TEXT), '$.sequence') = sequence,
+    json_extract(CAST(certificate AS TEXT), '$.walk'), 0) AS certified FROM source;
 
 -- meta_values: those that begin alike
 SELECT name, value FROM meta WHERE name GLOB :pattern ORDER BY name;

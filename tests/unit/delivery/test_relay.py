@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -787,7 +788,5 @@ def test_whatever_happens_each_lane_is_sent_in_order_and_nothing_is_lost(
         for session in range(1, chance.site.broker.sessions + 1):
             for name in (HQ, BRANCH):
                 sent = [f for number, f in chance.site.broker.ever if number == session and f.source == name]
-                stops = sum(
-                    1 for before, after in zip(sent, sent[1:], strict=False) if after.position <= before.position
-                )
+                stops = sum(1 for before, after in pairwise(sent) if after.position <= before.position)
                 assert stops <= len(chance.site.stops), "positions fall only where the lane was stopped"
