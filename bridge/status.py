@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from bridge.model import Certificate, Cursor
+from bridge.secret import scrub
 
 MAX_UNSENT_AGE: Final = timedelta(minutes=5)
 """An event that waits longer than this makes the bridge not ready, unless configured otherwise."""
@@ -353,7 +354,9 @@ class Board:
         """Return the tasks that should run and have ended, in words, failures first; may be called from any thread."""
         ended = [(name, task) for name, task in list(self.expected.items()) if task.done()]
         failures = {name: task.exception() for name, task in ended if not task.cancelled()}
-        failed = [f"the task {name!r} has ended: {problem}" for name, problem in failures.items() if problem]
+        failed = [
+            f"the task {name!r} has ended: {scrub(str(problem))}" for name, problem in failures.items() if problem
+        ]
         return failed + [f"the task {name!r} has ended" for name, _ in ended if not failures.get(name)]
 
     def stuck(self) -> list[str]:

@@ -310,11 +310,11 @@ class StoreFiles:
         """Set the machine back as a whole: store and lock file are as they were."""
         if self._copies:
             copy = chance.choice(self._copies)
-            world.replace_store(lambda: self._empty() or shutil.copytree(copy, self._live))
+            world.replace_store(lambda: shutil.copytree(copy, self._emptied(), dirs_exist_ok=True))
 
     def lose(self, world: World, _chance: random.Random) -> None:
         """Lose the store and all that is beside it."""
-        world.replace_store(lambda: self._empty() or self._live.mkdir())
+        world.replace_store(self._empty)
 
     def prune(self, world: World, _chance: random.Random) -> None:
         world.prune()
@@ -327,9 +327,13 @@ class StoreFiles:
         """Start once where the log cannot be read."""
         world.replace_store(lambda: None, is_log_read=False)
 
-    def _empty(self) -> bool:
+    def _emptied(self) -> Path:
+        self._empty()
+        return self._live
+
+    def _empty(self) -> None:
         shutil.rmtree(self._live)
-        return False
+        self._live.mkdir()
 
     @property
     def _live(self) -> Path:

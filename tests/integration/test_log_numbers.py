@@ -268,16 +268,17 @@ async def _delete(writer: LogWriter) -> None:
         await channel.queue_delete(writer.streams[0])
 
 
-async def test_events_in_doubt_keep_the_log_from_being_written_by_us_until_they_are_sent(tmp_path: Path) -> None:
+async def test_events_that_wait_keep_the_log_from_being_written_by_us_until_they_are_sent(tmp_path: Path) -> None:
     with SqliteStore(tmp_path / "bridge.db") as store:
         take(store, *changes(1, 3))
         rows = unsent(store.exchange)
-        store.mark_in_doubt(rows[:1])
-        with pytest.raises(BadConfig, match=r"1 events may have reached the log.*without rabbitmq.stream_url"):
+        with pytest.raises(BadConfig, match=r"3 events are still to be published.*without rabbitmq.stream_url"):
             store.begin_log(1)
-        store.exchange.mark_published(rows[:1], rows[0].created_at)
+        store.exchange.mark_published(rows, rows[0].created_at)
         store.begin_log(1)
-        assert store.log.backlog.rows == 2, "what was not sent at all goes both ways from now on"
+        assert store.log.backlog.rows == 0
+        take(store, *changes(4, 5))
+        assert store.log.backlog.rows == 2, "what comes from now on goes both ways"
 
 
 async def test_the_exchange_may_feed_the_log_again_only_when_everything_is_done(tmp_path: Path) -> None:

@@ -139,8 +139,8 @@ async def test_what_speaks_for_a_pbx_that_was_set_back_asks_for_a_walk_and_tells
     with SqliteStore(tmp_path / "bridge.db") as store:
         intake = intake_of(store, run=at_once, schedule=schedule)
         await intake.commit([Deliver(known, known.cursor)])
-        before = store.unpublished(0, 10)
+        before = unsent(store.exchange)
         await intake.commit([heard])
         assert schedule.due(NOW) == (SET_BACK if is_doubted else "")
         assert store.place(HQ).cursor == intake.cursor == known.cursor
-        assert store.unpublished(0, 10) == before
+        assert unsent(store.exchange) == before

@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import Future
 from datetime import datetime, timedelta
 
 import orjson
@@ -6,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.errors import StoreUnusable
 from bridge.model import Certificate, Cursor, Token
 from bridge.report import as_json, headline, in_local_words, liveness, plural, problems, sentences, without_people
 from bridge.status import LastChange, Level, WalkProgress
@@ -198,11 +200,15 @@ def test_the_board_can_be_written_as_json_with_ages_and_the_cursor_as_the_pbx_wr
     part.cursor = Cursor(Token('"9e10"'), Token("12345678901234567890"))
     part.last_confirm_at = NOW - timedelta(seconds=90)
     told.watch("store", timedelta(minutes=1))
+    gone = Future[None]()
+    gone.set_exception(StoreUnusable("the disk is full"))
+    told.expect("publish", gone)
     content = json.loads(orjson.dumps(as_json(told, NOW)))
     source = content["sources"]["hq"]
     assert (source["doing"], source["level"], content["ready"]) == ("up to date", "ok", True)
     assert source["cursor"] == {"guid": "9e10", "usn": 12345678901234567890}
     assert (source["ages"]["confirm"], source["ages"]["change"]) == (90.0, None)
+    assert (content["alive"], content["ended"]) == (False, ["the task 'publish' has ended: the disk is full"])
     assert content["tasks"]["store"] == {"progress_age_seconds": 0.0, "limit_seconds": 60.0, "is_stuck": False}
 
 

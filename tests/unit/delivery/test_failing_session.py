@@ -1,4 +1,4 @@
-"""The drain and a session that fails at each of its calls in turn: it says so, and everything is sent in the end."""
+"""The relay and a session that fails at each of its calls in turn: it says so, and everything is sent in the end."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bridge.confirming import ConfirmingSession
-from bridge.delivery.drain import Drain
 from bridge.delivery.ingest import ingest
+from bridge.delivery.relay import OutboxRelay
 from bridge.errors import BridgeError, BrokerUnreachable
 from bridge.model import OutboxRow
 from bridge.normalize import Rules
@@ -72,6 +72,20 @@ class Broker:
         self.call("on closing")
 
 
+class Nobody:
+    """Hears what becomes of rows, and says nothing."""
+
+    def published(self, _rows: Sequence[OutboxRow]) -> None: ...
+
+    def alive(self) -> None: ...
+
+    def parked(self, row: OutboxRow, reason: str) -> None:
+        raise AssertionError(f"{row.event_id} was refused: {reason}")
+
+    def stopped(self, row: OutboxRow, problem: BridgeError, _pause_seconds: float) -> None:
+        raise AssertionError(f"{row.event_id} was not taken: {problem}")
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SqliteStore]:
     with SqliteStore(tmp_path / "bridge.db") as opened:
@@ -87,15 +101,15 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 @pytest.mark.parametrize("fails_at", range(1, 20))
 async def test_a_failure_anywhere_hangs_nothing_and_loses_nothing(store: SqliteStore, fails_at: int) -> None:
     broker, told = Broker(fails_at), list[str]()
-    drain = Drain(store, broker, offload=at_once, clock=lambda: NOW, window=4)
+    relay = OutboxRelay(store.exchange, broker, Nobody(), offload=at_once, clock=lambda: NOW, window=4)
     patience = Patience(transient_max_seconds=0.001)
     async with asyncio.timeout(10):
         running = asyncio.create_task(
-            keep_trying(drain.run, patience, lambda problem, _pause: told.append(str(problem)))
+            keep_trying(relay.run, patience, lambda problem, _pause: told.append(str(problem)))
         )
         while store.backlog.rows:
             await asyncio.sleep(0.001)
-        drain.stop()
+        relay.stop()
         await running
     assert told == [broker.failed] * bool(broker.failed)
     assert list(dict.fromkeys(broker.got)) == list(range(1, EVENTS + 1)), "first appearances are in order"

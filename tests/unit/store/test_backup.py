@@ -39,12 +39,12 @@ def test_a_copy_is_made_beside_a_bridge_that_writes(path: Path) -> None:
 def test_the_original_goes_on_and_the_copy_begins_a_lineage_of_its_own(path: Path) -> None:
     with SqliteStore(path) as store:
         ingest(store, batch(row("a", 1)), rules=RULES, now=NOW)
-        before = store.lineage
+        before = store.generation
         back_up(path, path.with_name("copy.db"), NOW)
     with SqliteStore(path) as store:
-        assert (store.lineage, store.restored) == (before, "")
+        assert (store.generation, store.restored) == (before, "")
     with SqliteStore(path.with_name("copy.db")) as store:
-        assert store.lineage != before
+        assert store.generation != before
         assert "the copy of 2026-11-23T00:00:00Z" in store.restored
 
 
@@ -66,13 +66,13 @@ def test_a_copy_in_the_place_of_a_store_leaves_nothing_of_it_beside(path: Path) 
 def test_a_copy_made_by_other_means_is_marked_when_it_is_put_back(path: Path) -> None:
     other = path.with_name("elsewhere.db")
     with SqliteStore(other) as store:
-        before = store.lineage
+        before = store.generation
     assert put_back(other, path, NOW) is None
     with SqliteStore(path) as store:
-        assert store.lineage != before
+        assert store.generation != before
         assert store.place(HQ).cursor == Cursor()
     with SqliteStore(other) as store:
-        assert store.lineage == before, "the copy itself is not touched"
+        assert store.generation == before, "the copy itself is not touched"
 
 
 def test_a_store_in_use_is_not_replaced(path: Path) -> None:
