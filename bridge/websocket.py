@@ -334,7 +334,7 @@ class WebSocket(asyncio.Protocol):
             self.abort()
 
     def _feed(self) -> int:
-        """Give the core its next bytes, and return how many frames it made of them."""
+        """Give the core its next bytes, and return how many frames came that are no end of a message."""
         data = self._unfed
         if len(data) - self._fed <= self._slice_bytes:
             if self._fed:
@@ -358,7 +358,7 @@ class WebSocket(asyncio.Protocol):
             self._count(self._allowance, len(events))
         if core.handshake_exc is not None:
             self._opening_over()
-        return len(events)
+        return len(events) - len(self._inbox)
 
     def _take(self, frame: Frame) -> None:
         opcode, data = frame.opcode, frame.data

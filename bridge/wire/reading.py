@@ -19,25 +19,32 @@ DELETION_WORDS = frozenset({"del", "delete", "deleted", "remove", "removed"})
 def read_message(data: bytes | str) -> m.Message:
     """Return the message in *data*. Never raises: what cannot be read comes back as ``Unreadable``."""
     try:
-        content = _decode(data)
-    except (ValueError, RecursionError):
+        return _read(_decode(data), data)
+    except _Unusable as unusable:
+        return m.Unreadable(str(unusable))
+    except RecursionError:
+        return m.Unreadable("nested too deeply")
+    except ValueError:
         return m.Unreadable("not valid JSON")
+
+
+def _read(content: Any, data: bytes | str) -> m.Message:
     if not isinstance(content, dict):
-        return m.Unreadable(f"a JSON {type(content).__name__} where an object belongs")
+        raise _Unusable(f"a JSON {type(content).__name__} where an object belongs")
     mt = content.get("mt")
     if not isinstance(mt, str):
-        return m.Unreadable("no message type (mt)")
+        raise _Unusable("no message type (mt)")
     reader = _READERS.get(mt)
     if reader is None:
         return m.Other(mt)
     try:
         return reader(content, data)
     except _Unusable as unusable:
-        return m.Unreadable(f"{mt}: {unusable}")
+        raise _Unusable(f"{mt}: {unusable}") from None
 
 
 class _Unusable(Exception):  # noqa: N818 - never leaves this module
-    """A property of the wrong type where we cannot do without it."""
+    """Something of the wrong type where we cannot do without it."""
 
 
 def _decode(data: bytes | str) -> Any:
