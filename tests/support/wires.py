@@ -28,7 +28,7 @@ class Wire(asyncio.Transport):
         super().__init__({"peername": ("192.0.2.1", 1)})
         self.protocol = protocol
         self.written = b""
-        self.is_reading = True
+        self._reads = True
         self.is_shut = False
         """Nothing more is written."""
         self.is_aborted = False
@@ -41,12 +41,15 @@ class Wire(asyncio.Transport):
         pass
 
     def pause_reading(self) -> None:
-        assert self.is_reading
-        self.is_reading = False
+        assert self._reads
+        self._reads = False
 
     def resume_reading(self) -> None:
-        assert not self.is_reading
-        self.is_reading = True
+        assert not self._reads
+        self._reads = True
+
+    def reads(self) -> bool:
+        return self._reads
 
     def can_write_eof(self) -> bool:
         return True
@@ -61,7 +64,7 @@ class Wire(asyncio.Transport):
         """As real ones do, once the event loop comes to it."""
         if not self.is_aborted:
             self.is_aborted = True
-            self.is_reading = False
+            self._reads = False
             asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
 
 
@@ -111,7 +114,7 @@ class Pair:
 
     def arrive(self, data: bytes) -> None:
         """Have this come from the other end, as an event loop would: not while nothing is read."""
-        assert self.wire.is_reading
+        assert self.wire.reads()
         self.socket.data_received(data)
 
     def frames(self, *frames: Frame) -> None:
@@ -124,7 +127,6 @@ class Pair:
             self.other.receive_data(written)
         return self.other.events_received()
 
-    @property
     def said_last(self) -> int | None:
         """The code of our goodbye."""
         return None if self.core.close_sent is None else self.core.close_sent.code
@@ -140,7 +142,7 @@ async def until(is_so: Callable[[], object], seconds: float = 10) -> None:
 def logging_on() -> Iterator[list[Any]]:
     """Collect what is logged, which tests otherwise keep quiet."""
     before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.BoundLogger)
+    structlog.configure(wrapper_class=structlog.stdlib.BoundLogger)
     try:
         with capture_logs() as logged:
             yield logged

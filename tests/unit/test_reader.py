@@ -109,9 +109,9 @@ async def test_where_there_is_no_room_the_question_leaves_and_what_comes_behind_
         reading.room = 1000
         reading.arrive(account(2, reading.src))
         assert reading.accounts == []
-        assert not reading.pair.wire.is_reading
+        assert not reading.pair.wire.reads()
         await until(lambda: reading.accounts == ["a1", "a2"])
-        assert reading.pair.wire.is_reading
+        assert reading.pair.wire.reads()
         reading.arrive(account(3, reading.src))
         assert reading.accounts == ["a1", "a2", "a3"], "and now it is dealt with at once again"
 

@@ -113,7 +113,7 @@ def test_every_message_comes_once_and_in_order_however_the_stream_is_cut(  # noq
         waiting = asyncio.create_task(receive(pair, listener.taken, first))
         while pieces:
             await asyncio.sleep(0)
-            if pair.wire.is_reading:
+            if pair.wire.reads():
                 pair.arrive(pieces.pop(0))
             elif waiting.done():
                 listener.listen()
@@ -132,7 +132,7 @@ def test_every_message_comes_once_and_in_order_however_the_stream_is_cut(  # noq
             await until(lambda: listener.is_told_of_end)
         else:
             listener.go_on()
-            await until(lambda: pair.wire.is_reading)
+            await until(lambda: pair.wire.reads())
             pongs = [bytes(frame.data) for frame in pair.heard() if frame.opcode is Opcode.PONG]
             assert pongs == [str(each).encode() for each in range(next(number))]
         pair.socket.abort()
@@ -175,13 +175,13 @@ async def test_while_nobody_takes_messages_nothing_is_read(side: Side) -> None:
     listener.listen()
     pair.frames(*[TEXT] * 500)
     assert len(listener.taken) == 1
-    assert not pair.wire.is_reading
+    assert not pair.wire.reads()
     assert len(pair.socket._inbox) < websocket.SLICE_BYTES  # noqa: SLF001 - the rest is bytes as yet
     for count in range(2, 501):
         listener.go_on()
         assert len(listener.taken) == count
     listener.go_on()
-    assert pair.wire.is_reading
+    assert pair.wire.reads()
 
 
 @both
@@ -189,12 +189,12 @@ async def test_while_the_other_end_does_not_read_nothing_is_read_from_it(side: S
     """Whoever sends pings and never reads the pongs does not fill our memory."""
     pair = Pair(side)
     pair.socket.pause_writing()
-    assert not pair.wire.is_reading
+    assert not pair.wire.reads()
     before = len(pair.wire.written)
     pair.socket.data_received(PING.serialize(mask=pair.masks) * 50)  # had been read already
     assert len(pair.wire.written) == before
     pair.socket.resume_writing()
-    assert pair.wire.is_reading
+    assert pair.wire.reads()
     assert len(pair.heard()) == 50
 
 
@@ -205,13 +205,13 @@ async def test_a_turn_is_over_after_so_many_messages_and_the_others_have_the_nex
     listener.listen()
     pair.frames(*[TEXT] * 1000)
     assert len(listener.taken) <= websocket.FRAMES_A_TURN
-    assert not pair.wire.is_reading
+    assert not pair.wire.reads()
     while len(listener.taken) < 1000:
         before = len(listener.taken)
         await asyncio.sleep(0)
         assert 0 < len(listener.taken) - before <= websocket.FRAMES_A_TURN
     await asyncio.sleep(0)
-    assert pair.wire.is_reading
+    assert pair.wire.reads()
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ async def test_what_breaks_the_rules_ends_the_connection(wrong: bytes, code: int
     listener = Listener(pair, ["take"])
     listener.listen()
     pair.arrive(wrong + TEXT.serialize(mask=False))
-    assert pair.said_last == code
+    assert pair.said_last() == code
     assert not listener.taken
 
 
@@ -249,8 +249,8 @@ async def test_what_breaks_the_rules_ends_the_connection(wrong: bytes, code: int
 async def test_a_message_has_so_many_bytes_and_frames_at_most(side: Side, frames: Sequence[Frame]) -> None:
     pair = Pair(side)
     pair.frames(*frames)
-    await until(lambda: pair.said_last)
-    assert pair.said_last == 1009
+    await until(lambda: pair.said_last())
+    assert pair.said_last() == 1009
 
 
 @both
@@ -264,11 +264,11 @@ async def test_frames_that_bring_nothing_are_counted(side: Side, frame: Frame) -
     listener.listen()
     few = websocket.EMPTY_FRAMES - 1
     pair.frames(*[frame] * few)
-    await until(lambda: pair.wire.is_reading)
-    assert pair.said_last is None
+    await until(lambda: pair.wire.reads())
+    assert pair.said_last() is None
     pair.arrive(frame.serialize(mask=pair.masks) * 200_000)
-    await until(lambda: pair.said_last)
-    assert pair.said_last == 1008
+    await until(lambda: pair.said_last())
+    assert pair.said_last() == 1008
     assert len(listener.taken) <= few + websocket.SLICE_BYTES
     assert len(pair.wire.written) < 10 * websocket.SLICE_BYTES
 
@@ -281,7 +281,7 @@ async def test_pings_as_any_system_sends_them_are_answered_for_ever(monkeypatch:
         now[0] += 1
         pair.frames(PING)
     assert len(pair.heard()) == 1000
-    assert pair.said_last is None
+    assert pair.said_last() is None
 
 
 @pytest.mark.parametrize(
@@ -297,8 +297,8 @@ async def test_pings_as_any_system_sends_them_are_answered_for_ever(monkeypatch:
 async def test_a_stranger_may_send_so_much_and_no_more(frames: Sequence[Frame], code: int) -> None:
     pair = Pair(Side.SERVER, allowance=Allowance(1 << 14, 1 << 16, 32))
     pair.frames(*frames)
-    await until(lambda: pair.said_last)
-    assert pair.said_last == code
+    await until(lambda: pair.said_last())
+    assert pair.said_last() == code
     with pytest.raises(ConnectionClosed):
         await lost(pair)
 
@@ -326,7 +326,7 @@ async def test_nothing_is_taken_behind_a_goodbye_and_it_is_answered(side: Side) 
     pair.frames(TEXT, Frame(Opcode.CLOSE, b"\x03\xe9"), TEXT)
     assert len(listener.taken) == 1
     assert not pair.socket.is_open
-    assert pair.said_last == 1001
+    assert pair.said_last() == 1001
     pair.socket.send("nobody hears this")
     assert [frame.opcode for frame in pair.heard()] == [Opcode.CLOSE]
     pair.wire.abort()
@@ -341,9 +341,9 @@ async def test_our_goodbye_waits_for_theirs_and_drops_what_still_comes(side: Sid
     pair.frames(TEXT, TEXT)
     closing = asyncio.create_task(pair.socket.close(1001))
     await asyncio.sleep(0)
-    assert pair.said_last == 1001
+    assert pair.said_last() == 1001
     assert not closing.done()
-    await until(lambda: pair.wire.is_reading)
+    await until(lambda: pair.wire.reads())
     pair.frames(TEXT, Frame(Opcode.CLOSE, b"\x03\xe9"))
     pair.wire.abort()
     async with asyncio.timeout(5):
