@@ -549,8 +549,8 @@ def _elsewhere(url: str, uri: WebSocketURI, refusal: InvalidStatus) -> str:
     response = refusal.response
     if response.status_code not in _REDIRECTS or "Location" not in response.headers:
         raise refusal
-    target = urllib.parse.urljoin(url, response.headers["Location"])
     try:
+        target = urllib.parse.urljoin(url, response.headers["Location"])
         is_secure = parse_uri(target).secure
     except (InvalidURI, ValueError) as problem:
         raise InvalidMessage("a redirect that leads to no WebSocket") from problem
