@@ -55,6 +55,9 @@ EMPTY_FRAMES_PER_SECOND: Final = 8.0
 UNREAD_BYTES: Final = 1 << 15
 """Of output, before nothing more is read."""
 
+UNHEARD_BYTES: Final = 1 << 18
+"""Read and thrown away of somebody whose connection was failed, so that he gets our goodbye; more is cut off."""
+
 CLOSE_SECONDS: Final = 5.0
 WRITE_SECONDS: Final = 30.0
 MAX_REDIRECTS: Final = 10
@@ -132,6 +135,9 @@ class WebSocket(asyncio.Protocol):
         """The other end says nothing more."""
         self._is_leaving = False
         """We want no more messages."""
+        self._is_deaf = False
+        """Not even frames, after what the other end did."""
+        self._unheard = 0
         self._turn: asyncio.Handle | None = None
         self._closing: asyncio.TimerHandle | None = None
         self._stalling: asyncio.TimerHandle | None = None
@@ -246,6 +252,8 @@ class WebSocket(asyncio.Protocol):
             self._core.fail(code, reason)
             self._flush()
         self._leave()
+        self._unfed, self._fed = b"", 0
+        self._is_deaf = True
 
     def _flush(self) -> None:
         """Write what the core wants to be written."""
@@ -270,6 +278,11 @@ class WebSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came."""
+        if self._is_deaf:
+            self._unheard += len(data)
+            if self._unheard > UNHEARD_BYTES:
+                self.abort()
+            return
         self._unfed = data if not self._unfed else self._unfed[self._fed :] + data
         if self._fed:
             self._fed = 0
