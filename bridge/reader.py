@@ -89,18 +89,22 @@ class Reader:
             PbxBrokeProtocol: what came makes no sense.
             PbxRefusedRequest: the PBX answers questions with errors.
             ConnectionClosed: it broke.
-            Exception: nobody's plan; see ``contained``.
+            Exception: what *hand_on* or *at_once* raised; those of the reading itself are ``contained``.
 
         """
         walker = Walker(since, self._pace, chance=random.random)
-        reading = _Reading(socket, conversation, walker, hand_on=hand_on, at_once=at_once, on_event=self._heard)
+        reading = _Reading(
+            socket, conversation, walker, hand_on=hand_on, at_once=at_once, on_event=self._heard, peer=self._peer
+        )
         self._wake = reading.wake
         try:
-            reading.begin(early)
+            with contained(self._peer):
+                reading.begin(early)
             while True:
                 if self._is_walk_wanted:
                     self._is_walk_wanted = False
-                    reading.want_walk()
+                    with contained(self._peer):
+                        reading.want_walk()
                 await reading.go_on()
         except ConnectionClosed as closed:
             if socket.is_stalled:
@@ -132,6 +136,7 @@ class _Reading:
         hand_on: HandOn,
         at_once: AtOnce | None,
         on_event: Callable[[Event], None],
+        peer: str,
     ) -> None:
         self._socket = socket
         self._conversation = conversation
@@ -139,6 +144,7 @@ class _Reading:
         self._hand_on = hand_on
         self._at_once = at_once
         self._on_event = on_event
+        self._peer = peer
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         self._news = asyncio.Event()
@@ -146,7 +152,7 @@ class _Reading:
         self._left: deque[Heard] = deque()
         """What found no room."""
         self._problem: Exception | None = None
-        """What came of a message, or of the time."""
+        """What ends the reading."""
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, early: Sequence[Event]) -> None:
@@ -191,8 +197,8 @@ class _Reading:
             event = self._conversation.receive(data)
             self._on_event(event)
             self._carry_out(self._walker.heard(event, self._now()))
-        except Exception as problem:  # noqa: BLE001 - raised again where the others are
-            self._stop_at(problem)
+        except Exception as problem:  # noqa: BLE001 - raised where somebody waits for it
+            self._stop_at(_planned(problem, self._peer))
 
     def _time_passed(self) -> None:
         self._timer = None
@@ -201,7 +207,7 @@ class _Reading:
         try:
             self._carry_out(self._walker.pass_time(self._now()))
         except Exception as problem:  # noqa: BLE001 - the same
-            self._stop_at(problem)
+            self._stop_at(_planned(problem, self._peer))
 
     def _stop_at(self, problem: Exception) -> None:
         self._problem = problem
@@ -214,9 +220,15 @@ class _Reading:
                 self._socket.send(self._conversation.ask(action.cursor))
             elif isinstance(action, Say):
                 self._socket.send(self._conversation.say(action.message))
-        for action in actions:
-            if not isinstance(action, _TO_SAY) and (self._left or self._at_once is None or not self._at_once(action)):
-                self._left.append(action)
+        try:
+            for action in actions:
+                if not isinstance(action, _TO_SAY) and (
+                    self._left or self._at_once is None or not self._at_once(action)
+                ):
+                    self._left.append(action)
+        except Exception as problem:  # noqa: BLE001 - of whoever takes things, who gets it back as it is
+            self._stop_at(problem)
+            return
         if self._left:
             self._socket.hold()
             self.wake()
@@ -243,13 +255,21 @@ def contained(peer: str) -> Iterator[None]:
     """
     try:
         yield
-    except (BridgeError, ConnectionClosed):
-        raise
     except Exception as problem:
-        log.exception("source.message_failed", peer=peer)
-        raise PbxBrokeProtocol(
-            f"something that {peer} said could not be dealt with ({type(problem).__name__}); the log has more"
-        ) from problem
+        planned = _planned(problem, peer)
+        if planned is problem:
+            raise
+        raise planned from problem
+
+
+def _planned(problem: Exception, peer: str) -> Exception:
+    """Return what ends the reading because of *problem*."""
+    if isinstance(problem, (BridgeError, ConnectionClosed)):
+        return problem
+    log.error("source.message_failed", peer=peer, exc_info=problem)
+    return PbxBrokeProtocol(
+        f"something that {peer} said could not be dealt with ({type(problem).__name__}); the log has more"
+    )
 
 
 def reason_of(closed: ConnectionClosed) -> str:

@@ -77,8 +77,8 @@ class PbxSource:
             with contained(self._url):
                 conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
                 early = await self._log_in(socket, conversation)
-                self._on_state("reading")
-                await self._reader.read(socket, conversation, early, since, hand_on, at_once)
+            self._on_state("reading")
+            await self._reader.read(socket, conversation, early, since, hand_on, at_once)
         except ConnectionClosed as closed:
             raise PbxUnreachable(f"the connection to {self._url} broke: {reason_of(closed)}") from closed
         except asyncio.CancelledError:

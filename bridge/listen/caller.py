@@ -12,7 +12,7 @@ from bridge.errors import PbxUnreachable
 from bridge.listen.accepted import AcceptedConnection
 from bridge.listen.identity import Identity, confirmed
 from bridge.model import Cursor
-from bridge.reader import AtOnce, HandOn, Reader, contained, reason_of
+from bridge.reader import AtOnce, HandOn, Reader, reason_of
 from bridge.walk.decisions import Pace
 from bridge.websocket import GOING_AWAY, NORMAL, OUR_FAULT
 from bridge.wire import messages as m
@@ -109,8 +109,7 @@ class CallingPbx:
         call.code = OUR_FAULT
         try:
             self._on_state("reading")
-            with contained(self._peer):
-                await self._reader.read(call.socket, call.conversation, call.early, since, hand_on, at_once)
+            await self._reader.read(call.socket, call.conversation, call.early, since, hand_on, at_once)
         except asyncio.CancelledError:
             call.code = GOING_AWAY
             raise

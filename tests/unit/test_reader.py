@@ -30,8 +30,11 @@ class Reading:
         self.reader = Reader("hq", pace or Pace(poll_jitter=0))
         self.heard: list[Heard] = []
         self.room = 1000
+        self.enough: Exception | None = None
 
     def take(self, heard: Heard) -> bool:
+        if self.enough is not None:
+            raise self.enough
         if self.room:
             self.room -= 1
             self.heard.append(heard)
@@ -196,8 +199,18 @@ def test_an_exception_that_nobody_planned_is_the_trouble_of_one_connection(kind:
         contained("hq"),
     ):
         raise kind("s3cret")
-    assert [(line["event"], line["exc_info"]) for line in logged] == [("source.message_failed", True)]
+    assert [(line["event"], type(line["exc_info"])) for line in logged] == [("source.message_failed", kind)]
     assert "s3cret" not in str(problem.value)
+
+
+async def test_an_exception_of_whoever_takes_things_comes_back_to_him_as_it_is() -> None:
+    reading = Reading()
+    async with reading.going_on() as task:
+        reading.enough = ZeroDivisionError()
+        reading.arrive(account(1, reading.src), account(2, reading.src))
+        await asyncio.wait([task], timeout=10)
+        with pytest.raises(ZeroDivisionError):
+            task.result()
 
 
 def test_exceptions_that_somebody_planned_are_let_through() -> None:
