@@ -339,6 +339,18 @@ async def lost(pair: Pair) -> None:
 
 
 @both
+async def test_of_what_comes_behind_a_failure_so_much_is_thrown_away_and_then_the_line_is_cut(side: Side) -> None:
+    pair = Pair(side)
+    pair.frames(*[PING] * 1000)
+    assert pair.said_last() == 1008
+    assert not pair.wire.is_aborted
+    pair.arrive(bytes(websocket.UNHEARD_BYTES // 2))
+    assert not pair.wire.is_aborted
+    pair.arrive(bytes(websocket.UNHEARD_BYTES))
+    assert pair.wire.is_aborted
+
+
+@both
 async def test_nothing_is_taken_behind_a_goodbye_and_it_is_answered(side: Side) -> None:
     pair = Pair(side)
     listener = Listener(pair, ["take"])
