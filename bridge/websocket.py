@@ -24,6 +24,7 @@ from typing import Final, cast
 from websockets.client import ClientProtocol
 from websockets.exceptions import (
     ConnectionClosed,
+    ConnectionClosedError,
     InvalidMessage,
     InvalidStatus,
     InvalidURI,
@@ -157,7 +158,10 @@ class WebSocket(asyncio.Protocol):
     @property
     def end(self) -> ConnectionClosed:
         """How the connection ended, once ``is_over``."""
-        return self._core.close_exc
+        core = self._core
+        if core.state is State.CLOSED:
+            return core.close_exc
+        return ConnectionClosedError(core.close_rcvd, core.close_sent, core.close_rcvd_then_sent)
 
     def listen(self, on_message: Callable[[bytes], None], on_over: Callable[[], None]) -> None:
         """Have *on_message* called with each message from now on, those that wait included, and *on_over* at the end.
@@ -432,19 +436,20 @@ class WebSocket(asyncio.Protocol):
                 self.transport.resume_reading()
 
     def _end(self) -> None:
-        """Tell the core that no more comes, and once the connection is gone, tell all others."""
-        self._core.receive_eof()
-        self._flush()
-        if self._core.handshake_exc is not None:
-            self._opening_over()
-        if not self.gone.done():
-            return
-        self.is_over = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-        on_over, self._on_over, self._on_message = self._on_over, None, None
-        if on_over is not None:
-            on_over()
+        """Tell the core that no more comes, and once the connection is gone, whoever waits."""
+        try:
+            self._core.receive_eof()
+            self._flush()
+            if self._core.handshake_exc is not None:
+                self._opening_over()
+        finally:
+            if self.gone.done():
+                self.is_over = True
+                if self._waiter is not None and not self._waiter.done():
+                    self._waiter.set_result(None)
+                on_over, self._on_over, self._on_message = self._on_over, None, None
+                if on_over is not None:
+                    on_over()
 
     def _leave(self) -> None:
         self._is_leaving = True

@@ -423,6 +423,22 @@ async def test_less_than_a_frame_before_the_end_is_no_message(side: Side) -> Non
     assert "ends after 1 bytes" in str(closed.value.__cause__)
 
 
+@both
+async def test_the_end_is_told_even_where_the_core_itself_fails(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: bytes) -> None:
+        raise MemoryError
+
+    pair, ends = Pair(side), [0]
+    pair.socket.listen(lambda _message: None, lambda: ends.append(1))
+    monkeypatch.setattr(pair.core, "receive_data", fail)
+    monkeypatch.setattr(pair.core, "receive_eof", fail)
+    with logging_on() as logged:
+        pair.frames(TEXT)
+        await until(lambda: sum(ends) == 1)
+    assert {line["event"] for line in logged} == {"websocket.failed"}
+    assert isinstance(pair.socket.end, ConnectionClosed)
+
+
 async def test_somebody_who_listens_to_what_is_over_is_told_so() -> None:
     pair: Any = Pair(Side.CLIENT)
     pair.wire.abort()
