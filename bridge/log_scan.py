@@ -40,7 +40,7 @@ WHOLE_SECONDS: Final = 600.0
 """For all of it: some five million messages on a small machine."""
 
 
-async def scan_log(
+async def scan_log(  # noqa: PLR0913 - what makes a reading
     connection: AbstractConnection,
     topology: Topology,
     *,

@@ -13,7 +13,12 @@ from bridge.errors import BridgeError
 from bridge.model import ChangeKind, OutboxRow, Reason
 from bridge.wording import clean, differences, name_of
 
-STYLES: Final = {ChangeKind.CREATED: "green", ChangeKind.UPDATED: "yellow", ChangeKind.DELETED: "red"}
+STYLES: Final = {
+    ChangeKind.INITIAL: "cyan",
+    ChangeKind.CREATED: "green",
+    ChangeKind.UPDATED: "yellow",
+    ChangeKind.DELETED: "red",
+}
 
 
 def event_line(event: AccountChanged) -> Text:

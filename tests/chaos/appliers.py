@@ -45,8 +45,8 @@ class SqliteEffects:
         database = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=30)
         try:
             rows = database.execute(
-                "SELECT position, event_id, source, sequence, account, revision, lineage FROM effect WHERE position > ? "
-                "ORDER BY position",
+                "SELECT position, event_id, source, sequence, account, revision, lineage FROM effect "
+                "WHERE position > ? ORDER BY position",
                 (self._position,),
             ).fetchall()
         except sqlite3.OperationalError as problem:
@@ -103,8 +103,8 @@ class TextEffects:
         columns = line.split("\t")
         if len(columns) not in {COLUMNS, WITH_STATE} or not (columns[2].isdigit() and columns[4].isdigit()):
             raise CannotRunError(
-                f"{self._path} has the line {line!r}: not an event id, a lineage, a sequence, an account and a revision "
-                "with tabs between them"
+                f"{self._path} has the line {line!r}: not an event id, a lineage, a sequence, an account and a "
+                "revision with tabs between them"
             )
         if len(columns) == WITH_STATE:
             self._states["its rule"].pop(columns[3], None)

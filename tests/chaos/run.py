@@ -232,15 +232,20 @@ class Run:
                 await asyncio.to_thread(self._site.broker.end_alarm)
             case Kind.CONSUMER_KILL:
                 await self._kill_consumer()
+            case _ if fault.link is not None:
+                await self._disturb_link(fault)
+            case _:
+                await self._set_back(fault.kind)
+        self._site.links[Link.BROKER].delay(0)
+
+    async def _set_back(self, kind: Kind) -> None:
+        match kind:
             case Kind.STORE_SET_BACK | Kind.STORE_LOST:
-                await self._replace_store(fault.kind)
+                await self._replace_store(kind)
             case Kind.BROKER_EMPTIED:
                 await self._empty_broker()
-            case Kind.PBX_SET_BACK | Kind.PBX_FAILED_OVER:
-                await self._turn_back_pbx(fault.kind)
             case _:
-                await self._disturb_link(fault)
-        self._site.links[Link.BROKER].delay(0)
+                await self._turn_back_pbx(kind)
 
     def _note(self, fault: Fault) -> None:
         self._faults.append(fault)

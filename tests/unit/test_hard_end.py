@@ -8,7 +8,7 @@ import pytest
 from bridge.cli.hard_end import HardEnd
 from bridge.errors import StoreUnusable
 from bridge.status import Board
-from tests.support.boards import NOW, board, wait
+from tests.support.boards import board, wait
 
 STOP, HANG = 25.0, 120.0
 

@@ -15,15 +15,17 @@ def test_a_text_of_effects_is_read_on_in_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "effects"
     effects = TextEffects(path, "hq")
     assert effects.read_on(0) == []
-    path.write_bytes(b"one\t00000000000000000001\tanna\t1\ntwo\t2\tan")
-    assert effects.read_on(3) == [Arrival("one", "hq", 1, "anna", 1, 3)]
+    path.write_bytes(b"one\tL\t00000000000000000001\tanna\t1\ntwo\tL\t2\tan")
+    assert effects.read_on(3) == [Arrival("one", "hq", 1, "anna", 1, 3, lineage="L")]
     with path.open("ab") as file:
         file.write(b"na\t2\n")
-    assert effects.read_on(4) == [Arrival("two", "hq", 2, "anna", 2, 4)]
+    assert effects.read_on(4) == [Arrival("two", "hq", 2, "anna", 2, 4, lineage="L")]
     assert effects.read_on(5) == []
 
 
-@pytest.mark.parametrize("line", ["", "one\t1\tanna", "one\tx\tanna\t1", "one\t1\tanna\t", "one\t1\tanna\t1\t{}\t"])
+@pytest.mark.parametrize(
+    "line", ["", "one\tL\t1\tanna", "one\tL\tx\tanna\t1", "one\tL\t1\tanna\t", "one\tL\t1\tanna\t1\t{}\t"]
+)
 def test_a_line_that_is_no_effect_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "effects"
     path.write_text(f"{line}\n")
@@ -39,21 +41,22 @@ def test_a_table_of_effects_is_read_on_behind_what_was_read(tmp_path: Path) -> N
     for number in (1, 2):
         with database:
             database.execute(
-                "INSERT INTO effect (event_id, source, sequence, account, revision) VALUES (?, 'hq', ?, 'anna', ?)",
+                "INSERT INTO effect (event_id, source, sequence, account, revision, lineage) "
+                "VALUES (?, 'hq', ?, 'anna', ?, 'L')",
                 (f"id-{number}", number, number),
             )
-        assert effects.read_on(7) == [Arrival(f"id-{number}", "hq", number, "anna", number, 7)]
+        assert effects.read_on(7) == [Arrival(f"id-{number}", "hq", number, "anna", number, 7, lineage="L")]
     database.close()
 
 
 def test_a_text_may_tell_how_each_account_stands(tmp_path: Path) -> None:
     path = tmp_path / "effects"
     effects = TextEffects(path, "hq")
-    path.write_text('one\t1\tanna\t1\t{"h323": "a", "guid": "anna"}\ntwo\t2\tbert\t1\t{"guid": "bert"}\n')
+    path.write_text('one\tL\t1\tanna\t1\t{"h323": "a", "guid": "anna"}\ntwo\tL\t2\tbert\t1\t{"guid": "bert"}\n')
     assert len(effects.read_on(0)) == 2
     assert effects.states() == {"its rule": {"anna": b'{"guid":"anna","h323":"a"}', "bert": b'{"guid":"bert"}'}}
     with path.open("a") as file:
-        file.write("three\t3\tanna\t2\t\n")
+        file.write("three\tL\t3\tanna\t2\t\n")
     effects.read_on(0)
     assert effects.states() == {"its rule": {"bert": b'{"guid":"bert"}'}}
 

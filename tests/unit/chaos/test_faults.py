@@ -33,10 +33,14 @@ def test_only_what_ends_a_publishers_session_without_a_goodbye_may_repeat() -> N
     assert {str(fault.kind) for fault in every if fault.may_repeat and fault.link is Link.PBX} == {
         "bridge_sigkill",
         "broker_kill",
+        "store_set_back",
+        "store_lost",
     }
     assert {str(fault.kind) for fault in every if fault.may_repeat} == {
         "bridge_sigkill",
         "broker_kill",
+        "store_set_back",
+        "store_lost",
         "cut_mid_frame",
         "black_hole",
         "half_open",

@@ -98,6 +98,9 @@ async def test_what_an_earlier_generation_wrote_is_not_looked_for_under_the_pres
     """The producer of a new generation begins with nothing, although the log has what the former one wrote."""
     take(store, *changes(1, 10))
     send_all(store.log, NOW)
+    store.close()
+    store.open()
+    store.begin_log(1)
     assert store.compare(LogContents({HQ: (store.place(HQ).lineage, 99, 0)}))
     assert await recovered(store, 0) == (0, "")
     take(store, row("late", 100))

@@ -9,6 +9,7 @@ from bridge.errors import StoreInUse, StoreUnusable
 from bridge.model import Cursor
 from bridge.normalize import Rules
 from bridge.store.backup import back_up, put_back
+from bridge.store.reader import StoreReader
 from bridge.store.sqlite import SqliteStore
 from tests.support.rows import HQ, batch, cursor, row
 
@@ -31,9 +32,9 @@ def test_a_copy_is_made_beside_a_bridge_that_writes(path: Path) -> None:
         ingest(store, batch(row("later", 900), since=cursor(499)), rules=RULES, now=NOW)
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert sorted(file.name for file in path.parent.iterdir()) == ["bridge.db", "bridge.db.lock", "copy.db"]
-    with SqliteStore(copy) as store:
-        assert store.place(HQ).cursor == cursor(499)
-        assert store.count_accounts(HQ) == 500
+    with StoreReader(copy) as kept:
+        (source,) = kept.sources()
+    assert (source.cursor, source.accounts) == (cursor(499), 500)
 
 
 def test_the_original_goes_on_and_the_copy_begins_a_lineage_of_its_own(path: Path) -> None:
@@ -58,9 +59,11 @@ def test_a_copy_in_the_place_of_a_store_leaves_nothing_of_it_beside(path: Path) 
     assert kept is not None
     assert kept.with_name(f"{kept.name}-wal").read_bytes() == b"left behind by a kill"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with StoreReader(path) as reader:
+        assert reader.sources()[0].cursor == cursor(1)
     with SqliteStore(path) as store:
-        assert store.place(HQ).cursor == cursor(1)
         assert store.restored
+        assert store.place(HQ).cursor == Cursor(), "everything is read anew"
 
 
 def test_a_copy_made_by_other_means_is_marked_when_it_is_put_back(path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bridge import cloudevents
 from bridge.delivery.ingest import ingest
 from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, caught_up, sweep
-from bridge.errors import StoreUnusable
+from bridge.errors import StoreOutdated, StoreUnusable
 from bridge.model import Batch, LogContents, OutboxRow, SourceName
 from bridge.normalize import Rules
 from bridge.store.backup import back_up, put_back
@@ -295,7 +295,7 @@ def test_a_copy_says_so_until_a_new_lineage_began(path: Path, older: Path) -> No
     back_up(older, copy, NOW)
     with opened(copy) as store:
         first = lineage_of(store)
-        assert "this is the copy of 2026-11-23T00:00:00Z" in store.restored
+        assert "it is the copy of 2026-11-23T00:00:00Z" in store.restored
     with opened(copy) as store:
         assert lineage_of(store) == first
 
@@ -404,5 +404,18 @@ def test_a_certificate_that_only_the_log_knows_makes_the_store_an_older_one(path
     with opened(path) as store:
         lineage, sequence = lineage_of(store), store.place(HQ).sequence
         assert not store.compare(LogContents({HQ: (lineage, sequence, 1)}))
+    with opened(path) as store:
         assert store.compare(LogContents({HQ: (lineage, sequence, 2)}))
         assert f"the certificate of walk 2 behind {sequence} of {lineage}" in store.restored
+
+
+def test_a_store_that_has_given_numbers_already_ends_where_the_log_is_ahead_of_it(path: Path) -> None:
+    """What it made since then has numbers that were given before: the next start begins a new lineage."""
+    with opened(path) as store:
+        tell(store, 1)
+        lineage = lineage_of(store)
+        with pytest.raises(StoreOutdated, match="start the bridge again"):
+            store.compare(LogContents({HQ: (lineage, 99, 0)}))
+    with opened(path) as store:
+        assert "later numbers: hq 99 of" in store.restored
+        assert lineage_of(store) > lineage
