@@ -13,7 +13,9 @@ from bridge.wording import clean, shown
 Sentence = tuple[str | datetime, ...]
 """Words and moments; whoever shows it knows the reader's clock and puts the moments into words."""
 
-_NOT_OF_A_PART: Final = {"task_stuck", "outbox_full", "events_late", "events_parked", "walk_stalled", "insecure"}
+FILE_UNUSABLE: Final = "file_unusable"
+
+_NOT_OF_A_PART: Final = {"task_stuck", "outbox_full", "events_late", "events_parked", "walk_stalled", "insecure", FILE_UNUSABLE}
 """Causes of which the sentence about an end of the bridge does not tell."""
 
 
@@ -61,6 +63,10 @@ def _problems(board: Board, now: datetime) -> Iterator[Problem]:
         yield Problem("outbox", "events_parked", Level.WARN, None, _parked_words(board))
     for sentence in board.insecurities:
         yield Problem("bridge", "insecure", Level.WARN, None, sentence)
+    ways = zip(("broker", "log"), board.ways, strict=False)
+    for where, end in (*ways, *board.sources.items()):
+        if end.file_trouble:
+            yield Problem(where, FILE_UNUSABLE, Level.WARN, None, end.file_trouble)
     for name, part in board.sources.items():
         yield from _problems_of(name, part, board, now)
 

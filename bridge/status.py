@@ -54,6 +54,8 @@ class Part:
     """What is wrong and what to do, in a sentence; empty where nothing is."""
     cause: str = ""
     """The same as one word for machines: the name of the error."""
+    file_trouble: str = ""
+    """What is wrong with a file of this end, whose former content is used meanwhile."""
     needs_proof: bool = False
     """True where being connected proves nothing: the problem stands until ``proves``."""
     last_progress_at: datetime | None = None
@@ -275,6 +277,8 @@ class Board:
     def _own(self, now: datetime) -> Iterator[Level]:
         if self.insecurities or self.parked or (self.log is not None and (self.log.parked or self.log.warning)):
             yield Level.WARN
+        if any(way.file_trouble for way in self.ways):
+            yield Level.WARN
         if self.full:
             yield Level.PAUSED
         if self.is_late(now) or self.stuck(now):
@@ -282,7 +286,7 @@ class Board:
 
     def level_of(self, part: SourcePart, now: datetime) -> Level:
         """Return how bad it is with one PBX."""
-        needs_a_look = part.warning or part.doubt or part.parked or self.is_stalled(part, now)
+        needs_a_look = part.warning or part.file_trouble or part.doubt or part.parked or self.is_stalled(part, now)
         return worst(part.level, Level.WARN) if needs_a_look else part.level
 
     def is_late(self, now: datetime) -> bool:

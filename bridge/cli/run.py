@@ -55,6 +55,8 @@ async def _bridge(settings: Settings) -> None:
     log.info("bridge.starting", version=__version__, settings=settings.redacted())
     for sentence in settings.insecurities():
         log.warning("settings.insecure", problem=sentence)
+    for who, words in settings.troubles():
+        log.error("file.unusable", of=who, problem=words)
     with built(settings) as bridge, stop_signals() as stop:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(control.serve(bridge, control.socket_path(settings.store.path)))

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import BadConfig
-from bridge.secret import Secret, scrub, without_password
+from bridge.secret import Secret, scrub
+from bridge.urls import without_password
 
 
 def test_no_form_of_printing_shows_it(tmp_path: Path) -> None:
