@@ -1,4 +1,4 @@
-"""The files that one end of the bridge is made of, secrets and certificates: whose trouble they are, and for how long."""
+"""The files that one end of the bridge is made of, secrets and certificates, and whose trouble they are."""
 
 import asyncio
 from collections.abc import Callable, Sequence

@@ -19,7 +19,7 @@ from bridge.delivery.ingest import Ingested, ingest
 from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, settle, sight, sweep
 from bridge.logs import get_logger
 from bridge.model import AccountChange, Batch, Certificate, Cursor, Row, SourceName
-from bridge.normalize import Rules, unknown_names
+from bridge.normalize import Rules, Unexpected
 from bridge.reader import Heard
 from bridge.status import LastChange, Level, SourcePart, WalkProgress
 from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan, Sighted, WalkBegan, WalkEnded
@@ -106,7 +106,7 @@ class Intake:
         self._walk: WalkRecord | None = None
         self._is_first_reading = False
         """True while the walk under way, if any, is made of what the live cursor delivers."""
-        self._unknown: set[str] = set()
+        self._unexpected = Unexpected()
         self._rows_of_walk = 0
 
     def __repr__(self) -> str:
@@ -144,6 +144,16 @@ class Intake:
         if self._walk is not None:
             self._walk = self._part.walk = None
             self._schedule.over(self._clock(), is_proven=False)
+
+    def start_over(self, cursor: Cursor) -> None:
+        """Forget what was taken and could not be made durable, and stand at *cursor*, where the store stands."""
+        self._waiting.clear()
+        self._news.clear()
+        self._is_enough.clear()
+        self._room.set()
+        self._all_durable.set()
+        self.abandon_walk()
+        self._stand_at(cursor)
 
     async def keep_committing(self) -> None:
         """Commit group after group, for ever.
@@ -344,6 +354,7 @@ class Intake:
         if before // PROGRESS_ROWS != self._rows_of_walk // PROGRESS_ROWS:
             log.info("walk.progress", source=self._name, accounts=self._rows_of_walk)
         for row in rows:
-            if row.info is not None and (news := unknown_names(row.info) - self._unknown):
-                self._unknown |= news
-                log.info("info.unknown_fields", source=self._name, names=sorted(news))
+            if unknown := self._unexpected.unknown_in(row):
+                log.info("info.unknown_fields", source=self._name, names=unknown)
+            if cut := self._unexpected.cut_in(row):
+                log.warning("info.cut", source=self._name, names=cut)

@@ -15,7 +15,15 @@ Sentence = tuple[str | datetime, ...]
 
 FILE_UNUSABLE: Final = "file_unusable"
 
-_NOT_OF_A_PART: Final = {"task_stuck", "outbox_full", "events_late", "events_parked", "walk_stalled", "insecure", FILE_UNUSABLE}
+_NOT_OF_A_PART: Final = {
+    "task_stuck",
+    "outbox_full",
+    "events_late",
+    "events_parked",
+    "walk_stalled",
+    "insecure",
+    FILE_UNUSABLE,
+}
 """Causes of which the sentence about an end of the bridge does not tell."""
 
 
@@ -63,12 +71,16 @@ def _problems(board: Board, now: datetime) -> Iterator[Problem]:
         yield Problem("outbox", "events_parked", Level.WARN, None, _parked_words(board))
     for sentence in board.insecurities:
         yield Problem("bridge", "insecure", Level.WARN, None, sentence)
-    ways = zip(("broker", "log"), board.ways, strict=False)
-    for where, end in (*ways, *board.sources.items()):
-        if end.file_trouble:
-            yield Problem(where, FILE_UNUSABLE, Level.WARN, None, end.file_trouble)
+    yield from _problems_of_files(board)
     for name, part in board.sources.items():
         yield from _problems_of(name, part, board, now)
+
+
+def _problems_of_files(board: Board) -> Iterator[Problem]:
+    ways = zip(("broker", "log"), board.ways, strict=False)  # there may be no log of our own
+    for where, part in (*ways, *board.sources.items()):
+        if part.file_trouble:
+            yield Problem(where, FILE_UNUSABLE, Level.WARN, None, part.file_trouble)
 
 
 def _problems_of_log(part: LogPart) -> Iterator[Problem]:

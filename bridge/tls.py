@@ -127,8 +127,8 @@ class ServerCertificate:
         """Take over the files if they changed, for connections from now on, and return whether they had.
 
         Raises:
-            FileUnusable: they changed and cannot be used, perhaps because only one of the two is there as yet; the former
-                ones stay in use, and the next call tries again.
+            FileUnusable: they changed and cannot be used, perhaps because only one of the two is there as yet; the
+                former ones stay in use, and the next call tries again.
 
         """
         state = self._state_of_files()

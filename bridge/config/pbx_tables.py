@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from bridge.config.table import FieldNames, Name, OwnSecretFile, Table, TlsTable, keep_guid, url_of, usable
+from bridge.config.table import FieldNames, Name, OwnSecretFile, Table, TlsTable, checked, keep_guid, url_of, usable
 from bridge.model import SourceName
 from bridge.secret import Secret
 from bridge.tls import ServerCertificate
@@ -17,9 +17,14 @@ DEFAULT_PATH: Final = "/PBX0/APPS/websocket"
 WEBSOCKET_SCHEMES: Final = ("ws", "wss")
 
 
-def _websocket(url: str) -> str:
+def check_websocket(url: str) -> None:
+    """Return if *url* is that of a WebSocket.
+
+    Raises:
+        ValueError: it is not; in words that do not show it.
+
+    """
     url_of(url, WEBSOCKET_SCHEMES, f"must look like wss://pbx.example.com{DEFAULT_PATH}")
-    return url
 
 
 def _from_root(path: str) -> str:
@@ -52,7 +57,7 @@ class PbxTable(TlsTable, PaceTable):
 
     name: Annotated[SourceName, Name] = SourceName("pbx")
     """What it is called in events, routing keys and commands."""
-    url: Annotated[str, AfterValidator(_websocket)]
+    url: Annotated[str, checked(check_websocket)]
     """Its address; the usual path is added where none is given."""
     app: str = Field(min_length=1)
     """The Name of the App object."""

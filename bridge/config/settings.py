@@ -95,7 +95,8 @@ class Settings(Table):
         """Yield a sentence for everything that was said to be insecure on purpose."""
         for pbx in self.pbx:
             if pbx.insecure:
-                yield f"INSECURE: whoever answers at {without_password(pbx.url)} is believed to be PBX {pbx.name} (pbx.insecure = true)."
+                where = without_password(pbx.url)
+                yield f"INSECURE: whoever answers at {where} is believed to be PBX {pbx.name} (pbx.insecure = true)."
             elif pbx.url.startswith("ws:") and not _is_loopback(pbx.url):
                 yield f"INSECURE: PBX {pbx.name} is talked to without TLS (its url begins with ws:)."
         if self.rabbitmq.insecure:

@@ -122,26 +122,40 @@ def urls_of(text: str, schemes: Sequence[str], words: str) -> Sequence[Url]:
     return [url_of(one, schemes, words) for one in split_urls(text)]
 
 
-def named(room: int, *, most: int = MAX_NAME_BYTES, what: str) -> AfterValidator:
-    """Return what refuses a name of more than *most* bytes less *room*, which is for what we add to it: *what*."""
+def check_name(name: str, room: int, *, most: int = MAX_NAME_BYTES, what: str) -> None:
+    """Return if *name* may have what we add to it, *room* bytes for *what*, and AMQP can still carry it.
 
-    def check(name: str) -> str:
-        size = len(name.encode())
-        if size > most - room:
-            raise ValueError(f"has {size} bytes; at most {most - room} are possible, since {what}")
-        if not re.fullmatch(_AMQP_NAME, name):
-            raise ValueError("may have letters from A to Z, digits, blanks and the signs _ . : @ # , / + - only")
-        return name
+    Raises:
+        ValueError: it cannot; with what is wrong.
 
-    return AfterValidator(check)
+    """
+    size = len(name.encode("utf-8", "replace"))
+    if size > most - room:
+        raise ValueError(f"has {size} bytes; at most {most - room} are possible, since {what}")
+    if not re.fullmatch(_AMQP_NAME, name):
+        raise ValueError("may have letters from A to Z, digits, blanks and the signs _ . : @ # , / + - only, and one")
 
 
-def short(text: str) -> str:
-    """Return *text* if AMQP can carry it as a name or a key."""
-    size = len(text.encode())
+def short(text: str) -> None:
+    """Return if AMQP can carry *text* as a key.
+
+    Raises:
+        ValueError: it cannot; with what is wrong.
+
+    """
+    size = len(text.encode("utf-8", "replace"))
     if size > MAX_NAME_BYTES:
-        raise ValueError(f"one of them has {size} bytes; AMQP carries at most {MAX_NAME_BYTES}")
-    return text
+        raise ValueError(f"has {size} bytes; AMQP carries at most {MAX_NAME_BYTES}")
+
+
+def checked(check: Callable[[str], None]) -> AfterValidator:
+    """Return what refuses a text that *check* raises a ``ValueError`` about."""
+
+    def look(text: str) -> str:
+        check(text)
+        return text
+
+    return AfterValidator(look)
 
 
 def _fingerprints(text: str) -> str:

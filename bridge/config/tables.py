@@ -15,9 +15,10 @@ from bridge.config.table import (
     Time,
     TimeOrNever,
     TlsTable,
+    check_name,
+    checked,
     holding,
     keep_guid,
-    named,
     short,
     url_of,
     urls_of,
@@ -78,9 +79,8 @@ def _holding(check: Callable[[str], None]) -> AfterValidator:
     return AfterValidator(checked)
 
 
-def _endpoint(url: str) -> str:
+def _endpoint(url: str) -> None:
     url_of(url, ("http", "https"), "must look like http://collector:4318")
-    return url
 
 
 def _sqlite(url: str) -> str:
@@ -91,13 +91,32 @@ def _sqlite(url: str) -> str:
     return url
 
 
-ExchangeName = named(
-    len(LONGEST_ADDED_TO_AN_EXCHANGE),
-    most=MAX_EXCHANGE_CHARACTERS,
-    what=f"names like <exchange>{LONGEST_ADDED_TO_AN_EXCHANGE} are made of it",
-)
-QueueName = named(len(DEAD), what=f"the dead letters go to <queue>{DEAD}")
-RoutingKey = AfterValidator(short)
+def check_exchange(name: str) -> None:
+    """Return if an exchange may have *name*.
+
+    Raises:
+        ValueError: it may not; with what is wrong.
+
+    """
+    what = f"names like <exchange>{LONGEST_ADDED_TO_AN_EXCHANGE} are made of it"
+    check_name(name, len(LONGEST_ADDED_TO_AN_EXCHANGE), most=MAX_EXCHANGE_CHARACTERS, what=what)
+
+
+def check_queue(name: str) -> None:
+    """Return if a queue may have *name*.
+
+    Raises:
+        ValueError: it may not; with what is wrong.
+
+    """
+    check_name(name, len(DEAD), what=f"the dead letters go to <queue>{DEAD}")
+    if name.startswith("amq."):
+        raise ValueError("begins with amq., which the broker keeps for itself")
+
+
+ExchangeName = checked(check_exchange)
+QueueName = checked(check_queue)
+RoutingKey = checked(short)
 
 
 class RabbitMqTable(TlsTable):
@@ -271,7 +290,7 @@ class TracesTable(Table):
 
     enabled: bool = False
     """Make spans, and send them."""
-    endpoint: Annotated[str, AfterValidator(_endpoint)] = "http://localhost:4318"
+    endpoint: Annotated[str, checked(_endpoint)] = "http://localhost:4318"
     """Where a collector takes OTLP over HTTP."""
 
 
