@@ -159,9 +159,8 @@ def _is_of_kubernetes(variable: str, value: str) -> bool:
 
     ``BRIDGE_STATUS_PORT`` may be that or ours, which its value tells apart.
     """
-    if variable.endswith("_PORT"):
-        return _PORT_OF_A_SERVICE.match(value) is not None or variable.endswith("_SERVICE_PORT")
-    return _ABOUT_A_SERVICE.search(variable) is not None
+    is_port = variable.endswith("_PORT") and _PORT_OF_A_SERVICE.match(value) is not None
+    return is_port or _ABOUT_A_SERVICE.search(variable) is not None
 
 
 def _table_at(tables: dict[str, Any], path: Key) -> dict[str, Any] | None:
