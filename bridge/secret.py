@@ -21,7 +21,7 @@ MAX_WORD_CHARACTERS: Final = 15
 """A longer secret is no word of any sentence, even where it is made of letters only."""
 
 _WORD: Final = re.compile(r"[A-Za-z]+([-_. ][A-Za-z]+)*|[0-9]+")
-_USERINFO: Final = re.compile(r"(?<=://)([^\s:]{0,255}):(\S{1,1000})@")
+_USERINFO: Final = re.compile(r"(:/{1,2}[^\s:]{0,255}):\S{1,1000}@")  # of a URL, and of one that was taken for a path
 _ASSIGNED: Final = re.compile(
     r"""((?:password|passwd|pwd|secret|token)["']?(?:=|["']\s*:\s*))("[^"]*"|'[^']*'|[^\s,;&"']+)""", re.IGNORECASE
 )

@@ -14,7 +14,7 @@ from bridge.cli.watch import shower
 from bridge.config.pbx_tables import check_websocket
 from bridge.demo import Plan, Summary, as_line, play
 from bridge.errors import BadConfig, BridgeError
-from bridge.secret import Secret
+from bridge.secret import Secret, scrub
 from bridge.simulator.modes import Modes, UnknownMode
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.scenario import BadScenario, load, names
@@ -93,11 +93,11 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are pa
                 changes_per_second=changes_per_second,
                 scenario=script,
             ) as serving:
-                click.echo(f"a pretend PBX with {accounts} accounts listens on {serving.url} (app {app})", err=True)
+                _tell(f"a pretend PBX with {accounts} accounts listens on {serving.url} (app {app})")
                 await stop.wait()
 
     async def calling() -> None:
-        click.echo(f"a pretend PBX with {accounts} accounts dials {url} (app {app})", err=True)
+        _tell(f"a pretend PBX with {accounts} accounts dials {url} (app {app})")
         context = client_context(Trust(ca_file=ca_file)) if (url or "").startswith("wss:") else None
         work = keep_calling(
             pbx,
@@ -121,6 +121,10 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are pa
         run_now(calling() if url else served())
     except OSError as problem:
         raise BadConfig(f"cannot listen on {host}:{port}: {problem.strerror}") from problem
+
+
+def _tell(sentence: str) -> None:
+    click.echo(scrub(sentence), err=True)
 
 
 @click.command()

@@ -217,7 +217,8 @@ def test_nothing_that_is_too_much_is_published_and_its_name_is_told_once() -> No
 
 
 def test_names_that_nobody_knows_are_told_once_and_not_without_end() -> None:
-    unexpected, told = Unexpected(), []
+    unexpected = Unexpected()
+    told: list[str] = []
     for number in range(50):
         told += unexpected.unknown_in(delivered({f"{number}-{name}": 1 for name in range(200)}))
     assert len(told) == len(set(told)) == MAX_KNOWN_UNEXPECTED

@@ -1,7 +1,6 @@
 import copy
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,8 @@ from bridge.secret import MAX_SECRET_BYTES, NotThere, Secret, content_of, hide, 
 
 
 @pytest.fixture(autouse=True)
-def nothing_known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_known", module._Known())  # noqa: SLF001 - what other tests revealed
-    yield
 
 
 def test_no_form_of_printing_shows_it(tmp_path: Path) -> None:

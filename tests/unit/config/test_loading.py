@@ -2,12 +2,13 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import aio_pika
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.uri import parse_uri
+from yarl import URL
 
 from bridge.config.loading import load_settings
 from bridge.config.settings import Settings
@@ -186,7 +187,8 @@ def test_whatever_the_variables_say_it_is_settings_that_can_be_used_or_a_sentenc
             topology_of(settings)
             offer_of(settings)
             for url in (*settings.rabbitmq.urls, *settings.rabbitmq.stream_urls):
-                aio_pika.Connection(url.replace("rabbitmq-stream", "amqp")) if settings.rabbitmq.urls else None
+                assert URL(url).host == urlsplit(url).hostname
+                assert URL(url).explicit_port == urlsplit(url).port
         habits_of(settings)
         limits_of(settings)
         for pbx in settings.pbx:

@@ -1,4 +1,4 @@
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import commands
 
-from bridge.config.tables import check_queue
-from bridge.errors import BadConfig
+from bridge.config.table import short
+from bridge.config.tables import check_exchange, check_queue
 from tests.support.settings import MINIMUM, load, mistakes
 
 
@@ -76,15 +76,28 @@ def test_an_exchange_leaves_room_for_the_names_that_are_made_of_it(name: str, is
         assert len(mistakes("", tmp_path, environment)) == 1
 
 
-@given(st.text(max_size=300), st.text(max_size=300))
-def test_every_name_that_is_accepted_can_be_sent(name: str, key: str) -> None:
-    with suppress(ValueError):
-        check_queue(name)
+names = st.text(alphabet=st.one_of(st.sampled_from("aZ9_.:@#,/+- "), st.characters()), max_size=260)
+
+
+@given(names, st.integers(1, 30))
+def test_every_name_that_is_accepted_can_be_sent(word: str, times: int) -> None:
+    name = (word * times)[:260]
+    if is_accepted(check_queue, name):
         for queue in (name, f"{name}.dead"):
             commands.Queue.Declare(queue=queue).marshal()
-    with suppress(BadConfig):
-        table = load({**MINIMUM, "BRIDGE_RABBITMQ_EXCHANGE": name}).rabbitmq
-        commands.Exchange.Declare(exchange=table.exchange).marshal()
+    if is_accepted(check_exchange, name):
+        for exchange in (name, f"{name}.dead", f"{name}.detour.0123456789ab"):
+            commands.Exchange.Declare(exchange=exchange).marshal()
+    if is_accepted(short, name):
+        commands.Queue.Bind(queue="q", exchange="e", routing_key=name).marshal()
+
+
+def is_accepted(check: Callable[[str], None], name: str) -> bool:
+    try:
+        check(name)
+    except ValueError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("sign", ["/", "#", "?", "@", " ", "\\"])
