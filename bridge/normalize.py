@@ -135,7 +135,7 @@ class Unexpected:
     def unknown_in(self, row: Row) -> Sequence[str]:
         """Return the names in *row* that no shape explains and that were not told before."""
         room = MAX_KNOWN_UNEXPECTED - len(self._unknown)
-        if row.info is None or room <= 0:
+        if row.info is None or row.info.keys() <= _KNOWN_NAMES or room <= 0:
             return ()
         news = sorted(unknown_names(row.info) - self._unknown)[:room]
         self._unknown.update(news)
@@ -143,7 +143,10 @@ class Unexpected:
 
     def cut_in(self, row: Row) -> Sequence[str]:
         """Return the names in *row* of which too much came, so that the rest is left out, if not told before."""
-        news = sorted(cut_names(row) - self._cut)
+        cut = cut_names(row)
+        if not cut:
+            return ()
+        news = sorted(cut - self._cut)
         self._cut.update(news)
         return news
 
@@ -159,26 +162,26 @@ def unknown_names(info: Mapping[str, Any]) -> frozenset[str]:
 
 def cut_names(row: Row) -> frozenset[str]:
     """Return the names in *row* whose values are longer, or more, than what is published of them."""
-    info = row.info or {}
-    cut = {name for name, value in info.items() if name in _LONGEST and _is_cut(value, _LONGEST[name])}
+    cut = [name for name, value in (row.info or {}).items() if name in _LONGEST and _is_cut(name, value)]
     if row.h323 is not None and len(row.h323) > MAX_TEXT_CHARACTERS:
-        cut.add("account-h323")
+        cut.append("account-h323")
     if len(row.account_guid) > MAX_GUID_CHARACTERS:
-        cut.add("account-guid")
+        cut.append("account-guid")
     return frozenset(cut) if cut else _NO_NAMES
 
 
-def _is_cut(value: Any, longest: int) -> bool:
+def _is_cut(name: str, value: Any) -> bool:
     if isinstance(value, str):
-        return len(value) > longest
+        return len(value) > _LONGEST[name]
     if not isinstance(value, list):
         return False
-    return len(value) > MAX_ITEMS or any(
-        len(text) > MAX_ITEM_CHARACTERS
-        for item in value
-        for text in (item.values() if isinstance(item, dict) else (item,))
-        if isinstance(text, str)
-    )
+    if len(value) > MAX_ITEMS:
+        return True
+    for item in value:
+        for text in item.values() if isinstance(item, dict) else (item,):
+            if isinstance(text, str) and len(text) > MAX_ITEM_CHARACTERS:
+                return True
+    return False
 
 
 def digest(row: Row, key: bytes) -> bytes:
