@@ -146,7 +146,10 @@ class FollowedPbx:
         except Exception as problem:  # noqa: BLE001 - whatever it is, it is told, and concerns this PBX only
             failure = problem
         if failure is not None:
-            raise self._ours(failure)
+            ours, task = self._ours(failure), asyncio.current_task()
+            if task is not None and task.cancelling() and not isinstance(ours, Fatal):
+                raise asyncio.CancelledError  # the group tells of failures instead, and nothing is to be tried again
+            raise ours
 
     def _ours(self, failure: Exception) -> BridgeError:
         """Return the error of ours that *failure* is, or one that says that nobody thought of it."""

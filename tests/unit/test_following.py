@@ -140,6 +140,28 @@ async def test_what_was_read_is_durable_when_following_is_cancelled(site: Site) 
     assert site.kept == rows[-1].cursor
 
 
+@pytest.mark.parametrize("problem", [TypeError("cannot be written"), PbxUnreachable("odd"), StoreUnusable("full")])
+async def test_a_stop_ends_it_whatever_goes_wrong_with_what_was_read_last(site: Site, problem: Exception) -> None:
+    """Or it would be tried again, and nobody would wait for the end of that."""
+    task = asyncio.create_task((await site.recalled()).follow())
+    await site.source.begun.get()
+    site.is_store_quick.clear()
+    delivered = row("anna", 7)
+    site.source.tells.put_nowait(Deliver(delivered, delivered.cursor))
+    await until(site.source.tells.empty)
+    await a_moment()
+    site.fails_once = problem
+    task.cancel()
+    await a_moment()
+    site.is_store_quick.set()
+    done, _ = await asyncio.wait([task], timeout=10)
+    assert done
+    if isinstance(problem, StoreUnusable):
+        assert task.exception() is problem
+    else:
+        assert task.cancelled()
+
+
 async def test_after_a_failure_the_pbx_is_read_again(site: Site) -> None:
     async with site.following():
         await site.source.begun.get()
