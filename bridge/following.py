@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from traceback import format_exception
+from typing import Any, Final, NoReturn, Protocol
 
 from bridge.clock import utc_now
 from bridge.delivery.contracts import Offload, Store
@@ -20,6 +21,9 @@ from bridge.retrying import Patience, cause_of, keep_trying, level_of
 from bridge.secret import scrub
 from bridge.status import Board, Level
 from bridge.walk.schedule import Habits, WalkSchedule
+
+TRACEBACK_FRAMES: Final = 50
+"""Of the last calls before something failed; an endless recursion has a thousand."""
 
 log = get_logger(__name__)
 
@@ -157,7 +161,8 @@ class FollowedPbx:
         foreseen = [each for each in failures if isinstance(each, BridgeError)]
         for each in failures:
             if not isinstance(each, BridgeError):
-                log.error("source.reading_failed", source=self._name, exc_info=each)
+                told = "".join(format_exception(each, limit=-TRACEBACK_FRAMES))
+                log.error("source.reading_failed", source=self._name, exception=told)
         fatal = [each for each in foreseen if isinstance(each, Fatal)]
         if fatal or len(foreseen) == len(failures):
             return (fatal or foreseen)[0]

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from bridge.delivery.ingest import ingest
 from bridge.delivery.reconcile import Brake
@@ -104,6 +106,14 @@ class Site:
 
 
 @pytest.fixture
+def logging_on() -> Iterator[None]:
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.BoundLogger)
+    yield
+    structlog.configure(**before)
+
+
+@pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     with SqliteStore(tmp_path / "bridge.db") as store:
         yield Site(store)
@@ -188,15 +198,19 @@ async def test_what_no_waiting_helps_ends_it(site: Site) -> None:
 @pytest.mark.parametrize(
     "problem", [RecursionError("deep"), MemoryError(), ValueError("s3cret"), ExceptionGroup("x", [KeyError(1)])]
 )
+@pytest.mark.usefixtures("logging_on")
 async def test_whatever_happens_while_a_pbx_is_read_is_its_own_trouble(site: Site, problem: Exception) -> None:
     """It ends that connection, with a sentence, and is tried again; nothing else hears of it."""
-    async with site.following():
-        await site.source.begun.get()
-        site.source.tells.put_nowait(problem)
-        await site.source.begun.get()
-        assert (site.part.level, site.part.cause) == (Level.WARN, "pbx_reading_failed")
-        assert "in a way that nobody thought of" in site.part.problem
-        assert "s3cret" not in site.part.problem
+    with capture_logs() as logged:
+        async with site.following():
+            await site.source.begun.get()
+            site.source.tells.put_nowait(problem)
+            await site.source.begun.get()
+    assert (site.part.level, site.part.cause) == (Level.WARN, "pbx_reading_failed")
+    assert "in a way that nobody thought of" in site.part.problem
+    assert "s3cret" not in site.part.problem
+    (told,) = [entry["exception"] for entry in logged if entry["event"] == "source.reading_failed"]
+    assert told.splitlines()[-1].startswith(("RecursionError", "MemoryError", "ValueError", "KeyError"))
 
 
 async def test_a_row_that_cannot_be_made_durable_is_asked_for_again(site: Site) -> None:
