@@ -33,7 +33,7 @@ config_option = click.option(
 )
 
 
-YEARS: Final = range(1970, 2200)
+YEARS: Final = range(1970, 9999)
 """Of times that brokers and databases can be asked about."""
 
 LARGEST: Final = (1 << 63) - 1
