@@ -14,8 +14,10 @@ from bridge.callers import Callers
 from bridge.clock import steady, utc_now
 from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.settings import Settings
+from bridge.config.tables import RabbitMqTable
 from bridge.contract import documents
 from bridge.errors import BadConfig
+from bridge.files import FileReadingSource, Files, looking
 from bridge.following import Pbx
 from bridge.frames import APP_ID
 from bridge.intake import Told
@@ -27,6 +29,7 @@ from bridge.logs import get_logger
 from bridge.metrics import exposition
 from bridge.model import LogContents, OutboxRow, SourceName
 from bridge.publisher import Publisher
+from bridge.secret import scrub
 from bridge.service import Bridge
 from bridge.sinks import PUBLISHING, WRITING_LOG, StreamSink
 from bridge.source import PbxSource
@@ -35,7 +38,7 @@ from bridge.store.reading import RecentEvents
 from bridge.store.sqlite import SqliteStore
 from bridge.tally import BLOCKED
 from bridge.terminal import TerminalPublisher
-from bridge.tls import ServerCertificate, client_context
+from bridge.tls import ServerCertificate
 from bridge.tracing import tracing
 from bridge.wanted import brake_of, habits_of, limits_of, offer_of, pace_of, rules_of, topology_of
 from bridge.web.server import Views, serve
@@ -70,7 +73,7 @@ def built(
 
     """
     now = utc_now()
-    board = Board(version=__version__, started_at=now, broker=Part(since=now), steady=steady)
+    board = Board(version=__version__, started_at=now, broker=Part(since=now), steady=steady, scrub=scrub)
     board.max_unsent_age = timedelta(seconds=settings.status.max_unsent_age_seconds)
     board.max_walk_stall = timedelta(seconds=settings.status.max_walk_stall_seconds)
     board.insecurities = list(settings.insecurities())
@@ -166,19 +169,22 @@ def pbx_of(settings: Settings, pbx: PbxTable, part: SourcePart, key: bytes) -> P
     )
 
 
-def source_of(pbx: PbxTable, part: SourcePart) -> PbxSource:
+def source_of(pbx: PbxTable, part: SourcePart) -> FileReadingSource:
     """Return the source that reads *pbx* and tells *part* what it does."""
-    return PbxSource(
+    secret, tls = pbx.secret, pbx.tls
+    files = Files(pbx.name, part, [lambda: secret.trouble, lambda: tls.trouble])
+    source = PbxSource(
         pbx.full_url,
         app=pbx.app,
-        password=pbx.secret.reveal,
+        password=looking(files, secret.reveal),
         pace=pace_of(pbx),
         connect_timeout_seconds=pbx.connect_timeout_seconds,
         max_message_bytes=pbx.max_message_bytes,
-        ssl_context=client_context(pbx.trust),
+        ssl_context=tls.context,
         on_state=lambda doing: part.does(doing, Level.OK if doing == "reading" else Level.WARN, utc_now()),
         on_noise=noise_of(pbx.name, part),
     )
+    return FileReadingSource(source, tls.refresh)
 
 
 def noise_of(name: SourceName, part: SourcePart) -> Callable[[str], None]:
@@ -260,17 +266,31 @@ def publisher_of(settings: Settings, part: Part, on_progress: Callable[[], None]
 
     rabbitmq = settings.rabbitmq
     return Publisher(
-        lambda: rabbitmq.urls,
+        _hosts(rabbitmq, "broker", part),
         topology=topology_of(settings),
         is_declaring=rabbitmq.declare,
         fences=[fence_of(pbx.name) for pbx in settings.pbx],
         fence_of=fence_of,
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
         is_traced=settings.traces.enabled,
-        ssl_context=client_context(rabbitmq.trust),
+        ssl_context=rabbitmq.tls.context,
         on_state=does,
         on_progress=on_progress,
     )
+
+
+def _hosts(rabbitmq: RabbitMqTable, name: str, part: Part) -> Callable[[], Sequence[str]]:
+    """Return what is asked for the hosts of the broker before each connection, and tells *part* about its files."""
+    secrets = [secret for secret in (rabbitmq.secret, rabbitmq.stream_secret) if secret is not None]
+
+    def trouble() -> str:
+        return "; ".join(filter(None, (secret.trouble for secret in secrets)))
+
+    def hosts() -> Sequence[str]:
+        rabbitmq.tls.refresh()
+        return rabbitmq.urls
+
+    return looking(Files(name, part, [trouble, lambda: rabbitmq.tls.trouble]), hosts)
 
 
 async def read_log(
@@ -288,8 +308,9 @@ async def read_log(
 
     """
     rabbitmq, topology = settings.rabbitmq, topology_of(settings)
+    rabbitmq.tls.refresh()
     async with connect(
-        rabbitmq.urls, client_name=APP_ID, ssl_context=client_context(rabbitmq.trust), on_progress=on_progress
+        rabbitmq.urls, client_name=APP_ID, ssl_context=rabbitmq.tls.context, on_progress=on_progress
     ) as connection:
         await (declare if rabbitmq.declare else verify)(connection, topology)
         if topology.log_partitions:
@@ -325,7 +346,7 @@ def build_stream_sink(settings: Settings, store: SqliteStore, board: Board) -> S
         return f"{rabbitmq.exchange}.log.writer.{source}"
 
     publisher = LogPublisher(
-        lambda: rabbitmq.urls,
+        _hosts(rabbitmq, "log", part),
         lambda: rabbitmq.stream_urls,
         topology=topology_of(settings),
         producer=lambda: producer_of(store.generation),
@@ -333,7 +354,7 @@ def build_stream_sink(settings: Settings, store: SqliteStore, board: Board) -> S
         fences=[fence_of(pbx.name) for pbx in settings.pbx],
         fence_of=fence_of,
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
-        ssl_context=client_context(rabbitmq.trust),
+        ssl_context=rabbitmq.tls.context,
         on_state=does,
         on_progress=lambda: board.beat(WRITING_LOG),
     )

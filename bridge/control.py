@@ -163,14 +163,14 @@ def _parking(bridge: Steered) -> list[web.RouteDef]:
 
     async def discard(request: web.Request) -> web.Response:
         position = int(request.match_info["position"])
-        if not await bridge.discard(position, request.query["reason"]):
+        if not await bridge.discard(position, request.query.get("reason", "")):
             return _missing(not_parked(position))
         return web.Response(text=f"event {position} is discarded\n")
 
     return [
         web.get("/parked", parked),
-        web.post(r"/parked/{position:\d+}/retry", retry),
-        web.post(r"/parked/{position:\d+}/discard", discard),
+        web.post(r"/parked/{position:[0-9]{1,18}}/retry", retry),
+        web.post(r"/parked/{position:[0-9]{1,18}}/discard", discard),
     ]
 
 
@@ -246,11 +246,13 @@ async def ask(path: Path, method: str, target: str, **query: str) -> bytes:
             if answer.status >= HTTPStatus.BAD_REQUEST:
                 raise BridgeError(body.decode(errors="replace").strip())
             return body
-    except (aiohttp.ClientConnectionError, OSError) as problem:
+    except (aiohttp.ClientError, OSError) as problem:
         if isinstance(problem, TimeoutError):
             raise BridgeError(
                 f"the bridge did not answer within {DEADLINE_SECONDS} s; its log may say why"
             ) from problem
+        if not isinstance(problem, aiohttp.ClientConnectionError | OSError):
+            raise BridgeError(f"what the bridge at {path} answers cannot be understood: {problem}") from problem
         raise NobodyAnswers(
             f"no bridge answers at {path}. Is it running, with this store (store.url, or --config FILE)?"
         ) from problem

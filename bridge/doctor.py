@@ -26,7 +26,7 @@ from bridge.reader import Heard
 from bridge.status import Level, SourcePart
 from bridge.store.reader import StoreReader
 from bridge.store.sqlite import SqliteStore
-from bridge.tls import Trust, client_context, presented_fingerprint
+from bridge.tls import Trust, presented_fingerprint
 from bridge.walk.decisions import CaughtUp, Deliver
 from bridge.wanted import topology_of
 
@@ -55,6 +55,10 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     yield Finding("configuration", Level.OK, f"{len(settings.pbx)} PBX, exchange {settings.rabbitmq.exchange}")
     for sentence in settings.insecurities():
         yield Finding("security", Level.WARN, sentence)
+    troubles = list(settings.troubles())
+    troubled = {who for who, _ in troubles}
+    for who, words in troubles:
+        yield Finding(who, Level.ERROR, words)
     yield _clock(settings)
     yield _store(settings)
     if settings.listen is not None:
@@ -65,8 +69,10 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
             f"PBX {pbx.name}", parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80)
         )
         yield way
-        if way.is_well:
+        if way.is_well and f"PBX {pbx.name}" not in troubled:
             yield await _pbx(pbx)
+    if "broker" in troubled:
+        return
     async for finding in _broker(settings):
         yield finding
     if settings.rabbitmq.writes_log:
@@ -155,7 +161,7 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
         yield await _reached("broker", parts.hostname or "", port)
     what = "broker"
     try:
-        context = client_context(rabbitmq.trust)
+        context = rabbitmq.tls.context
         async with connect(rabbitmq.urls, client_name="account-bridge check", ssl_context=context) as connection:
             yield Finding(what, Level.OK, f"logged in: {server_of(connection)}")
             what = "topology"
@@ -273,7 +279,7 @@ async def _log(settings: Settings) -> Finding:
         from bridge.log_publisher import provide_log  # noqa: PLC0415 - needs the extra "stream"
         from bridge.streams import connect_stream  # noqa: PLC0415 - the same
 
-        context, name = client_context(rabbitmq.trust), "account-bridge check"
+        context, name = rabbitmq.tls.context, "account-bridge check"
         async with (
             connect(rabbitmq.urls, client_name=name, ssl_context=context) as amqp,
             connect_stream(rabbitmq.stream_urls, client_name=name, ssl_context=context) as streams,

@@ -5,6 +5,7 @@
     │   ├── PbxUnreachable       no connection, or it broke, or no answer in time
     │   ├── PbxBrokeProtocol     the PBX said something that has no place in the conversation
     │   ├── PbxRefusedRequest    the PBX answered a question with an error
+    │   ├── PbxReadingFailed     reading it failed in a way that nobody thought of: the log has the traceback
     │   ├── BrokerUnreachable    no connection, or it broke, or no answer in time
     │   ├── BrokerDidNotConfirm  nack, or a confirm that never came
     │   │   └── EventUnroutable      no queue takes it: it came back
@@ -15,7 +16,8 @@
     │   ├── PbxNotTrusted        its certificate does not verify
     │   ├── BrokerRefusedLogin   wrong user, password or virtual host
     │   ├── TopologyMismatch     exchange or queue missing, of another kind, or not permitted
-    │   └── LogUnreadable        the log cannot be read to its end, so nobody can tell what it has
+    │   ├── LogUnreadable        the log cannot be read to its end, so nobody can tell what it has
+    │   └── FileUnusable         a file with a password or a certificate is missing, empty or of no use
     ├── NobodyAnswers        no bridge runs on this store, so that a command has nobody to talk to
     ├── BadEvent             a message that is not one of our events: put it aside, it will not become one
     └── Fatal                waiting does not help: the bridge stops with this sentence
@@ -49,6 +51,10 @@ class PbxBrokeProtocol(Transient):
 
 class PbxRefusedRequest(Transient):
     """The PBX answered a question about accounts with an error."""
+
+
+class PbxReadingFailed(Transient):
+    """Reading a PBX failed in a way that nobody thought of; it concerns this PBX only, and is tried again."""
 
 
 class BrokerUnreachable(Transient):
@@ -93,6 +99,10 @@ class TopologyMismatch(Misconfigured):
 
 class LogUnreadable(Misconfigured):
     """The log cannot be read to its end: it is missing, not permitted, or too slow."""
+
+
+class FileUnusable(Misconfigured):
+    """A file with a password or a certificate is missing, empty, or cannot be used; the sentence names the file."""
 
 
 class NobodyAnswers(BridgeError):  # noqa: N818 - see Transient

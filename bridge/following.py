@@ -1,15 +1,17 @@
 """Following one PBX: what it tells is read and becomes durable, again after every failure, and never while paused."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, NoReturn, Protocol
+from functools import partial
+from traceback import format_exception
+from typing import Any, Final, NoReturn, Protocol
 
 from bridge.clock import steady, utc_now
 from bridge.delivery.contracts import Offload, Store
 from bridge.delivery.reconcile import Brake
-from bridge.errors import BridgeError, OutboxFull
+from bridge.errors import BridgeError, Fatal, OutboxFull, PbxReadingFailed
 from bridge.intake import Intake, Told
 from bridge.logs import get_logger
 from bridge.model import Certificate, Cursor, Pause, Place, SourceName
@@ -20,6 +22,9 @@ from bridge.secret import scrub
 from bridge.status import Board, Level
 from bridge.walk.schedule import Habits, WalkSchedule
 from bridge.wording import held_words
+
+TRACEBACK_FRAMES: Final = 50
+"""Of the last calls before something failed; an endless recursion has a thousand."""
 
 log = get_logger(__name__)
 
@@ -69,17 +74,25 @@ def reading(name: SourceName) -> str:
 class FollowedPbx:
     """A PBX being followed, from where its *intake* stands; not read while the outbox is full.
 
-    *has_room* is set while that is not so.
+    *has_room* is set while that is not so; *place* is asked where the store stands.
     """
 
-    def __init__(
-        self, pbx: Pbx, intake: Intake, schedule: WalkSchedule, *, board: Board, has_room: asyncio.Event
+    def __init__(  # noqa: PLR0913 - its parts
+        self,
+        pbx: Pbx,
+        intake: Intake,
+        schedule: WalkSchedule,
+        *,
+        place: Callable[[], Awaitable[Place]],
+        board: Board,
+        has_room: asyncio.Event,
     ) -> None:
         self._name = pbx.name
         self._task = reading(pbx.name)
         self._source = pbx.source
         self._intake = intake
         self._schedule = schedule
+        self._place = place
         self._board = board
         self._part = board.sources[pbx.name]
         self._has_room = has_room
@@ -88,6 +101,8 @@ class FollowedPbx:
         """When the PBX told something last, by the steady clock."""
         self._paused_at = 0.0
         """Since when it is paused, or was when this process began, by the steady clock."""
+        self._is_spoilt = False
+        """True once a commit failed: the intake has something that is not durable and never will be."""
         self._pause: Pause | None = None
         """What an operator said who wants it not to be read."""
         self._may_read = asyncio.Event()
@@ -103,19 +118,60 @@ class FollowedPbx:
         """Read for ever, begun after a pause; cancelled, it makes durable what was read.
 
         Raises:
-            ExceptionGroup: with a ``Fatal`` in it; nothing can be done by waiting.
+            Fatal: nothing can be done by waiting.
 
         """
-        async with asyncio.TaskGroup() as group:
-            committing = group.create_task(self._intake.keep_committing())
-            try:
-                await asyncio.sleep(first_pause_seconds)
-                await keep_trying(self._read, self._patience, self._failed)
-            finally:
-                if not committing.done():
-                    settling = asyncio.create_task(self._intake.settle())
-                    await asyncio.wait([settling, committing], return_when=asyncio.FIRST_COMPLETED)
-                    settling.cancel()
+        await asyncio.sleep(first_pause_seconds)
+        await keep_trying(self._read_and_commit, self._patience, self._failed)
+
+    async def _read_and_commit(self) -> None:
+        """Read until that is of no more use; whatever happens meanwhile is the trouble of this PBX.
+
+        Raises:
+            BridgeError: why it is of no more use.
+
+        """
+        failure: Exception | None = None
+        try:
+            if self._is_spoilt:
+                self._intake.start_over(await self._place())
+                self._is_spoilt = False
+            async with asyncio.TaskGroup() as group:
+                committing = group.create_task(self._intake.keep_committing())
+                try:
+                    await self._read()
+                finally:
+                    if not committing.done():
+                        settling = asyncio.create_task(self._intake.settle())
+                        await asyncio.wait([settling, committing], return_when=asyncio.FIRST_COMPLETED)
+                        settling.cancel()
+                    self._is_spoilt = committing.done()
+        except Exception as problem:  # noqa: BLE001 - whatever it is, it is told, and concerns this PBX only
+            failure = problem
+        if failure is not None:
+            ours, task = self._ours(failure), asyncio.current_task()
+            if task is not None and task.cancelling() and not isinstance(ours, Fatal):
+                raise asyncio.CancelledError  # the group tells of failures instead, and nothing is to be tried again
+            raise ours
+
+    def _ours(self, failure: Exception) -> BridgeError:
+        """Return the error of ours that *failure* is, or one that says that nobody thought of it."""
+        failures = list(_leaves(failure))
+        foreseen = [each for each in failures if isinstance(each, BridgeError)]
+        for each in failures:
+            if not isinstance(each, BridgeError):
+                told = "".join(format_exception(each, limit=-TRACEBACK_FRAMES))
+                log.error("source.reading_failed", source=self._name, exception=told)
+        fatal = [each for each in foreseen if isinstance(each, Fatal)]
+        if fatal or len(foreseen) == len(failures):
+            return (fatal or foreseen)[0]
+        unforeseen = next(each for each in failures if not isinstance(each, BridgeError))
+        failed = PbxReadingFailed(
+            f"reading this PBX failed in a way that nobody thought of ({type(unforeseen).__name__}); the log has the "
+            "traceback, please report it. It is tried again, and the other PBXs go on"
+        )
+        failed.__cause__ = unforeseen
+        return failed
 
     async def _read(self) -> None:
         await self._intake.settle()
@@ -253,10 +309,21 @@ async def recalled(  # noqa: PLR0913 - its parts
         ask_ahead=pbx.ask_ahead,
     )
     intake.stand_at(place)
-    followed = FollowedPbx(pbx, intake, schedule, board=board, has_room=has_room)
+    followed = FollowedPbx(
+        pbx, intake, schedule, place=partial(offload, store.place, name), board=board, has_room=has_room
+    )
     followed.hold(pause)
     log.info("source.starting", source=name, events_so_far=place.sequence, resumes=not place.cursor.is_start)
     return followed
+
+
+def _leaves(failure: Exception) -> Iterator[Exception]:
+    """Yield what *failure* is made of, should it be a group."""
+    if isinstance(failure, ExceptionGroup):
+        for each in failure.exceptions:
+            yield from _leaves(each)
+    else:
+        yield failure
 
 
 async def _unless(hindrance: asyncio.Event, work: Coroutine[Any, Any, Any]) -> None:

@@ -21,7 +21,7 @@ from bridge.delivery.ingest import Ingested, ingest
 from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, caught_up, sight, sweep
 from bridge.logs import get_logger
 from bridge.model import AccountChange, Batch, Certificate, Cursor, Place, Row, SourceName
-from bridge.normalize import Rules, unknown_names
+from bridge.normalize import Rules, Unexpected
 from bridge.reader import Heard
 from bridge.status import LastChange, Level, SourcePart, WalkProgress
 from bridge.walk.decisions import CaughtUp, Compare, Deliver, Doubted, EpochBegan, Sighted, WalkBegan, WalkEnded
@@ -121,7 +121,7 @@ class Intake:
         """True until the source was caught up for the first time in its lineage."""
         self._is_first_reading = False
         """True while the walk under way, if any, is made of what the live cursor delivers."""
-        self._unknown: set[str] = set()
+        self._unexpected = Unexpected()
         self._rows_of_walk = 0
 
     def __repr__(self) -> str:
@@ -163,6 +163,16 @@ class Intake:
         if self._walk is not None:
             self._walk = self._part.walk = None
             self._walk_is_over(is_proven=False)
+
+    def start_over(self, place: Place) -> None:
+        """Forget what was taken and could not be made durable, and go on from *place*, where the store stands."""
+        self._waiting.clear()
+        self._news.clear()
+        self._is_enough.clear()
+        self._room.set()
+        self._all_durable.set()
+        self.abandon_walk()
+        self.stand_at(place)
 
     async def keep_committing(self) -> None:
         """Commit group after group, for ever.
@@ -382,6 +392,7 @@ class Intake:
         if before // PROGRESS_ROWS != self._rows_of_walk // PROGRESS_ROWS:
             log.info("walk.progress", source=self._name, accounts=self._rows_of_walk)
         for row in rows:
-            if row.info is not None and (news := unknown_names(row.info) - self._unknown):
-                self._unknown |= news
-                log.info("info.unknown_fields", source=self._name, names=sorted(news))
+            if unknown := self._unexpected.unknown_in(row):
+                log.info("info.unknown_fields", source=self._name, names=unknown)
+            if cut := self._unexpected.cut_in(row):
+                log.warning("info.cut", source=self._name, names=cut)

@@ -8,12 +8,16 @@ from typing import Any, Final, Literal
 
 import structlog
 
-from bridge.secret import scrub
+from bridge.secret import is_telling, scrub
+from bridge.urls import HIDDEN
 
 Format = Literal["auto", "text", "json"]
 
 RECENT_LINES: Final = 1000
 """Kept in memory; about 300 KB."""
+
+MAX_DEPTH: Final = 50
+"""Of what is scrubbed; nothing of ours is nested half as deep, and Python itself would break off at 500."""
 
 
 def get_logger(name: str) -> Any:
@@ -78,15 +82,24 @@ def configure(level: str = "info", log_format: Format = "auto") -> None:
 
 
 def _scrub_fields(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {name: value if name.startswith("_") else scrub_all(value) for name, value in fields.items()}
+    return {name: value if name.startswith("_") else _scrubbed(name, value) for name, value in fields.items()}
 
 
-def scrub_all(value: Any) -> Any:
-    """Return *value*, which may be nested, with every text in it scrubbed; what is no JSON becomes text."""
+def scrub_all(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """Return *value*, which may be nested *depth* levels, with every text in it scrubbed; what is no JSON becomes text.
+
+    What stands under a key like ``password`` is hidden whatever it is.
+    """
     if isinstance(value, str):
         return scrub(value)
+    if isinstance(value, dict | list | tuple | set | frozenset) and not depth:
+        return "…"
     if isinstance(value, dict):
-        return {scrub(str(name)): scrub_all(inner) for name, inner in value.items()}
+        return {scrub(str(name)): _scrubbed(str(name), inner, depth - 1) for name, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [scrub_all(inner) for inner in value]
+        return [scrub_all(inner, depth - 1) for inner in value]
     return value if isinstance(value, int | float | bool | None) else scrub(str(value))
+
+
+def _scrubbed(name: str, value: Any, depth: int = MAX_DEPTH) -> Any:
+    return HIDDEN if is_telling(name) and isinstance(value, str) and value else scrub_all(value, depth)

@@ -66,6 +66,7 @@ _WORDS: Final = {
     "float_parsing": "must be a number",
     "float_type": "must be a number",
     "string_type": "must be a text in quotes",
+    "string_unicode": "is no valid UTF-8 text",
     "tuple_type": "must be a list",
     "model_type": "must be a table",
     "path_type": "must be a path in quotes",

@@ -4,11 +4,17 @@ Nobody documents what the ``info`` of an account holds. Four shapes are plausibl
 the client's user object, a row of the users table, an object of the admin API); each field is looked for under
 all of its names. Only fields on the lists below can ever leave: the secrets that other fields hold, and those that a
 future firmware adds, are out by construction.
+
+What leaves is clean text (in NFC, without control characters) and bounded in length and number, and the time for it
+grows with the size of what came and no faster.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import heapq
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, Final
 
 import orjson
@@ -34,6 +40,22 @@ OPTIONAL_FIELDS: Final = ("apps", "template", "hidden", "devices")
 
 MAX_TEXT_CHARACTERS: Final = 1024
 """Of one published text. The PBX's own limits are far below; beyond this something else is in the field."""
+
+MAX_ITEMS: Final = 256
+"""Of one published list. A user has a handful of numbers, addresses and devices, and is in some dozens of groups."""
+
+MAX_ITEM_CHARACTERS: Final = 256
+"""Of one text in a list: an e-mail address has at most 254 (RFC 5321), and the PBX's names are shorter. With
+``MAX_ITEMS`` the whole account stays below 2 MB in whatever letters, which is little for the broker."""
+
+MAX_GUID_CHARACTERS: Final = 128
+"""Of a guid; the PBX's have 32 or 36."""
+
+MAX_APPS_CHARACTERS: Final = 1 << 14
+"""Of a list of apps that comes as one text."""
+
+MAX_KNOWN_UNEXPECTED: Final = 1000
+"""Names that are remembered because they were told; whoever makes up names may fill neither memory nor log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +84,25 @@ class Rules:
     """Do not publish a change in which no published field differs."""
 
 
+def clean_guid(account_guid: str) -> AccountGuid:
+    """Return a guid as it is published: clean text, not too long, and never that of another one.
+
+    Where that takes something away, a digest of the whole takes its place, so that two guids do not become one.
+    """
+    if account_guid.isascii() and account_guid.isprintable() and len(account_guid) <= MAX_GUID_CHARACTERS:
+        return AccountGuid(account_guid)
+    clean = _clean(account_guid, MAX_GUID_CHARACTERS)
+    if len(account_guid) <= MAX_GUID_CHARACTERS and unicodedata.normalize("NFC", account_guid) == clean:
+        return AccountGuid(clean)
+    told = hashlib.blake2b(account_guid.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return AccountGuid(f"{clean[: MAX_GUID_CHARACTERS - len(told) - 1]}~{told}")
+
+
 def account_key(account_guid: AccountGuid) -> str:
-    """Return what two spellings of one guid have in common; PBXs differ in dashes and case."""
-    return account_guid.replace("-", "").lower()
+    """Return what two spellings of one guid have in common, as clean text; PBXs differ in dashes and case."""
+    key = clean_guid(account_guid).replace("-", "").lower()
+    # In other letters than these, a change of case or a dash less may leave what belongs together apart.
+    return key if key.isascii() else unicodedata.normalize("NFC", key)
 
 
 def account_of(row: Row, before: Published | None, rules: Rules) -> Published:
@@ -72,9 +110,9 @@ def account_of(row: Row, before: Published | None, rules: Rules) -> Published:
     info = row.info
     if info is None:
         kept: Published = before or {}
-        told = {"h323": _masked("h323", row.h323, rules)} if row.h323 is not None else {}
+        told = {"h323": _masked("h323", _text(row.h323), rules)} if row.h323 is not None else {}
         return {name: told.get(name, kept.get(name, _EMPTY.get(name))) for name in rules.projection.fields} | {
-            "guid": row.account_guid
+            "guid": clean_guid(row.account_guid)
         }
     account = {name: _FINDERS[name](row, info) for name in rules.projection.fields}
     for name in rules.projection.masked & account.keys():
@@ -84,10 +122,66 @@ def account_of(row: Row, before: Published | None, rules: Rules) -> Published:
     return account
 
 
+class Unexpected:
+    """Remembers what in the rows of one PBX was not as anybody would expect, so that each is told once, names only."""
+
+    def __init__(self) -> None:
+        self._unknown: set[str] = set()
+        self._cut: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<Unexpected {len(self._unknown)} unknown, {len(self._cut)} cut>"
+
+    def unknown_in(self, row: Row) -> Sequence[str]:
+        """Return the names in *row* that no shape explains and that were not told before."""
+        room = MAX_KNOWN_UNEXPECTED - len(self._unknown)
+        if row.info is None or row.info.keys() <= _KNOWN_NAMES or room <= 0:
+            return ()
+        news = sorted(unknown_names(row.info) - self._unknown)[:room]
+        self._unknown.update(news)
+        return news
+
+    def cut_in(self, row: Row) -> Sequence[str]:
+        """Return the names in *row* of which too much came, so that the rest is left out, if not told before."""
+        cut = cut_names(row)
+        if not cut:
+            return ()
+        news = sorted(cut - self._cut)
+        self._cut.update(news)
+        return news
+
+
 def unknown_names(info: Mapping[str, Any]) -> frozenset[str]:
-    """Return the names in *info* that no shape explains, so that they can be reported, names only."""
+    """Return the names in *info* that no shape explains, so that they can be reported, names only; not too many."""
     unknown = info.keys() - _KNOWN_NAMES
-    return frozenset(name[:_MAX_NAME_CHARACTERS] for name in unknown if name.isprintable()) if unknown else _NO_NAMES
+    if not unknown:
+        return _NO_NAMES
+    told = heapq.nsmallest(_MAX_NAMES_AT_ONCE, (name for name in unknown if name.isprintable()))
+    return frozenset(name[:_MAX_NAME_CHARACTERS] for name in told)
+
+
+def cut_names(row: Row) -> frozenset[str]:
+    """Return the names in *row* whose values are longer, or more, than what is published of them."""
+    cut = [name for name, value in (row.info or {}).items() if name in _LONGEST and _is_cut(name, value)]
+    if row.h323 is not None and len(row.h323) > MAX_TEXT_CHARACTERS:
+        cut.append("account-h323")
+    if len(row.account_guid) > MAX_GUID_CHARACTERS:
+        cut.append("account-guid")
+    return frozenset(cut) if cut else _NO_NAMES
+
+
+def _is_cut(name: str, value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) > _LONGEST[name]
+    if not isinstance(value, list):
+        return False
+    if len(value) > MAX_ITEMS:
+        return True
+    for item in value:
+        for text in item.values() if isinstance(item, dict) else (item,):
+            if isinstance(text, str) and len(text) > MAX_ITEM_CHARACTERS:
+                return True
+    return False
 
 
 def digest(row: Row, key: bytes) -> bytes:
@@ -95,10 +189,30 @@ def digest(row: Row, key: bytes) -> bytes:
     try:
         told = orjson.dumps([row.h323, row.info], option=orjson.OPT_SORT_KEYS)
     except TypeError:
-        # Nested beyond what orjson writes (254 levels), which no field of ours is: leave such members out.
-        flat = {name: value for name, value in (row.info or {}).items() if not isinstance(value, dict | list)}
-        told = orjson.dumps([row.h323, flat, sorted(row.info or {})], option=orjson.OPT_SORT_KEYS)
+        # Nested beyond what orjson writes (254 levels), or a number beyond 64 bits: member by member, and of those that
+        # cannot be written only the names. None of them is a field of ours.
+        members = sorted((row.info or {}).items())
+        told = b"\0".join(_written(part) for part in (row.h323, *(part for member in members for part in member)))
     return hashlib.blake2b(told, key=key, digest_size=16).digest()
+
+
+def _written(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else b""
+
+
+def _clean(text: str, most: int) -> str:
+    """Return at most *most* characters of *text*, clean: valid, in NFC, without control characters.
+
+    Cut first: to bring a long row of combining characters into its order takes the square of its length.
+    """
+    text = text[:most]
+    if text.isascii() and text.isprintable():
+        return text
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").translate(_CONTROL)
+    return unicodedata.normalize("NFC", text)[:most]
 
 
 def _masked(name: str, value: Any, rules: Rules) -> Any:
@@ -108,11 +222,12 @@ def _masked(name: str, value: Any, rules: Rules) -> Any:
     return [f"masked:{digest}"] if isinstance(value, list) else f"masked:{digest}"
 
 
-def _text(value: Any) -> str | None:
+def _text(value: Any, most: int = MAX_TEXT_CHARACTERS) -> str | None:
     """Return a text or number as clean text; anything else is not what the field is for."""
     if isinstance(value, str):
-        return value[:MAX_TEXT_CHARACTERS] or None
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+        return _clean(value, most) or None
+    is_number = isinstance(value, int) and not isinstance(value, bool) and -_MOST <= value <= _MOST
+    return str(value) if is_number else None
 
 
 def _named(name: str) -> Callable[[Row, Mapping[str, Any]], str | None]:
@@ -129,48 +244,52 @@ def _first(*names: str) -> Callable[[Row, Mapping[str, Any]], str | None]:
     return find
 
 
-def _texts(value: Any, *inside: str) -> list[str]:
-    """Return the texts in *value*: one text, a list of texts, or a list of objects that hold one under *inside*."""
-    if isinstance(value, str):
-        return [value[:MAX_TEXT_CHARACTERS]] if value else []
-    found = []
-    for item in value if isinstance(value, list) else [value]:
+def _texts(value: Any, *inside: str) -> Iterator[str]:
+    """Yield the texts in *value*: one text, a list of texts, or a list of objects that hold one under *inside*."""
+    for item in value if isinstance(value, list) else (value,):
         held = next((item[name] for name in inside if item.get(name)), None) if isinstance(item, dict) else item
-        if (text := _text(held)) is not None and text not in found:
-            found.append(text)
-    return found
+        if (text := _text(held, MAX_ITEM_CHARACTERS)) is not None:
+            yield text
+
+
+def _first_of(texts: Iterable[str]) -> list[str]:
+    """Return the first texts, each once."""
+    found: dict[str, None] = {}
+    for text in texts:
+        found[text] = None
+        if len(found) == MAX_ITEMS:
+            break
+    return list(found)
 
 
 def _h323(row: Row, info: Mapping[str, Any]) -> str | None:
-    return row.h323 or _h323_in(row, info)
+    return _text(row.h323) or _h323_in(row, info)
 
 
 def _numbers(_row: Row, info: Mapping[str, Any]) -> list[str]:
-    numbers = []
-    for name in ("e164", "num", "ext", "number"):
-        if name in info:
-            numbers += [number for number in _texts(info[name]) if number not in numbers]
-    return numbers
+    return _first_of(text for name in _NUMBERS if name in info for text in _texts(info[name]))
 
 
 def _emails(_row: Row, info: Mapping[str, Any]) -> list[str]:
-    emails = _texts(info.get("emails"), "email")
-    for name in ("email", "h323-email"):
-        if name in info:
-            emails += [email for email in _texts(info[name], "email") if "@" in email and email not in emails]
-    return emails
+    others = (text for name in _EMAILS if name in info for text in _texts(info[name], "email") if "@" in text)
+    return _first_of(chain(_texts(info.get("emails"), "email"), others))
 
 
 def _groups(_row: Row, info: Mapping[str, Any]) -> list[dict[str, Any]]:
-    listed: list[Any] = next((info[name] for name in ("grps", "groups", "grp") if isinstance(info.get(name), list)), [])
+    listed: list[Any] = next((info[name] for name in _GROUPS if isinstance(info.get(name), list)), [])
     groups: dict[str, bool] = {}
     for group in listed:
         if isinstance(group, dict):
-            if (name := _text(group.get("name"))) is not None:
+            if (name := _text(group.get("name"), MAX_ITEM_CHARACTERS)) is not None:
                 groups[name] = _is_active(group)
-        elif (name := _text(group)) is not None:
+        elif (name := _text(group, MAX_ITEM_CHARACTERS)) is not None:
             groups[name] = True
-    return [{"name": name, "active": active} for name, active in sorted(groups.items())]
+    return [{"name": name, "active": groups[name]} for name in _in_order(groups)]
+
+
+def _in_order(texts: Iterable[str]) -> list[str]:
+    """Return the first texts in the order of the alphabet: the same ones in whatever order they came."""
+    return heapq.nsmallest(MAX_ITEMS, texts)
 
 
 def _is_active(group: Mapping[str, Any]) -> bool:
@@ -183,21 +302,41 @@ def _is_active(group: Mapping[str, Any]) -> bool:
 def _apps(_row: Row, info: Mapping[str, Any]) -> list[str]:
     listed = info.get("apps")
     if isinstance(listed, list):
-        return sorted(_texts(listed, "name"))
-    named = _text(info.get("apps-my")) or _text(listed) or ""
-    return sorted({name.strip() for name in named.split(",") if name.strip()})
+        return _in_order(set(_texts(listed, "name")))
+    named = next((text for text in (info.get("apps-my"), listed) if isinstance(text, str) and text), "")
+    names = (_text(name.strip(), MAX_ITEM_CHARACTERS) for name in named[:MAX_APPS_CHARACTERS].split(","))
+    return _in_order({name for name in names if name is not None})
 
 
 def _devices(_row: Row, info: Mapping[str, Any]) -> list[dict[str, Any]]:
     listed = info.get("devices")
-    devices = [device for device in listed if isinstance(device, dict)] if isinstance(listed, list) else []
-    return [{"text": _text(device.get("text")), "app": _text(device.get("app"))} for device in devices]
+    devices = (device for device in listed if isinstance(device, dict)) if isinstance(listed, list) else iter(())
+    return [
+        {name: _text(device.get(name), MAX_ITEM_CHARACTERS) for name in ("text", "app")}
+        for device in islice(devices, MAX_ITEMS)
+    ]
 
+
+_NUMBERS: Final = ("e164", "num", "ext", "number")
+_EMAILS: Final = ("email", "h323-email")
+_GROUPS: Final = ("grps", "groups", "grp")
+_LONGEST: Final[Mapping[str, int]] = {
+    **dict.fromkeys(("h323", "sip", "dn", "cn", "loc", "pbx", "node", "domain", "config"), MAX_TEXT_CHARACTERS),
+    **dict.fromkeys((*_NUMBERS, *_EMAILS, *_GROUPS, "emails", "devices"), MAX_ITEM_CHARACTERS),
+    **dict.fromkeys(("apps", "apps-my"), MAX_APPS_CHARACTERS),
+}
+"""How many characters of a text are looked at, by the names that are published."""
+
+_MOST: Final = (1 << 64) - 1
+"""Of a number: what JSON brings as a whole number at all."""
+
+_CONTROL: Final = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0))) | dict.fromkeys(map(ord, "\t\n\r"), " ")
+"""Control characters go; those that part words leave a blank."""
 
 _h323_in = _first("h323", "sip")
 
 _FINDERS: Final[dict[str, Callable[[Row, Mapping[str, Any]], Any]]] = {
-    "guid": lambda row, _info: row.account_guid,
+    "guid": lambda row, _info: clean_guid(row.account_guid),
     "h323": _h323,
     "display_name": _named("dn"),
     "common_name": _named("cn"),
@@ -216,6 +355,7 @@ _FINDERS: Final[dict[str, Callable[[Row, Mapping[str, Any]], Any]]] = {
 _EMPTY: Final[dict[str, Any]] = {"numbers": [], "emails": [], "groups": [], "apps": [], "devices": []}
 
 _MAX_NAME_CHARACTERS: Final = 40
+_MAX_NAMES_AT_ONCE: Final = 100
 _NO_NAMES: Final = frozenset[str]()
 
 _NAMES_BY_SHAPE: Final = {

@@ -16,7 +16,17 @@ Sentence = tuple[str | datetime, ...]
 IN_FUTURE: Final = "in the future: the clock was wrong when it was written"
 """Said of a moment that was recorded and has not come yet."""
 
-_NOT_OF_A_PART: Final = {"task_stuck", "outbox_full", "events_late", "events_parked", "walk_stalled", "insecure"}
+FILE_UNUSABLE: Final = "file_unusable"
+
+_NOT_OF_A_PART: Final = {
+    "task_stuck",
+    "outbox_full",
+    "events_late",
+    "events_parked",
+    "walk_stalled",
+    "insecure",
+    FILE_UNUSABLE,
+}
 """Causes of which the sentence about an end of the bridge does not tell."""
 
 
@@ -64,8 +74,16 @@ def _problems(board: Board, now: datetime) -> Iterator[Problem]:
         yield Problem("outbox", "events_parked", Level.WARN, None, _parked_words(board))
     for sentence in board.insecurities:
         yield Problem("bridge", "insecure", Level.WARN, None, sentence)
+    yield from _problems_of_files(board)
     for name, part in board.sources.items():
         yield from _problems_of(name, part, board, now)
+
+
+def _problems_of_files(board: Board) -> Iterator[Problem]:
+    ways = zip(("broker", "log"), board.ways, strict=False)  # there may be no log of our own
+    for where, part in (*ways, *board.sources.items()):
+        if part.file_trouble:
+            yield Problem(where, FILE_UNUSABLE, Level.WARN, None, part.file_trouble)
 
 
 def _problems_of_log(part: LogPart) -> Iterator[Problem]:
@@ -176,7 +194,7 @@ def as_json(board: Board, now: datetime) -> Mapping[str, Any]:
         "headline": [[_as_member(part) for part in sentence] for sentence in headline(board, now)],
         "problems": problems(board, now),
         "sentences": sentences(board, now),
-        **{name: value for name, value in _members(board).items() if name not in {"steady", "pace", "expected"}},
+        **{name: value for name, value in _members(board).items() if name not in {"steady", "pace", "expected", "scrub"}},
         "ended": board.ended(),
         "oldest_unsent_seconds": _seconds(board.oldest_unsent_at, now),
         "broker": {**_members(board.broker), "ages": {"confirm": _seconds(board.broker.last_progress_at, now)}},

@@ -14,7 +14,6 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from bridge.model import Certificate, Cursor
-from bridge.secret import scrub
 
 MAX_UNSENT_AGE: Final = timedelta(minutes=5)
 """An event that waits longer than this makes the bridge not ready, unless configured otherwise."""
@@ -62,6 +61,8 @@ class Part:
     """What is wrong and what to do, in a sentence; empty where nothing is."""
     cause: str = ""
     """The same as one word for machines: the name of the error."""
+    file_trouble: str = ""
+    """What is wrong with a file of this end, whose former content is used meanwhile."""
     needs_proof: bool = False
     """True where being connected proves nothing: the problem stands until ``proves``."""
     last_progress_at: datetime | None = None
@@ -328,6 +329,8 @@ class Board:
     tasks: dict[str, Watchdog] = field(default_factory=dict)
     expected: dict[str, Running] = field(default_factory=dict)
     """Tasks that should run."""
+    scrub: Callable[[str], str] = str
+    """Takes secrets out of what ended a task."""
     max_unsent_age: timedelta = MAX_UNSENT_AGE
     max_walk_stall: timedelta = MAX_WALK_STALL
     pace: tuple[datetime, float] | None = None
@@ -355,7 +358,7 @@ class Board:
         ended = [(name, task) for name, task in list(self.expected.items()) if task.done()]
         failures = {name: task.exception() for name, task in ended if not task.cancelled()}
         failed = [
-            f"the task {name!r} has ended: {scrub(str(problem))}" for name, problem in failures.items() if problem
+            f"the task {name!r} has ended: {self.scrub(str(problem))}" for name, problem in failures.items() if problem
         ]
         return failed + [f"the task {name!r} has ended" for name, _ in ended if not failures.get(name)]
 
@@ -400,6 +403,8 @@ class Board:
     def _own(self, now: datetime) -> Iterator[Level]:
         if self.insecurities or self.parked or (self.log is not None and (self.log.parked or self.log.warning)):
             yield Level.WARN
+        if any(way.file_trouble for way in self.ways):
+            yield Level.WARN
         if self.full:
             yield Level.PAUSED
         if self.is_late(now) or self.stuck():
@@ -407,7 +412,8 @@ class Board:
 
     def level_of(self, part: SourcePart, now: datetime) -> Level:
         """Return how bad it is with one PBX."""
-        needs_a_look = part.warning or part.doubt or part.parked or part.held_back or self.is_stalled(part, now)
+        words = (part.warning, part.file_trouble, part.doubt, part.held_back)
+        needs_a_look = any(words) or part.parked or self.is_stalled(part, now)
         return worst(part.level, Level.WARN) if needs_a_look else part.level
 
     def is_late(self, now: datetime) -> bool:

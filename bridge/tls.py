@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from bridge.errors import BadConfig
+from bridge.errors import FileUnusable
 
 DEADLINE_SECONDS: Final = 10.0
 """For a look at a certificate."""
@@ -37,12 +37,54 @@ class Trust:
     """Believe everybody."""
 
 
+class ClientTls:
+    """TLS for the connections to one other end, made of files that may be missing or change at any time."""
+
+    def __init__(self, trust: Trust) -> None:
+        self._trust = trust
+        self._files = [file for file in (trust.ca_file, trust.certificate_file, trust.key_file) if file is not None]
+        self._seen: list[tuple[int, int, int] | None] = []
+        self.context = _ClientContext(ssl.PROTOCOL_TLS_CLIENT) if self._files else client_context(trust)
+        """Stays the same object; what is in the files holds for connections from the next ``refresh`` on."""
+
+    def __repr__(self) -> str:
+        return f"<ClientTls {self._trust}>"
+
+    def refresh(self) -> None:
+        """Take over the files if they changed, for connections from now on; to be called before each.
+
+        Raises:
+            FileUnusable: they cannot be used, and never could since the start; otherwise the former ones stay in use.
+
+        """
+        try:
+            self._take_over()
+        except FileUnusable:
+            if self.context.present is None:
+                raise
+
+    @property
+    def trouble(self) -> str:
+        """Why former files are used; empty where that is not so. Those that are mended are taken over."""
+        try:
+            self._take_over()
+        except FileUnusable as problem:
+            return str(problem)
+        return ""
+
+    def _take_over(self) -> None:
+        state = [_state(file) for file in self._files]
+        if state != self._seen:
+            self.context.present = client_context.__wrapped__(self._trust)  # a new one, so that no former CA stays
+            self._seen = state
+
+
 @cache  # the CAs of a system are half a megabyte, which a thousand PBXs had better share
-def client_context(trust: Trust) -> ssl.SSLContext:
-    """Return a context for connections that we open.
+def client_context(trust: Trust) -> "_ClientContext":
+    """Return a context for connections that we open, with what is in the files at this moment.
 
     Raises:
-        BadConfig: a file cannot be used; the sentence begins with its key.
+        FileUnusable: a file cannot be used; the sentence begins with its key.
 
     """
     context = _ClientContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -55,7 +97,7 @@ def client_context(trust: Trust) -> ssl.SSLContext:
         try:
             context.load_verify_locations(cafile=trust.ca_file)
         except (OSError, ssl.SSLError) as problem:
-            raise BadConfig(
+            raise FileUnusable(
                 f"ca_file: {trust.ca_file} cannot be used: {_reason(problem)}. It has to hold certificates as PEM text"
             ) from problem
     else:
@@ -69,7 +111,7 @@ class ServerCertificate:
     """The certificate that we show to whoever dials us, and the context that shows it.
 
     Raises:
-        BadConfig: a file cannot be used; the sentence begins with its key.
+        FileUnusable: a file cannot be used; the sentence begins with its key.
 
     """
 
@@ -85,8 +127,8 @@ class ServerCertificate:
         """Take over the files if they changed, for connections from now on, and return whether they had.
 
         Raises:
-            BadConfig: they changed and cannot be used, perhaps because only one of the two is there as yet; the former
-                ones stay in use, and the next call tries again.
+            FileUnusable: they changed and cannot be used, perhaps because only one of the two is there as yet; the
+                former ones stay in use, and the next call tries again.
 
         """
         state = self._state_of_files()
@@ -142,6 +184,8 @@ class _ClientContext(ssl.SSLContext):
 
     server_name: str | None = None
     pins: frozenset[bytes] = frozenset()
+    present: ssl.SSLContext | None = None
+    """What stands in for this one; ``None``: nothing does."""
 
     def wrap_bio(
         self,
@@ -151,6 +195,8 @@ class _ClientContext(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
+        if self.present is not None:
+            return self.present.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
         return super().wrap_bio(incoming, outgoing, server_side, self.server_name or server_hostname, session)
 
 
@@ -184,15 +230,15 @@ def _load_own(context: ssl.SSLContext, certificate_file: Path, key_file: Path | 
             try:
                 file.read_bytes()
             except OSError as problem:
-                raise BadConfig(f"{name}: {file} cannot be read: {problem.strerror}") from problem
+                raise FileUnusable(f"{name}: {file} cannot be read: {problem.strerror}") from problem
     try:
         context.load_cert_chain(certificate_file, key_file, password=_no_passphrase)
     except _HasPassphrase:
-        raise BadConfig(
+        raise FileUnusable(
             f"key_file: the key in {key_file or certificate_file} has a passphrase; give one without"
         ) from None
     except (OSError, ssl.SSLError) as problem:
-        raise BadConfig(
+        raise FileUnusable(
             f"certificate_file: {certificate_file} and its key in {key_file or 'the same file'} cannot be used: "
             f"{_reason(problem)}. Both have to be PEM text and belong together"
         ) from problem

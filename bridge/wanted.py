@@ -9,6 +9,7 @@ from bridge.config.settings import Settings
 from bridge.contract import Offer
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
+from bridge.errors import FileUnusable
 from bridge.model import SourceName
 from bridge.normalize import Projection, Rules
 from bridge.walk.decisions import Pace
@@ -45,7 +46,10 @@ def topology_of(settings: Settings) -> Topology:
 def offer_of(settings: Settings) -> Offer:
     """Return what subscribers of a bridge with *settings* can rely on."""
     rabbitmq, topology = settings.rabbitmq, topology_of(settings)
-    urls = rabbitmq.urls
+    try:
+        urls = rabbitmq.urls
+    except FileUnusable:  # whoever connects says so; the file that comes later may name another host, and no document
+        urls = []
     return Offer(
         exchange=rabbitmq.exchange,
         vhost=vhost_of(urls[0]) if urls else "/",

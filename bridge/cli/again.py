@@ -10,7 +10,7 @@ from uuid import uuid4
 import click
 
 from bridge.broker import Topology, connect
-from bridge.cli.common import config_option, print_json, run_now, settings_of, time_option
+from bridge.cli.common import QUEUE, config_option, print_json, run_now, settings_of, time_option
 from bridge.cli.look import meant
 from bridge.clock import utc_now
 from bridge.config.settings import Settings
@@ -22,7 +22,7 @@ from bridge.resend import Sender, Snapshot, as_row, is_replayable, sending
 from bridge.store.reader import StoreReader
 from bridge.tls import client_context
 
-queue_option = click.option("--queue", required=True, help="The queue that gets them; nobody else does.")
+queue_option = click.option("--queue", required=True, type=QUEUE, help="The queue that gets them; nobody else does.")
 
 
 @click.command()

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -15,6 +15,8 @@ import orjson
 from bridge import logs
 from bridge.config.loading import CONFIG_VARIABLE, load_settings
 from bridge.config.settings import Settings
+from bridge.config.table import short as check_key
+from bridge.config.tables import check_amqp, check_exchange, check_queue
 from bridge.secret import scrub
 
 FAILED: Final = 1
@@ -33,12 +35,53 @@ config_option = click.option(
 )
 
 
+YEARS: Final = range(1970, 9999)
+"""Of times that brokers and databases can be asked about."""
+
+LARGEST: Final = (1 << 63) - 1
+"""Of the numbers that SQLite keeps."""
+
+
 def time_option(_context: click.Context, _option: click.Parameter, text: str) -> datetime:
     """Return the time an option names; without a zone it is that of this machine."""
     try:
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError as problem:
-        raise click.BadParameter(f"must be a time like 2026-11-23T20:00, not {text!r}") from problem
+        told = datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        told = None
+    if told is None or told.year not in YEARS:
+        raise click.BadParameter(f"must be a time like 2026-11-23T20:00, not {text!r}")
+    return told
+
+
+def checked(check: Callable[[str], object]) -> Callable[[str], str]:
+    """Return the type of an option whose text *check* has nothing against; it raises a ``ValueError`` otherwise."""
+
+    def text(given: str) -> str:
+        try:
+            check(given)
+        except ValueError as problem:
+            raise click.BadParameter(str(problem)) from problem
+        return given
+
+    return text
+
+
+class Number(click.FloatRange):
+    """A number from *min* to *max*, which ``nan`` is not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return *value*, or fail with what is wrong."""
+        number = super().convert(value, param, ctx)
+        if number != number:  # noqa: PLR0124 - which is what tells it
+            self.fail("is no number", param, ctx)
+        return number
+
+
+QUEUE: Final = checked(check_queue)
+EXCHANGE: Final = checked(check_exchange)
+KEY: Final = checked(check_key)
+BROKER: Final = checked(check_amqp)
+PORT: Final = click.IntRange(0, 65535)
 
 
 def settings_of(config: Path | None, *, require: bool = True, level: str | None = None) -> Settings:

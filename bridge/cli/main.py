@@ -5,9 +5,11 @@ ended the hard way. 130: stopped by a
 person, who pressed Ctrl-C or did not say yes.
 """
 
+import io
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Final
 
 import click
@@ -54,13 +56,16 @@ for command in (
 def main() -> None:
     """Run the command line; what goes wrong ends with a sentence and an exit code, not with a traceback."""
     try:
+        _look_at(sys.argv)
         commands(standalone_mode=False)
     except BadConfig as problem:
         _end(str(problem), MISUSED)
     except BridgeError as problem:
         _end(str(problem), FAILED)
     except click.ClickException as problem:
-        problem.show()
+        told = io.StringIO()
+        problem.show(file=told)
+        click.echo(scrub(told.getvalue()), nl=False, err=True)
         sys.exit(MISUSED)
     except click.Abort as stopped:
         if isinstance(stopped.__cause__, KeyboardInterrupt):  # Ctrl-C in the middle of something
@@ -75,6 +80,12 @@ def main() -> None:
     except Exception:  # noqa: BLE001 - the last line of defence: a mistake of ours, told in full and without secrets
         click.echo(scrub(traceback.format_exc()), err=True)
         _end("this is a mistake in the program; please report the lines above. Nothing durable is damaged", FAILED)
+
+
+def _look_at(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        if not argument.isascii() and any("\ud800" <= character <= "\udfff" for character in argument):
+            raise click.UsageError(f"{argument!r} is no valid UTF-8 text")
 
 
 def _end(sentence: str, code: int) -> None:

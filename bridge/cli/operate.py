@@ -13,7 +13,17 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from bridge.cli.common import FAILED, config_option, json_option, print_json, run_now, safe_json, say, settings_of
+from bridge.cli.common import (
+    FAILED,
+    LARGEST,
+    config_option,
+    json_option,
+    print_json,
+    run_now,
+    safe_json,
+    say,
+    settings_of,
+)
 from bridge.control import ask, no_pbx, not_parked, not_paused, parked_as_json, paused, resumed, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.model import Pause, SourceName
@@ -161,7 +171,7 @@ def parked_group(context: click.Context, config: Path | None, *, as_json: bool) 
 
 
 @parked_group.command()
-@click.argument("position", type=click.IntRange(min=1))
+@click.argument("position", type=click.IntRange(1, LARGEST))
 @click.pass_obj
 @json_option
 def retry(config: Path | None, position: int, *, as_json: bool) -> None:
@@ -176,7 +186,7 @@ def retry(config: Path | None, position: int, *, as_json: bool) -> None:
 
 
 @parked_group.command()
-@click.argument("position", type=click.IntRange(min=1))
+@click.argument("position", type=click.IntRange(1, LARGEST))
 @click.option("--reason", required=True, help="Why; kept with the event and in the log.")
 @click.confirmation_option(prompt="No subscriber will ever hear of this change. Discard it?")
 @click.pass_obj

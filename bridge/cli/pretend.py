@@ -9,34 +9,44 @@ import click
 import orjson
 
 from bridge import logs
-from bridge.cli.common import FAILED, run_now, settings_of, stop_signals
+from bridge.cli.common import BROKER, FAILED, PORT, Number, checked, run_now, settings_of, stop_signals
 from bridge.cli.watch import shower
+from bridge.config.pbx_tables import check_websocket
 from bridge.demo import Plan, Summary, as_line, play
 from bridge.errors import BadConfig, BridgeError
-from bridge.secret import Secret
+from bridge.secret import Secret, scrub
 from bridge.simulator.modes import Modes, UnknownMode
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.scenario import BadScenario, load, names
 from bridge.simulator.server import keep_calling, serve
 from bridge.tls import Trust, client_context
+from bridge.urls import read_host, split_urls
 
 REMEMBERED: Final = 10_000
 """Mutations and deliveries that a simulator keeps on record, so that it may run for weeks."""
 
+MAX_ACCOUNTS: Final = 1_000_000
+"""As many as fit into the memory of a usual machine."""
+
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8088, show_default=True, help="0 takes any free one.")
-@click.option("--accounts", default=100, show_default=True, type=click.IntRange(min=0))
+@click.option("--host", default="127.0.0.1", show_default=True, type=checked(read_host))
+@click.option("--port", default=8088, type=PORT, show_default=True, help="0 takes any free one.")
+@click.option("--accounts", default=100, show_default=True, type=click.IntRange(0, MAX_ACCOUNTS))
 @click.option("--seed", default=1, show_default=True, help="The same seed makes the same accounts and changes.")
-@click.option("--changes-per-second", default=0.0, show_default=True, type=click.FloatRange(min=0))
-@click.option("--round-trip-ms", default=0.0, show_default=True, type=click.FloatRange(min=0))
+@click.option("--changes-per-second", default=0.0, show_default=True, type=Number(0, 1000))
+@click.option("--round-trip-ms", default=0.0, show_default=True, type=Number(0, 60_000))
 @click.option("--app", default="demo", show_default=True, help="Name of the App object.")
 @click.option("--password", help="Its password; by default 'demo'.")
 @click.option("--password-file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--mode", "modes", multiple=True, help="How it behaves where the vendor says nothing, e.g. idle-silent.")
 @click.option("--scenario", help="A ready scenario or a TOML file with one.")
-@click.option("--call", "url", help="Dial a bridge at this URL (ws or wss), as PBXs with the Websocket check mark do.")
+@click.option(
+    "--call",
+    "url",
+    type=checked(check_websocket),
+    help="Dial a bridge at this URL (ws or wss), as PBXs with the Websocket check mark do.",
+)
 @click.option("--ca-file", type=click.Path(dir_okay=False, path_type=Path), help="With --call: who signed the bridge.")
 def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed by name
     host: str,
@@ -83,11 +93,11 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are pa
                 changes_per_second=changes_per_second,
                 scenario=script,
             ) as serving:
-                click.echo(f"a pretend PBX with {accounts} accounts listens on {serving.url} (app {app})", err=True)
+                _tell(f"a pretend PBX with {accounts} accounts listens on {serving.url} (app {app})")
                 await stop.wait()
 
     async def calling() -> None:
-        click.echo(f"a pretend PBX with {accounts} accounts dials {url} (app {app})", err=True)
+        _tell(f"a pretend PBX with {accounts} accounts dials {url} (app {app})")
         context = client_context(Trust(ca_file=ca_file)) if (url or "").startswith("wss:") else None
         work = keep_calling(
             pbx,
@@ -113,13 +123,21 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are pa
         raise BadConfig(f"cannot listen on {host}:{port}: {problem.strerror}") from problem
 
 
+def _tell(sentence: str) -> None:
+    click.echo(scrub(sentence), err=True)
+
+
 @click.command()
-@click.option("--accounts", default=50, show_default=True, type=click.IntRange(min=0))
-@click.option("--changes", default=20, show_default=True, type=click.IntRange(min=0), help="Only with --once.")
-@click.option("--changes-per-second", default=1.0, show_default=True, type=click.FloatRange(min=0))
+@click.option("--accounts", default=50, show_default=True, type=click.IntRange(0, MAX_ACCOUNTS))
+@click.option(
+    "--changes", default=20, show_default=True, type=click.IntRange(0, MAX_ACCOUNTS), help="Only with --once."
+)
+@click.option("--changes-per-second", default=1.0, show_default=True, type=Number(0, 1000))
 @click.option("--once", is_flag=True, help="End when all accounts and changes were delivered.")
 @click.option("--seed", default=1, show_default=True)
-@click.option("--amqp-url", help="A broker; by default BRIDGE_RABBITMQ_URL, and without either the terminal.")
+@click.option(
+    "--amqp-url", type=BROKER, help="A broker; by default BRIDGE_RABBITMQ_URL, and without either the terminal."
+)
 @click.option("--json", "as_json", is_flag=True, help="One event per line on stdout, and the summary as the last line.")
 def demo(  # noqa: PLR0913 - the options of a command
     accounts: int,
@@ -133,7 +151,7 @@ def demo(  # noqa: PLR0913 - the options of a command
 ) -> None:
     """See it work: a pretend PBX, the bridge and a subscriber, all in this process."""
     settings = settings_of(None, require=False, level="warning")
-    urls = [amqp_url] if amqp_url else settings.rabbitmq.urls
+    urls = split_urls(amqp_url) if amqp_url else settings.rabbitmq.urls
     plan = Plan(accounts, changes, changes_per_second, is_once=once, seed=seed, amqp_urls=urls)
     if not as_json:
         _greet(plan)

@@ -57,6 +57,8 @@ async def _bridge(settings: Settings, hard_end: HardEnd) -> None:
     log.info("bridge.starting", version=__version__, settings=settings.redacted())
     for sentence in settings.insecurities():
         log.warning("settings.insecure", problem=sentence)
+    for who, words in settings.troubles():
+        log.error("file.unusable", of=who, problem=words)
     with built(settings) as bridge, stop_signals() as stop:
         hard_end.watch(bridge.board, stop.is_set)
         async with contextlib.AsyncExitStack() as stack:

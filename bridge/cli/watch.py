@@ -12,7 +12,18 @@ import click
 from rich.console import Console
 
 from bridge import logs
-from bridge.cli.common import config_option, run_now, safe_json, settings_of, stop_signals
+from bridge.cli.common import (
+    BROKER,
+    EXCHANGE,
+    KEY,
+    QUEUE,
+    YEARS,
+    config_option,
+    run_now,
+    safe_json,
+    settings_of,
+    stop_signals,
+)
 from bridge.cloudevents import AccountChanged
 from bridge.consumer.client import ACCOUNT_KEYS, Delivery, Start, subscribe
 from bridge.errors import BadConfig, BridgeError
@@ -21,6 +32,7 @@ from bridge.retrying import Patience, keep_trying
 from bridge.terminal import event_line
 from bridge.tls import client_context
 from bridge.trace import is_meant
+from bridge.urls import split_urls
 
 FIRST_SHOWN: Final = 20
 """Accounts of the demo's first walk that are shown one by one."""
@@ -30,11 +42,15 @@ log = logs.get_logger(__name__)
 
 @click.command()
 @config_option
-@click.option("--amqp-url", help="The broker; by default the configured one.")
-@click.option("--exchange", help="The exchange; by default the configured one.")
-@click.option("--queue", help="A durable queue to read from, and to keep; by default one that goes with this command.")
+@click.option("--amqp-url", type=BROKER, help="The broker; by default the configured one.")
+@click.option("--exchange", type=EXCHANGE, help="The exchange; by default the configured one.")
+@click.option(
+    "--queue", type=QUEUE, help="A durable queue to read from, and to keep; by default one that goes with this command."
+)
 @click.option("--from", "start", help="Read the log instead: 'first', or a time like 2026-11-23T20:00.")
-@click.option("--key", "keys", multiple=True, default=ACCOUNT_KEYS, show_default=True, help="Which routing keys.")
+@click.option(
+    "--key", "keys", multiple=True, type=KEY, default=ACCOUNT_KEYS, show_default=True, help="Which routing keys."
+)
 @click.option("--source", help="Only of this PBX.")
 @click.option("--change", type=click.Choice([kind.value for kind in ChangeKind]), help="Only such changes.")
 @click.option("--field", help="Only where this field differs, like numbers.")
@@ -56,7 +72,7 @@ def tail(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed
 ) -> None:
     """Show account changes as they pass, until stopped."""
     settings = settings_of(config, require=False, level="warning")
-    urls = [amqp_url] if amqp_url else settings.rabbitmq.urls
+    urls = split_urls(amqp_url) if amqp_url else settings.rabbitmq.urls
     if not urls:
         raise BadConfig(
             "no broker is configured: name the settings by --config FILE, set BRIDGE_RABBITMQ_URL, or give --amqp-url"
@@ -91,9 +107,12 @@ def tail(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed
 
 def _time(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError as problem:
-        raise click.UsageError(f"--from wants 'first' or a time like 2026-11-23T20:00, not {text!r}") from problem
+        told = datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        told = None
+    if told is None or told.year not in YEARS:
+        raise click.UsageError(f"--from wants 'first' or a time like 2026-11-23T20:00, not {text!r}")
+    return told
 
 
 async def _tail(

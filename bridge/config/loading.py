@@ -1,5 +1,6 @@
 """The settings, read from one TOML file and the environment; every mistake is told at once, each with its place."""
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,16 @@ from bridge.config.settings import Settings
 from bridge.config.table import Table
 from bridge.errors import BadConfig
 from bridge.mistakes import Key, Places, did_you_mean, lines_of
+from bridge.secret import hide, make_public
+from bridge.urls import secrets_in
 
 PREFIX: Final = "BRIDGE_"
 CONFIG_VARIABLE: Final = "BRIDGE_CONFIG"
+
+_ABOUT_A_SERVICE: Final = re.compile(
+    r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"
+)
+_PORT_OF_A_SERVICE: Final = re.compile(r"(tcp|udp|sctp)://")
 
 
 def load_settings(
@@ -51,7 +59,22 @@ def load_settings(
     if mistakes:
         count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise BadConfig("\n  ".join([f"the configuration has {count}:", *mistakes]))
+    _know(settings)
     return settings
+
+
+def _know(settings: Settings) -> None:
+    """Let what is shown be wiped clean from now on: of secrets, and of nothing else that is no secret anyway."""
+    make_public(_texts(settings.redacted()))
+    hide(secret for url in (*(pbx.url for pbx in settings.pbx), settings.traces.endpoint) for secret in secrets_in(url))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(inner)
 
 
 def origins(file: Path | None, environment: Mapping[str, str]) -> Mapping[Key, str]:
@@ -84,7 +107,7 @@ def _read(file: Path | None) -> tuple[str, dict[str, Any]]:
     if file is None:
         return "", {}
     try:
-        text = file.read_text("utf-8")
+        text = file.read_text("utf-8-sig")
         return text, tomllib.loads(text)
     except OSError as problem:
         raise BadConfig(f"the configuration {file} cannot be read: {problem.strerror}") from problem
@@ -92,6 +115,8 @@ def _read(file: Path | None) -> tuple[str, dict[str, Any]]:
         raise BadConfig(f"the configuration {file} is not UTF-8 text") from problem
     except tomllib.TOMLDecodeError as problem:
         raise BadConfig(f"the configuration {file} is not TOML: {problem}") from problem
+    except (ValueError, RecursionError) as problem:  # a number of thousands of digits, a list in a list in a list …
+        raise BadConfig(f"the configuration {file} cannot be read: it is no TOML that anybody would write") from problem
 
 
 def _overlay(
@@ -111,6 +136,8 @@ def _overlay(
     for variable, value in environment.items():
         if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE or variable.startswith(f"{PREFIX}TEST_"):
             continue
+        if not value.strip() or _is_of_kubernetes(variable, value):
+            continue
         if variable not in known:
             mistakes.append(f"{variable}: there is no such variable{did_you_mean(variable, known)}")
             continue
@@ -125,6 +152,15 @@ def _overlay(
         is_list = _is_list(table, key)
         target[key] = [part.strip() for part in value.split(",") if part.strip()] if is_list else value
         origins[path] = variable
+
+
+def _is_of_kubernetes(variable: str, value: str) -> bool:
+    """Tell whether it is about a Service called ``bridge`` or ``bridge-…``, as every container of its namespace has.
+
+    ``BRIDGE_STATUS_PORT`` may be that or ours, which its value tells apart.
+    """
+    is_port = variable.endswith("_PORT") and _PORT_OF_A_SERVICE.match(value) is not None
+    return is_port or _ABOUT_A_SERVICE.search(variable) is not None
 
 
 def _table_at(tables: dict[str, Any], path: Key) -> dict[str, Any] | None:

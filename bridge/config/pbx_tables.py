@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from bridge.config.table import FieldNames, Name, SecretFile, Table, TlsTable, keep_guid, usable
+from bridge.config.table import FieldNames, Name, OwnSecretFile, Table, TlsTable, checked, keep_guid, url_of, usable
 from bridge.model import SourceName
 from bridge.secret import Secret
 from bridge.tls import ServerCertificate
@@ -14,11 +14,17 @@ from bridge.tls import ServerCertificate
 DEFAULT_PATH: Final = "/PBX0/APPS/websocket"
 
 
-def _websocket(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("ws", "wss") or not parts.hostname:
-        raise ValueError(f"must look like wss://pbx.example.com{DEFAULT_PATH}")
-    return url
+WEBSOCKET_SCHEMES: Final = ("ws", "wss")
+
+
+def check_websocket(url: str) -> None:
+    """Return if *url* is that of a WebSocket.
+
+    Raises:
+        ValueError: it is not; in words that do not show it.
+
+    """
+    url_of(url, WEBSOCKET_SCHEMES, f"must look like wss://pbx.example.com{DEFAULT_PATH}")
 
 
 def _from_root(path: str) -> str:
@@ -51,13 +57,13 @@ class PbxTable(TlsTable, PaceTable):
 
     name: Annotated[SourceName, Name] = SourceName("pbx")
     """What it is called in events, routing keys and commands."""
-    url: Annotated[str, AfterValidator(_websocket)]
+    url: Annotated[str, checked(check_websocket)]
     """Its address; the usual path is added where none is given."""
     app: str = Field(min_length=1)
     """The Name of the App object."""
     password: SecretStr | None = None
     """The Password of the App object."""
-    password_file: SecretFile | None = Field(None, validate_default=True)
+    password_file: OwnSecretFile | None = Field(None, validate_default=True)
     """A file with that, read again at every login."""
     connect_timeout_seconds: float = Field(20, gt=0, le=600)
     """How long connecting may take."""
@@ -98,7 +104,7 @@ class PbxTable(TlsTable, PaceTable):
     @property
     def secret(self) -> Secret:
         """The app password."""
-        return self._secret("password") or Secret("")
+        return self.secret_of("password") or Secret("")
 
 
 class AppTable(Table):
@@ -110,7 +116,7 @@ class AppTable(Table):
     """Only PBXs of this System Name, and for those no other entry of this name."""
     password: SecretStr | None = None
     """The Password of the App object."""
-    password_file: SecretFile | None = Field(None, validate_default=True)
+    password_file: OwnSecretFile | None = Field(None, validate_default=True)
     """A file with that, read again at every login."""
 
     @field_validator("password_file")
@@ -123,7 +129,7 @@ class AppTable(Table):
     @property
     def secret(self) -> Secret:
         """The password of the App object."""
-        return self._secret("password") or Secret("")
+        return self.secret_of("password") or Secret("")
 
 
 class ListenTable(PaceTable):

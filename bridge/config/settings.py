@@ -1,6 +1,7 @@
 """Everything an operator may say, and what follows from it as a whole."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -19,8 +20,9 @@ from bridge.config.tables import (
     TracesTable,
     WalkTable,
 )
+from bridge.errors import FileUnusable
 from bridge.model import SourceName
-from bridge.secret import HIDDEN, without_password
+from bridge.urls import HIDDEN, scheme_of, without_password
 
 
 class Settings(Table):
@@ -66,20 +68,35 @@ class Settings(Table):
     def redacted(self) -> dict[str, Any]:
         """Return the settings as shown to people."""
         shown = self.model_dump(mode="json", exclude_none=True)
-        if self.rabbitmq.urls:
-            shown["rabbitmq"]["url"] = ",".join(without_password(url) for url in self.rabbitmq.urls)
-        if self.rabbitmq.stream_urls:
-            shown["rabbitmq"]["stream_url"] = ",".join(without_password(url) for url in self.rabbitmq.stream_urls)
+        for name, secret in (("url", self.rabbitmq.secret), ("stream_url", self.rabbitmq.stream_secret)):
+            if secret is not None:
+                with suppress(FileUnusable):  # whoever needs it will say so
+                    shown["rabbitmq"][name] = secret.reveal()
         for table in (*shown["pbx"], *shown.get("listen", {}).get("app", ())):
             if "password" in table:
                 table["password"] = HIDDEN
-        return shown
+        return {name: _shown(table) for name, table in shown.items()}
+
+    def troubles(self) -> Iterator[tuple[str, str]]:
+        """Yield who does not work at present, as far as files say: its name, and what is wrong with which file."""
+        for pbx in self.pbx:
+            yield from ((f"PBX {pbx.name}", words) for words in (pbx.secret.trouble, pbx.tls.trouble) if words)
+        for app in self.listen.app if self.listen is not None else ():
+            if words := app.secret.trouble:
+                yield f"App object {app.name}", words
+        broker = self.rabbitmq
+        for secret in (broker.secret, broker.stream_secret):
+            if secret is not None and secret.trouble:
+                yield "broker", secret.trouble
+        if broker.tls.trouble:
+            yield "broker", broker.tls.trouble
 
     def insecurities(self) -> Iterator[str]:
         """Yield a sentence for everything that was said to be insecure on purpose."""
         for pbx in self.pbx:
             if pbx.insecure:
-                yield f"INSECURE: whoever answers at {pbx.url} is believed to be PBX {pbx.name} (pbx.insecure = true)."
+                where = without_password(pbx.url)
+                yield f"INSECURE: whoever answers at {where} is believed to be PBX {pbx.name} (pbx.insecure = true)."
             elif pbx.url.startswith("ws:") and not _is_loopback(pbx.url):
                 yield f"INSECURE: PBX {pbx.name} is talked to without TLS (its url begins with ws:)."
         if self.rabbitmq.insecure:
@@ -90,3 +107,11 @@ class Settings(Table):
 
 def _is_loopback(url: str) -> bool:
     return urlsplit(url).hostname in {"127.0.0.1", "::1", "localhost"}
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _shown(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_shown(inner) for inner in value]
+    return without_password(value) if isinstance(value, str) and scheme_of(value) else value

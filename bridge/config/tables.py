@@ -1,34 +1,86 @@
 """The tables about the bridge itself, its store and its broker."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from bridge.config.table import Age, FieldNames, SecretFile, Table, Time, TimeOrNever, TlsTable, keep_guid, of_the_form
+from bridge.config.table import (
+    MAX_EXCHANGE_CHARACTERS,
+    Age,
+    FieldNames,
+    SecretFile,
+    Table,
+    Time,
+    TimeOrNever,
+    TlsTable,
+    check_name,
+    checked,
+    holding,
+    keep_guid,
+    short,
+    url_of,
+    urls_of,
+)
 from bridge.secret import Secret
+from bridge.urls import Url, split_urls, vhost_of
 
 EXCHANGE: Final = "pbx.accounts"
 
 
-def _amqp(url: SecretStr) -> SecretStr:
-    for one in url.get_secret_value().split(","):
-        parts = urlsplit(one.strip())
-        if parts.scheme not in ("amqp", "amqps") or not parts.hostname:
-            raise ValueError("must look like amqp://user:password@host:5672/vhost (amqps for TLS)")
-    return url
+AMQP_SCHEMES: Final = ("amqp", "amqps")
+AMQP_WORDS: Final = "must look like amqp://user:password@host:5672/vhost (amqps for TLS)"
+STREAM_SCHEMES: Final = ("rabbitmq-stream", "rabbitmq-stream+tls")
+STREAM_WORDS: Final = (
+    "must look like rabbitmq-stream://user:password@host:5552/vhost (rabbitmq-stream+tls and 5551 for TLS)"
+)
+
+LONGEST_ADDED_TO_AN_EXCHANGE: Final = ".detour.0123456789ab"
+"""As ``replay`` and ``snapshot`` do, to an exchange; ``.log.writer.<source>`` is longer, but a queue may be, too."""
+DEAD: Final = ".dead"
 
 
-def _stream(url: SecretStr) -> SecretStr:
-    for one in url.get_secret_value().split(","):
-        parts = urlsplit(one.strip())
-        if parts.scheme not in {"rabbitmq-stream", "rabbitmq-stream+tls"} or not parts.hostname:
-            raise ValueError(
-                "must look like rabbitmq-stream://user:password@host:5552/vhost (rabbitmq-stream+tls and 5551 for TLS)"
-            )
-    return url
+def check_amqp(text: str) -> None:
+    """Return if *text* holds URLs of brokers.
+
+    Raises:
+        ValueError: it does not, in words that do not show it.
+
+    """
+    for url in urls_of(text, AMQP_SCHEMES, AMQP_WORDS):
+        _check_vhost(url)
+        told = dict(pair.partition("=")[::2] for pair in url.query.split("&"))
+        if told.get("auth", "plain").lower() not in {"plain", "amqplain"} or "cadata" in told:
+            raise ValueError("may say neither auth nor cadata: the bridge logs in with user and password, see ca_file")
+
+
+def check_stream(text: str) -> None:
+    """Return if *text* holds URLs of stream ports.
+
+    Raises:
+        ValueError: it does not, in words that do not show it.
+
+    """
+    for url in urls_of(text, STREAM_SCHEMES, STREAM_WORDS):
+        _check_vhost(url)
+
+
+def _check_vhost(url: Url) -> None:
+    if len(vhost_of(url)) > MAX_EXCHANGE_CHARACTERS:
+        raise ValueError(f"has a virtual host of more than {MAX_EXCHANGE_CHARACTERS} characters")
+
+
+def _holding(check: Callable[[str], None]) -> AfterValidator:
+    def checked(url: SecretStr) -> SecretStr:
+        check(url.get_secret_value())
+        return url
+
+    return AfterValidator(checked)
+
+
+def _endpoint(url: str) -> None:
+    url_of(url, ("http", "https"), "must look like http://collector:4318")
 
 
 def _sqlite(url: str) -> str:
@@ -39,14 +91,42 @@ def _sqlite(url: str) -> str:
     return url
 
 
+def check_exchange(name: str) -> None:
+    """Return if an exchange may have *name*.
+
+    Raises:
+        ValueError: it may not; with what is wrong.
+
+    """
+    what = f"names like <exchange>{LONGEST_ADDED_TO_AN_EXCHANGE} are made of it"
+    check_name(name, len(LONGEST_ADDED_TO_AN_EXCHANGE), most=MAX_EXCHANGE_CHARACTERS, what=what)
+
+
+def check_queue(name: str) -> None:
+    """Return if a queue may have *name*.
+
+    Raises:
+        ValueError: it may not; with what is wrong.
+
+    """
+    check_name(name, len(DEAD), what=f"the dead letters go to <queue>{DEAD}")
+    if name.startswith("amq."):
+        raise ValueError("begins with amq., which the broker keeps for itself")
+
+
+ExchangeName = checked(check_exchange)
+QueueName = checked(check_queue)
+RoutingKey = checked(short)
+
+
 class RabbitMqTable(TlsTable):
     """The broker, and what is declared there."""
 
-    url: Annotated[SecretStr, AfterValidator(_amqp)] | None = None
+    url: Annotated[SecretStr, _holding(check_amqp)] | None = None
     """Where the broker is: amqp://user:password@host:5672/vhost (amqps for TLS); several hosts separated by commas."""
-    url_file: SecretFile | None = None
+    url_file: Annotated[Path, holding(check_amqp)] | None = None
     """A file with that, read again at every login."""
-    exchange: str = Field(EXCHANGE, min_length=1, max_length=127)
+    exchange: Annotated[str, ExchangeName] = EXCHANGE
     """The topic exchange that gets the events."""
     declare: bool = True
     """Make exchange, log and queues; false: only look whether they are there."""
@@ -54,11 +134,11 @@ class RabbitMqTable(TlsTable):
     """Keep everything in the stream <exchange>.log."""
     log_max_age: Annotated[str, Age] = "30D"
     """How long the log keeps events: a number and one of Y M D h m s."""
-    log_max_bytes: int = Field(5_000_000_000, ge=1_000_000)
+    log_max_bytes: int = Field(5_000_000_000, ge=1_000_000, le=10**15)
     """How large the log may become."""
-    stream_url: Annotated[SecretStr, AfterValidator(_stream)] | None = None
+    stream_url: Annotated[SecretStr, _holding(check_stream)] | None = None
     """The stream port: the log is written through it, each event once. Without it the exchange feeds the log."""
-    stream_url_file: SecretFile | None = None
+    stream_url_file: Annotated[Path, holding(check_stream)] | None = None
     """A file with that, read again at every login."""
     log_partitions: int = Field(1, ge=1, le=64)
     """Into how many streams the log is split, by account; more than one needs stream_url."""
@@ -69,13 +149,33 @@ class RabbitMqTable(TlsTable):
 
     @property
     def urls(self) -> Sequence[str]:
-        """The broker's hosts in the order in which they are tried; read anew where they come from a file."""
-        return self._hosts("url")
+        """The broker's hosts in the order in which they are tried; read anew where they come from a file.
+
+        Raises:
+            FileUnusable: the file holds none, and never did since the start.
+
+        """
+        return _hosts(self.secret)
 
     @property
     def stream_urls(self) -> Sequence[str]:
-        """The broker's stream ports, the same way; none where the exchange feeds the log."""
-        return self._hosts("stream_url")
+        """The broker's stream ports, the same way; none where the exchange feeds the log.
+
+        Raises:
+            FileUnusable: the file holds none, and never did since the start.
+
+        """
+        return _hosts(self.stream_secret)
+
+    @property
+    def secret(self) -> Secret | None:
+        """What ``urls`` are read of."""
+        return self.secret_of("url", check_amqp)
+
+    @property
+    def stream_secret(self) -> Secret | None:
+        """What ``stream_urls`` are read of."""
+        return self.secret_of("stream_url", check_stream)
 
     @property
     def writes_log(self) -> bool:
@@ -88,19 +188,19 @@ class RabbitMqTable(TlsTable):
             raise ValueError("log_partitions needs stream_url (and log_stream): an exchange feeds one stream only")
         return self
 
-    def _hosts(self, name: str) -> Sequence[str]:
-        secret = self._secret(name)
-        return [] if secret is None else [url.strip() for url in secret.reveal().split(",") if url.strip()]
+
+def _hosts(secret: Secret | None) -> Sequence[str]:
+    return [] if secret is None else split_urls(secret.reveal())
 
 
 class SubscriberTable(Table):
     """A queue that is declared before its subscriber first connects, so that it misses nothing; one for each."""
 
-    queue: str = Field(min_length=1, max_length=255)
+    queue: Annotated[str, QueueName]
     """Its name."""
-    keys: tuple[str, ...] = ("*.account.*",)
+    keys: tuple[Annotated[str, RoutingKey], ...] = ("*.account.*",)
     """Routing keys of the events it gets."""
-    delivery_limit: int = Field(100, ge=1)
+    delivery_limit: int = Field(100, ge=1, le=1_000_000)
     """After so many deliveries without an acknowledgement an event goes to <queue>.dead; quorum queues only."""
     queue_type: Literal["quorum", "classic"] = "quorum"
     """quorum keeps its events through the loss of a node."""
@@ -182,7 +282,7 @@ class StatusTable(Table):
     @property
     def secret(self) -> Secret | None:
         """What ``/status`` asks for."""
-        return self._secret("token")
+        return self.secret_of("token")
 
 
 class TracesTable(Table):
@@ -190,9 +290,7 @@ class TracesTable(Table):
 
     enabled: bool = False
     """Make spans, and send them."""
-    endpoint: Annotated[str, of_the_form(r"https?://\S+", "must look like http://collector:4318")] = (
-        "http://localhost:4318"
-    )
+    endpoint: Annotated[str, checked(_endpoint)] = "http://localhost:4318"
     """Where a collector takes OTLP over HTTP."""
 
 

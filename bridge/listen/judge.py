@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bridge.errors import BadConfig
+from bridge.errors import FileUnusable
 from bridge.listen.identity import app_object
 from bridge.wire.login import is_proven
 from bridge.wire.messages import AppLogin
@@ -66,7 +66,7 @@ class Judge:
         if app is not None:
             try:
                 password = app.password()
-            except BadConfig:
+            except FileUnusable:
                 is_readable = False
         is_right = is_proven(login, challenge=challenge, password=password)
         if app is None:

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from bridge.errors import BadConfig, BridgeError, PbxBrokeProtocol
+from bridge.errors import BridgeError, FileUnusable, PbxBrokeProtocol
 from bridge.listen.accepted import AcceptedConnection
 from bridge.listen.caller import Call, CallingPbx
 from bridge.listen.gate import Gate, Ticket
@@ -248,7 +248,7 @@ class Listener:
                 if self._certificate.refresh():
                     log.info("listen.certificate_renewed")
                 told = ""
-            except BadConfig as problem:
+            except FileUnusable as problem:
                 if str(problem) != told:
                     told = str(problem)
                     log.warning("listen.certificate_unusable", problem=told, meanwhile="the former one stays in use")

@@ -2,6 +2,7 @@ import asyncio
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -154,3 +155,34 @@ async def test_forgetting_goes_through_the_running_bridge(path: Path) -> None:
         assert orjson.loads(await ask(path, "POST", "/forget/a%2F1"))["events"] == 2
         assert b"Erika" not in await ask(path, "GET", "/status")
     assert bridge.heard == [("forget", "a/1")]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"x" * 100_000,
+        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /status HTTP/1.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"POST /resync/hq HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n" + b"[" * 100_000,
+        b"POST /resync/hq HTTP/1.1\r\nHost: bridge\r\nContent-Length: 100000\r\n\r\n" + b"[" * 100_000,
+        b"POST /pause/%00%ff HTTP/1.1\r\nHost: bridge\r\n\r\n",
+        b"POST /parked/7/discard HTTP/1.1\r\nHost: bridge\r\n\r\n",
+        b"POST /parked/" + b"9" * 5000 + b"/retry HTTP/1.1\r\nHost: bridge\r\n\r\n",
+        "POST /parked/٣/retry HTTP/1.1\r\nHost: bridge\r\n\r\n".encode(),
+        b"\0\xff\r\n\r\n",
+    ],
+)
+async def test_whatever_is_written_to_the_socket_the_next_one_is_served(path: Path, said: bytes) -> None:
+    async with serve(Told(), path):
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(said + b"\r\n")
+        writer.write_eof()
+        answer = b""
+        with suppress(ConnectionError):  # which is an answer, too
+            async with asyncio.timeout(10):
+                answer = await reader.read()
+        assert b" 500 " not in answer
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        assert await ask(path, "GET", "/livez")

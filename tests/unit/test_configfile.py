@@ -15,8 +15,10 @@ from tests.support.certificates import written
 
 def without_missing_files(text: str, tmp_path: Path) -> str:
     """Return *text* with every secret file in it replaced by one that is there."""
-    secret = tmp_path / "secret"
+    secret, streams = tmp_path / "secret", tmp_path / "streams"
     secret.write_text("amqp://bridge:pw@localhost/")
+    streams.write_text("rabbitmq-stream://bridge:pw@localhost/")
+    text = text.replace('"/run/secrets/broker-streams"', f'"{streams}"')
     return re.sub(r'"/run/secrets/[\w-]+"', f'"{secret}"', text)
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from bridge.clock import utc_now
 from bridge.delivery.ingest import ingest
 from bridge.delivery.reconcile import Brake
-from bridge.errors import BridgeError, PbxRefusedLogin, PbxUnreachable, StoreUnusable
+from bridge.errors import PbxRefusedLogin, PbxUnreachable, StoreUnusable
 from bridge.following import FollowedPbx, Pbx, reading, recalled
 from bridge.model import Certificate, Cursor, Pause
 from bridge.normalize import Rules
@@ -33,7 +35,7 @@ class HandHeldSource:
     """Tells what the test has put into it; where that is an error, it fails with it."""
 
     def __init__(self) -> None:
-        self.tells: asyncio.Queue[Heard | BridgeError] = asyncio.Queue()
+        self.tells: asyncio.Queue[Heard | Exception] = asyncio.Queue()
         self.begun: asyncio.Queue[Cursor] = asyncio.Queue()
         self.is_reading = False
         self.walks = 0
@@ -47,7 +49,7 @@ class HandHeldSource:
         try:
             while True:
                 told = await self.tells.get()
-                if isinstance(told, BridgeError):
+                if isinstance(told, Exception):
                     raise told
                 await hand_on(told)
         finally:
@@ -67,9 +69,14 @@ class Site:
         self.habits = Habits(nightly_at=None)
         self.is_store_quick = asyncio.Event()
         self.is_store_quick.set()
+        self.fails_once: Exception | None = None
+        """What the next call of the store raises."""
 
     async def _offload(self, call: Callable[..., Result], /, *args: Any) -> Result:
         await self.is_store_quick.wait()
+        failure, self.fails_once = self.fails_once, None
+        if failure is not None:
+            raise failure
         return call(*args)
 
     async def recalled(self) -> FollowedPbx:
@@ -100,6 +107,14 @@ class Site:
     @property
     def kept(self) -> Cursor:
         return self.store.place(HQ).cursor
+
+
+@pytest.fixture
+def logging_on() -> Iterator[None]:
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.BoundLogger)
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture
@@ -139,6 +154,28 @@ async def test_what_was_read_is_durable_when_following_is_cancelled(site: Site) 
     assert site.kept == rows[-1].cursor
 
 
+@pytest.mark.parametrize("problem", [TypeError("cannot be written"), PbxUnreachable("odd"), StoreUnusable("full")])
+async def test_a_stop_ends_it_whatever_goes_wrong_with_what_was_read_last(site: Site, problem: Exception) -> None:
+    """Or it would be tried again, and nobody would wait for the end of that."""
+    task = asyncio.create_task((await site.recalled()).follow())
+    await site.source.begun.get()
+    site.is_store_quick.clear()
+    delivered = row("anna", 7)
+    site.source.tells.put_nowait(Deliver(delivered, delivered.cursor))
+    await until(site.source.tells.empty)
+    await a_moment()
+    site.fails_once = problem
+    task.cancel()
+    await a_moment()
+    site.is_store_quick.set()
+    done, _ = await asyncio.wait([task], timeout=10)
+    assert done
+    if isinstance(problem, StoreUnusable):
+        assert task.exception() is problem
+    else:
+        assert task.cancelled()
+
+
 async def test_after_a_failure_the_pbx_is_read_again(site: Site) -> None:
     async with site.following():
         await site.source.begun.get()
@@ -158,9 +195,41 @@ async def test_what_no_waiting_helps_ends_it(site: Site) -> None:
     followed = await site.recalled()
     site.source.tells.put_nowait(StoreUnusable("the disk is gone"))
     async with asyncio.timeout(30):
-        with pytest.raises(ExceptionGroup) as ended:
+        with pytest.raises(StoreUnusable):
             await followed.follow()
-    assert isinstance(ended.value.exceptions[0], StoreUnusable)
+
+
+@pytest.mark.parametrize(
+    "problem", [RecursionError("deep"), MemoryError(), ValueError("s3cret"), ExceptionGroup("x", [KeyError(1)])]
+)
+@pytest.mark.usefixtures("logging_on")
+async def test_whatever_happens_while_a_pbx_is_read_is_its_own_trouble(site: Site, problem: Exception) -> None:
+    """It ends that connection, with a sentence, and is tried again; nothing else hears of it."""
+    with capture_logs() as logged:
+        async with site.following():
+            await site.source.begun.get()
+            site.source.tells.put_nowait(problem)
+            await site.source.begun.get()
+    assert (site.part.level, site.part.cause) == (Level.WARN, "pbx_reading_failed")
+    assert "in a way that nobody thought of" in site.part.problem
+    assert "s3cret" not in site.part.problem
+    (told,) = [entry["exception"] for entry in logged if entry["event"] == "source.reading_failed"]
+    assert told.splitlines()[-1].startswith(("RecursionError", "MemoryError", "ValueError", "KeyError"))
+
+
+async def test_a_row_that_cannot_be_made_durable_is_asked_for_again(site: Site) -> None:
+    """What fails is the trouble of the PBX whose row it is; what was durable before stays so."""
+    first, second = row("anna", 7), row("berta", 8)
+    async with site.following():
+        await site.source.begun.get()
+        site.source.tells.put_nowait(Deliver(first, first.cursor))
+        await until(lambda: site.kept == first.cursor)
+        site.fails_once = TypeError("cannot be written")
+        site.source.tells.put_nowait(Deliver(second, second.cursor))
+        assert await site.source.begun.get() == first.cursor
+        assert site.part.cause == "pbx_reading_failed"
+        site.source.tells.put_nowait(Deliver(second, second.cursor))
+        await until(lambda: site.kept == second.cursor)
 
 
 async def test_a_pause_breaks_the_reading_off_until_it_ends(site: Site) -> None:

@@ -1,3 +1,6 @@
+import time
+import unicodedata
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -6,7 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.model import AccountGuid, Cursor, Row, Token
-from bridge.normalize import FIELDS, OPTIONAL_FIELDS, Projection, Rules, account_of, unknown_names
+from bridge.normalize import (
+    FIELDS,
+    MAX_GUID_CHARACTERS,
+    MAX_ITEM_CHARACTERS,
+    MAX_ITEMS,
+    MAX_KNOWN_UNEXPECTED,
+    MAX_TEXT_CHARACTERS,
+    OPTIONAL_FIELDS,
+    Projection,
+    Rules,
+    Unexpected,
+    account_key,
+    account_of,
+    clean_guid,
+    digest,
+    unknown_names,
+)
 from tests.support.rows import GUID, SECRETS
 
 RULES = Rules(key=b"k" * 32)
@@ -107,3 +126,161 @@ def test_an_excluded_field_is_not_there_at_all_and_guid_cannot_be_excluded() -> 
 
 def test_unknown_names_are_reported_without_their_values() -> None:
     assert unknown_names({"pwd": "x", "shoe-size": "43", "n" * 99: 1, "bad\nname": 1}) == {"shoe-size", "n" * 40}
+
+
+dirty = st.text(
+    alphabet=st.one_of(st.characters(), st.sampled_from("\0\x1f\x85\u0301\u0327\ud800\udfffe\u1e9bİß~- ")), max_size=40
+)
+everything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | dirty | st.integers(min_value=10**300, max_value=10**310),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(dirty | names, inner, max_size=6),
+    max_leaves=20,
+)
+infos = st.dictionaries(
+    names | st.sampled_from(["apps", "emails", "devices", "grps", "number", "loc"]) | dirty, everything
+)
+
+
+def delivered(info: Any, guid: str = "guid-1", h323: str | None = "erika") -> Row:
+    return Row(Cursor(GUID, Token("1"), Token("1")), AccountGuid(guid), h323, info)
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(inner)
+
+
+def as_info(account: dict[str, Any]) -> dict[str, Any]:
+    """Return the info of which *account* would have been made, in the form of a row of the users table."""
+    told = {"dn": "display_name", "cn": "common_name", "e164": "numbers", "emails": "emails", "loc": "pbx"}
+    told |= {"node": "node", "domain": "domain", "apps": "apps", "config": "template", "hide": "hidden"}
+    groups = [{"name": group["name"], "dyn": "in" if group["active"] else "out"} for group in account["groups"]]
+    return {name: account[field] for name, field in told.items()} | {"grps": groups, "devices": account["devices"]}
+
+
+@given(infos, dirty, dirty)
+def test_whatever_comes_leaves_clean_bounded_and_as_it_would_leave_again(
+    info: dict[str, Any], guid: str, h323: str
+) -> None:
+    account: Any = account_of(delivered(info, guid, h323), None, EVERYTHING)
+    orjson.dumps(account)
+    for text in texts_in(account):
+        assert unicodedata.is_normalized("NFC", text)
+        assert not any(unicodedata.category(character) in {"Cc", "Cs"} for character in text)
+        assert len(text) <= MAX_TEXT_CHARACTERS
+    again: Any = account_of(delivered(as_info(account), account["guid"], account["h323"]), None, EVERYTHING)
+    assert again == account
+    assert account_key(account["guid"]) == account_key(AccountGuid(guid))
+    digest(delivered(info, guid, h323), b"k")
+
+
+@given(dirty, dirty)
+def test_two_guids_stay_two_and_a_key_stays_what_it_is(one: str, other: str) -> None:
+    for guid in (one, other, one * 40):
+        assert clean_guid(clean_guid(guid)) == clean_guid(guid)
+        assert len(clean_guid(guid)) <= MAX_GUID_CHARACTERS
+        assert account_key(AccountGuid(account_key(AccountGuid(guid)))) == account_key(AccountGuid(guid))
+    if clean_guid(one) == clean_guid(other):
+        assert unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)
+
+
+def test_nothing_that_is_too_much_is_published_and_its_name_is_told_once() -> None:
+    many = [f"{number:06}" for number in range(2 * MAX_ITEMS)]
+    row = delivered(
+        {
+            "e164": many,
+            "emails": [f"{number}@example.com" for number in many],
+            "grps": [{"name": number} for number in reversed(many)],
+            "apps-my": ",".join(many) * 20,
+            "devices": [{"text": "x" * 1000}] * 1000,
+            "dn": "x" * 2000,
+            "cn": "well",
+        },
+        "g" * 1000,
+        "h" * 2000,
+    )
+    account: Any = account_of(row, None, EVERYTHING)
+    assert account["numbers"] == many[:MAX_ITEMS]
+    assert [group["name"] for group in account["groups"]] == many[:MAX_ITEMS], "the same ones in whatever order"
+    assert len(account["emails"]) == len(account["devices"]) == MAX_ITEMS
+    assert len(account["apps"]) <= MAX_ITEMS
+    assert (len(account["display_name"]), len(account["h323"])) == (MAX_TEXT_CHARACTERS, MAX_TEXT_CHARACTERS)
+    assert len(account["devices"][0]["text"]) == MAX_ITEM_CHARACTERS
+    unexpected = Unexpected()
+    told = ["account-guid", "account-h323", "apps-my", "devices", "dn", "e164", "emails", "grps"]
+    assert unexpected.cut_in(row) == told
+    assert not unexpected.cut_in(row)
+    assert not unexpected.cut_in(delivered(SHAPES["users table"]))
+
+
+def test_names_that_nobody_knows_are_told_once_and_not_without_end() -> None:
+    unexpected = Unexpected()
+    told: list[str] = []
+    for number in range(50):
+        told += unexpected.unknown_in(delivered({f"{number}-{name}": 1 for name in range(200)}))
+    assert len(told) == len(set(told)) == MAX_KNOWN_UNEXPECTED
+    assert not unexpected.unknown_in(delivered({"more": 1}))
+
+
+class Watched(list[Any]):
+    """Counts how often one of its items was looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in super().__iter__():
+            self.looks += 1
+            yield item
+
+
+@pytest.mark.parametrize("name", ["e164", "num", "emails", "email", "grps", "groups", "apps", "devices"])
+@pytest.mark.parametrize(
+    "shape", [lambda n: f"{n}@x", lambda _n: "same@x", lambda n: {"name": f"{n}", "email": f"{n}@x"}]
+)
+def test_nothing_in_a_list_is_looked_at_more_than_a_few_times(name: str, shape: Any) -> None:
+    listed = Watched(shape(number) for number in range(20_000))
+    row = delivered({name: listed})
+    account_of(row, None, EVERYTHING)
+    Unexpected().cut_in(row)
+    assert listed.looks <= 3 * len(listed)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda n: {"e164": [f"{number:05d}" for number in range(n)]},
+        lambda n: {"grps": [{"name": f"{number:05d}"} for number in range(n)]},
+        lambda n: {"apps-my": ",".join(map(str, range(n)))},
+        lambda n: {"apps": [f"{number}" for number in range(n)]},
+        lambda n: {"dn": "a" + "\u0301\u0327" * n},
+        lambda n: {f"name {number}": number for number in range(n)},
+    ],
+)
+def test_the_work_grows_with_the_message_and_no_faster(value: Any) -> None:
+    """Measured in CPU time, between a message and one sixteen times as large: the square would be 256 times as much."""
+
+    def cost(count: int) -> float:
+        row = delivered(value(count))
+        best = float("inf")
+        for _ in range(5):
+            begun = time.thread_time()
+            account_of(row, None, EVERYTHING)
+            unexpected = Unexpected()
+            unexpected.cut_in(row)
+            unexpected.unknown_in(row)
+            digest(row, b"k")
+            best = min(best, time.thread_time() - begun)
+        return best
+
+    assert cost(32_000) < 80 * max(cost(2_000), 0.0002)
+
+
+def test_a_member_nested_beyond_measure_hides_no_change_of_the_others() -> None:
+    deep: Any = []
+    for _ in range(400):
+        deep = [deep]
+    one, other = (delivered({"deep": deep, "e164": [number], "big": 10**30}) for number in ("1", "2"))
+    assert digest(one, b"k") != digest(other, b"k")

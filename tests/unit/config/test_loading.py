@@ -1,13 +1,20 @@
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.uri import parse_uri
+from yarl import URL
 
 from bridge.config.loading import load_settings
-from bridge.errors import BadConfig
+from bridge.config.settings import Settings
+from bridge.configfile import in_effect
+from bridge.errors import BadConfig, FileUnusable
+from bridge.wanted import habits_of, limits_of, offer_of, pace_of, topology_of
 from tests.support.settings import MINIMUM, load, mistakes, without_broker
 
 
@@ -57,9 +64,11 @@ def test_lists_come_from_the_environment_with_commas() -> None:
         ("[[pbx]]\nurl = 'ws://x'\napp = 'a'\n", "line 1: pbx[0].password_file: is missing, and so is password"),
         ("[[pbx]]\napp = 'a'\npassword = 'p'\n", "line 1: pbx[0].url: is missing"),
         (
-            "[[pbx]]\nurl='ws://x'\napp='a'\npassword_file='/nowhere'\n",
-            "line 4: pbx[0].password_file: the secret in /nowhere",
+            "[[pbx]]\nurl='wss://pbx:70000'\n",
+            "line 2: pbx[0].url: must look like wss://pbx.example.com/PBX0/APPS/webso",
         ),
+        ("[[pbx]]\nurl='wss://pbx:port'\n", "line 2: pbx[0].url: must look like wss://"),
+        ("[[pbx]]\nurl='wss://p..bx'\n", "line 2: pbx[0].url: must look like wss://"),
         (
             "[[pbx]]\nurl='ws://x'\napp='a'\npassword='p'\npassword_file='/x'",
             "give password or password_file, not both",
@@ -92,6 +101,34 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         load_settings(tmp_path / "nowhere.toml", {})
 
 
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    assert load(MINIMUM, "\ufeff[log]\r\nlevel = 'debug'\r\n", tmp_path).log.level == "debug"
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 5000 + "]" * 5000, "a = " + "9" * 5000, "a = " + "{b=" * 5000])
+def test_toml_that_nobody_would_write_is_refused_with_a_sentence(tmp_path: Path, text: str) -> None:
+    with pytest.raises(BadConfig, match=r"bridge.toml (cannot be read|is not TOML)"):
+        load({}, text, tmp_path)
+
+
+@pytest.mark.parametrize("service", ["bridge", "bridge-web", "bridge-status", "bridge-listen", "bridge-pbx"])
+def test_what_kubernetes_says_about_a_service_of_that_name_is_none_of_our_settings(service: str) -> None:
+    name, address = service.upper().replace("-", "_"), "tcp://10.0.0.7:8080"
+    about = {f"{name}_SERVICE_HOST": "10.0.0.7", f"{name}_SERVICE_PORT": "8080", f"{name}_SERVICE_PORT_HTTP": "8080"}
+    about |= {f"{name}_PORT": address, f"{name}_PORT_8080_TCP": address, f"{name}_PORT_8080_TCP_PROTO": "tcp"}
+    about |= {f"{name}_PORT_8080_TCP_PORT": "8080", f"{name}_PORT_8080_TCP_ADDR": "10.0.0.7"}
+    assert load({**about, **MINIMUM}).status.port == 8080
+    assert load({**about, **MINIMUM, "BRIDGE_STATUS_PORT": "81"}).status.port == 81
+
+
+def test_a_variable_that_is_empty_is_none(tmp_path: Path) -> None:
+    text = "[rabbitmq]\nexchange = 'from.file'\n"
+    empty = {"BRIDGE_RABBITMQ_EXCHANGE": "", "BRIDGE_PBX_PASSWORD_FILE": " ", "BRIDGE_STATUS_TOKEN": "", "BRIDGE_X": ""}
+    settings = load({**MINIMUM, **empty}, text, tmp_path)
+    assert (settings.rabbitmq.exchange, settings.status.token) == ("from.file", None)
+    assert settings.pbx[0].secret.reveal() == "pl4nted-s3cret"
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
@@ -119,6 +156,50 @@ def test_whatever_the_file_says_it_is_settings_or_a_sentence(
     with pytest.MonkeyPatch.context() as patch, suppress(BadConfig):
         patch.setattr("bridge.config.loading._read", lambda _file: ("", tables))
         load_settings(None, environment)
+
+
+VARIABLES = sorted(
+    f"BRIDGE_{table.upper()}_{key.upper()}"
+    for table, field in Settings.model_fields.items()
+    for model in (field.annotation, *getattr(field.annotation, "__args__", ()))
+    for key in getattr(model, "model_fields", ())
+)
+AWKWARD = st.one_of(
+    st.text(max_size=8),
+    st.sampled_from(
+        ["inf", "nan", "1e308", "-1", "9" * 40, "0x10", "true", "\udcff", "/", "//", "..", "a" * 300, "ä" * 130]
+    ),
+    st.sampled_from(["ws", "amqp", "http", "sqlite", "rabbitmq-stream"]).flatmap(
+        lambda scheme: st.text(alphabet="a1/#?@:,%[].é ", max_size=12).map(lambda rest: f"{scheme}://{rest}")
+    ),
+)
+
+
+@given(st.dictionaries(st.sampled_from([*VARIABLES, "BRIDGE_LISTEN_APP_NAME", "BRIDGE_"]), AWKWARD, max_size=4))
+def test_whatever_the_variables_say_it_is_settings_that_can_be_used_or_a_sentence(environment: dict[str, str]) -> None:
+    with suppress(BadConfig):
+        settings = load({**MINIMUM, **environment})
+        assert "s3cret" not in str(settings.redacted())
+        list(settings.insecurities())
+        list(settings.troubles())
+        list(in_effect(settings, {}))
+        with suppress(FileUnusable):
+            topology_of(settings)
+            offer_of(settings)
+            for url in (*settings.rabbitmq.urls, *settings.rabbitmq.stream_urls):
+                assert URL(url).host == urlsplit(url).hostname
+                assert URL(url).explicit_port == urlsplit(url).port
+        habits_of(settings)
+        limits_of(settings)
+        for pbx in settings.pbx:
+            pace_of(pbx)
+            parse_uri(pbx.full_url)
+
+
+@given(st.text(alphabet="[]{}=\"'#\n.,abrtx0159-: \ufeff\0é\\\\", max_size=60))
+def test_whatever_a_file_holds_it_is_settings_or_a_sentence(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder, suppress(BadConfig):
+        load({}, text, Path(folder))
 
 
 def test_one_app_fits_into_the_environment(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from bridge.secret import scrub
 from tests.support.settings import MINIMUM, load, mistakes, without_broker
 
 
@@ -28,3 +29,25 @@ def test_everything_insecure_is_told(tmp_path: Path) -> None:
     assert len(told) == 4
     for word in ("listen.insecure", "rabbitmq.insecure", "PBX hq is talked to without TLS", "PBX other"):
         assert any(word in sentence for sentence in told)
+
+
+def test_a_password_in_any_url_is_shown_nowhere() -> None:
+    settings = load(
+        {
+            **MINIMUM,
+            "BRIDGE_PBX_URL": "ws://u:pl4nted-1@pbx/",
+            "BRIDGE_TRACES_ENDPOINT": "http://u:pl4nted-2@collector:4318/?key=pl4nted-3",
+            "BRIDGE_RABBITMQ_STREAM_URL": "rabbitmq-stream://u:pl4nted-4@h,rabbitmq-stream://v:pl4nted-5@i",
+        }
+    )
+    shown = f"{settings.redacted()} {list(settings.insecurities())}"
+    assert "pl4nted" not in shown
+    assert "ws://u:***@pbx/" in shown
+    assert "pl4nted" not in scrub("InvalidURI: ws://u:pl4nted-1@pbx/ pl4nted-2 pl4nted-3")
+
+
+def test_a_name_that_is_the_password_too_is_shown_as_a_name() -> None:
+    settings = load({**MINIMUM, "BRIDGE_PBX_APP": "Us3rs-1", "BRIDGE_PBX_PASSWORD": "Us3rs-1"})
+    settings.pbx[0].secret.reveal()
+    assert scrub("logged in as Us3rs-1") == "logged in as Us3rs-1"
+    assert settings.redacted()["pbx"][0]["password"] == "***"

@@ -1,7 +1,13 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pamqp import commands
 
+from bridge.config.table import short
+from bridge.config.tables import check_exchange, check_queue
 from tests.support.settings import MINIMUM, load, mistakes
 
 
@@ -29,3 +35,86 @@ def test_the_log_is_written_by_us_where_a_stream_port_is_named(tmp_path: Path) -
 def test_mistakes_about_the_log_are_named(line: str, said: str, tmp_path: Path) -> None:
     (mistake,) = mistakes(f"[rabbitmq]\n{line}\n", tmp_path, MINIMUM)
     assert said in mistake
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f'queue = "{"q" * 250}"', ""),
+        (
+            f'queue = "{"q" * 251}"',
+            "has 251 bytes; at most 250 are possible, since the dead letters go to <queue>.dead",
+        ),
+        (f'queue = "warteschlange-{"ü" * 120}"', "has 254 bytes"),
+        ('queue = "büro"', "may have letters from A to Z"),
+        ('queue = ""', "may have letters"),
+        ('queue = "amq.gen-1"', "keeps for itself"),
+        (f'queue = "k"\nkeys = ["{"k" * 255}"]', ""),
+        (f'queue = "k"\nkeys = ["{"k" * 256}"]', "keys[0]: has 256 bytes; AMQP carries at most 255"),
+        (f'queue = "k"\nkeys = ["a", "{"ü" * 128}"]', "keys[1]: has 256 bytes"),
+        ('queue = "k"\ndelivery_limit = 99999999999', "must be at most 1000000"),
+    ],
+)
+def test_names_and_keys_that_amqp_cannot_carry_are_mistakes(text: str, said: str, tmp_path: Path) -> None:
+    text = f"[[subscriber]]\n{text}\n"
+    if not said:
+        assert load(MINIMUM, text, tmp_path).subscriber
+        return
+    (mistake,) = mistakes(text, tmp_path, MINIMUM)
+    assert said in mistake
+
+
+@pytest.mark.parametrize(("name", "is_well"), [("x" * 107, True), ("x" * 108, False), ("ä", False), ("a b", True)])
+def test_an_exchange_leaves_room_for_the_names_that_are_made_of_it(name: str, is_well: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a column
+    environment = {**MINIMUM, "BRIDGE_RABBITMQ_EXCHANGE": name}
+    if is_well:
+        assert load(environment).rabbitmq.exchange == name
+        for made in (f"{name}.detour.0123456789ab", f"{name}.dead"):
+            commands.Exchange.Declare(exchange=made).marshal()
+        commands.Queue.Declare(queue=f"{name}.log.writer.{'x' * 40}").marshal()
+    else:
+        assert len(mistakes("", tmp_path, environment)) == 1
+
+
+names = st.text(alphabet=st.one_of(st.sampled_from("aZ9_.:@#,/+- "), st.characters()), max_size=260)
+
+
+@given(names, st.integers(1, 30))
+def test_every_name_that_is_accepted_can_be_sent(word: str, times: int) -> None:
+    name = (word * times)[:260]
+    if is_accepted(check_queue, name):
+        for queue in (name, f"{name}.dead"):
+            commands.Queue.Declare(queue=queue).marshal()
+    if is_accepted(check_exchange, name):
+        for exchange in (name, f"{name}.dead", f"{name}.detour.0123456789ab"):
+            commands.Exchange.Declare(exchange=exchange).marshal()
+    if is_accepted(short, name):
+        commands.Queue.Bind(queue="q", exchange="e", routing_key=name).marshal()
+
+
+def is_accepted(check: Callable[[str], None], name: str) -> bool:
+    try:
+        check(name)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("sign", ["/", "#", "?", "@", " ", "\\"])
+@pytest.mark.parametrize("name", ["RABBITMQ_URL", "RABBITMQ_STREAM_URL", "PBX_URL", "TRACES_ENDPOINT"])
+def test_a_password_that_nobody_encoded_is_a_mistake_that_says_so_and_shows_nothing(
+    name: str, sign: str, tmp_path: Path
+) -> None:
+    scheme = {"RABBITMQ_URL": "amqp", "RABBITMQ_STREAM_URL": "rabbitmq-stream", "PBX_URL": "wss"}.get(name, "http")
+    environment = {**MINIMUM, f"BRIDGE_{name}": f"{scheme}://user:pl4nted{sign}s3cret@host/"}
+    (mistake,) = mistakes("", tmp_path, environment)
+    assert "percent-encode the password" in mistake
+    assert mistake.startswith(f"BRIDGE_{name}: ")
+    assert "pl4nted" not in mistake
+    assert "s3cret" not in mistake
+
+
+@pytest.mark.parametrize("url", ["amqp://h/?auth=external", "amqp://h/?cadata=%%", f"amqp://h/{'v' * 128}"])
+def test_a_url_that_the_client_library_trips_over_is_a_mistake(url: str, tmp_path: Path) -> None:
+    (mistake,) = mistakes("", tmp_path, {**MINIMUM, "BRIDGE_RABBITMQ_URL": url})
+    assert mistake.startswith("BRIDGE_RABBITMQ_URL: rabbitmq.url: ")

@@ -431,7 +431,7 @@ async def test_the_pause_grows_to_its_ceiling_and_begins_anew_once_a_row_was_tak
         for tag in range(1, 6):
             await site.broker.has_sent(tag)
             await site.broker.tell(refused=[(tag, NACKED)])
-            await site.until(lambda: len(site.stops) == tag  # noqa: B023 - awaited here)
+            await site.until(lambda: len(site.stops) == tag)  # noqa: B023 - awaited here
             site.relay.wake_all()  # or else this test would have to wait
         assert [pause for _, _, pause in site.stops] == [1.0, 2.0, 4.0, 5.0, 5.0]
         await site.broker.has_sent(6)

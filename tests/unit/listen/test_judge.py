@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bridge.errors import BadConfig
+from bridge.errors import FileUnusable
 from bridge.listen.judge import App, Judge, Verdict
 from bridge.wire import messages as m
 from bridge.wire.login import is_proven
@@ -101,7 +101,7 @@ def test_a_user_called_like_the_app_of_another_object_is_not_the_pbx() -> None:
 
 def test_a_password_file_that_is_gone_refuses_and_stops_nobody() -> None:
     def gone() -> str:
-        raise BadConfig("gone")
+        raise FileUnusable("gone")
 
     assert Judge([App("app", None, gone)]).judge(read(login_of(CHALLENGE)), CHALLENGE).verdict is Verdict.NO_PASSWORD
 
