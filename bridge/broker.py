@@ -133,28 +133,27 @@ async def connect(  # noqa: PLR0913 - how patient to be, by name
             because its certificate does not verify.
 
     """
-
-    def line() -> _Line:
-        return _Line(deadline_seconds, on_progress)
-
-    connection = await _first_connection(urls, client_name, line, heartbeat_seconds, ssl_context)
+    connection = await _first_connection(
+        urls, client_name, deadline_seconds, heartbeat_seconds, ssl_context, on_progress
+    )
     try:
         yield connection
     finally:
         try:
             with suppress(BridgeError), translated(None):  # it is thrown away: how its end went makes no difference
-                async with asyncio.timeout(close_seconds):
+                async with in_time(connection, close_seconds):
                     await connection.close()
         finally:
             _line_of(connection).cut()
 
 
-async def _first_connection(
+async def _first_connection(  # noqa: PLR0913, PLR0917 - private, and called once
     urls: Sequence[str],
     client_name: str,
-    line: Callable[[], "_Line"],
+    deadline_seconds: float,
     heartbeat_seconds: int,
     context: ssl.SSLContext | None,
+    on_progress: Callable[[], None],
 ) -> AbstractConnection:
     problems: list[BridgeError] = []
     for url in urls:
@@ -163,16 +162,17 @@ async def _first_connection(
         heartbeat = target.query.get("heartbeat", str(heartbeat_seconds))
         target = target.update_query(heartbeat=heartbeat, name=client_name)
         connection = aio_pika.Connection(target, ssl_context=context if target.scheme == "amqps" else None)
-        connection.kwargs[_LINE] = line()
+        line = connection.kwargs[_LINE] = _Line(deadline_seconds, on_progress)
         try:
             with translated(url):
                 async with in_time(connection):
                     await connection.connect()
         except BaseException as problem:
-            _line_of(connection).cut()
+            line.cut()
             if not isinstance(problem, (BrokerUnreachable, BrokerRefusedLogin)):
                 raise
             problems.append(problem)
+            line.on_progress()  # there may be another host
         else:
             return connection
     raise _worst_of(problems)
@@ -212,20 +212,21 @@ def _line_of(connection: AbstractConnection) -> _Line:
 
 
 @asynccontextmanager
-async def in_time(connection: AbstractConnection) -> AsyncIterator[None]:
-    """Cut *connection* where what is done inside takes longer than its deadline.
+async def in_time(connection: AbstractConnection, seconds: float | None = None) -> AsyncIterator[None]:
+    """Cut *connection* where what is done inside takes longer than *seconds*, or than its deadline.
 
-    Cancelling alone does not end it: the client library answers a cancellation by writing that a channel is closed, and
-    waits for room to do so.
+    Cancelling alone does not end it: the client library answers a cancellation by writing that a channel or the
+    connection is closed, and waits for room to do so.
 
     Raises:
         TimeoutError: it took longer, whatever the client library makes of its end.
 
     """
     line = _line_of(connection)
-    cutting = asyncio.get_running_loop().call_later(line.deadline_seconds, line.cut)
+    seconds = line.deadline_seconds if seconds is None else seconds
+    cutting = asyncio.get_running_loop().call_later(seconds, line.cut)
     try:
-        async with asyncio.timeout(line.deadline_seconds) as limit:
+        async with asyncio.timeout(seconds) as limit:
             yield
     except (OSError, amqp.AMQPError, PAMQPException, RuntimeError) as problem:
         if limit.expired():

@@ -20,8 +20,8 @@ def translated(url: str | None, what: str = "", command: str = "") -> Iterator[N
     """Turn whatever the client library raises into an error of ours, see ``translation``.
 
     A cancellation that arrives inside is raised in any case. The client library loses some (read in aiormq 7.2): a task
-    that waits for the close of a channel ends with ``ChannelClosed`` in place of our cancellation (``TaskWrapper``), and
-    ``Base.close`` suppresses that; a channel that is cancelled while it is opened gives ``CHANNEL_ERROR``; and
+    that waits for the close of a channel ends with ``ChannelClosed`` in place of our cancellation (``TaskWrapper``),
+    and ``Base.close`` suppresses that; a channel that is cancelled while it is opened gives ``CHANNEL_ERROR``; and
     ``asyncio.wait_for``, in Python 3.11, returns a result that comes together with a cancellation. Measured: 5 to 30 of
     200 cancelled sessions went on as if nothing had been said.
     """

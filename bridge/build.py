@@ -11,7 +11,7 @@ from typing import Final
 from bridge import __version__
 from bridge.broker import connect, declare, verify
 from bridge.callers import Callers
-from bridge.clock import utc_now
+from bridge.clock import steady, utc_now
 from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.settings import Settings
 from bridge.contract import documents
@@ -28,7 +28,7 @@ from bridge.metrics import exposition
 from bridge.model import LogContents, OutboxRow, SourceName
 from bridge.publisher import Publisher
 from bridge.service import Bridge
-from bridge.sinks import StreamSink
+from bridge.sinks import PUBLISHING, WRITING_LOG, StreamSink
 from bridge.source import PbxSource
 from bridge.status import Board, Door, Level, LogPart, Part, SourcePart
 from bridge.store.reading import RecentEvents
@@ -70,7 +70,7 @@ def built(
 
     """
     now = utc_now()
-    board = Board(version=__version__, started_at=now, broker=Part(since=now))
+    board = Board(version=__version__, started_at=now, broker=Part(since=now), steady=steady)
     board.max_unsent_age = timedelta(seconds=settings.status.max_unsent_age_seconds)
     board.max_walk_stall = timedelta(seconds=settings.status.max_walk_stall_seconds)
     board.insecurities = list(settings.insecurities())
@@ -80,10 +80,14 @@ def built(
     with SqliteStore(store_path) as store, _hooks(settings, on_told, on_published) as (told, published):
         board.oldest_unsent_at = store.exchange.oldest_unpublished_at()
         stream = build_stream_sink(settings, store, board) if shadow is None else None
+
+        def gets_on() -> None:
+            board.beat(PUBLISHING)
+
         yield Bridge(
             store,
             [pbx_of(settings, pbx, board.sources[pbx.name], store.key) for pbx in settings.pbx],
-            shadow or publisher_of(settings, board.broker),
+            shadow or publisher_of(settings, board.broker, gets_on),
             rules=rules_of(settings, None, store.key),
             board=board,
             window=settings.rabbitmq.window,
@@ -94,7 +98,7 @@ def built(
             stream=stream,
             on_told=told,
             on_published=published,
-            read_log=partial(read_log, settings) if settings.rabbitmq.log_stream and shadow is None else None,
+            read_log=partial(read_log, settings, gets_on) if settings.rabbitmq.log_stream and shadow is None else None,
         )
 
 
@@ -242,8 +246,8 @@ def listener_of(listen: ListenTable, gate: Gate, callers: Callers) -> Listener:
     )
 
 
-def publisher_of(settings: Settings, part: Part) -> Publisher:
-    """Return the publisher, which tells *part* what it does."""
+def publisher_of(settings: Settings, part: Part, on_progress: Callable[[], None] = lambda: None) -> Publisher:
+    """Return the publisher, which tells *part* what it does; *on_progress* is called while it gets on."""
 
     def does(doing: str) -> None:
         part.does(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
@@ -265,25 +269,35 @@ def publisher_of(settings: Settings, part: Part) -> Publisher:
         is_traced=settings.traces.enabled,
         ssl_context=client_context(rabbitmq.trust),
         on_state=does,
+        on_progress=on_progress,
     )
 
 
-async def read_log(settings: Settings, places: Mapping[str, tuple[int, str]], wanted: frozenset[str]) -> LogContents:
+async def read_log(
+    settings: Settings,
+    on_progress: Callable[[], None],
+    places: Mapping[str, tuple[int, str]],
+    wanted: frozenset[str],
+) -> LogContents:
     """Return what the log has, read to its end from *places* on; see ``log_scan``.
+
+    *on_progress* is called with every step.
 
     Raises:
         BridgeError: the broker cannot be asked.
 
     """
     rabbitmq, topology = settings.rabbitmq, topology_of(settings)
-    async with connect(rabbitmq.urls, client_name=APP_ID, ssl_context=client_context(rabbitmq.trust)) as connection:
+    async with connect(
+        rabbitmq.urls, client_name=APP_ID, ssl_context=client_context(rabbitmq.trust), on_progress=on_progress
+    ) as connection:
         await (declare if rabbitmq.declare else verify)(connection, topology)
         if topology.log_partitions:
             needs_streams()
             from bridge.log_publisher import provide_log  # noqa: PLC0415 - needs the extra "stream"
 
             await provide_log(connection, topology, is_declaring=rabbitmq.declare)
-        return await scan_log(connection, topology, places=places, wanted=wanted)
+        return await scan_log(connection, topology, places=places, wanted=wanted, on_progress=on_progress)
 
 
 def build_stream_sink(settings: Settings, store: SqliteStore, board: Board) -> StreamSink | None:
@@ -321,6 +335,7 @@ def build_stream_sink(settings: Settings, store: SqliteStore, board: Board) -> S
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
         ssl_context=client_context(rabbitmq.trust),
         on_state=does,
+        on_progress=lambda: board.beat(WRITING_LOG),
     )
     return StreamSink(store.log, publisher, part)
 

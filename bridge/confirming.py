@@ -21,8 +21,9 @@ WATCH_SECONDS: Final = 0.5
 class ConfirmingSession(ABC):
     """Counts the rows sent, and what the broker said of each; both are over with the first failure."""
 
-    def __init__(self, on_state: Callable[[str], None]) -> None:
+    def __init__(self, on_state: Callable[[str], None], on_progress: Callable[[], None] = lambda: None) -> None:
         self._on_state = on_state
+        self._on_progress = on_progress
         self._ledger = Ledger()
         self._failure: BridgeError | None = None
         self._last_progress = 0.0
@@ -113,8 +114,10 @@ class ConfirmingSession(ABC):
             if self.is_blocked != was_blocked:
                 was_blocked = self.is_blocked
                 self._on_state("blocked: the broker has a memory or disk alarm" if was_blocked else "connected")
-            if self._ledger.outstanding and now - self._last_progress > deadline_seconds:
-                self.end(BrokerDidNotConfirm(f"the broker confirmed nothing for {deadline_seconds:g} s"))
+            if self._ledger.outstanding:
+                self._on_progress()  # to wait for the broker is all right, and has an end: this one
+                if now - self._last_progress > deadline_seconds:
+                    self.end(BrokerDidNotConfirm(f"the broker confirmed nothing for {deadline_seconds:g} s"))
 
     def _goes_out(self, rows: Sequence[OutboxRow]) -> None:
         """Count *rows*, which are written next."""

@@ -103,7 +103,7 @@ def _remove(path: Path) -> None:
 
 def _routes(bridge: Steered) -> list[web.RouteDef]:
     async def live(_request: web.Request) -> web.Response:
-        is_alive, words = liveness(bridge.board, datetime.now(UTC))
+        is_alive, words = liveness(bridge.board)
         return web.Response(status=HTTPStatus.OK if is_alive else HTTPStatus.SERVICE_UNAVAILABLE, text=f"{words}\n")
 
     async def status(_request: web.Request) -> web.Response:

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from bridge import __version__, cloudevents
 from bridge.broker import Topology, connect, declare
-from bridge.clock import utc_now
+from bridge.clock import steady, utc_now
 from bridge.cloudevents import AccountChanged
 from bridge.consumer.client import subscribe
 from bridge.delivery.contracts import Publisher
@@ -192,7 +192,7 @@ async def _applied(subscriber: Subscriber, count: int) -> None:
 
 def _bridge(store: SqliteStore, url: str, publisher: Publisher, summary: Summary) -> Bridge:
     now = utc_now()
-    board = Board(version=__version__, started_at=now, broker=Part(since=now))
+    board = Board(version=__version__, started_at=now, broker=Part(since=now), steady=steady)
     board.sources = {SOURCE: SourcePart(since=now)}
     source = PbxSource(url, app=SOURCE, password=lambda: PASSWORD, pace=Pace(poll_interval=POLL_SECONDS))
 

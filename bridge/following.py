@@ -6,19 +6,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, Protocol
 
-from bridge.clock import utc_now
+from bridge.clock import steady, utc_now
 from bridge.delivery.contracts import Offload, Store
 from bridge.delivery.reconcile import Brake
 from bridge.errors import BridgeError, OutboxFull
 from bridge.intake import Intake, Told
 from bridge.logs import get_logger
-from bridge.model import Cursor, Pause, Place, SourceName
+from bridge.model import Certificate, Cursor, Pause, Place, SourceName
 from bridge.normalize import Rules
 from bridge.reader import AtOnce, HandOn, Heard
 from bridge.retrying import Patience, cause_of, keep_trying, level_of
 from bridge.secret import scrub
 from bridge.status import Board, Level
 from bridge.walk.schedule import Habits, WalkSchedule
+from bridge.wording import held_words
 
 log = get_logger(__name__)
 
@@ -56,14 +57,8 @@ class Remembering(Store, Protocol):
     def paused(self) -> Mapping[SourceName, Pause]:
         """Return the PBXs that an operator wants not to be read."""
 
-    def verified_at(self, source: SourceName) -> datetime | None:
-        """Return when the last full walk of the present epoch was proven, if one was."""
-
-    def certified_accounts(self, source: SourceName) -> int | None:
-        """Return how many accounts the last proven full walk of the present epoch found, if there was one."""
-
-    def absent(self, source: SourceName) -> int:
-        """Return how many accounts the last proven walk did not see, without those that wait for a human yes."""
+    def certificate(self, source: SourceName) -> Certificate | None:
+        """Return what the last proven full walk of the present epoch found, if there was one."""
 
 
 def reading(name: SourceName) -> str:
@@ -89,6 +84,10 @@ class FollowedPbx:
         self._part = board.sources[pbx.name]
         self._has_room = has_room
         self._patience = Patience()
+        self._heard_at: float | None = None
+        """When the PBX told something last, by the steady clock."""
+        self._paused_at = 0.0
+        """Since when it is paused, or was when this process began, by the steady clock."""
         self._pause: Pause | None = None
         """What an operator said who wants it not to be read."""
         self._may_read = asyncio.Event()
@@ -126,7 +125,7 @@ class FollowedPbx:
             await self._has_room.wait()
         while True:
             await self._may_read.wait()
-            self._board.beat(self._task, utc_now())
+            self._board.beat(self._task)
             await _unless(self._pausing, self._source.read(self._intake.cursor, self._hand_on, self._take_at_once))
             await self._intake.settle()
             self._intake.abandon_walk()
@@ -149,19 +148,20 @@ class FollowedPbx:
         """
         if self._board.full:
             raise OutboxFull(self._board.full)
-        now, part = utc_now(), self._part
+        seconds = steady()
         if self._patience.is_tried:
-            if part.last_progress_at is not None:
-                self._schedule.came_back(now - part.last_progress_at)
+            if self._heard_at is not None:
+                self._schedule.came_back(timedelta(seconds=seconds - self._heard_at))
             self._patience.progress()
-        part.last_progress_at = now
-        self._board.beat(self._task, now)
+        self._heard_at = seconds
+        self._part.last_progress_at = utc_now()
+        self._board.beat(self._task)
 
     def _failed(self, problem: BridgeError, pause_seconds: float) -> None:
         level = level_of(problem)
         now = utc_now()
         self._part.fails(scrub(str(problem)), level, now, cause=cause_of(problem))
-        self._board.beat(self._task, now)
+        self._board.beat(self._task)
         write = log.error if level is Level.ERROR else log.warning
         write("source.failed", source=self._name, problem=str(problem), again_in_seconds=round(pause_seconds, 1))
 
@@ -185,13 +185,18 @@ class FollowedPbx:
         """Read no more because of *pause*; again where it is ``None``."""
         before, self._pause = self._pause, pause
         if pause is not None:
+            if before is None:
+                self._paused_at = steady()
             self._may_read.clear()
             self._pausing.set()
         else:
             self._pausing.clear()
             self._may_read.set()
             if before is not None:
-                self._schedule.came_back(utc_now() - before.since)
+                away = utc_now() - before.since
+                if away < timedelta(0):
+                    away = timedelta.max  # the clock was wrong then or is now: nobody knows for how long
+                self._schedule.came_back(max(away, timedelta(seconds=steady() - self._paused_at)))
         self._show_pause()
 
     def _show_pause(self) -> None:
@@ -222,16 +227,18 @@ async def recalled(  # noqa: PLR0913 - its parts
     """Show on *board* what an earlier bridge knew of *pbx*, and return it, to be followed from where it stands."""
     name, part = pbx.name, board.sources[pbx.name]
     pause = (await offload(store.paused)).get(name)
-    verified_at = await offload(store.verified_at, name)
-    part.verified_at = verified_at
-    part.accounts = await offload(store.certified_accounts, name)
-    part.deletions = "known" if verified_at is not None else "unknown"
-    if verified_at is not None:
-        part.warning = ""  # whatever became of the store, this PBX was compared with it since
-    schedule = WalkSchedule(name, habits, verified_at, absent=await offload(store.absent, name))
+    certificate = await offload(store.certificate, name)
+    verified_at, unseen = None, 0
+    if certificate is not None:
+        verified_at, unseen = certificate.verified_at.astimezone(), certificate.absent - certificate.held
+        part.certified(certificate)
+        # Whatever became of the store, this PBX was compared with it since.
+        part.warning = held_words(name, certificate.held)
+    schedule = WalkSchedule(name, habits, verified_at, absent=unseen, steady=steady)
+    part.second_look_at = schedule.second_look_at(utc_now().astimezone())
     place = await offload(store.place, name)
     part.cursor = place.cursor
-    board.watch(reading(name), pbx.max_silence, utc_now())
+    board.watch(reading(name), pbx.max_silence)
     intake = Intake(
         name,
         store,

@@ -62,7 +62,7 @@ class LogPublisher:
 
     *producer* is asked for the name under which the broker remembers what it has: see ``producer_of``. *fences* are
     held while writing. *on_state* is told ``connecting`` and ``connected``; *on_progress* is called with every step on
-    the way into a session. The deadlines are those of ``Publisher``.
+    the way into a session, and while a session waits for the broker. The deadlines are those of ``Publisher``.
     """
 
     def __init__(  # noqa: PLR0913 - what an operator may say about a broker
@@ -133,7 +133,7 @@ class LogPublisher:
             self._on_progress()
             await provide_log(amqp, self._topology, is_declaring=self._is_declaring)
             await hold_fences(amqp, self._fences, self._topology)
-            session = LogSession(amqp, streams, self._topology, self._on_state)
+            session = LogSession(amqp, streams, self._topology, self._on_state, self._on_progress)
             session.late_fences = LateFences(amqp, self._topology, self._fence_of, self._fences)
             await session.open(self._producer())
             self._on_state("connected")
@@ -174,8 +174,9 @@ class LogSession(ConfirmingSession):
         streams: StreamConnection,
         topology: Topology,
         on_state: Callable[[str], None],
+        on_progress: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(on_state)
+        super().__init__(on_state, on_progress)
         self.late_fences: LateFences | None = None
         self._amqp = amqp
         self._streams = streams

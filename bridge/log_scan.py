@@ -1,12 +1,12 @@
 """The log, read to its end: which numbers it has, so that a store can tell whether it is the newest state of itself.
 
-A stream tells of no end, and silence proves nothing. So a mark is put behind everything: a message that only the log
+A stream tells of no end, and silence proves nothing. So a mark is put behind everything: an event that only the log
 gets, through an exchange of its own, and that every reader passes over by its type. What was read when the mark comes
 is all there was. The offset of the mark is where the next reading goes on.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,6 +18,7 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
 from bridge.broker import DEADLINE_SECONDS, Topology, permission_command
 from bridge.broker_errors import translated
+from bridge.cloudevents import CONTENT_TYPE
 from bridge.consumer.session import Inflow
 from bridge.errands import detour
 from bridge.errors import BrokerUnreachable, LogUnreadable, TopologyMismatch
@@ -46,17 +47,18 @@ async def scan_log(
     places: Mapping[str, tuple[int, str]],
     wanted: Collection[str] = (),
     stall_seconds: float = STALL_SECONDS,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> LogContents:
     """Return what the log has behind *places*, or where one is unknown or not there any more, all it has.
 
-    Events whose id is *wanted* are looked for in all of it.
+    Events whose id is *wanted* are looked for in all of it. *on_progress* is called again and again meanwhile.
 
     Raises:
         LogUnreadable: there is no log, this user may not read or mark it, or its end did not come in time.
         BrokerUnreachable: the connection broke.
 
     """
-    found = _Found(wanted)
+    found = _Found(wanted, on_progress)
     ends: dict[str, tuple[int, str]] = {}
     for stream in topology.log_streams:
         place = None if wanted else places.get(stream)
@@ -73,6 +75,7 @@ async def scan_log(
 @dataclass(slots=True)
 class _Found:
     wanted: Collection[str]
+    on_progress: Callable[[], None]
     newest: dict[SourceName, tuple[str, int, int]] = field(default_factory=dict)
     events: set[str] = field(default_factory=set)
 
@@ -105,6 +108,7 @@ async def _scan(  # noqa: PLR0913, PLR0917 - private: the parts of one reading
         found.take(message.body)
         count += 1
         if count * 2 % PREFETCH == 0:
+            found.on_progress()
             await message.ack(multiple=True)
     reading.stop()
     return _offset(message), mark
@@ -131,7 +135,12 @@ async def _put_mark(connection: AbstractConnection, topology: Topology, stream: 
                 channel = await connection.channel(publisher_confirms=True)
                 exchange = await channel.get_exchange(name, ensure=False)
                 message = aio_pika.Message(
-                    b"", type=MARK, message_id=mark, delivery_mode=aio_pika.DeliveryMode.PERSISTENT, app_id=APP_ID
+                    orjson.dumps({"specversion": "1.0", "id": mark, "source": "/account-bridge", "type": MARK}),
+                    type=MARK,
+                    message_id=mark,
+                    content_type=CONTENT_TYPE,
+                    delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+                    app_id=APP_ID,
                 )
                 await exchange.publish(message, "")
                 await channel.close()

@@ -61,6 +61,7 @@ FAMILIES: Final[Mapping[str, tuple[_Kind, str, tuple[str, ...]]]] = {
     "pbx_unsent_events": (GaugeMetricFamily, "Its events that are not done", _PBX),
     "pbx_parked_events": (GaugeMetricFamily, "Its events that the broker refused for good", _PBX),
     "pbx_in_doubt_events": (GaugeMetricFamily, "Its events that may have reached the broker unconfirmed", _PBX),
+    "pbx_unseen_accounts": (GaugeMetricFamily, "Its accounts that a full walk missed, and another decides about", _PBX),
     "pbx_deletions_held": (GaugeMetricFamily, "Its accounts that are gone, too many to delete unasked", _PBX),
     "pbx_walk_running": (GaugeMetricFamily, "1 during a full walk", _PBX),
     "pbx_walk_accounts": (GaugeMetricFamily, "Accounts the full walk under way has read", _PBX),
@@ -100,7 +101,7 @@ class BoardCollector(Collector):
             ("problem", key, 1) for key in dict.fromkeys((each.where, each.cause) for each in problems(board, now))
         )
         for name, task in board.tasks.items():
-            yield "task_progress_age_seconds", (name,), (now - task.progress_at).total_seconds()
+            yield "task_progress_age_seconds", (name,), task.age(board.steady()).total_seconds()
             yield "task_limit_seconds", (name,), task.limit.total_seconds()
         yield "event_loop_lag_seconds", (), board.loop_lag_seconds
         yield from self._delivery(board, now)
@@ -136,6 +137,7 @@ class BoardCollector(Collector):
         yield "pbx_unsent_events", pbx, part.unsent
         yield "pbx_parked_events", pbx, part.parked
         yield "pbx_in_doubt_events", pbx, part.in_doubt
+        yield "pbx_unseen_accounts", pbx, part.unseen
         yield "pbx_deletions_held", pbx, part.deletions_held
         yield "pbx_walk_running", pbx, part.walk is not None
         yield "pbx_walk_stalled", pbx, self._board.is_stalled(part, now)

@@ -46,8 +46,8 @@ class Publisher:
     *fence_of* names those of sources that turn up later, which are taken before their first event is sent. *is_traced*
     adds the trace context of each event to its message, and a *label* goes with every message. *on_state* is told
     ``connecting``, ``connected``, and ``blocked: <reason>``; *on_progress* is called with every step on the way into a
-    session. *deadline_seconds* is for each of these steps, *confirm_deadline_seconds* for the oldest row without an
-    outcome, *close_seconds* for the farewell.
+    session, and while a session waits for the broker. *deadline_seconds* is for each of these steps,
+    *confirm_deadline_seconds* for the oldest row without an outcome, *close_seconds* for the farewell.
     """
 
     def __init__(  # noqa: PLR0913 - what an operator may say about a broker
@@ -108,7 +108,13 @@ class Publisher:
             await (declare if self._is_declaring else verify)(connection, self._topology)
             await hold_fences(connection, self._fences, self._topology)
             session = PublisherSession(
-                connection, self._topology, self._on_state, self._label, self._size_limit, is_traced=self._is_traced
+                connection,
+                self._topology,
+                self._on_state,
+                self._label,
+                self._size_limit,
+                is_traced=self._is_traced,
+                on_progress=self._on_progress,
             )
             session.late_fences = LateFences(connection, self._topology, self._fence_of, self._fences)
             await session.open()
@@ -145,8 +151,9 @@ class PublisherSession(ConfirmingSession):
         size_limit: SizeLimit,
         *,
         is_traced: bool = False,
+        on_progress: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(on_state)
+        super().__init__(on_state, on_progress)
         self._label = label
         self._is_traced = is_traced
         self.late_fences: LateFences | None = None

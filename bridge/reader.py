@@ -1,26 +1,43 @@
 """Reads a PBX's accounts over a connection on which somebody has logged in: ``Walker`` decides what to ask, and when.
 
-The next question leaves as soon as a row is read, before that row is durable: a walk is bound by the round trip to the
-PBX and nothing else. What was read and not committed is read again after a crash, and the mirror swallows it.
+A message is dealt with in the turn of the event loop in which it came, and the next question leaves before anything is
+done with its row, let alone before that is durable: a walk is bound by the round trip to the PBX and nothing else.
+What was read and not committed is read again after a crash, and the mirror swallows it.
 """
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, NoReturn
 
 from websockets.exceptions import ConnectionClosed
 
-from bridge.errors import PbxUnreachable
-from bridge.fast_lane import FastLane
+from bridge.errors import BridgeError, PbxBrokeProtocol, PbxUnreachable
+from bridge.logs import get_logger
 from bridge.model import Cursor
-from bridge.walk.decisions import Action, Ask, CaughtUp, Deliver, EpochBegan, Pace, Say, Sighted, WalkBegan, WalkEnded
+from bridge.walk.decisions import (
+    Action,
+    Ask,
+    CaughtUp,
+    Compare,
+    Deliver,
+    Doubted,
+    EpochBegan,
+    Pace,
+    Reached,
+    Say,
+    Sighted,
+    WalkBegan,
+    WalkEnded,
+)
 from bridge.walk.walker import Walker
+from bridge.websocket import TOO_BIG, WebSocket
 from bridge.wire import messages as m
 from bridge.wire.protocol import Conversation, Event
 
-Heard = Deliver | Sighted | EpochBegan | CaughtUp | WalkBegan | WalkEnded
+Heard = Deliver | Sighted | EpochBegan | CaughtUp | WalkBegan | WalkEnded | Compare | Doubted
 """What a source hands on."""
 
 HandOn = Callable[[Heard], Awaitable[None]]
@@ -31,6 +48,8 @@ AtOnce = Callable[[Heard], bool]
 
 
 _TO_SAY: Final = (Ask, Say)
+
+log = get_logger(__name__)
 
 
 def _nobody_waits() -> None:
@@ -57,6 +76,8 @@ class Reader:
         self._on_event = on_event
         self._is_walk_wanted = False
         self._wake: Callable[[], None] = _nobody_waits
+        self._reached: Reached | None = None
+        """What the connection before came to."""
 
     def __repr__(self) -> str:
         return f"<Reader of {self._peer}>"
@@ -68,7 +89,7 @@ class Reader:
 
     async def read(  # noqa: PLR0913, PLR0917 - a connection, how far it has come, and where it leads
         self,
-        socket: FastLane,
+        socket: WebSocket,
         conversation: Conversation,
         early: Sequence[Event],
         since: Cursor,
@@ -77,36 +98,38 @@ class Reader:
     ) -> NoReturn:
         """Read on from *since* until the connection is of no more use; *early* came before, and *hand_on* may wait.
 
-        With *at_once* most of what comes takes the fast lane.
+        *at_once* is asked first, and *hand_on* gets what it has no room for.
 
         Raises:
             PbxUnreachable: nobody answers.
             PbxBrokeProtocol: what came makes no sense.
             PbxRefusedRequest: the PBX answers questions with errors.
             ConnectionClosed: it broke.
+            Exception: what *hand_on* or *at_once* raised; those of the reading itself are ``contained``.
 
         """
+        walker = Walker(since, self._pace, chance=random.random, reached=self._reached)
         reading = _Reading(
-            socket,
-            conversation,
-            Walker(since, self._pace, chance=random.random),
-            hand_on=hand_on,
-            at_once=at_once,
-            on_event=self._heard,
-            peer=self._peer,
-            send_seconds=self._pace.answer_timeout,
+            socket, conversation, walker, hand_on=hand_on, at_once=at_once, on_event=self._heard, peer=self._peer
         )
         self._wake = reading.wake
         try:
-            await reading.begin(early)
+            with contained(self._peer):
+                reading.begin(early)
             while True:
                 if self._is_walk_wanted:
                     self._is_walk_wanted = False
-                    await reading.want_walk()
+                    with contained(self._peer):
+                        reading.want_walk()
                 await reading.go_on()
+        except ConnectionClosed as closed:
+            if socket.is_stalled:
+                raise PbxUnreachable(f"{self._peer} does not take what we send") from closed
+            raise
         finally:
             reading.end()
             self._wake = _nobody_waits
+            self._reached = walker.reached
 
     def _heard(self, event: Event) -> None:
         if isinstance(event, m.Unreadable):
@@ -117,13 +140,13 @@ class Reader:
 class _Reading:
     """One connection being read.
 
-    While it waits in ``recv`` and nothing is in hand, messages take the fast lane. There the same is done with them as
-    behind ``recv``, except what would have to wait; that is left for ``go_on``, and the lane is closed meanwhile.
+    Messages and the passing of time are dealt with where they happen. What that leads to is handed on there, too; what
+    finds no room is left for ``go_on``, and until that is done the connection holds further messages back.
     """
 
     def __init__(  # noqa: PLR0913 - a connection, how far it has come, and where it leads
         self,
-        socket: FastLane,
+        socket: WebSocket,
         conversation: Conversation,
         walker: Walker,
         *,
@@ -131,7 +154,6 @@ class _Reading:
         at_once: AtOnce | None,
         on_event: Callable[[Event], None],
         peer: str,
-        send_seconds: float,
     ) -> None:
         self._socket = socket
         self._conversation = conversation
@@ -140,109 +162,131 @@ class _Reading:
         self._at_once = at_once
         self._on_event = on_event
         self._peer = peer
-        self._send_seconds = send_seconds
-        self._now = asyncio.get_running_loop().time
-        self._waiting: asyncio.Timeout | None = None
-        """While ``go_on`` waits."""
-        self._is_lane_open = False
-        """While it does so with nothing in hand."""
-        self._left: list[Heard] = []
-        """What came by the fast lane and found no room."""
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._news = asyncio.Event()
+        """Set when there is something for ``go_on``."""
+        self._left: deque[Heard] = deque()
+        """What found no room."""
         self._problem: Exception | None = None
-        """What came of a message of the fast lane."""
+        """What ends the reading."""
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def begin(self, early: Sequence[Event]) -> None:
+    def begin(self, early: Sequence[Event]) -> None:
         """Ask the first question, and take what came *early*."""
-        await self._carry_out(self._walker.begin(self._now()))
+        self._carry_out(self._walker.begin(self._now()))
         for event in early:
-            await self._carry_out(self._walker.heard(event, self._now()))
-        if self._at_once is not None:
-            self._socket.on_text = self._took_at_once
+            self._carry_out(self._walker.heard(event, self._now()))
+        self._socket.listen(self._take, self.wake)
 
     def end(self) -> None:
-        """Listen no more."""
-        self._socket.on_text = None
+        """Deal with nothing more."""
+        self._socket.hold()
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def go_on(self) -> None:
-        """Carry out what the next message asks for, or the time."""
-        data: bytes | None = None
-        self._is_lane_open = True
-        try:
-            async with asyncio.timeout_at(self._walker.wake_at) as self._waiting:
-                data = await self._socket.recv(decode=False)
-        except TimeoutError:
-            pass
-        finally:
-            self._is_lane_open = False
-            self._waiting = None
+        """Wait for what cannot be done at once, and do it."""
+        await self._news.wait()
+        self._news.clear()
+        while self._left:
+            await self._hand_on(self._left[0])
+            self._left.popleft()
         if self._problem is not None:
             raise self._problem
-        left, self._left = self._left, []
-        await self._carry_out(left)
-        await self._carry_out(self._walker.pass_time(self._now()) if data is None else self._understood(data))
+        self._socket.go_on()
+        if self._left:
+            return
+        self._mind_the_time()
+        if self._socket.is_over and self._problem is None:
+            raise self._socket.end
 
-    async def want_walk(self) -> None:
+    def want_walk(self) -> None:
         """Have the list read from its start once more."""
-        await self._carry_out(self._walker.want_walk(self._now()))
+        self._carry_out(self._walker.want_walk(self._now()))
 
     def wake(self) -> None:
-        """Wait no longer."""
-        if self._waiting is not None:
-            with suppress(RuntimeError):  # it has just ended by itself
-                self._waiting.reschedule(self._now())
+        """Have ``go_on`` look what there is to do."""
+        self._news.set()
 
-    def _understood(self, data: bytes) -> Sequence[Action]:
-        event = self._conversation.receive(data)
-        self._on_event(event)
-        return self._walker.heard(event, self._now())
+    def _take(self, data: bytes) -> None:
+        try:
+            event = self._conversation.receive(data)
+            self._on_event(event)
+            self._carry_out(self._walker.heard(event, self._now()))
+        except Exception as problem:  # noqa: BLE001 - raised where somebody waits for it
+            self._stop_at(_planned(problem, self._peer))
 
-    async def _carry_out(self, actions: Sequence[Action]) -> None:
-        for action in actions:
-            if isinstance(action, _TO_SAY):
-                await self._send(self._text_of(action))
-        for action in actions:
-            if not isinstance(action, _TO_SAY):
-                await self._hand_on(action)
-
-    async def _send(self, text: str) -> None:
-        if self._socket.is_clear:  # so this will not wait, and needs no deadline, which costs 5 µs
-            await self._socket.send(text)
+    def _time_passed(self) -> None:
+        self._timer = None
+        if self._left or self._problem is not None:
             return
         try:
-            async with asyncio.timeout(self._send_seconds):
-                await self._socket.send(text)
-        except TimeoutError:
-            raise PbxUnreachable(f"{self._peer} does not take what we send") from None
+            self._carry_out(self._walker.pass_time(self._now()))
+        except Exception as problem:  # noqa: BLE001 - the same
+            self._stop_at(_planned(problem, self._peer))
 
-    def _text_of(self, action: Ask | Say) -> str:
-        if isinstance(action, Ask):
-            return self._conversation.ask(action.cursor)
-        return self._conversation.say(action.message)
+    def _stop_at(self, problem: Exception) -> None:
+        self._problem = problem
+        self._socket.hold()
+        self.wake()
 
-    def _took_at_once(self, data: bytes) -> bool:
-        waiting, at_once = self._waiting, self._at_once
-        # A wait that has just ended cannot be moved any more, and what comes now comes behind what it ended for.
-        self._is_lane_open &= waiting is not None and not waiting.expired() and self._socket.is_clear
-        if waiting is None or at_once is None or not self._is_lane_open:
-            return False
+    def _carry_out(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Ask):
+                self._socket.send(self._conversation.ask(action.cursor))
+            elif isinstance(action, Say):
+                self._socket.send(self._conversation.say(action.message))
         try:
-            heard: list[Heard] = []
-            for action in self._understood(data):
-                if isinstance(action, _TO_SAY):
-                    self._socket.send_at_once(self._text_of(action))
-                else:
-                    heard.append(action)
-            for thing in heard:
-                if self._left or not at_once(thing):
-                    self._left.append(thing)
-        except Exception as problem:  # noqa: BLE001 - raised again where the others are
-            self._problem = problem
-        if self._left or self._problem is not None:
-            self._is_lane_open = False
+            for action in actions:
+                if not isinstance(action, _TO_SAY) and (
+                    self._left or self._at_once is None or not self._at_once(action)
+                ):
+                    self._left.append(action)
+        except Exception as problem:  # noqa: BLE001 - of whoever takes things, who gets it back as it is
+            self._stop_at(problem)
+            return
+        if self._left:
+            self._socket.hold()
             self.wake()
-        elif (wake_at := self._walker.wake_at) < (waiting.when() or float("inf")):
-            waiting.reschedule(wake_at)
-        return True
+        else:
+            self._mind_the_time()
+
+    def _mind_the_time(self) -> None:
+        """Have the walker told of the time when it wants to; later than that is moved only when it comes."""
+        wake_at = self._walker.wake_at
+        if self._timer is not None:
+            if self._timer.when() <= wake_at:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(wake_at, self._time_passed)
+
+
+@contextmanager
+def contained(peer: str) -> Iterator[None]:
+    """Let what goes wrong inside be the trouble of this connection and of nobody else, with a traceback in the log.
+
+    Raises:
+        PbxBrokeProtocol: instead of any exception that nobody planned, RecursionError and MemoryError included.
+
+    """
+    try:
+        yield
+    except Exception as problem:
+        planned = _planned(problem, peer)
+        if planned is problem:
+            raise
+        raise planned from problem
+
+
+def _planned(problem: Exception, peer: str) -> Exception:
+    """Return what ends the reading because of *problem*."""
+    if isinstance(problem, (BridgeError, ConnectionClosed)):
+        return problem
+    log.error("source.message_failed", peer=peer, exc_info=problem)
+    return PbxBrokeProtocol(
+        f"something that {peer} said could not be dealt with ({type(problem).__name__}); the log has more"
+    )
 
 
 def reason_of(closed: ConnectionClosed) -> str:
@@ -250,6 +294,8 @@ def reason_of(closed: ConnectionClosed) -> str:
     frame = closed.rcvd or closed.sent
     if frame is None:
         return "cut without a goodbye"
-    if frame.code == 1009:  # noqa: PLR2004 - RFC 6455: message too big
+    if frame.code == TOO_BIG and not frame.reason.startswith("a message in"):
         return "a message was larger than max_message_bytes"
+    if closed.rcvd is None and frame.reason:
+        return f"closed with code {frame.code}, because of {frame.reason}"
     return f"closed with code {frame.code}"

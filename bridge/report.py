@@ -13,6 +13,9 @@ from bridge.wording import clean, shown
 Sentence = tuple[str | datetime, ...]
 """Words and moments; whoever shows it knows the reader's clock and puts the moments into words."""
 
+IN_FUTURE: Final = "in the future: the clock was wrong when it was written"
+"""Said of a moment that was recorded and has not come yet."""
+
 _NOT_OF_A_PART: Final = {"task_stuck", "outbox_full", "events_late", "events_parked", "walk_stalled", "insecure"}
 """Causes of which the sentence about an end of the bridge does not tell."""
 
@@ -38,7 +41,7 @@ def problems(board: Board, now: datetime) -> list[Problem]:
 
 
 def _problems(board: Board, now: datetime) -> Iterator[Problem]:
-    for words in board.stuck(now):
+    for words in board.stuck():
         yield Problem(
             "bridge", "task_stuck", Level.ERROR, None, f"{words}. Restart the bridge; nothing is lost".capitalize()
         )
@@ -84,6 +87,8 @@ def _problems_of(name: str, part: SourcePart, board: Board, now: datetime) -> It
         yield Problem(name, "pbx_paused", Level.PAUSED, part.since, words)
     elif part.level is not Level.OK and part.level is not Level.PAUSED:
         yield _failing(name, part)
+    if part.held_back:
+        yield Problem(name, part.held_cause, Level.WARN, None, ended(part.held_back))
     if part.walk is not None and board.is_stalled(part, now):
         yield Problem(
             name,
@@ -146,7 +151,7 @@ def sentences(board: Board, now: datetime) -> list[str]:
     """Return what a person wants to know first."""
     told = [in_local_words(sentence) for sentence in headline(board, now)]
     told += [ended(problem.words) for problem in problems(board, now) if problem.cause in _NOT_OF_A_PART]
-    told += [f"{name}: {_sentence(part, now)} {_completeness(part)}" for name, part in board.sources.items()]
+    told += [f"{name}: {_sentence(part, now)} {completeness(part, now)}" for name, part in board.sources.items()]
     if board.door is not None:
         told.append(board.door.sentence())
     told.append(f"Broker: {_sentence(board.broker, now)}")
@@ -155,9 +160,9 @@ def sentences(board: Board, now: datetime) -> list[str]:
     return told
 
 
-def liveness(board: Board, now: datetime) -> tuple[bool, str]:
+def liveness(board: Board) -> tuple[bool, str]:
     """Return whether the process is alive, not whether changes flow, and why."""
-    stuck = board.stuck(now)
+    stuck = board.stuck()
     return not stuck, "\n".join(stuck) or "the event loop turns, and every task makes progress"
 
 
@@ -166,12 +171,13 @@ def as_json(board: Board, now: datetime) -> Mapping[str, Any]:
     return {
         "level": board.level(now),
         "ready": board.is_ready(now),
-        "alive": not board.stuck(now),
+        "alive": not board.stuck(),
         "now": now,
         "headline": [[_as_member(part) for part in sentence] for sentence in headline(board, now)],
         "problems": problems(board, now),
         "sentences": sentences(board, now),
-        **_members(board),
+        **{name: value for name, value in _members(board).items() if name not in {"steady", "pace", "expected"}},
+        "ended": board.ended(),
         "oldest_unsent_seconds": _seconds(board.oldest_unsent_at, now),
         "broker": {**_members(board.broker), "ages": {"confirm": _seconds(board.broker.last_progress_at, now)}},
         "door": None if board.door is None else _members(board.door),
@@ -179,9 +185,9 @@ def as_json(board: Board, now: datetime) -> Mapping[str, Any]:
         "sources": {name: _source(board, part, now) for name, part in board.sources.items()},
         "tasks": {
             name: {
-                "progress_age_seconds": _seconds(task.progress_at, now),
+                "progress_age_seconds": round(task.age(board.steady()).total_seconds(), 3),
                 "limit_seconds": task.limit.total_seconds(),
-                "is_stuck": task.is_stuck(now),
+                "is_stuck": task.is_stuck(board.steady()),
             }
             for name, task in board.tasks.items()
         },
@@ -204,6 +210,7 @@ def _source(board: Board, part: SourcePart, now: datetime) -> dict[str, Any]:
         "cursor": {name: orjson.Fragment(token) for name, token in _members(part.cursor).items() if token is not None},
         "level": board.level_of(part, now),
         "is_walk_stalled": board.is_stalled(part, now),
+        "completeness": completeness(part, now),
         "ages": {
             "answer": _seconds(part.last_progress_at, now),
             "change": _seconds(part.last_change_at, now),
@@ -261,10 +268,44 @@ def _sentence(part: Part, now: datetime) -> str:
     return f"{words}. {ended(part.problem)}" if part.problem else f"{words}."
 
 
-def _completeness(part: SourcePart) -> str:
+def completeness(part: SourcePart, now: datetime) -> str:
+    """Return what the last proven full walk of a PBX says about what is known of it."""
     if part.verified_at is None:
-        return "Deletions unknown: no full walk was proven yet."
-    counted = f"{part.accounts} accounts, " if part.accounts is not None else ""
-    match = "" if part.warning else "all match, "
-    words = f"{counted}{match}verified {part.verified_at.astimezone():%Y-%m-%d %H:%M}. Deletions {part.deletions}."
+        words = "Deletions unknown: no full walk was proven yet."
+    else:
+        found = f"{_found(part, now)}, " if part.accounts is not None else ""
+        words = f"{found}verified {_moment(part.verified_at, now)}. Deletions {part.deletions}."
     return f"{words} {ended(part.warning)}" if part.warning else words
+
+
+def _found(part: SourcePart, now: datetime) -> str:
+    if not part.absent:
+        return plural(part.accounts or 0, "account") + ("" if part.warning else ", all match")
+    words = f"{part.seen} match"
+    if part.unseen:
+        words += f", {part.unseen} {_were(part.unseen)} not seen; a second walk {_second_walk(part, now)}"
+    if held := part.deletions_held:
+        words += f"{';' if part.unseen else ','} {held} {_were(held)} not seen, whose deletion is held"
+    return words
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
+def _second_walk(part: SourcePart, now: datetime) -> str:
+    if part.walk is not None:
+        return "is under way"
+    at = part.second_look_at
+    if at is None or at <= now:
+        return "decides as soon as it can begin"
+    return f"at {at.astimezone():%H:%M} decides"
+
+
+def _moment(at: datetime, now: datetime) -> str:
+    return f"{at.astimezone():%Y-%m-%d %H:%M}{in_future(at, now)}"
+
+
+def in_future(at: datetime, now: datetime) -> str:
+    """Return what is to be said about a recorded moment that lies in the future, or nothing where it does not."""
+    return f" ({IN_FUTURE})" if at > now else ""

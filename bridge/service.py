@@ -153,7 +153,7 @@ class Bridge:
             read_log=read_log,
         )
         self._is_proven = False
-        """True once the store is known to be the newest state of itself: then PBXs are read."""
+        """True once PBXs are read, since the store is known to be the newest state of itself."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until *stop* is set, then commit what was read and wait for the confirms of what was sent.
@@ -166,18 +166,20 @@ class Bridge:
         try:
             await self._tally.begin()
             await self._measure()
-            now = utc_now()
             for watched, limit in (("store", STORE_STUCK), ("prune", HOUSEKEEPING_STUCK)):
-                self.board.watch(watched, limit, now)
+                self.board.watch(watched, limit)
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 beginning = group.create_task(self._begin(group), name="begin")
                 pruning = group.create_task(self._keep_pruning(), name="prune")
                 walking = group.create_task(self._keep_walking(), name="walk")
                 measuring = group.create_task(self._keep_measuring(), name="measure")
+                for task in (pruning, walking, measuring):
+                    self.board.expect(task.get_name(), task)
                 await stop.wait()
                 log.info("bridge.stopping")
                 self._is_stopping = True
+                self.board.expect_nothing()
                 for task in (beginning, *self._readers, pruning, walking, measuring):
                     task.cancel()
                 await self._sinks.wind_down()
@@ -188,17 +190,23 @@ class Bridge:
             self._offload.close()
 
     async def _begin(self, group: asyncio.TaskGroup) -> None:
-        """Read and send, as soon as no number can be given twice."""
-        for part in self.board.sources.values() if self._sinks.reads_log else ():
-            part.does("waiting for the broker: the store has to be compared with the log first", Level.WARN, utc_now())
+        """Read, as soon as no number can be given twice, and send, once the log was compared."""
+        if self._store.is_proven:
+            self._begin_reading()
+        else:
+            for part in self.board.sources.values():
+                part.does("waiting for the broker: its log has to be compared with the store", Level.WARN, utc_now())
         if await self._sinks.prove():
             log.warning("store.renewed", problem=self._store.restored)
-        if self._store.restored:
             for part in self.board.sources.values():
-                part.warning = f"A full walk tells it anew: {self._store.restored}."
-        self._is_proven = True
-        self._start_reading(self._pbxs)
+                part.warning = f"A full walk has to end before all is told: {self._store.restored}."
+        self._begin_reading()
         self._sinks.start(group)
+
+    def _begin_reading(self) -> None:
+        if not self._is_proven:
+            self._is_proven = True
+            self._start_reading(self._pbxs)
 
     async def _follow(self, pbx: Pbx, first_pause_seconds: float) -> None:
         followed = self._followed[pbx.name] = await recalled(
@@ -240,14 +248,14 @@ class Bridge:
 
     def beat(self, name: SourceName) -> None:
         """Record that the reading of a PBX is alive, although there may be nothing to read."""
-        self.board.beat(reading(name), utc_now())
+        self.board.beat(reading(name))
 
     def _start_reading(self, pbxs: Iterable[Pbx]) -> None:
         if self._group is not None:
-            self._readers += [
-                self._group.create_task(self._follow(pbx, number * APART_SECONDS), name=reading(pbx.name))
-                for number, pbx in enumerate(pbxs)
-            ]
+            for number, pbx in enumerate(pbxs):
+                reader = self._group.create_task(self._follow(pbx, number * APART_SECONDS), name=reading(pbx.name))
+                self._readers.append(reader)
+                self.board.expect(reading(pbx.name), reader)
 
     def resync(self, name: SourceName, *, accept_deletions: bool) -> bool:
         """Walk a PBX from its start as soon as it is reached; False where there is none of that name.
@@ -325,7 +333,7 @@ class Bridge:
         while True:
             while await self._offload(self._store.prune, utc_now() - self._keep, PRUNE_ROWS) == PRUNE_ROWS:
                 continue
-            self.board.beat("prune", utc_now())
+            self.board.beat("prune")
             await asyncio.sleep(PRUNE_SECONDS)
 
     async def _keep_measuring(self) -> None:
@@ -338,7 +346,7 @@ class Bridge:
 
     async def _measure(self) -> None:
         await self._tally.measure(utc_now())
-        self.board.beat("store", utc_now())
+        self.board.beat("store")
 
     def _told(self, told: Told) -> None:
         self._tally.told(told)

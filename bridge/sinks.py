@@ -15,7 +15,7 @@ from bridge.clock import utc_now
 from bridge.delivery.contracts import Offload, Outbox, Publisher
 from bridge.delivery.log_recovery import DeduplicatingSession, NumberedOutbox, recover
 from bridge.delivery.relay import OutboxRelay
-from bridge.errors import BridgeError, BrokerDidNotConfirm, LogUnreadable, StoreOutdated, Transient
+from bridge.errors import BridgeError, BrokerDidNotConfirm, LogUnreadable, Transient
 from bridge.logs import get_logger
 from bridge.model import LogContents, OutboxRow, SourceName
 from bridge.retrying import Patience, cause_of, keep_trying, level_of
@@ -29,8 +29,12 @@ STOP_SECONDS: Final = 10.0
 BROKER_PAUSE_SECONDS: Final = 15.0
 """Between two attempts to reach the broker, at most: one that is back, or set right, should not wait for long."""
 
-RELAY_STUCK: Final = timedelta(minutes=5)
-"""Every step of publishing has a deadline of its own, all of them together are far below."""
+PUBLISHING: Final = "publish"
+WRITING_LOG: Final = "write log"
+"""What the watchdog calls the work of the two sinks."""
+
+RELAY_STUCK: Final = timedelta(minutes=1)
+"""Every step of publishing has a deadline of its own that is far below, and tells of its end."""
 
 MARK_EVENTS: Final = 50_000
 """Published events after which the log is read to its end once more, so that the next start has little to read."""
@@ -67,14 +71,17 @@ class Comparable(Protocol):
     def log_places(self) -> Mapping[str, tuple[int, str]]:
         """Return where the log was read to its end last, by stream."""
 
-    def passed_by(self, log: LogContents) -> str:
-        """Return how far the log is beyond this store; empty if it is not."""
+    @property
+    def is_proven(self) -> bool:
+        """True once it is known to be the newest state of itself: only then may it give numbers."""
 
     def compare(self, log: LogContents | None, doubt: str = "") -> bool:
-        """Compare with what the log has, and return whether a new lineage had to begin; ``None``: nobody can tell."""
+        """Compare with what the log has, and return whether everything is told anew; ``None``: nobody can tell.
 
-    def note_places(self, log: LogContents) -> None:
-        """Record how far the log was read."""
+        Raises:
+            StoreOutdated: the log is ahead of a store that has given numbers already.
+
+        """
 
 
 @dataclass(slots=True)
@@ -94,8 +101,12 @@ class _Sink:
         """Take the news that the sink confirmed *rows*, and that this is recorded."""
         now = utc_now()
         self.patience.progress()
-        self.board.beat(self.task, now)
+        self.board.beat(self.task)
         self.count(rows, now)
+
+    def alive(self) -> None:
+        """Take the news that the relay goes on, although there may be nothing that it could send."""
+        self.board.beat(self.task)
 
     def parked(self, row: OutboxRow, reason: str) -> None:
         """Take the news that *row* was refused for good."""
@@ -107,11 +118,11 @@ class _Sink:
 
     def stopped(self, row: OutboxRow, problem: BridgeError, pause_seconds: float) -> None:
         """Take the news that the lane of *row* waits, since the sink did not take it."""
-        now, words = utc_now(), scrub(str(problem))
-        self.board.beat(self.task, now)
+        words = scrub(str(problem))
+        self.board.beat(self.task)
         self.tally.doubt()
         if (part := self.board.sources.get(row.source)) is not None:
-            part.held_back = words
+            part.held_back, part.held_cause = words, cause_of(problem)
         told = {"source": row.source, "event_id": row.event_id, "position": row.position}
         log.warning("event.not_taken", **told, problem=words, again_in_seconds=round(pause_seconds, 1))
 
@@ -120,7 +131,7 @@ class _Sink:
         level, now = level_of(problem), utc_now()
         words, needs_proof = scrub(str(problem)), isinstance(problem, BrokerDidNotConfirm)
         self.part.fails(words, level, now, cause=cause_of(problem), needs_proof=needs_proof)
-        self.board.beat(self.task, now)
+        self.board.beat(self.task)
         self.tally.doubt()
         write = log.error if level is Level.ERROR else log.warning
         write(f"{self.name}.failed", problem=str(problem), again_in_seconds=round(pause_seconds, 1))
@@ -153,10 +164,10 @@ class Sinks:
         self._since_mark = 0
         self._wants_mark = asyncio.Event()
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._exchange = self._sink("broker", "publish", board.broker, self._published)
+        self._exchange = self._sink("broker", PUBLISHING, board.broker, self._published)
         self._relays = {"broker": (self._exchange, self._relay(self._exchange, store.exchange, publisher))}
         if stream is not None:
-            sink = self._sink("log", "write log", stream.part, tally.written)
+            sink = self._sink("log", WRITING_LOG, stream.part, tally.written)
             self._relays["log"] = (sink, self._relay(sink, stream.outbox, stream.publisher, self._recover))
 
     def _sink(self, name: str, task: str, part: Part, count: Callable[[Sequence[OutboxRow], datetime], None]) -> _Sink:
@@ -174,11 +185,6 @@ class Sinks:
             outbox, publisher, sink, offload=self._offload, clock=utc_now, window=self._window, prepare=prepare
         )
 
-    @property
-    def reads_log(self) -> bool:
-        """Whether there is a log to compare with."""
-        return self._read_log is not None
-
     async def prove(self) -> bool:
         """Return once the store is the newest state of itself, and whether a new lineage had to begin for that.
 
@@ -188,7 +194,7 @@ class Sinks:
             Fatal: from the store.
 
         """
-        self._board.watch(self._exchange.task, RELAY_STUCK, utc_now())
+        self._board.watch(self._exchange.task, RELAY_STUCK)
         if self._read_log is None:
             return await self._offload(self._store.compare, None)
         renewed = False
@@ -215,10 +221,10 @@ class Sinks:
     def start(self, group: asyncio.TaskGroup) -> None:
         """Begin to send, in *group*; what ends one of the sinks for good ends that."""
         for name, (sink, relay) in self._relays.items():
-            self._board.watch(sink.task, RELAY_STUCK, utc_now())
-            self._running[name] = group.create_task(
-                keep_trying(relay.run, sink.patience, sink.failed), name=f"relay to the {name}"
-            )
+            self._board.watch(sink.task, RELAY_STUCK)
+            running = group.create_task(keep_trying(relay.run, sink.patience, sink.failed), name=f"relay to the {name}")
+            self._running[name] = running
+            self._board.expect(sink.task, running)
         if self._read_log is not None:
             self._running["mark"] = group.create_task(self._keep_marking(self._read_log), name="mark the log")
 
@@ -253,7 +259,12 @@ class Sinks:
             await asyncio.wait(self._running.values())
 
     async def _keep_marking(self, read_log: ReadLog) -> None:
-        """Read the log to its end after many events, and see that nobody else has given later numbers."""
+        """Read the log to its end after many events, and see that nobody else has given later numbers.
+
+        Raises:
+            StoreOutdated: somebody has.
+
+        """
         while True:
             await self._wants_mark.wait()
             self._wants_mark.clear()
@@ -263,12 +274,7 @@ class Sinks:
             except (Transient, LogUnreadable) as problem:
                 log.info("log.not_marked", problem=str(problem))
                 continue
-            if beyond := await self._offload(self._store.passed_by, contents):
-                raise StoreOutdated(
-                    f"{beyond}. Another state of this store was at work; start the bridge again: it then tells "
-                    "everything anew, under a new lineage"
-                )
-            await self._offload(self._store.note_places, contents)
+            await self._offload(self._store.compare, contents)
 
     async def _recover(self, session: DeduplicatingSession) -> None:
         if self._stream is None:

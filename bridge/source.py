@@ -5,25 +5,22 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import NoReturn, cast
+from collections.abc import Callable
+from typing import Final, NoReturn
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
-from bridge.errors import PbxNotTrusted, PbxRefusedLogin, PbxUnreachable
-from bridge.fast_lane import FastLane
+from bridge.errors import PbxBrokeProtocol, PbxNotTrusted, PbxRefusedLogin, PbxUnreachable
 from bridge.model import Cursor
-from bridge.reader import AtOnce, HandOn, Reader, reason_of
+from bridge.reader import AtOnce, HandOn, Reader, contained, reason_of
 from bridge.walk.decisions import Pace
+from bridge.websocket import GOING_AWAY, OUR_FAULT, WebSocket, dial
 from bridge.wire import messages as m
 from bridge.wire.login import login_digest
 from bridge.wire.protocol import Conversation, Event, Party
 
-
-class DialledConnection(FastLane, ClientConnection):
-    """A connection to a PBX that we dialled."""
+MAX_EARLY: Final = 64
+"""Messages beside the login, before it is good."""
 
 
 class PbxSource:
@@ -74,32 +71,44 @@ class PbxSource:
             PbxRefusedRequest: the PBX answers questions with errors.
 
         """
-        async with self._connected() as socket:
-            conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
-            early = await self._log_in(socket, conversation)
+        socket = await self._connected()
+        code = OUR_FAULT
+        try:
+            with contained(self._url):
+                conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
+                early = await self._log_in(socket, conversation)
             self._on_state("reading")
             await self._reader.read(socket, conversation, early, since, hand_on, at_once)
+        except ConnectionClosed as closed:
+            raise PbxUnreachable(f"the connection to {self._url} broke: {reason_of(closed)}") from closed
+        except asyncio.CancelledError:
+            code = GOING_AWAY  # nothing is wrong: we stop, or somebody wants this PBX not to be read
+            raise
+        finally:
+            await socket.close(code)
 
-    async def _log_in(self, socket: DialledConnection, conversation: Conversation) -> list[Event]:
+    async def _log_in(self, socket: WebSocket, conversation: Conversation) -> list[Event]:
         """Log in, and return what came early."""
         self._on_state("logging in")
         early: list[Event] = []
         password = self._password()
         try:
             async with asyncio.timeout(self._pace.answer_timeout):
-                await socket.send(conversation.say(m.AppChallenge()))
+                socket.send(conversation.say(m.AppChallenge()))
                 while True:
-                    event = conversation.receive(await socket.recv(decode=False))
+                    event = conversation.receive(await socket.receive())
                     match event:
                         case m.AppChallengeResult(challenge=challenge):
                             digest = login_digest(app=self._app, challenge=challenge, password=password)
-                            await socket.send(conversation.say(m.AppLogin(self._app, digest)))
+                            socket.send(conversation.say(m.AppLogin(self._app, digest)))
                         case m.LoginAccepted():
                             return early
                         case m.LoginRefused():
                             raise PbxRefusedLogin(self._refusal())
                         case _:
                             early.append(event)
+                            if len(early) > MAX_EARLY:
+                                raise PbxBrokeProtocol(f"{self._url} says everything but whether the login is good")
         except TimeoutError:
             raise PbxUnreachable(
                 f"{self._url} let {self._pace.answer_timeout:g} s of the login pass without an answer"
@@ -116,28 +125,16 @@ class PbxSource:
             "differs from the configured one"
         )
 
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[DialledConnection]:
+    async def _connected(self) -> WebSocket:
         self._on_state("connecting")
-        with self._translated():
-            async with connect(
-                self._url,
-                ssl=self._ssl_context if self._url.startswith("wss:") else None,
-                open_timeout=self._connect_timeout_seconds,
-                close_timeout=5,
-                max_size=self._max_message_bytes,
-                compression=None,
-                proxy=None,
-                # Whether a PBX answers pings is not documented; answered questions tell that it lives.
-                ping_interval=None,
-                create_connection=DialledConnection,
-            ) as socket:
-                yield cast("DialledConnection", socket)
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
         try:
-            yield
+            return await dial(
+                self._url,
+                ssl_context=self._ssl_context,
+                open_seconds=self._connect_timeout_seconds,
+                max_message_bytes=self._max_message_bytes,
+                write_seconds=self._pace.answer_timeout,
+            )
         except ssl.SSLCertVerificationError as problem:
             raise PbxNotTrusted(
                 f"the certificate of {self._url} does not verify: {problem.verify_message}. Set ca_file to the CA that "
@@ -152,10 +149,10 @@ class PbxSource:
             raise PbxUnreachable(
                 f"no connection to {self._url} within {self._connect_timeout_seconds:g} s"
             ) from problem
-        except (InvalidHandshake, InvalidMessage) as problem:
+        except InvalidHandshake as problem:
             raise PbxUnreachable(f"{self._url} does not speak WebSocket: {problem}") from problem
-        except ConnectionClosed as problem:
-            raise PbxUnreachable(f"the connection to {self._url} broke: {reason_of(problem)}") from problem
+        except (InvalidURI, ValueError) as problem:
+            raise PbxUnreachable(f"{self._url} is no address of a WebSocket: {problem}") from problem
         except OSError as problem:
             raise PbxUnreachable(
                 f"no connection to {self._url}: {problem.strerror or problem}. Is the address right, and the PBX up?"

@@ -1,21 +1,29 @@
 """How the bridge is doing, as values: what a person, a load balancer and a container engine want to know.
 
 Health means delivery: an open socket is not health, an answered question, a confirmed event and a short outbox are.
+
+Moments are for people and come from the clock of the machine, which may be set while the bridge runs. Whether a task is
+alive is judged by a steady clock alone; what else is a duration is put right as soon as the clock was set
+(``Board.keep_pace``).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
-from bridge.model import Cursor
+from bridge.model import Certificate, Cursor
+from bridge.secret import scrub
 
 MAX_UNSENT_AGE: Final = timedelta(minutes=5)
 """An event that waits longer than this makes the bridge not ready, unless configured otherwise."""
 
 MAX_WALK_STALL: Final = timedelta(minutes=5)
 """A full walk that reads no account for longer than this is stuck, unless configured otherwise."""
+
+CLOCK_WAS_SET: Final = timedelta(seconds=1)
+"""By so much more or less than the steady clock; a clock that drifts, or is pulled gently, moves less in a second."""
 
 
 class Level(StrEnum):
@@ -81,6 +89,12 @@ class Part:
             self.needs_proof = False
             self.does(self.doing, Level.OK, now)
 
+    def shift(self, by: timedelta) -> None:
+        """Move what began in the past along with a clock that was set by so much."""
+        self.since += by
+        self.level_since = _moved(self.level_since, by)
+        self.last_progress_at = _moved(self.last_progress_at, by)
+
     def _becomes(self, level: Level, now: datetime) -> None:
         if level is not self.level:
             self.level_since = now
@@ -128,6 +142,11 @@ class LogPart(Part):
     warning: str = ""
     """What somebody should look at although events are written."""
 
+    def shift(self, by: timedelta) -> None:
+        """Move what began in the past along with a clock that was set by so much."""
+        Part.shift(self, by)
+        self.oldest_unsent_at = _moved(self.oldest_unsent_at, by)
+
 
 @dataclass(slots=True)
 class SourcePart(Part):
@@ -142,9 +161,14 @@ class SourcePart(Part):
     verified_at: datetime | None = None
     """End of the last proven full walk."""
     deletions: str = "unknown"
-    """``known``: what a full walk did not see is gone. ``unknown``: no end of a walk could be proven."""
+    """``known``: what a full walk did not see is gone. ``unknown``: no end of a walk could be proven. Otherwise, of how
+    many accounts they are ``held`` or ``not decided``."""
     deletions_held: int = 0
     """Accounts that are gone, too many to delete unasked."""
+    absent: int = 0
+    """Accounts that the last proven walk did not see and that are not deleted, held ones included."""
+    second_look_at: datetime | None = None
+    """When a walk is to tell whether those that are not held are gone, if there are any."""
     warning: str = ""
     """What somebody should look at although changes flow; stands until the next proven full walk."""
     is_paused: bool = False
@@ -167,6 +191,8 @@ class SourcePart(Part):
     parked: int = 0
     held_back: str = ""
     """Why the exchange does not take its next event, so that those behind it wait; empty while it does."""
+    held_cause: str = ""
+    """The same in one word, for machines."""
     in_doubt: int = 0
     """Its events that may have reached the broker although no confirm came; they are sent again."""
 
@@ -175,17 +201,72 @@ class SourcePart(Part):
         """The remark, as long as no full walk has shown that it makes no difference."""
         return "" if self.verified_at is not None else self.remark
 
+    @property
+    def seen(self) -> int | None:
+        """How many accounts the last proven walk saw, all of which are as they were published."""
+        return None if self.accounts is None else self.accounts - self.absent
+
+    @property
+    def unseen(self) -> int:
+        """How many accounts wait for another walk to tell whether they are gone."""
+        return self.absent - self.deletions_held
+
+    def certified(self, certificate: Certificate) -> None:
+        """Record what a proven walk found."""
+        self.verified_at = certificate.verified_at
+        self.accounts = certificate.accounts
+        self.absent = certificate.absent
+        self.deletions_held = certificate.held
+        self.deletions = "known"
+        if self.absent:
+            self.deletions = f"{certificate.held} held" if certificate.held else f"{self.unseen} not decided"
+
+    def begins_anew(self) -> None:
+        """Record that what was certified is void, since the PBX's list is another one."""
+        self.verified_at = self.second_look_at = None
+        self.absent = self.deletions_held = 0
+        self.deletions = "unknown"
+
+    def shift(self, by: timedelta) -> None:
+        """Move what began in the past along with a clock that was set by so much."""
+        Part.shift(self, by)
+        self.last_change_at = _moved(self.last_change_at, by)
+        self.last_confirm_at = _moved(self.last_confirm_at, by)
+        self.caught_up_at = _moved(self.caught_up_at, by)
+        self.second_look_at = _moved(self.second_look_at, by)
+        if self.walk is not None:
+            self.walk.started_at += by
+            self.walk.progress_at += by
+
 
 @dataclass(slots=True)
 class Watchdog:
     """A task that has to make progress; being idle for a good reason counts as progress."""
 
     limit: timedelta
-    progress_at: datetime
+    progress_at: float
+    """Seconds of the steady clock."""
 
-    def is_stuck(self, now: datetime) -> bool:
+    def age(self, seconds: float) -> timedelta:
+        """Return for how long it has not moved; *seconds* are those of the steady clock now."""
+        return timedelta(seconds=seconds - self.progress_at)
+
+    def is_stuck(self, seconds: float) -> bool:
         """Tell whether it has not moved for too long."""
-        return now - self.progress_at > self.limit
+        return self.age(seconds) > self.limit
+
+
+class Running(Protocol):
+    """A task, as far as it matters whether it goes on; ``asyncio.Task`` matches by shape."""
+
+    def done(self) -> bool:
+        """Tell whether it has ended."""
+
+    def cancelled(self) -> bool:
+        """Tell whether it was ended by being cancelled."""
+
+    def exception(self) -> BaseException | None:
+        """Return what ended it, if it was not cancelled."""
 
 
 @dataclass(slots=True)
@@ -216,6 +297,8 @@ class Board:
     version: str
     started_at: datetime
     broker: Part
+    steady: Callable[[], float] = field(kw_only=True)
+    """Seconds of a clock that nobody sets."""
     sources: dict[str, SourcePart] = field(default_factory=dict)
     log: LogPart | None = None
     """``None`` where the exchange feeds the log, or there is none."""
@@ -243,26 +326,66 @@ class Board:
     loop_lag_seconds: float = 0.0
     """How late the event loop was, at the last look."""
     tasks: dict[str, Watchdog] = field(default_factory=dict)
+    expected: dict[str, Running] = field(default_factory=dict)
+    """Tasks that should run."""
     max_unsent_age: timedelta = MAX_UNSENT_AGE
     max_walk_stall: timedelta = MAX_WALK_STALL
+    pace: tuple[datetime, float] | None = None
+    """The clock of the machine and the steady one, when they were compared last."""
 
-    def watch(self, task: str, limit: timedelta, now: datetime) -> None:
+    def watch(self, task: str, limit: timedelta) -> None:
         """Expect progress of *task* from now on, never more than *limit* apart."""
-        self.tasks[task] = Watchdog(limit, now)
+        self.tasks[task] = Watchdog(limit, self.steady())
 
-    def beat(self, task: str, now: datetime) -> None:
+    def beat(self, task: str) -> None:
         """Record progress of *task*; one that nobody watches may make some, too."""
         if task in self.tasks:
-            self.tasks[task].progress_at = now
+            self.tasks[task].progress_at = self.steady()
 
-    def stuck(self, now: datetime) -> list[str]:
-        """Return the tasks without progress, in words; none while the bridge is alive."""
-        return [
-            f"the task {name!r} has made no progress for {age_words(now - task.progress_at)} "
+    def expect(self, name: str, task: Running) -> None:
+        """Expect *task* to run from now on; that it has ended, for whatever reason, is told."""
+        self.expected[name] = task
+
+    def expect_nothing(self) -> None:
+        """Let every task end: the bridge stops."""
+        self.expected.clear()
+
+    def ended(self) -> list[str]:
+        """Return the tasks that should run and have ended, in words, failures first; may be called from any thread."""
+        ended = [(name, task) for name, task in list(self.expected.items()) if task.done()]
+        failures = {name: task.exception() for name, task in ended if not task.cancelled()}
+        failed = [
+            f"the task {name!r} has ended: {scrub(str(problem))}" for name, problem in failures.items() if problem
+        ]
+        return failed + [f"the task {name!r} has ended" for name, _ in ended if not failures.get(name)]
+
+    def stuck(self) -> list[str]:
+        """Return the tasks that have ended or make no progress, in words; none while the bridge is alive."""
+        seconds = self.steady()
+        return self.ended() + [
+            f"the task {name!r} has made no progress for {age_words(task.age(seconds))} "
             f"(its limit is {age_words(task.limit)})"
             for name, task in self.tasks.items()
-            if task.is_stuck(now)
+            if task.is_stuck(seconds)
         ]
+
+    def keep_pace(self, now: datetime) -> timedelta:
+        """Notice that the clock of the machine was set, put durations right, and return by how much; call it often."""
+        seconds = self.steady()
+        before, self.pace = self.pace or (now, seconds), (now, seconds)
+        by = now - before[0] - timedelta(seconds=seconds - before[1])
+        if abs(by) < CLOCK_WAS_SET:
+            by = timedelta(0)
+        else:
+            self.started_at += by
+            self.oldest_unsent_at = _moved(self.oldest_unsent_at, by)
+            for part in (*self.ways, *self.sources.values()):
+                part.shift(by)
+        # An event that was made by a clock that was ahead waits since now at the latest.
+        self.oldest_unsent_at = _past(self.oldest_unsent_at, now)
+        if self.log is not None:
+            self.log.oldest_unsent_at = _past(self.log.oldest_unsent_at, now)
+        return by
 
     def level(self, now: datetime) -> Level:
         """Return how bad it is altogether."""
@@ -279,7 +402,7 @@ class Board:
             yield Level.WARN
         if self.full:
             yield Level.PAUSED
-        if self.is_late(now) or self.stuck(now):
+        if self.is_late(now) or self.stuck():
             yield Level.ERROR
 
     def level_of(self, part: SourcePart, now: datetime) -> Level:
@@ -309,8 +432,18 @@ class Board:
         """
         if self.full or self.is_late(now):
             return False
+        if any(part.held_back for part in self.sources.values()):
+            return False
         sources = (source for source in self.sources.values() if not source.is_paused)
         return all(part.is_usable for part in (*self.ways, *sources))
+
+
+def _moved(moment: datetime | None, by: timedelta) -> datetime | None:
+    return None if moment is None else moment + by
+
+
+def _past(moment: datetime | None, now: datetime) -> datetime | None:
+    return None if moment is None else min(moment, now)
 
 
 def age_words(age: timedelta) -> str:

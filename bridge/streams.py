@@ -232,6 +232,9 @@ class StreamConnection:
             await asyncio.wait(self._tasks)
         # Nothing is written any more that somebody wants, and a broker that takes nothing would be waited for.
         self._writer.transport.abort()
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(self._close_seconds):
+                await self._writer.wait_closed()
         for task in self._tasks:
             if not task.cancelled():
                 task.result()  # raises: only a mistake of ours ends listening with anything else than a failure

@@ -101,14 +101,14 @@ class Tally:
         board = self._board
         board.published += len(rows)
         board.oldest_unsent_at = rows[-1].created_at if board.unsent else None
-        board.last_lag_seconds = (now - rows[0].created_at).total_seconds()
+        board.last_lag_seconds = max(0.0, (now - rows[0].created_at).total_seconds())
         board.broker.last_progress_at = now
         board.broker.proves(now)
         for source, count in Counter(row.source for row in rows).items():
             if (part := board.sources.get(source)) is not None:
                 part.unsent = max(0, part.unsent - count)
                 part.last_confirm_at = now
-                part.held_back = ""
+                part.held_back = part.held_cause = ""
         if board.in_doubt:
             self.doubt()
 
@@ -122,8 +122,10 @@ class Tally:
             part.proves(now)
 
     async def measure(self, now: datetime) -> None:
-        """Look at the disk, at what is in doubt, and at who waits for a good reason."""
+        """Look at the clock, at the disk, at what is in doubt, and at who waits for a good reason."""
         board = self._board
+        if by := board.keep_pace(now):
+            log.warning("clock.set", seconds=round(by.total_seconds(), 1))
         board.free_bytes = await self._offload(self._store.free_bytes)
         self.count()
         if self._may_have_doubts:
@@ -131,13 +133,13 @@ class Tally:
         if not board.unsent:
             board.broker.proves(now)  # nothing is left that it could have refused
         if not board.unsent or board.broker.cause == BLOCKED:
-            board.beat("publish", now)
+            board.beat("publish")
         if board.log is not None and not board.log.unsent:
             board.log.proves(now)
-            board.beat("write log", now)
+            board.beat("write log")
         for name, part in board.sources.items():
             if board.full or part.is_paused:
-                board.beat(f"read {name}", now)
+                board.beat(f"read {name}")
 
     def count(self) -> None:
         """Bring the board up to date with the outbox, and look whether there is still room in it."""

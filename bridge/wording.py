@@ -59,6 +59,16 @@ def headline(kind: ChangeKind, reason: Reason | None, changed: Sequence[str]) ->
     return ", ".join(news[:_SHOWN_NEWS]) + (f" and {more} more" if more > 0 else "")
 
 
+def held_words(source: str, held: int) -> str:
+    """Return what is wrong, and what to do, where so many deletions are held; nothing where none are."""
+    if not held:
+        return ""
+    return (
+        f"{held} {'account is' if held == 1 else 'accounts are'} gone from the PBX, too many to delete unasked. "
+        f"If that is right: account-bridge resync {source} --accept-deletions"
+    )
+
+
 def differences(
     changed: Sequence[str], previous: Mapping[str, Any], account: Mapping[str, Any]
 ) -> Sequence[Difference]:

@@ -135,6 +135,12 @@ async def pings(stranger: Stranger) -> None:
         await stranger.say(frame(b"ping", head=0x89))
 
 
+async def a_mebibyte_of_pings(stranger: Stranger) -> None:
+    await stranger.upgrade()
+    for _ in range(16):
+        await stranger.say(frame(b"", head=0x89) * ((1 << 16) // 6))
+
+
 async def no_text(stranger: Stranger) -> None:
     await stranger.upgrade()
     await stranger.say(frame(b"\xff\xfe\xfd"))
@@ -180,6 +186,7 @@ WAYS: Final[tuple[Callable[[Stranger], Awaitable[None]], ...]] = (
     a_giant_frame,
     a_large_message,
     pings,
+    a_mebibyte_of_pings,
     no_text,
     no_login,
     deep_json,

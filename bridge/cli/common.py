@@ -19,6 +19,8 @@ from bridge.secret import scrub
 
 FAILED: Final = 1
 MISUSED: Final = 2
+HUNG: Final = 3
+"""The process was ended the hard way, see ``cli.hard_end``."""
 
 Result = TypeVar("Result")
 

@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from bridge.config.settings import Settings
 from bridge.control import ask, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.model import KnownAccount, SourceName
+from bridge.report import in_future
 from bridge.store.reader import StoreReader
 from bridge.trace import Live, State, Trace, former, has_usn, is_meant, near, trace, words_of
 from bridge.wording import clean, name_of, shown
@@ -138,6 +140,7 @@ def _nobody(store: StoreReader, who: str, settings: Settings) -> list[str]:
     for source in store.sources():
         verified = (
             f"its last full walk was proven {source.verified_at.astimezone():%Y-%m-%d %H:%M:%S}"
+            f"{in_future(source.verified_at, datetime.now(UTC))}"
             if source.verified_at
             else "no full walk of it was proven yet"
         )

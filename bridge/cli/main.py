@@ -1,6 +1,7 @@
 """The command line: exit codes that a script can act on, and a sentence where something goes wrong.
 
-0: done. 1: something failed, and a sentence on stderr says what. 2: wrong usage or configuration. 130: stopped by a
+0: done. 1: something failed, and a sentence on stderr says what. 2: wrong usage or configuration. 3: hung, and
+ended the hard way. 130: stopped by a
 person, who pressed Ctrl-C or did not say yes.
 """
 

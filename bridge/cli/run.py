@@ -14,6 +14,7 @@ from rich.text import Text
 from bridge import __version__, control, logs
 from bridge.build import built, listening, page
 from bridge.cli.common import FAILED, config_option, print_json, run_now, settings_of, stop_signals
+from bridge.cli.hard_end import HardEnd
 from bridge.cli.shadow import play_shadow
 from bridge.cli.watch import shower
 from bridge.config.loading import load_settings
@@ -36,7 +37,8 @@ def run(config: Path | None, *, shadow: bool, once: bool, as_json: bool) -> None
     if not shadow:
         if once or as_json:
             raise click.UsageError("--once and --json go with --shadow")
-        run_now(_bridge(settings_of(config)))
+        with HardEnd() as hard_end:
+            run_now(_bridge(settings_of(config), hard_end))
         return
     settings = load_settings(config, os.environ, require_rabbitmq=False)
     logs.configure("warning", settings.log.format)
@@ -51,15 +53,17 @@ def run(config: Path | None, *, shadow: bool, once: bool, as_json: bool) -> None
         sys.exit(FAILED)
 
 
-async def _bridge(settings: Settings) -> None:
+async def _bridge(settings: Settings, hard_end: HardEnd) -> None:
     log.info("bridge.starting", version=__version__, settings=settings.redacted())
     for sentence in settings.insecurities():
         log.warning("settings.insecure", problem=sentence)
     with built(settings) as bridge, stop_signals() as stop:
+        hard_end.watch(bridge.board, stop.is_set)
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(control.serve(bridge, control.socket_path(settings.store.path)))
             await stack.enter_async_context(page(settings, bridge.board))
             await stack.enter_async_context(listening(settings, bridge))
+            stack.callback(hard_end.stop)  # whatever the reason was
             await bridge.run(stop)
 
 

@@ -8,6 +8,7 @@ has confirmed.
 """
 
 import asyncio
+import math
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +32,9 @@ FIRST_PAUSE_SECONDS: Final = 1.0
 UNROUTABLE_SECONDS: Final = 15.0
 """Between two attempts with a row that came back, at most: it reached nobody, so trying again disturbs nobody."""
 
+HEARTBEAT_SECONDS: Final = 10.0
+"""So long a wait is at most, before the relay says that it is alive."""
+
 REFUSED_SECONDS: Final = 300.0
 """Between two attempts with a row that one queue refused, at most: the other queues get it once more each time."""
 
@@ -40,6 +44,9 @@ class Observer(Protocol):
 
     def published(self, rows: Sequence[OutboxRow]) -> None:
         """Take the news that the sink confirmed *rows*, and that this is recorded."""
+
+    def alive(self) -> None:
+        """Take the news that the relay goes on; not more than ``HEARTBEAT_SECONDS`` apart."""
 
     def parked(self, row: OutboxRow, reason: str) -> None:
         """Take the news that *row* was refused for good."""
@@ -185,8 +192,6 @@ class OutboxRelay:
                 continue
             starts = {name: lane.starts for name, lane in ready.items()}
             rows = await self._read(ready, room)
-            if self._is_stopping:
-                continue
             unfit = next((row for row in rows if session.refusal_of(row) is not None), None)
             if unfit is not None:  # what is read next is without it, and without what has to wait behind it
                 for lane in ready.values():
@@ -243,7 +248,7 @@ class OutboxRelay:
             left -= counts[name]
         for name in counts if len(ready) > 1 else ():
             self._lanes[name] = self._lanes.pop(name)  # the others have the next turn
-        return rows
+        return () if self._is_stopping else rows
 
     async def _take_outcomes(self, session: Session) -> None:
         while True:
@@ -298,10 +303,11 @@ class OutboxRelay:
     async def _sleep(self, now: float) -> None:
         """Wait until there is something to do: news, or a lane whose pause was not over at *now*, and is."""
         pausing = [lane.not_before for lane in self._lanes.values() if lane.may_have_rows and not lane.in_flight]
-        due = min((at for at in pausing if at > now), default=None)
+        due = min((at for at in pausing if at > now), default=math.inf)
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(due):
+            async with asyncio.timeout_at(min(due, now + HEARTBEAT_SECONDS)):
                 await self._wake.wait()
+        self._observer.alive()
 
     async def _look_for_refused(self, failure: BridgeError) -> None:
         """Park the row that the broker refused for good, or find it by sending one at a time."""

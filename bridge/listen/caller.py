@@ -14,6 +14,7 @@ from bridge.listen.identity import Identity, confirmed
 from bridge.model import Cursor
 from bridge.reader import AtOnce, HandOn, Reader, reason_of
 from bridge.walk.decisions import Pace
+from bridge.websocket import GOING_AWAY, NORMAL, OUR_FAULT
 from bridge.wire import messages as m
 from bridge.wire.protocol import Conversation, Event
 
@@ -34,22 +35,19 @@ class Call:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it is of no more use."""
     is_replaced: bool = False
+    code: int = NORMAL
+    """What the PBX is told when it is over."""
 
     def replace(self) -> None:
         """Give it up for a newer one, without waiting for a goodbye: it may be half dead."""
         self.is_replaced = True
         self.over.set()
-        self.socket.transport.abort()
+        self.socket.abort()
 
     async def until_over(self) -> None:
         """Wait until nobody reads it any more, or the PBX hangs up."""
-        closed = asyncio.ensure_future(self.socket.wait_closed())
-        over = asyncio.ensure_future(self.over.wait())
-        try:
-            await asyncio.wait([closed, over], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            closed.cancel()
-            over.cancel()
+        self.socket.gone.add_done_callback(lambda _: self.over.set())
+        await self.over.wait()
 
 
 class CallingPbx:
@@ -108,9 +106,13 @@ class CallingPbx:
 
         """
         call = await self._call()
+        call.code = OUR_FAULT
         try:
             self._on_state("reading")
             await self._reader.read(call.socket, call.conversation, call.early, since, hand_on, at_once)
+        except asyncio.CancelledError:
+            call.code = GOING_AWAY
+            raise
         except ConnectionClosed as closed:
             if call.is_replaced:
                 raise PbxUnreachable(f"{self._peer} dialled anew, and its former connection was closed") from closed

@@ -85,6 +85,11 @@ class GuardedSocket(socket.socket):
         _watch_the_line(accepted)
         return accepted, address
 
+    def hang_up(self) -> None:
+        """End all connections that are left, those in the midst of their TLS handshake included."""
+        for ticket in list(self._tickets.values()):
+            ticket.drop()
+
     def ticket(self, number: int) -> Ticket | None:
         """Return the ticket of the open connection with this file descriptor; ``None`` where there is none."""
         return self._tickets.get(number)

@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, TypeVar, cast
+from typing import Final, TypeVar
 
-from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
@@ -26,11 +25,18 @@ from bridge.listen.record import Record
 from bridge.listen.tidy import give_back
 from bridge.logs import get_logger
 from bridge.tls import ServerCertificate
+from bridge.websocket import GOING_AWAY, NOT_ALLOWED, OUR_FAULT, TOO_BIG, Allowance
 from bridge.wire import messages as m
 from bridge.wire.protocol import Conversation, Event, Party
 
+REQUEST_BYTES: Final = 1 << 14
+"""Of HTTP before the WebSocket is open; of headers the library takes 128."""
+
 LOGIN_BYTES: Final = 1 << 16
-"""Of a message before the login: as much as the vendor's own buffers hold."""
+"""Of all frames before the login is good: as much as the vendor's own buffers hold."""
+
+STRANGERS_FRAMES: Final = 32
+"""Before the login is good, of every kind: it takes the request for a WebSocket, and two."""
 
 REFUSAL_SECONDS: Final = 1.0
 """From a login to its refusal, whatever the reason."""
@@ -45,13 +51,10 @@ CLOSE_SECONDS: Final = 2.0
 PING_SECONDS: Final = 40.0
 MAX_UNANSWERED_PINGS: Final = 3
 CERTIFICATE_CHECK_SECONDS: Final = 5.0
-QUEUED_FRAMES: Final = 4
 
 TIDY_SECONDS: Final = 3.0
 TIDY_STRANGERS: Final = 100
 
-NOT_ALLOWED: Final = 1008
-TOO_BIG: Final = 1009
 NOT_WEBSOCKET: Final = (1002, 1007)
 
 log = get_logger(__name__)
@@ -92,6 +95,7 @@ class Listener:
         self._source_for = source_for
         self._certificate = certificate
         self._socket: GuardedSocket
+        self._answering: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Listener on port {self.port}, {self._gate!r}>"
@@ -110,69 +114,79 @@ class Listener:
         )
         self.port = self._socket.getsockname()[1]
         tls = None if self._certificate is None else self._certificate.context
-        server = await serve(
-            self._answer,
+        server = await asyncio.get_running_loop().create_server(
+            self._accepted,
             sock=self._socket,
             ssl=tls,
             ssl_handshake_timeout=place.login_seconds if tls is not None else None,
-            process_request=self._look_at,
-            open_timeout=place.login_seconds,
-            close_timeout=CLOSE_SECONDS,
-            max_size=LOGIN_BYTES,
-            max_queue=QUEUED_FRAMES,
-            compression=None,
-            ping_interval=None,
-            server_header=None,
-            create_connection=AcceptedConnection,
         )
         tasks = [asyncio.create_task(work) for work in (self._keep_renewing(), self._keep_tidy())]
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
             server.close()
-            await asyncio.wait(tasks)
+            for task in (*tasks, *self._answering):
+                task.cancel()
+            await asyncio.wait((*tasks, *self._answering))
+            self._socket.hang_up()  # whoever has not got so far
+            while self._answering:
+                await asyncio.wait(self._answering)
             await server.wait_closed()
 
-    def _look_at(self, socket: ServerConnection, request: Request) -> Response | None:
+    def _accepted(self) -> AcceptedConnection:
+        return AcceptedConnection(
+            self._look_at,
+            on_open=self._opened,
+            allowance=Allowance(REQUEST_BYTES, LOGIN_BYTES, STRANGERS_FRAMES),
+            max_message_bytes=self._place.max_message_bytes,
+            open_seconds=self._place.login_seconds,
+            close_seconds=CLOSE_SECONDS,
+        )
+
+    def _opened(self, socket: AcceptedConnection) -> None:
+        ticket = self._socket.ticket(socket.transport.get_extra_info("socket").fileno())
+        if ticket is None:
+            socket.abort()  # it was gone before its turn came
+            return
+        task = asyncio.create_task(self._answer(socket, ticket))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    def _look_at(self, socket: AcceptedConnection, request: Request) -> Response | None:
         """Refuse what cannot be a PBX before any WebSocket is opened."""
-        address = str(socket.remote_address[0])
+        address = socket.address
         path = request.path.partition("?")[0]
         if "Origin" in request.headers:
             self.record.refused("a browser", address)
-            return socket.respond(HTTPStatus.FORBIDDEN, "Not for browsers.\n")
+            return socket.server.reject(HTTPStatus.FORBIDDEN, "Not for browsers.\n")
         if path != self._place.path and not path.startswith(f"{self._place.path}/"):
             self.record.refused("another path", address)
-            return socket.respond(HTTPStatus.NOT_FOUND, "Nothing is here.\n")
+            return socket.server.reject(HTTPStatus.NOT_FOUND, "Nothing is here.\n")
         return None
 
-    async def _answer(self, socket: ServerConnection) -> None:
-        ticket = self._socket.ticket(socket.transport.get_extra_info("socket").fileno())
-        if ticket is None:
-            return  # it was gone before its turn came
+    async def _answer(self, socket: AcceptedConnection, ticket: Ticket) -> None:
+        code = NOT_ALLOWED
         try:
-            call = await self._logged_in(cast("AcceptedConnection", socket), ticket)
+            call = await self._logged_in(socket, ticket)
             source = await self._source_for(call.identity)
+            source.offer(call)
+            code = await _kept(call)
         except _LoginRefused:
-            await socket.close(NOT_ALLOWED)
+            pass
+        except asyncio.CancelledError:
+            code = GOING_AWAY
+            raise
         except ConnectionClosed as closed:
             self.record.refused(_how(closed), ticket.address)
         except TimeoutError:
             self.record.refused("no login in time", ticket.address)
-            await socket.close(NOT_ALLOWED)
         except BridgeError as problem:
             self.record.refused(str(problem), ticket.address)
-            await socket.close(NOT_ALLOWED)
-        else:
-            source.offer(call)
-            pinging = asyncio.create_task(_keep_pinging(socket))
-            try:
-                await call.until_over()
-            finally:
-                call.over.set()
-                pinging.cancel()
-                await asyncio.wait([pinging])
+        except Exception:
+            log.exception("listen.failed", address=ticket.address)
+            code = OUR_FAULT
+        finally:
+            await socket.close(code)
 
     async def _logged_in(self, socket: AcceptedConnection, ticket: Ticket) -> Call:
         """Let a PBX log in.
@@ -187,9 +201,9 @@ class Listener:
         conversation = Conversation(Party.BRIDGE, caller=Party.PBX)
         challenge = m.new_challenge()
         async with asyncio.timeout(self._place.login_seconds):
-            _only(m.AppChallenge, conversation.receive(await socket.recv(decode=False)))
-            await socket.send(conversation.say(m.AppChallengeResult(challenge)))
-            login = _only(m.AppLogin, conversation.receive(await socket.recv(decode=False)))
+            _only(m.AppChallenge, conversation.receive(await socket.receive()))
+            socket.send(conversation.say(m.AppChallengeResult(challenge)))
+            login = _only(m.AppLogin, conversation.receive(await socket.receive()))
         now = asyncio.get_running_loop().time
         due = self._gate.judged_at(ticket, now())
         if due is not None:
@@ -200,10 +214,10 @@ class Listener:
                 self.record.refused("too many attempts", ticket.address)
             with suppress(PbxBrokeProtocol, ConnectionClosed, TimeoutError):  # whoever does not want to know
                 await _hold(socket, asked_at + REFUSAL_SECONDS)
-                await _say(socket, conversation.say(m.LoginRefused()))
+                socket.send(conversation.say(m.LoginRefused()))
             raise _LoginRefused
-        await _say(socket, conversation.say(m.LoginAccepted()))
-        socket.protocol.max_message_size = self._place.max_message_bytes
+        socket.trust()
+        socket.send(conversation.say(m.LoginAccepted()))
         early: list[Event] = []
         info = await _introduction(socket, conversation, early)
         return Call(confirmed(claimed(login), info), socket, conversation, early, info)
@@ -254,49 +268,57 @@ def _only(kind: type[Expected], event: Event) -> Expected:
     return event
 
 
-async def _say(socket: ServerConnection, text: str) -> None:
-    async with asyncio.timeout(CLOSE_SECONDS):
-        await socket.send(text)
-
-
-async def _hold(socket: ServerConnection, until: float) -> None:
+async def _hold(socket: AcceptedConnection, until: float) -> None:
     """Let time pass, unless the other end goes."""
-    try:
-        async with asyncio.timeout_at(until):
-            await socket.wait_closed()
-    except TimeoutError:
+    await asyncio.wait([socket.gone], timeout=max(0.0, until - asyncio.get_running_loop().time()))
+    if not socket.gone.done():
         return
     raise PbxBrokeProtocol("hung up before it was answered")
 
 
-async def _introduction(socket: ServerConnection, conversation: Conversation, early: list[Event]) -> m.PbxInfo | None:
+async def _introduction(socket: AcceptedConnection, conversation: Conversation, early: list[Event]) -> m.PbxInfo | None:
     """Wait for PbxInfo, and keep in *early* what comes before; ``None`` where it does not come."""
     with suppress(TimeoutError):
         async with asyncio.timeout(INTRODUCTION_SECONDS):
             while len(early) < MAX_EARLY:
-                event = conversation.receive(await socket.recv(decode=False))
+                event = conversation.receive(await socket.receive())
                 if isinstance(event, m.PbxInfo):
                     return event
                 early.append(event)
     return None
 
 
-async def _keep_pinging(socket: ServerConnection) -> None:
+async def _kept(call: Call) -> int:
+    """Keep the connection of a PBX until it is of no more use, and return what the PBX is to be told then."""
+    pinging = asyncio.create_task(_keep_pinging(call.socket))
+    try:
+        await call.until_over()
+    finally:
+        call.over.set()
+        pinging.cancel()
+        await asyncio.wait([pinging])
+    return call.code
+
+
+async def _keep_pinging(socket: AcceptedConnection) -> None:
     """Drop a connection that answered pings and does so no longer. Whether PBXs answer any is not documented."""
     has_answered, unanswered = False, 0
-    with suppress(ConnectionClosed):
-        while unanswered < MAX_UNANSWERED_PINGS:
-            pong = asyncio.ensure_future(await socket.ping())
-            await asyncio.sleep(PING_SECONDS)
-            has_answered |= pong.done()
-            unanswered = 0 if pong.done() else unanswered + 1
-        if has_answered:
-            log.warning("listen.half_open", problem="the PBX answered pings and does so no longer")
-            socket.transport.abort()
+    while unanswered < MAX_UNANSWERED_PINGS:
+        before = socket.pongs
+        socket.ping()
+        await asyncio.sleep(PING_SECONDS)
+        is_answered = socket.pongs > before
+        has_answered |= is_answered
+        unanswered = 0 if is_answered else unanswered + 1
+    if has_answered:
+        log.warning("listen.half_open", problem="the PBX answered pings and does so no longer")
+        socket.abort()
 
 
 def _how(closed: ConnectionClosed) -> str:
     """Return how a connection ended before its login, in one of few words, since a stranger chose it."""
+    if closed.sent is not None and closed.sent.code == NOT_ALLOWED:
+        return "more frames than a login has"
     if closed.sent is not None and closed.sent.code == TOO_BIG:
         return "a message that is too large"
     if closed.sent is not None and closed.sent.code in NOT_WEBSOCKET:

@@ -152,6 +152,11 @@ class Pbx(Directory):
         self._agree_on_order()
         self._rebuilt("vm rollback")
 
+    @property
+    def has_standby(self) -> bool:
+        """True once a standby has taken over."""
+        return self._passive is not None
+
     def failover_to_standby(self) -> None:
         """Let the standby take over: the same names and the same epoch, but the numbers of another node."""
         standby = self._passive
@@ -166,6 +171,13 @@ class Pbx(Directory):
             raise RuntimeError("nothing to fail back to: failover_to_standby comes first")
         self._take_over(self._passive)
         self._rebuilt("fail back")
+
+    def fail_back_as_it_was(self) -> None:
+        """Let the first node take over again as it was: it has heard nothing of what changed meanwhile."""
+        if self._passive is None:
+            raise RuntimeError("nothing to fail back to: failover_to_standby comes first")
+        self._passive, self.accounts = self.accounts, self._passive
+        self._rebuilt("fail back of a node that heard nothing")
 
     def slave_resync(self) -> None:
         """Replicate everything from the master again: every account is rewritten and gets a new usn."""

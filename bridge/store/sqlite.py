@@ -15,8 +15,19 @@ from typing import Any, Final, Self
 
 import orjson
 
-from bridge.errors import BadConfig, StoreUnusable
-from bridge.model import Backlog, Caller, Forgotten, LogContents, Parked, Pause, Place, Sink, SourceName
+from bridge.errors import BadConfig, StoreOutdated, StoreUnusable
+from bridge.model import (
+    Backlog,
+    Caller,
+    Certificate,
+    Forgotten,
+    LogContents,
+    Parked,
+    Pause,
+    Place,
+    Sink,
+    SourceName,
+)
 from bridge.store.forgetting import forget
 from bridge.store.lineage import birth_of, new_lineage
 from bridge.store.lock import StoreLock
@@ -227,8 +238,12 @@ class SqliteStore:
     def compare(self, log: LogContents | None, doubt: str = "") -> bool:
         """Compare with what the log has, and return whether everything is told anew, under a new lineage.
 
-        *log* is ``None`` where it could not be read to its end, and *doubt* says why: that proves nothing, so a new
-        lineage begins. From then on this is the newest state of the store.
+        *log* is ``None`` where it could not be read to its end, and *doubt* says why: that proves nothing, so a store
+        that is not proven begins a new lineage, as it does where the log is ahead of it.
+
+        Raises:
+            StoreOutdated: the log is ahead of a store that has given numbers already. The next start sees to that.
+
         """
         ahead = doubt if log is None else self.passed_by(log)
         with self.together():
@@ -236,12 +251,20 @@ class SqliteStore:
                 self._lineages |= {lineage for lineage, _, _ in log.newest.values() if birth_of(lineage) is not None}
                 self._note(_FLOOR, max(self._lineages).encode())
                 self.note_places(log)
-                self._settle(log.found)
-            if ahead and not (log is None and self.is_proven):
+                if not ahead:
+                    self._settle(log.found)
+            if ahead and not self.is_proven:
                 self._renew(ahead)
+            elif ahead and log is not None:
+                self._note(COPIED, orjson.dumps({"why": f"an older state of itself: {ahead}"}))
+        if ahead and log is not None and self.is_proven:
+            raise StoreOutdated(
+                f"{ahead}. Another state of this store was at work; start the bridge again: it then tells everything "
+                "anew, under a new lineage"
+            )
         self._read()
         self.is_proven = True
-        return bool(self._meta.get(RENEWED))
+        return RENEWED in self._meta
 
     def note_places(self, log: LogContents) -> None:
         """Record how far the log was read."""
@@ -286,9 +309,9 @@ class SqliteStore:
         copied, life = self._meta.get(COPIED), self._meta.get("life", b"").decode()
         why = ""
         if copied is not None:
-            why = f"this is {orjson.loads(copied)['why']}"
+            why = f"it is {orjson.loads(copied)['why']}"
         elif life and self._remembered and life not in self._remembered:
-            why = "this is another file than the one that was last open here"
+            why = "it is another file than the one that was last open here"
         with self.together():
             if RENEWED in self._meta and not self.query("incomplete_source"):
                 self._drop(RENEWED)
@@ -379,20 +402,15 @@ class SqliteStore:
         row = next(iter(self.query("verified_at", name=source)), None)
         return datetime.fromisoformat(row["verified_at"]) if row and row["verified_at"] else None
 
-    def certificate(self, source: SourceName) -> Mapping[str, Any] | None:
+    def certificate(self, source: SourceName) -> Certificate | None:
         """Return what the last proven full walk of the present epoch found, if there was one."""
-        row = next(iter(self.query("verified_at", name=source)), None)
-        return orjson.loads(row["certificate"]) if row and row["verified_at"] and row["certificate"] else None
-
-    def certified_accounts(self, source: SourceName) -> int | None:
-        """Return how many accounts the last proven full walk of the present epoch found, if there was one."""
-        certificate = self.certificate(source)
-        return None if certificate is None else int(certificate["accounts"])
-
-    def absent(self, source: SourceName) -> int:
-        """Return how many accounts the last proven full walk of the present epoch did not see, held ones excepted."""
-        certificate = self.certificate(source) or {"absent": 0, "held": 0}
-        return int(certificate["absent"] - certificate["held"])
+        with self._translated():
+            row = self._execute("certificate", name=source).fetchone()
+            if row is None or not row["certificate"]:
+                return None
+            told = orjson.loads(row["certificate"])
+            moments = {name: datetime.fromisoformat(told[name]) for name in ("started_at", "verified_at")}
+            return Certificate(**{**told, **moments})
 
     def count_accounts(self, source: SourceName) -> int:
         """Return how many accounts *source* has at present."""

@@ -37,6 +37,8 @@ class Chain:
     """A reader's place in the list: question, row, question behind that row, and so on."""
 
     cursor: Cursor
+    before: Cursor | None = None
+    """The place before this one, where it is known."""
     last_account: AccountGuid | None = None
     cycle: CycleFinder = field(default_factory=CycleFinder)
 
@@ -46,7 +48,8 @@ class Chain:
         last, self.last_account = self.last_account, row.account_guid
         if is_same_place and last == row.account_guid:
             return Step.REPEATED
-        self.cursor = row.cursor
+        if not is_same_place:
+            self.before, self.cursor = self.cursor, row.cursor
         return Step.CYCLE if self.cycle.closes_with(row.cursor) else Step.FORWARD
 
     def rest(self) -> None:

@@ -1,8 +1,9 @@
 """What a ``Walker`` decides, as values that ``source`` carries out, and the pace it keeps."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from bridge.model import Cursor, Row
+from bridge.model import AccountGuid, Cursor, Row
 from bridge.wire import messages as m
 
 
@@ -22,6 +23,16 @@ class Pace:
     slow_answer: float = 0.25
     """An answer that took longer, and much longer than the fastest one, is followed by a pause as long as it took:
     half of the PBX's time is its own."""
+
+
+class Reached(NamedTuple):
+    """Where a connection came to: what the next one needs to see whether the PBX still is where it was."""
+
+    cursor: Cursor
+    before: Cursor | None
+    """The place before that; asking behind it has to bring what led to ``cursor``."""
+    account: AccountGuid | None
+    """What led there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +96,22 @@ class CaughtUp:
     """The error that the PBX gives instead of an answer."""
 
 
-Action = Ask | Say | Deliver | Sighted | EpochBegan | CaughtUp | WalkBegan | WalkEnded
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Compare this row with the mirror, and do nothing else with it; what does not agree means ``Doubted``."""
+
+    row: Row
+    is_news: bool
+    """True where the mirror must not have the account at these numbers, False where it must have it just like that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubted:
+    """The PBX may have been set back under the same guid, so that our place lies ahead of it."""
+
+    why: str
+    is_evident: bool = True
+    """False where nothing speaks for it, but nothing could be asked that would speak against it either."""
+
+
+Action = Ask | Say | Deliver | Sighted | EpochBegan | CaughtUp | WalkBegan | WalkEnded | Compare | Doubted

@@ -5,6 +5,10 @@ The vendor documents one request and its happy answer. Every rule below is right
 - The guid is probed anew on every connection, twice: an equal guid means the stored cursor is good, another one means a
   new list (an *epoch*) that is read from the start. Two different guids in a row mean that probing says nothing.
 - Usn and ausn are one opaque token: echoed, never compared but for equality.
+- A PBX whose guid is known may have been set back to an older state: our place lies ahead of it then, and it tells
+  nothing until its numbers have caught up. So on every connection one question goes behind the place before ours. What
+  comes has to be what we know, or news: that has to come behind our place, too, and the account that led to our place
+  has to be told anew, since it is there no longer. Anything else is a doubt, and moves nothing.
 - *Caught up* is proven by an answer without an account, or by the last account again. Silence proves nothing, and
   neither does an error that stays although the guid is still told: we ask again at the next poll.
 - A *full walk* reads the list from its start beside the live cursor, on one connection and under one guid, with live
@@ -22,9 +26,23 @@ from enum import StrEnum
 from typing import Final
 
 from bridge.errors import PbxBrokeProtocol, PbxRefusedRequest, PbxUnreachable
-from bridge.model import Cursor, Row, Token
+from bridge.model import AccountGuid, Cursor, Row, Token
 from bridge.walk.chain import Chain, Step
-from bridge.walk.decisions import Action, Ask, CaughtUp, Deliver, EpochBegan, Pace, Say, Sighted, WalkBegan, WalkEnded
+from bridge.walk.decisions import (
+    Action,
+    Ask,
+    CaughtUp,
+    Compare,
+    Deliver,
+    Doubted,
+    EpochBegan,
+    Pace,
+    Reached,
+    Say,
+    Sighted,
+    WalkBegan,
+    WalkEnded,
+)
 from bridge.wire import messages as m
 from bridge.wire.protocol import Answer, Event, Stray
 
@@ -57,6 +75,7 @@ class Phase(StrEnum):
     """What the open or next question is for."""
 
     PROBING = "probing"
+    CHECKING = "checking"
     READING = "reading"
     WALKING = "walking"
     IDLE = "idle"
@@ -81,12 +100,27 @@ class _Walk:
 class Walker:
     """One connection's worth of reading, from the stored cursor *since*. *chance* returns numbers from 0 to 1.
 
+    *reached* is what the walker of the connection before came to.
+
     Every method returns what to do, in order, and raises a ``Transient`` error where the connection is of no more use.
     """
 
-    def __init__(self, since: Cursor, pace: Pace, *, chance: Callable[[], float]) -> None:
+    def __init__(
+        self, since: Cursor, pace: Pace, *, chance: Callable[[], float], reached: Reached | None = None
+    ) -> None:
         self.phase = Phase.PROBING
-        self._live = Chain(since)
+        is_known = reached is not None and reached.cursor == since
+        self._live = Chain(since, reached.before if reached is not None and is_known else None)
+        self._led_here = reached.account if reached is not None and is_known else None
+        """The account that led to where the live chain began."""
+        self._is_check_due = not since.is_start
+        """True until it was asked, or cannot be asked, whether the PBX still has what we know."""
+        self._is_first_row = not since.is_start
+        """True until the live cursor has moved."""
+        self._expected: tuple[AccountGuid, Cursor] | None = None
+        """News that came behind the place before ours, and so has to come as the next live answer."""
+        self._owed: AccountGuid | None = None
+        """An account that is no longer where it was, and so has to be told before the list is at its end."""
         self._walk: _Walk | None = None
         self._walk_wanted = False
         self._heeds_strays = True
@@ -120,6 +154,11 @@ class Walker:
 
     def __repr__(self) -> str:
         return f"<Walker {self.phase} at {self._live.cursor}>"
+
+    @property
+    def reached(self) -> Reached:
+        """Where the live cursor stands, for the walker of the next connection."""
+        return Reached(self._live.cursor, self._live.before, self._live.last_account or self._led_here)
 
     @property
     def wake_at(self) -> float:
@@ -231,9 +270,9 @@ class Walker:
             return self._new_epoch(cursor.guid, now)
         if self.phase is Phase.WALKING and self._walk is not None:
             return self._walk_answered(self._walk, reply, now)
-        if isinstance(reply, m.AccountRow):
-            return self._read(reply.row, now)
-        return self._caught_up(now, is_proven=True)
+        if self.phase is Phase.CHECKING:
+            return self._check_answered(reply, now)
+        return self._read(reply.row, now) if isinstance(reply, m.AccountRow) else self._caught_up(now, is_proven=True)
 
     def _probe_answered(self, reply: m.AccountRow | m.NoAccount, now: float) -> list[Action]:
         guid = reply.row.cursor.guid if isinstance(reply, m.AccountRow) else reply.cursor.guid
@@ -242,13 +281,64 @@ class Walker:
         self._probe_errors = 0
         self._probed.append(guid)
         if len(self._probed) == 1:
-            self._plan(now, START)
-            return []
+            return self._check(now) if guid == self._live.cursor.guid else self._probe_again(now)
         self.phase = Phase.READING
         if guid != self._live.cursor.guid:
             return self._new_epoch(guid, now)
         self._plan(now, self._live.cursor)
         return []
+
+    def _probe_again(self, when: float) -> list[Action]:
+        self.phase = Phase.PROBING
+        self._plan(when, START)
+        return []
+
+    def _check(self, now: float) -> list[Action]:
+        """Ask behind the place before ours. The second probe follows, so that no answer is taken for a live one."""
+        if not self._is_check_due:
+            return self._probe_again(now)
+        self._is_check_due = False
+        if self._live.before is None:
+            why = "it is not known what came before the account that was read last, which could be asked for"
+            return [Doubted(why, is_evident=False), *self._probe_again(now)]
+        self.phase = Phase.CHECKING
+        self._plan(now, self._live.before)
+        return []
+
+    def _check_answered(self, reply: m.AccountRow | m.NoAccount, now: float) -> list[Action]:
+        self._probe_again(now)
+        if isinstance(reply, m.NoAccount):
+            return [Doubted("it no longer has the account that was read last")]
+        if reply.row.cursor.is_start:
+            row = reply.row._replace(cursor=self._live.cursor)
+            told: list[Action] = [Deliver(row, self._live.cursor)] if row.is_deleted else []
+            return [*told, Doubted("it tells an account without numbers where a known one has to come")]
+        row = self._own(reply.row, self._live)
+        if row.cursor == self._live.cursor:
+            return [Compare(row, is_news=False)]
+        self._expected = (row.account_guid, row.cursor)
+        self._owed = self._led_here
+        return []
+
+    def _wary(self, row: Row, *, has_moved: bool) -> list[Action]:
+        """Compare the first live row with what came behind the place before ours."""
+        if row.account_guid == self._owed:
+            self._owed = None
+        if not (has_moved and self._is_first_row):
+            return []
+        self._is_first_row = False
+        expected, self._expected = self._expected, None
+        if expected is not None and expected != (row.account_guid, row.cursor):
+            return [Doubted("behind the last account read comes something else than behind the one before")]
+        return [Compare(row, is_news=True)]
+
+    def _still_owed(self) -> list[Action]:
+        """Look at the end of the list whether everything came that had to."""
+        is_owed = self._expected is not None or self._owed is not None
+        self._expected = self._owed = None
+        return (
+            [Doubted("the account that was read last is no longer there, and is told nowhere else")] if is_owed else []
+        )
 
     @property
     def _probing_tells(self) -> bool:
@@ -263,6 +353,8 @@ class Walker:
         self._walk = None
         self._walk_wanted = False
         self._is_first_reading = True
+        self._is_check_due = self._is_first_row = False
+        self._expected = self._owed = self._led_here = None
         self.phase = Phase.READING
         self._plan(now, self._live.cursor)
         return [EpochBegan(self._live.cursor)]
@@ -280,16 +372,20 @@ class Walker:
 
     def _read(self, row: Row, now: float) -> list[Action]:
         row = self._own(row, self._live)
+        since = self._live.cursor
         step = self._live.take(row)
         if step is Step.REPEATED:
             return self._caught_up(now, is_proven=True)
         self._heeds_strays = True
         deliver = Deliver(row, self._live.cursor)
+        wary: list[Action] = []
+        if self._is_first_row or self._owed is not None:
+            wary = self._wary(row, has_moved=row.cursor != since)
         if step is Step.CYCLE:
             self._heeds_strays = False
-            return [deliver, *self._caught_up(now, is_proven=False)]
+            return [*wary, deliver, *self._caught_up(now, is_proven=False)]
         self._plan(now, self._live.cursor)
-        return [deliver]
+        return [*wary, deliver]
 
     def _caught_up(self, now: float, *, is_proven: bool, trouble: str = "") -> list[Action]:
         is_proven = is_proven and not self._may_be_shifted
@@ -298,7 +394,7 @@ class Walker:
         self._live.rest()
         varied = 1 + self._pace.poll_jitter * (2 * self._chance() - 1)
         self._next_live = now + self._pace.poll_interval * varied
-        actions: list[Action] = [CaughtUp(is_proven, trouble)]
+        actions: list[Action] = [*self._still_owed(), CaughtUp(is_proven, trouble)]
         if self._is_first_reading:
             self._is_first_reading = False
             actions.append(WalkEnded(is_proven, self._live.cursor))
@@ -306,7 +402,7 @@ class Walker:
             # The walk saw everything before its last row, so this is as good a place to go on from as the live cursor,
             # and a better one where the PBX counts anew (after a rollback, say).
             walk, self._walk = self._walk, None
-            self._live = Chain(walk.chain.cursor)
+            self._live, self._led_here = Chain(walk.chain.cursor, walk.chain.before), walk.chain.last_account
             actions.append(WalkEnded(is_proven and not walk.is_doubtful, self._live.cursor))
         if self._walk is not None:
             self._walk.rows_since_live = 0
@@ -366,6 +462,11 @@ class Walker:
         if self.phase is Phase.WALKING and self._walk is not None:
             return self._walk_refused(self._walk, now)
         trouble = f"the PBX answers questions about accounts with an error: {_quoted(error)}"
+        if self.phase is Phase.CHECKING:
+            return [
+                Doubted(f"asked for the account that was read last, {trouble}"),
+                *self._probe_again(now + FIRST_ERROR_PAUSE),
+            ]
         if self.phase is Phase.PROBING:
             self._probe_errors += 1
             if self._probe_errors >= MAX_ERRORS:
@@ -411,6 +512,12 @@ class Walker:
             self._plan(now, START)
             return []
         self._asked = None  # but it stays open at the other end: should the answer come after all, it still counts
+        if self.phase is Phase.CHECKING:
+            # No second probe: where answers come strictly in order, it would wait behind this question for ever.
+            self._silences = 0
+            self.phase = Phase.READING
+            self._plan(now, self._live.cursor)
+            return [Doubted("asked for the account that was read last, it says nothing")]
         if self.phase is Phase.WALKING and self._walk is not None:
             if not self._walk.was_silent:
                 self._walk.was_silent = True

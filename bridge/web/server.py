@@ -113,7 +113,7 @@ def _open_routes(board: Board, gate: Gate) -> list[web.RouteDef]:
         return web.Response(status=status, text="\n".join(told) + "\n")
 
     async def live(_request: web.Request) -> web.Response:
-        is_alive, words = report.liveness(board, datetime.now(UTC))
+        is_alive, words = report.liveness(board)
         if not is_alive and gate.has_token:
             words = "a task is stuck"
         return web.Response(status=HTTPStatus.OK if is_alive else HTTPStatus.SERVICE_UNAVAILABLE, text=f"{words}\n")

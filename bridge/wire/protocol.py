@@ -112,8 +112,8 @@ class Conversation:
         self._parties = {CALLER: caller, CALLEE: caller.other, BRIDGE: Party.BRIDGE, PBX: Party.PBX}
         self.open_question: m.AccountInfo | None = None
         self._asked = 0
-        self._echoes: bool | None = None
-        """Whether the other end repeats ``src``, learnt from its first answer; if so, one without is a stray."""
+        self._echoes = False
+        """True once the other end has repeated a ``src``: from then on, a reply without one is a stray."""
 
     def __repr__(self) -> str:
         return f"<Conversation of the {self.us}: {self.state}, {self._asked} questions>"
@@ -151,10 +151,9 @@ class Conversation:
         if question is None:
             return Stray(message)
         if message.src == question.src:
-            self._echoes = True if self._echoes is None else self._echoes
+            self._echoes = True
             return Answer(message, question)
         if message.src is None and not self._echoes:
-            self._echoes = False
             return Answer(message, question, is_certain=False)
         return Stray(message)
 

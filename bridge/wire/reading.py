@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -13,31 +14,41 @@ from bridge.wire import messages as m
 API_NAMES = frozenset({m.API, "PbxImpersonation"})
 """What ``api`` may say in an answer. The vendor's page names both in different places; only the first is plausible."""
 
+MAX_PROPERTIES: Final = 100
+"""Of a login, which has eight: a stranger sent it, and they are looked at one by one."""
+
 DELETION_WORDS = frozenset({"del", "delete", "deleted", "remove", "removed"})
 
 
 def read_message(data: bytes | str) -> m.Message:
     """Return the message in *data*. Never raises: what cannot be read comes back as ``Unreadable``."""
     try:
-        content = _decode(data)
-    except (ValueError, RecursionError):
+        return _read(_decode(data), data)
+    except _Unusable as unusable:
+        return m.Unreadable(str(unusable))
+    except RecursionError:
+        return m.Unreadable("nested too deeply")
+    except ValueError:
         return m.Unreadable("not valid JSON")
+
+
+def _read(content: Any, data: bytes | str) -> m.Message:
     if not isinstance(content, dict):
-        return m.Unreadable(f"a JSON {type(content).__name__} where an object belongs")
+        raise _Unusable(f"a JSON {type(content).__name__} where an object belongs")
     mt = content.get("mt")
     if not isinstance(mt, str):
-        return m.Unreadable("no message type (mt)")
+        raise _Unusable("no message type (mt)")
     reader = _READERS.get(mt)
     if reader is None:
         return m.Other(mt)
     try:
         return reader(content, data)
     except _Unusable as unusable:
-        return m.Unreadable(f"{mt}: {unusable}")
+        raise _Unusable(f"{mt}: {unusable}") from None
 
 
 class _Unusable(Exception):  # noqa: N818 - never leaves this module
-    """A property of the wrong type where we cannot do without it."""
+    """Something of the wrong type where we cannot do without it."""
 
 
 def _decode(data: bytes | str) -> Any:
@@ -46,21 +57,42 @@ def _decode(data: bytes | str) -> Any:
     except orjson.JSONDecodeError:
         # A PBX that cuts a name in the middle of a character sends invalid UTF-8 or half a surrogate pair; the
         # rest of such a message is still worth reading.
-        text = data.decode(errors="replace") if isinstance(data, bytes) else data
-        mended = json.dumps(json.loads(text), ensure_ascii=False)
-        return orjson.loads(mended.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        text = _text_of(data)
+    with suppress(orjson.JSONDecodeError):
+        return orjson.loads(text)
+    mended = json.dumps(json.loads(text), ensure_ascii=False)
+    return orjson.loads(mended.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
-def _token(content: Mapping[str, Any], name: str, data: bytes | str) -> Token | None:
-    value = content.get(name)
+def _text_of(data: bytes | str) -> str:
+    return data.decode(errors="replace") if isinstance(data, bytes) else data
+
+
+def _cursor(content: Mapping[str, Any], data: bytes | str) -> Cursor:
+    guid, usn, ausn = content.get("guid"), content.get("usn"), content.get("ausn")
+    if float in (type(guid), type(usn), type(ausn)):
+        # Also an integer beyond 64 bits. Its text, not its value, is what we owe back.
+        written = json.loads(_text_of(data), parse_float=_Written, parse_int=_Written)
+        guid, usn, ausn = (
+            written[name] if isinstance(value, float) else value
+            for name, value in (("guid", guid), ("usn", usn), ("ausn", ausn))
+        )
+    return Cursor(_token("guid", guid), _token("usn", usn), _token("ausn", ausn))
+
+
+class _Written(str):
+    """A number as it was written."""
+
+    __slots__ = ()
+
+
+def _token(name: str, value: Any) -> Token | None:
+    if isinstance(value, _Written):
+        return Token(str(value))
     if isinstance(value, str):
         return Token(orjson.dumps(value).decode()) if value else None
     if value is None:
         return None
-    if isinstance(value, float):
-        # Also an integer beyond 64 bits. Its text, not its value, is what we owe back.
-        text = data.decode(errors="replace") if isinstance(data, bytes) else data
-        return Token(str(json.loads(text, parse_float=str, parse_int=str)[name]))
     if isinstance(value, int):
         return Token(orjson.dumps(value).decode())
     raise _Unusable(f"{name} is neither text nor number")
@@ -74,7 +106,7 @@ def _read_account_result(content: dict[str, Any], data: bytes | str) -> m.Messag
     api = content.get("api")
     if api is not None and not (isinstance(api, str) and api in API_NAMES):
         return m.Other(f"{content['mt']} of another api")
-    cursor = Cursor(_token(content, "guid", data), _token(content, "usn", data), _token(content, "ausn", data))
+    cursor = _cursor(content, data)
     account_guid = content.get("account-guid")
     if account_guid is None or account_guid == "":
         return m.NoAccount(cursor, src)
@@ -112,11 +144,10 @@ def _read_login(content: dict[str, Any], data: bytes | str) -> m.Message:
     info = content.get("info")
     if info is None:
         return m.AppLogin(**told)
-    text = data.decode(errors="replace") if isinstance(data, bytes) else data
     try:
-        return m.AppLogin(**told, info=orjson.dumps(info).decode(), info_as_sent=_as_sent(text, "info"))
+        return m.AppLogin(**told, info=orjson.dumps(info).decode(), info_as_sent=_as_sent(_text_of(data), "info"))
     except (ValueError, IndexError, RecursionError, orjson.JSONEncodeError):
-        raise _Unusable("info is nested too deeply, or not valid JSON") from None
+        raise _Unusable("info is nested too deeply, or beside too much, or not valid JSON") from None
 
 
 _DECODER: Final = json.JSONDecoder(parse_int=str, parse_float=str)
@@ -124,10 +155,18 @@ _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
 
 def _as_sent(text: str, name: str) -> str | None:
-    """Return the characters of a property's value in the JSON object *text*; of several, those that count: the last."""
-    found = None
+    """Return the characters of a property's value in the JSON object *text*; of several, those that count: the last.
+
+    Raises:
+        ValueError: it has more properties than any login.
+
+    """
+    found, left = None, MAX_PROPERTIES
     place = _after_space(text, text.index("{") + 1)
     while text[place] != "}":
+        left -= 1
+        if left < 0:
+            raise ValueError("too many properties")
         key, place = _DECODER.raw_decode(text, place)
         start = _after_space(text, _after_space(text, place) + 1)
         _, place = _DECODER.raw_decode(text, start)
@@ -170,10 +209,7 @@ _READERS: Final[dict[str, Callable[[dict[str, Any], bytes | str], m.Message]]] =
     "CheckBuild": lambda content, _data: m.CheckBuild(_text(content, "url")),
     "CheckBuildResult": lambda _content, _data: m.CheckBuildResult(),
     "KeepAlive": lambda _content, _data: m.KeepAlive(),
-    "AccountInfo": lambda content, data: m.AccountInfo(
-        _text(content, "src"),
-        Cursor(_token(content, "guid", data), _token(content, "usn", data), _token(content, "ausn", data)),
-    ),
+    "AccountInfo": lambda content, data: m.AccountInfo(_text(content, "src"), _cursor(content, data)),
     "AccountInfoResult": _read_account_result,
     "AccountInfoDel": _read_deletion,
     "AccountDelete": _read_deletion,

@@ -251,7 +251,7 @@ async def test_events_that_no_queue_takes(tmp_path: Path, broker: PrivateBroker)
     async with pbx_served() as (_, served), watched(tmp_path, broker, served.url, queue=False) as bridge:
         await bridge.says(
             "nobody takes the events",
-            ("broker", "event_unroutable"),
+            ("hq", "event_unroutable"),
             "Bind a queue to the exchange pbx.accounts",
             within=10,
             alerts={"AccountBridgeUnroutable": {}},

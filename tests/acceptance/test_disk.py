@@ -139,16 +139,20 @@ async def test_a_store_damaged_under_a_killed_bridge_is_refused_each_time(tmp_pa
             assert "Put a backup in its place, or move the file away" in refused.err[-1]
 
 
-async def test_a_store_moved_away_costs_only_repetitions_with_the_same_ids(tmp_path: Path) -> None:
-    """The remedy for a damaged store: the present state is published anew, under the ids that an inbox knows."""
+async def test_a_store_moved_away_is_told_anew_in_a_later_lineage(tmp_path: Path) -> None:
+    """The remedy for a damaged store: the present state comes once more, and no id or number is given twice."""
     pbx = Pbx(accounts=200, app="app", password=PASSWORD)
     with PrivateBroker() as broker:
         await bind(broker, "pbx.accounts", "everything")
         async with serve(pbx) as served:
-            ids = []
+            told = []
             for folder in (tmp_path / "first", tmp_path / "second"):
                 folder.mkdir()
                 with Command("run", environment=environment(folder, served.url, broker.url)) as bridge:
-                    ids.append((await read(broker, "everything", until=200)).ids)
+                    told.append(await read(broker, "everything", until=200))
                     assert await asyncio.to_thread(bridge.terminate) == 0
-    assert sorted(ids[0]) == sorted(ids[1])
+    first, second = told
+    assert not set(first.ids) & set(second.ids)
+    assert {event["subject"] for event in first.deliveries} == {event["subject"] for event in second.deliveries}
+    assert {event["data"]["change"] for event in second.deliveries} == {"initial"}
+    assert max(event["lineage"] for event in first.deliveries) < min(event["lineage"] for event in second.deliveries)

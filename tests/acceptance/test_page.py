@@ -13,6 +13,7 @@ from bridge.web.server import Views, serve
 from tests.support.awkward import AWKWARD
 from tests.support.boards import board as board_at
 from tests.support.browser import CONTRAST, look
+from tests.support.events import LINEAGE
 
 LOCAL = "127.0.0.1"
 TOKEN = "pl4nted-s3cret-of-the-page"
@@ -44,8 +45,8 @@ def event(position: int, name: str, *, state: str = "sent", **previous: object) 
         "dataschema": "urn:pbx-account-bridge:account-changed:1",
         "id": str(position),
         "source": "/pbx/hq",
-        "sequence": str(position),
-        "lineage": "0",
+        "sequence": f"{position:020}",
+        "lineage": LINEAGE,
         "time": now.isoformat(),
         "data": {
             "change": "updated" if previous else "created",
@@ -123,6 +124,22 @@ async def test_names_are_text_whatever_is_in_them(board: Board) -> None:
                 assert not seen.complaints
                 high = await seen.page.evaluate("document.documentElement.scrollHeight")
                 assert high < 6000, "64 KiB in a name do not bury the rest"
+
+
+async def test_a_card_says_what_a_walk_did_not_see_and_when_that_is_decided(board: Board) -> None:
+    now = datetime.now(UTC)
+    hq, branch = board.sources["hq"], board.sources["branch"]
+    hq.accounts, hq.absent, hq.deletions_held, hq.second_look_at = 250, 50, 30, now + timedelta(minutes=9)
+    branch.verified_at = now + timedelta(days=1500)
+    async with (
+        serve(board, host=LOCAL, port=0, views=views(*PEOPLE)) as port,
+        look(f"http://{LOCAL}:{port}/", "desktop") as seen,
+    ):
+        for words in ("Match", "200", "20; a second walk at", "decides", "Deletions held", "30"):
+            await seen.says(words, "#cards")
+        await seen.says("in the future: the clock was wrong when it was written", "#cards")
+        assert not await seen.overflows()
+        assert not seen.complaints
 
 
 async def test_problems_stand_on_top_in_words(board: Board) -> None:

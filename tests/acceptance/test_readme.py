@@ -4,17 +4,24 @@ import asyncio
 import re
 import sqlite3
 import tomllib
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import aio_pika
 import pytest
 import trustme
 
 from bridge.cli.main import commands
 from bridge.config.loading import load_settings
 from bridge.config.settings import Settings
+from bridge.model import ChangeKind
+from tests.benchmark.node import CACHE, NodeMissingError, prepare
 from tests.support.certificates import written
-from tests.support.process import run
+from tests.support.events import body, certificate_body, change
+from tests.support.followers import POSTGRES, postgres_crm
+from tests.support.process import Command, run
 from tests.support.rabbit import PrivateBroker
 from tests.support.site import site
 from tests.support.witness import bind
@@ -26,7 +33,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-async def test_the_python_subscriber_applies_every_change(
+async def test_the_python_subscriber_applies_every_change_and_a_certificate_removes_who_is_gone(
     tmp_path: Path, broker: PrivateBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -34,24 +41,94 @@ async def test_the_python_subscriber_applies_every_change(
     exec(compile(blocks("python")[0], "README.md", "exec"), namespace)  # noqa: S102 - that is the point
     await bind(broker, "pbx.accounts", "pbx.accounts.crm")
     subscribing = asyncio.create_task(namespace["main"](broker.url))
-    environment = {"BRIDGE_RABBITMQ_EXCHANGE": "pbx.accounts"}
-    async with site(tmp_path, broker, accounts=30) as place:
-        place.environment |= environment
+    try:
+        await all_people(tmp_path, broker, lambda: people(tmp_path / "crm.db"))
+        await a_new_lineage(broker)
+        async with asyncio.timeout(60):
+            while people(tmp_path / "crm.db") != {"anna"}:
+                assert not subscribing.done(), subscribing.result()
+                await asyncio.sleep(0.05)
+    finally:
+        subscribing.cancel()
+        await asyncio.wait([subscribing])
+
+
+async def test_the_javascript_subscriber_does_the_same(tmp_path: Path, broker: PrivateBroker) -> None:
+    try:
+        prepare(("amqplib@2.3.1", "pg@8.23.1"))
+    except NodeMissingError as problem:
+        # It runs where Node does; without it nobody uses it.
+        pytest.skip(f"the JavaScript example needs node and npm: {problem}")
+    with postgres_crm() as crm:
+        (tmp_path / "node_modules").symlink_to(CACHE / "node_modules")
+        script = tmp_path / "subscriber.mjs"
+        script.write_text(blocks("js")[0])
+        await bind(broker, "pbx.accounts", "pbx.accounts.others")
+        url = f"{POSTGRES}{'&' if '?' in POSTGRES else '?'}options=-c%20search_path%3D{crm.schema}"
+        environment = {"DATABASE_URL": url, "AMQP_URL": broker.url}
+
+        def found() -> set[str]:
+            with closing(crm.connect()) as connection:
+                if connection.execute("SELECT to_regclass('person')").fetchone() == (None,):
+                    return set()
+                return {guid for (guid,) in connection.execute("SELECT guid FROM person")}
+
+        with Command(environment=environment, program=("node", str(script))) as subscriber:
+            async with asyncio.timeout(60):
+                while not await is_read(broker, "pbx.accounts.billing"):
+                    assert subscriber.is_running, subscriber.printed
+                    await asyncio.sleep(0.05)
+            await all_people(tmp_path, broker, found)
+            await a_new_lineage(broker)
+            async with asyncio.timeout(60):
+                while found() != {"anna"}:
+                    assert subscriber.is_running, subscriber.printed
+                    await asyncio.sleep(0.05)
+
+
+async def all_people(folder: Path, broker: PrivateBroker, found: Callable[[], set[str]]) -> None:
+    """Have a bridge publish 30 accounts, and wait until the subscriber has them."""
+    async with site(folder, broker, accounts=30) as place:
+        place.environment |= {"BRIDGE_RABBITMQ_EXCHANGE": "pbx.accounts"}
         with place.bridge() as bridge:
             async with asyncio.timeout(60):
-                while count(tmp_path / "crm.db") < 30:
+                while len(found()) < 30:
                     await asyncio.sleep(0.05)
             assert await asyncio.to_thread(bridge.terminate) == 0
-    subscribing.cancel()
-    await asyncio.wait([subscribing])
 
 
-def count(database: Path) -> int:
+async def a_new_lineage(broker: PrivateBroker) -> None:
+    """Tell as a bridge would that lost its store, and finds one account that is left."""
+    lineage = "99990101T000000000Z-0000"
+    told = change("anna", kind=ChangeKind.INITIAL)
+    messages = [
+        ("hq.account.initial", body(told, lineage=lineage)),
+        ("hq.source.verified", certificate_body(lineage=lineage)),
+        ("hq.source.verified", certificate_body(lineage=lineage)),
+        ("hq.account.updated", body(change("bert", 9))),
+    ]
+    async with await aio_pika.connect(broker.url) as connection:
+        exchange = await (await connection.channel()).get_exchange("pbx.accounts")
+        for key, whole in messages:
+            kind = "pbx.source.verified" if key.endswith("verified") else "pbx.account.changed"
+            await exchange.publish(aio_pika.Message(whole, type=kind), key)
+
+
+async def is_read(broker: PrivateBroker, queue: str) -> bool:
+    async with await aio_pika.connect(broker.url) as connection:
+        try:
+            found = await (await connection.channel()).declare_queue(queue, passive=True)
+        except aio_pika.exceptions.ChannelNotFoundEntity:
+            return False
+        return bool(found.declaration_result.consumer_count)
+
+
+def people(database: Path) -> set[str]:
     connection = sqlite3.connect(database)
     try:
-        return int(connection.execute("SELECT count(*) FROM person").fetchone()[0])
+        return {guid for (guid,) in connection.execute("SELECT guid FROM person")}
     except sqlite3.OperationalError:
-        return 0
+        return set()
     finally:
         connection.close()
 

@@ -102,8 +102,8 @@ async def test_what_no_queue_takes_is_held_shown_and_sent_once_one_does(tmp_path
         place.environment["BRIDGE_RABBITMQ_LOG_STREAM"] = "false"
         await asyncio.to_thread(broker.ctl, "delete_queue", place.queue)
         with place.bridge() as bridge:
-            failed = await asyncio.to_thread(bridge.wait_for_log, "broker.failed")
-            assert "hq.account.created" in failed["problem"]
+            failed = await asyncio.to_thread(bridge.wait_for_log, "event.not_taken")
+            assert "hq.account.initial" in failed["problem"]
             code, status = await asked(place, "status")
             assert (code, failed["problem"] in status) == (1, True)
             await bind(broker, place.exchange, place.queue)

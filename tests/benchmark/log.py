@@ -46,6 +46,9 @@ class Relaying:
         if self._missing <= 0 and self.relay is not None:
             self.relay.stop()
 
+    def alive(self) -> None:
+        """Take the news that the relay goes on."""
+
     def parked(self, row: OutboxRow, reason: str) -> None:
         raise AssertionError(f"{row.event_id} was refused: {reason}")
 

@@ -49,12 +49,12 @@ def whole(*, url: str, broker: str, accounts: int) -> dict[str, Any]:
     return {"seconds": (seen.over_at - seen.began_at).total_seconds(), "cpu_seconds": cpu}
 
 
-def read(*, url: str, accounts: int, is_at_once: bool) -> dict[str, Any]:
-    """Read the list and drop it: by ``recv``, or on the fast lane."""
-    return asyncio.run(_read(url, accounts, is_at_once=is_at_once))
+def read(*, url: str, accounts: int) -> dict[str, Any]:
+    """Read the list and drop it."""
+    return asyncio.run(_read(url, accounts))
 
 
-async def _read(url: str, accounts: int, *, is_at_once: bool) -> dict[str, Any]:
+async def _read(url: str, accounts: int) -> dict[str, Any]:
     source = PbxSource(url, app=APP, password=lambda: PASSWORD)
     over: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
     rows, began, busy = 0, 0.0, 0.0
@@ -73,7 +73,7 @@ async def _read(url: str, accounts: int, *, is_at_once: bool) -> dict[str, Any]:
     async def hand_on(heard: Heard) -> None:
         take(heard)
 
-    reading = asyncio.create_task(source.read(Cursor(), hand_on, take if is_at_once else None))
+    reading = asyncio.create_task(source.read(Cursor(), hand_on, take))
     measured = await over
     reading.cancel()
     await asyncio.wait([reading])
@@ -132,21 +132,15 @@ def _both(url: str, broker: str, accounts: int, *, bare_first: bool) -> tuple[di
 
 def _reading(run: Run) -> list[Figure]:
     count = run.pick(ACCOUNTS, 1000)
-    figure = Figure(
-        "reading_cpu_us",
-        "an account that is read and dropped: CPU on the fast lane, against a bare client",
-        "µs",
-        side_unit="µs",
-    )
-    slow = Figure("reading_by_recv_cpu_us", "the same by recv", "µs", side_unit="µs")
+    what = "an account that is read and dropped: CPU, against a bare client"
+    figure = Figure("reading_cpu_us", what, "µs", side_unit="µs")
     with site.pretend_pbx(accounts=count) as url:
         for _ in run.rounds(5):
             bare = sides.run("bare", "walked", url=url, accounts=count)
-            quick, plain = (sides.run("walk", "read", url=url, accounts=count, is_at_once=way) for way in (True, False))
-            bare, quick, plain = (side["cpu_seconds"] / count * 1e6 for side in (bare, quick, plain))
-            figure.add(quick, bare, quick)
-            slow.add(plain, bare, plain)
-    return [figure, slow]
+            ours = sides.run("walk", "read", url=url, accounts=count)
+            bare, ours = (side["cpu_seconds"] / count * 1e6 for side in (bare, ours))
+            figure.add(ours, bare, ours)
+    return [figure]
 
 
 def _node_red(run: Run) -> list[Figure]:
@@ -190,7 +184,7 @@ def _by_node_red(run: Run, url: str, accounts: int) -> dict[str, Any]:
 
 
 BENCHMARKS = (
-    Benchmark("reading", ("reading_cpu_us", "reading_by_recv_cpu_us"), _reading, is_extra=True),
+    Benchmark("reading", ("reading_cpu_us",), _reading, is_extra=True),
     measure(
         "walk_loopback",
         "walk of one PBX, loopback, against a bare client",

@@ -1,7 +1,7 @@
 """A consumer for ``--also`` in its simplest form: what it applied and what it remembers are the same file.
 
-The file is named by ``CHAOS_EFFECTS`` and has a line for each effect: event id, sequence, account and revision, with
-tabs between them. A delivery that comes again after a kill finds its id there. Ends when the broker does; the run
+The file is named by ``CHAOS_EFFECTS`` and has a line for each effect: event id, lineage, sequence, account and
+revision, with tabs between them. A delivery that comes again after a kill finds its id there. Ends when the broker does; the run
 starts it again.
 """
 
@@ -24,7 +24,13 @@ async def apply_all(effects: BinaryIO) -> None:
         event = json.loads(message.body)
         if event["type"] == "pbx.account.changed" and event["id"] not in applied:
             applied.add(event["id"])
-            columns = (event["id"], event["sequence"], event["subject"], event["data"]["revision"])
+            columns = (
+                event["id"],
+                event["lineage"],
+                event["sequence"],
+                event["subject"],
+                event["data"]["revision"],
+            )
             effects.write("\t".join(map(str, columns)).encode() + b"\n")
             effects.flush()
         await message.ack()

@@ -1,17 +1,22 @@
 """Consumers that apply changes, as processes that are killed and started again, and what they made durable."""
 
+import json
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
-from tests.chaos.counting import Arrival
+from tests.chaos.counting import Arrival, States
 from tests.chaos.errors import CannotRunError, StandstillError
+from tests.chaos.readers import comparable
 from tests.support.process import Command
 
-COLUMNS = 4
+COLUMNS = 5
+WITH_STATE = 6
 PAUSE_SECONDS = 0.5
 """Before a consumer that ended by itself is started again."""
 
@@ -21,6 +26,9 @@ class Effects(Protocol):
 
     def read_on(self, fault: int) -> Sequence[Arrival]:
         """Return what came since the last call."""
+
+    def states(self) -> Mapping[str, States]:
+        """Return every account as it stands now, for each rule that is kept; none where that is not told."""
 
 
 class SqliteEffects:
@@ -37,7 +45,7 @@ class SqliteEffects:
         database = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=30)
         try:
             rows = database.execute(
-                "SELECT position, event_id, source, sequence, account, revision FROM effect WHERE position > ? "
+                "SELECT position, event_id, source, sequence, account, revision, lineage FROM effect WHERE position > ? "
                 "ORDER BY position",
                 (self._position,),
             ).fetchall()
@@ -50,18 +58,35 @@ class SqliteEffects:
         if rows:
             self._position = rows[-1][0]
         return [
-            Arrival(event_id, source, sequence, account, revision, fault)
-            for _, event_id, source, sequence, account, revision in rows
+            Arrival(event_id, source, sequence, account, revision, fault, lineage=lineage)
+            for _, event_id, source, sequence, account, revision, lineage in rows
         ]
+
+    def states(self) -> Mapping[str, States]:
+        """Return every account as it stands now, by rule."""
+        found: dict[str, dict[str, Hashable]] = {"inbox": {}, "ids": {}}
+        with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=30)) as database:
+            for rule, account, content in database.execute("SELECT rule, account, content FROM state"):
+                found[rule][account] = content
+        return found
 
 
 class TextEffects:
-    """A file with a line for every effect: event id, sequence, account and revision, with tabs between them."""
+    """A file with a line for every effect: event id, lineage, sequence, account and revision, with tabs between them.
+
+    A sixth column may tell the account as it is then, as JSON, or nothing where it is gone. An account that is gone by
+    a certificate has a line as well, with revision 0 and an id that no event has.
+    """
 
     def __init__(self, path: Path, source: str) -> None:
         self._path = path
         self._source = source
         self._offset = 0
+        self._states: dict[str, dict[str, Hashable]] = defaultdict(dict)
+
+    def states(self) -> Mapping[str, States]:
+        """Return every account as it stands now, where that is told."""
+        return self._states
 
     def read_on(self, fault: int) -> Sequence[Arrival]:
         """Return what came since the last call, whole lines only."""
@@ -76,12 +101,17 @@ class TextEffects:
 
     def _effect(self, line: str, fault: int) -> Arrival:
         columns = line.split("\t")
-        if len(columns) != COLUMNS or not (columns[1].isdigit() and columns[3].isdigit()):
+        if len(columns) not in {COLUMNS, WITH_STATE} or not (columns[2].isdigit() and columns[4].isdigit()):
             raise CannotRunError(
-                f"{self._path} has the line {line!r}: not an event id, a sequence, an account and a revision with tabs "
-                "between them"
+                f"{self._path} has the line {line!r}: not an event id, a lineage, a sequence, an account and a revision "
+                "with tabs between them"
             )
-        return Arrival(columns[0], self._source, int(columns[1]), columns[2], int(columns[3]), fault)
+        if len(columns) == WITH_STATE:
+            self._states["its rule"].pop(columns[3], None)
+            if columns[5]:
+                self._states["its rule"][columns[3]] = comparable(json.loads(columns[5]))
+        event_id, lineage, sequence, account, revision = columns[:COLUMNS]
+        return Arrival(event_id, self._source, int(sequence), account, int(revision), fault, lineage=lineage)
 
 
 class Applier:
@@ -143,7 +173,11 @@ class Applier:
         effects = self._effects.read_on(self._fault())
         self.applied += effects
         self.since_start += len(effects)
-        self.distinct.update(effect.event_id for effect in effects)
+        self.distinct.update(effect.event_id for effect in effects if effect.revision)
+
+    def states(self) -> Mapping[str, States]:
+        """Return every account as it stands now, for each rule that it keeps; none where it does not tell."""
+        return self._effects.states()
 
 
 def inbox_program() -> Sequence[str]:

@@ -29,6 +29,7 @@ class Arrival(NamedTuple):
     """The broker says that it delivered this message before."""
     is_marked: bool = False
     """The bridge says that it may have published this event before."""
+    lineage: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def count(histories: Sequence[History], faults: Sequence[Fault], *, window: int)
     changes = len({arrival.event_id for history in histories for arrival in history.arrivals})
     result = Result(changes, window, faults, by_fault={kind: Tally() for kind in Kind})
     for fault in faults:
-        result.by_fault[fault.kind].delivered_twice_bound += window * fault.may_repeat
+        result.by_fault[fault.kind].delivered_twice_bound += window * fault.may_repeat + fault.unsent
     bound = sum(tally.delivered_twice_bound for tally in result.by_fault.values())
     last = _last_sequences(histories)
     for history in histories:
@@ -132,7 +133,7 @@ def count(histories: Sequence[History], faults: Sequence[Fault], *, window: int)
     return result
 
 
-def _found(history: History, last: Mapping[str, int], fault: int) -> dict[str, Sequence[int]]:
+def _found(history: History, last: Mapping[tuple[str, str], int], fault: int) -> dict[str, Sequence[int]]:
     """Return the suspects of everything that is wrong with *history*; *fault* is the last of all."""
     is_applied, arrivals = history.is_applied, history.arrivals
     return {
@@ -184,34 +185,35 @@ def _broken_in(queue: str, tally: Tally) -> Sequence[str]:
     return [sentence for sentence, is_broken in broken.items() if is_broken]
 
 
-def lost(arrivals: Iterable[Arrival], last: Mapping[str, int]) -> Sequence[int]:
-    """Return a suspect for every number that never came, of each source up to its *last*.
+def lost(arrivals: Iterable[Arrival], last: Mapping[tuple[str, str], int]) -> Sequence[int]:
+    """Return a suspect for every number that never came, of each lineage of a source up to its *last*.
 
     The suspect is the fault before the next number that did come.
     """
-    seen: dict[str, dict[int, int]] = defaultdict(dict)
+    seen: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
     for arrival in arrivals:
-        seen[arrival.source].setdefault(arrival.sequence, arrival.fault)
+        seen[arrival.source, arrival.lineage].setdefault(arrival.sequence, arrival.fault)
     suspects = []
-    for source, end in last.items():
-        suspect = max(seen[source].values(), default=0)
+    for lineage, end in last.items():
+        suspect = max(seen[lineage].values(), default=0)
         for sequence in range(end, 0, -1):
-            if sequence in seen[source]:
-                suspect = seen[source][sequence]
+            if sequence in seen[lineage]:
+                suspect = seen[lineage][sequence]
             else:
                 suspects.append(suspect)
     return suspects[::-1]
 
 
 def out_of_order(arrivals: Iterable[Arrival]) -> Sequence[int]:
-    """Return the suspect of every first appearance behind one with a higher number of the same source."""
-    highest: dict[str, int] = defaultdict(int)
+    """Return the suspect of every first appearance behind a later one of the same source, by lineage and number."""
+    highest: dict[str, tuple[str, int]] = {}
     suspects = []
     for arrival in first_appearances(arrivals):
-        if arrival.sequence < highest[arrival.source]:
+        place = (arrival.lineage, arrival.sequence)
+        if place < highest.get(arrival.source, place):
             suspects.append(arrival.fault)
         else:
-            highest[arrival.source] = arrival.sequence
+            highest[arrival.source] = place
     return suspects
 
 
@@ -260,9 +262,10 @@ def final_revisions(effects: Iterable[Arrival]) -> dict[str, int]:
     return revisions
 
 
-def _last_sequences(histories: Iterable[History]) -> dict[str, int]:
-    last: dict[str, int] = defaultdict(int)
+def _last_sequences(histories: Iterable[History]) -> dict[tuple[str, str], int]:
+    last: dict[tuple[str, str], int] = defaultdict(int)
     for history in histories:
         for arrival in history.arrivals:
-            last[arrival.source] = max(last[arrival.source], arrival.sequence)
+            lineage = (arrival.source, arrival.lineage)
+            last[lineage] = max(last[lineage], arrival.sequence)
     return last

@@ -20,6 +20,11 @@ class Kind(StrEnum):
     BLACK_HOLE = "black_hole"
     DELAY = "delay"
     HALF_OPEN = "half_open"
+    STORE_SET_BACK = "store_set_back"
+    STORE_LOST = "store_lost"
+    BROKER_EMPTIED = "broker_emptied"
+    PBX_SET_BACK = "pbx_set_back"
+    PBX_FAILED_OVER = "pbx_failed_over"
 
 
 class Link(StrEnum):
@@ -39,6 +44,8 @@ class Fault:
     link: Link | None = None
     with_bridge: bool = False
     """The bridge is killed too, while the broker starts: a kill of the bridge that is counted as such."""
+    unsent: int = 0
+    """Events that waited in the copy of the store that was put back: they are published again."""
 
     def __str__(self) -> str:
         return self.kind if self.link is None else f"{self.kind} of the connection to the {self.link}"
@@ -49,7 +56,7 @@ class Fault:
         return self.kind in _ENDS_SESSIONS or (self.kind in _BREAKS_LINKS and self.link is Link.BROKER)
 
 
-_ENDS_SESSIONS: Final = frozenset({Kind.BRIDGE_SIGKILL, Kind.BROKER_KILL})
+_ENDS_SESSIONS: Final = frozenset({Kind.BRIDGE_SIGKILL, Kind.BROKER_KILL, Kind.STORE_SET_BACK, Kind.STORE_LOST})
 _BREAKS_LINKS: Final = frozenset({Kind.CUT_MID_FRAME, Kind.BLACK_HOLE, Kind.HALF_OPEN})
 
 _ONE_IN: Final[dict[Kind, int]] = {
@@ -61,6 +68,11 @@ _ONE_IN: Final[dict[Kind, int]] = {
     Kind.BROKER_ALARM: 40,
     Kind.BLACK_HOLE: 50,
     Kind.HALF_OPEN: 50,
+    Kind.STORE_SET_BACK: 50,
+    Kind.STORE_LOST: 100,
+    Kind.BROKER_EMPTIED: 250,
+    Kind.PBX_SET_BACK: 50,
+    Kind.PBX_FAILED_OVER: 50,
 }
 """For so many kills of the bridge there is one of these; those that take long are rare."""
 

@@ -15,6 +15,7 @@ from bridge.errors import BridgeError
 from tests.chaos.counting import Arrival
 
 ACCOUNT_CHANGED = "pbx.account.changed"
+SOURCE_VERIFIED = "pbx.source.verified"
 SOURCE_PREFIX = "/pbx/"
 PREFETCH = 500
 DEADLINE_SECONDS = 10.0
@@ -47,6 +48,9 @@ class Reader(Protocol):
     def revisions(self) -> Mapping[str, int]:
         """The last revision of each account, those included that are gone."""
 
+    def begin_anew(self) -> None:
+        """Take note that the broker has forgotten everything."""
+
     async def run(self) -> None:
         """Read until cancelled, however often the broker goes away."""
 
@@ -62,10 +66,14 @@ class Notes:
         self.distinct = 0
         self._fault = fault
         self._seen: set[str] = set()
+        self._lineages: dict[str, tuple[str, str]] = {}
+        """Source and lineage of each account, as it was last told."""
 
     def take(self, body: bytes, *, is_redelivered: bool, is_marked: bool) -> None:
         """Write down one delivery; what is no account change is none of our business."""
         event = orjson.loads(body)
+        if event["type"] == SOURCE_VERIFIED and event["data"]["completes_lineage"]:
+            self._complete(event["source"], event["lineage"])
         if event["type"] != ACCOUNT_CHANGED:
             return
         data, identity, account = event["data"], event["id"], event["subject"]
@@ -79,6 +87,7 @@ class Notes:
                 self._fault(),
                 is_redelivered,
                 is_marked,
+                event["lineage"],
             )
         )
         if identity in self._seen:
@@ -87,10 +96,17 @@ class Notes:
         self.distinct += 1
         self.newest = max(self.newest, datetime.fromisoformat(event["time"]))
         self.revisions[account] = data["revision"]
+        self._lineages[account] = (event["source"], event["lineage"])
         if data["change"] == "deleted":
             self.states.pop(account, None)
         else:
             self.states[account] = comparable(data["account"])
+
+    def _complete(self, source: str, lineage: str) -> None:
+        """Take out whoever was not told again in this lineage."""
+        for account, (of, known) in self._lineages.items():
+            if of == source and known < lineage:
+                self.states.pop(account, None)
 
 
 def comparable(account: Mapping[str, Any]) -> bytes:
@@ -134,6 +150,9 @@ class QueueReader(Notes):
                 async with asyncio.timeout(DEADLINE_SECONDS):
                     await connection.close()
 
+    def begin_anew(self) -> None:
+        """Take note that the broker has forgotten everything."""
+
     def _arguments(self) -> dict[str, Any]:
         """Return what the broker is told with the wish to consume."""
         return {}
@@ -152,6 +171,9 @@ class LogReader(QueueReader):
 
     may_repeat = False
     _next = 0
+
+    def begin_anew(self) -> None:
+        self._next = 0
 
     def _arguments(self) -> dict[str, Any]:
         return {"x-stream-offset": self._next}

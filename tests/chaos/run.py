@@ -7,12 +7,13 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bridge.config.tables import RabbitMqTable
+from tests.chaos.appliers import Applier
 from tests.chaos.counting import History, Result, count, differing, final_revisions
 from tests.chaos.errors import StandstillError
 from tests.chaos.faults import Fault, Kind, Link, plan
@@ -71,6 +72,8 @@ class Run:
         self._seconds: dict[Kind, float] = defaultdict(float)
         self._differing: dict[str, Sequence[str]] = {}
         self._found_by_walks = 0
+        self._is_changing = asyncio.Event()
+        self._is_changing.set()
 
     async def go(self) -> tuple[Result, list[str]]:
         """Do everything that was wished, and return the count and what else was broken.
@@ -124,6 +127,7 @@ class Run:
     async def _keep_changing(self) -> None:
         """Edit accounts in bursts while edits are due, and otherwise one at a time, so that there is always news."""
         while True:
+            await self._is_changing.wait()
             burst = min(self._due, self._chance.randint(1, BURST))
             self._due -= burst
             for _ in range(burst or 1):
@@ -228,6 +232,12 @@ class Run:
                 await asyncio.to_thread(self._site.broker.end_alarm)
             case Kind.CONSUMER_KILL:
                 await self._kill_consumer()
+            case Kind.STORE_SET_BACK | Kind.STORE_LOST:
+                await self._replace_store(fault.kind)
+            case Kind.BROKER_EMPTIED:
+                await self._empty_broker()
+            case Kind.PBX_SET_BACK | Kind.PBX_FAILED_OVER:
+                await self._turn_back_pbx(fault.kind)
             case _:
                 await self._disturb_link(fault)
         self._site.links[Link.BROKER].delay(0)
@@ -240,6 +250,47 @@ class Run:
         code = await asyncio.to_thread(self._site.end_bridge, is_killed=False)
         if code:
             raise StandstillError(f"the bridge ended with exit code {code} after SIGTERM: {self._site.bridge.err[-1:]}")
+
+    async def _replace_store(self, kind: Kind) -> None:
+        """Kill the bridge, put an older copy in the place of its store, or nothing, and start it again."""
+        copy = await asyncio.to_thread(self._site.copy_store) if kind is Kind.STORE_SET_BACK else None
+        if copy is not None:
+            await self._progress(datetime.now(UTC))
+        await asyncio.to_thread(self._site.end_bridge, is_killed=True)
+        unsent = self._site.replace_store(copy)
+        self._faults[-1] = replace(self._faults[-1], unsent=unsent)
+        self._site.start_bridge()
+
+    async def _empty_broker(self) -> None:
+        """Let consumers come to the end, and then the broker forget everything that it has ever known."""
+        self._is_changing.clear()
+        try:
+            await self._calm()
+            until = time.monotonic() + DEADLINE_SECONDS
+            while await self._site.waiting() or any(self._lags()):
+                if time.monotonic() > until:
+                    raise StandstillError(f"The queues were not read to their end within {DEADLINE_SECONDS:g} s.")
+                await asyncio.sleep(LOOK_SECONDS)
+            await self._site.empty_broker()
+        finally:
+            self._is_changing.set()
+
+    async def _turn_back_pbx(self, kind: Kind) -> None:
+        """Set the machine of the PBX back, or let its other node take over as that was; then have it walked.
+
+        A walk comes by itself as well, but not more than once an hour for this reason.
+        """
+        pbx = self._site.pbx
+        if kind is Kind.PBX_SET_BACK:
+            snapshot = pbx.take_snapshot()
+            self._due += BURST
+            await self._wait(lambda: not self._due, "The PBX was not read")
+            pbx.vm_rollback(snapshot)
+        elif pbx.has_standby:
+            pbx.fail_back_as_it_was()
+        else:
+            pbx.failover_to_standby()
+        await asyncio.to_thread(self._site.walk)
 
     async def _kill_consumer(self) -> None:
         applier = self._chance.choice(self._site.appliers)
@@ -313,7 +364,6 @@ class Run:
 
     def _histories(self) -> list[History]:
         readers = self._site.readers
-        revisions = readers[0].revisions
         return [
             *(
                 History(
@@ -329,11 +379,18 @@ class Run:
                     applier.name,
                     applier.applied,
                     is_applied=True,
-                    differing=differing(final_revisions(applier.applied), revisions),
+                    differing=self._applied_otherwise(applier),
                 )
                 for applier in self._site.appliers
             ),
         ]
+
+    def _applied_otherwise(self, applier: Applier) -> Sequence[str]:
+        """Return the accounts that do not stand where the PBX has them, by any rule that *applier* keeps."""
+        truth, states = self._site.truth(), applier.states()
+        if not states:  # it tells numbers only
+            return differing(final_revisions(applier.applied), self._site.readers[0].revisions)
+        return [f"{guid} by {rule}" for rule, final in states.items() for guid in differing(final, truth)]
 
 
 def say(words: str) -> None:

@@ -5,6 +5,7 @@ import shlex
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from bridge.broker import Topology, connect, declare
@@ -14,6 +15,8 @@ from bridge.normalize import Rules, account_of
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.people import info_of
 from bridge.simulator.server import Served, serve
+from bridge.store.backup import put_back
+from bridge.store.reader import StoreReader
 from tests.chaos.appliers import Applier, SqliteEffects, TextEffects, inbox_program
 from tests.chaos.errors import CannotRunError, StandstillError
 from tests.chaos.faults import Link
@@ -50,7 +53,8 @@ class Site:
         self.links = links
         self.readers: list[Reader] = []
         self.appliers: list[Applier] = []
-        self.queues: list[str] = []
+        self._kinds: dict[str, str] = {}
+        """Queues, and of what type each is."""
         self.faults = 0
         self._bridge: Command | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -98,6 +102,46 @@ class Site:
             log.write(bridge.printed + "\n")
         return code
 
+    def copy_store(self) -> Path:
+        """Copy the store while the bridge goes on, as an operator would."""
+        copy = self.folder / f"copy-{self.faults}.db"
+        code, copied = run("backup", str(copy), environment=self._environment, cwd=self.folder)
+        if code:
+            raise StandstillError(f"the store cannot be copied: {copied.printed}")
+        return copy
+
+    def replace_store(self, copy: Path | None) -> int:
+        """Put *copy* in the place of the store, or nothing, and return how many events waited in it.
+
+        Every other copy is put back by hand, and not by the command that is there for it.
+        """
+        store = self.folder / "bridge.db"
+        if copy is None:
+            for file in self.folder.glob("bridge.db*"):
+                file.unlink()
+            return 0
+        with StoreReader(copy) as kept:
+            unsent = len(kept.unsent())
+        if self.faults % 2:
+            for suffix in ("", "-wal", "-shm"):
+                store.with_name(f"{store.name}{suffix}").unlink(missing_ok=True)
+            copy.rename(store)
+            return unsent
+        put_back(copy, store, datetime.now(UTC))
+        for kept_before in self.folder.glob("bridge.db.before-*"):
+            kept_before.unlink()
+        copy.unlink()
+        return unsent
+
+    async def empty_broker(self) -> None:
+        """Kill the broker, remove all that it has, start it and declare what consumers need."""
+        await asyncio.to_thread(self.broker.kill)
+        await asyncio.to_thread(self.broker.forget_everything)
+        await asyncio.to_thread(self.broker.start)
+        for reader in self.readers:
+            reader.begin_anew()
+        await self._declare_queues()
+
     def check(self) -> None:
         """Look whether everything lives that should.
 
@@ -141,36 +185,37 @@ class Site:
         """Return how many messages wait in all queues."""
         async with connect([self.broker.url], client_name="chaos") as connection, asyncio.timeout(30):
             channel = await connection.channel()
-            found = [await channel.declare_queue(queue, passive=True) for queue in self.queues]
+            found = [await channel.declare_queue(queue, passive=True) for queue in self._kinds]
             return sum(queue.declaration_result.message_count or 0 for queue in found)
 
-    async def _declare(self, kinds: Sequence[str], uses: Sequence[str]) -> None:
+    async def _declare(self) -> None:
         """Make exchange, log and queues, and let the broker write them down in peace.
 
         A queue with a log of its own (quorum, stream) that was declared seconds before its node is killed may not
         come back at all with RabbitMQ 3.10; that is not what is tried here.
         """
+        await self._declare_queues()
+        await asyncio.to_thread(self.broker.stop)
+        await asyncio.to_thread(self.broker.start)
+
+    async def _declare_queues(self) -> None:
         async with connect([self.broker.url], client_name="chaos") as connection:
             await declare(connection, self._topology)
             if Link.LOG in self.links:
                 await provide_log(connection, self._topology, is_declaring=True)
             channel = await connection.channel()
-            for kind in kinds:
-                for use in uses:
-                    queue = f"{EXCHANGE}.{kind}.{use}"
-                    # No delivery limit: every end of a connection would count. One consumer at a time keeps order.
-                    made = await channel.declare_queue(
-                        queue, durable=True, arguments={"x-queue-type": kind, "x-single-active-consumer": True}
-                    )
-                    await made.bind(EXCHANGE, "#")
-                    self.queues.append(queue)
-        await asyncio.to_thread(self.broker.stop)
-        await asyncio.to_thread(self.broker.start)
+            for queue, kind in self._kinds.items():
+                # No delivery limit: every end of a connection would count. One consumer at a time keeps order.
+                made = await channel.declare_queue(
+                    queue, durable=True, arguments={"x-queue-type": kind, "x-single-active-consumer": True}
+                )
+                await made.bind(EXCHANGE, "#")
 
     async def begin(self, kinds: Sequence[str], also: str | None) -> None:
         """Declare everything and start everything."""
         uses = ["plain", "inbox"] + ["also"] * (also is not None)
-        await self._declare(kinds, uses)
+        self._kinds = {f"{EXCHANGE}.{kind}.{use}": kind for kind in kinds for use in uses}
+        await self._declare()
         for kind in kinds:
             self.readers.append(QueueReader(f"{kind}.plain", self.broker.url, f"{EXCHANGE}.{kind}.plain", self.fault))
             path = self.folder / f"{kind}.inbox.db"

@@ -259,7 +259,7 @@ async def test_events_of_other_kinds_are_passed_over(place: Place) -> None:
 async def test_certificates_come_in_order_with_the_changes_where_they_are_wanted(place: Place) -> None:
     """What a certificate says is true once all before it is dealt with, and it is acknowledged as a change is."""
     await place.exist()
-    certificate = {"kind": SOURCE_VERIFIED, "key": "hq.source.verified"}
+    certificate: dict[str, Any] = {"kind": SOURCE_VERIFIED, "key": "hq.source.verified"}
     await place.publish(certificate_body(), **certificate, is_mandatory=False)  # nobody is bound to it yet
     await place.publish(1, 2)
     subscriber = place.subscriber()

@@ -11,6 +11,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from bridge.clock import steady
 from bridge.control import ask, serve, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.model import AccountGuid, Forgotten, Parked, SourceName
@@ -21,7 +22,7 @@ BODY = orjson.dumps({"subject": "a1", "data": {"account": {"display_name": "Erik
 
 
 def board() -> Board:
-    made = Board("0.1.0", NOW, Part(NOW), {"hq": SourcePart(NOW)})
+    made = Board("0.1.0", NOW, Part(NOW), {"hq": SourcePart(NOW)}, steady=steady)
     made.broker.does("connected", Level.OK, NOW)
     return made
 

@@ -74,7 +74,7 @@ def test_forgetting_refuses_what_is_not_sent_unless_told(path: Path, environment
     assert "2 events of the account are not sent yet" in refused(environment, "forget", "anna", "--yes")
     assert done(environment, "forget", "ANNA", "--yes", "--discard-unsent")["events"] == 2
     with StoreReader(path) as store:
-        assert store.backlog().rows == 1
+        assert len(store.unsent()) == 1
     code, command = run("trace", "anna", environment=environment)
     assert code == 0
     assert "its account was forgotten" in command.printed

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket as sockets
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -395,3 +396,131 @@ async def test_a_port_that_is_taken_is_a_matter_of_configuration() -> None:
         with pytest.raises(BadConfig, match=r"listen\.host and listen\.port"):
             async with other.open():
                 pass
+
+
+UPGRADE = (
+    b"GET /pbx HTTP/1.1\r\nHost: bridge\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+)
+EMPTY_PING = b"\x89\x80\x00\x00\x00\x00"
+
+
+async def longest_turn() -> float:
+    """Return how long others had to wait for their turn at most, once cancelled."""
+    longest, before = 0.0, time.monotonic()
+    with suppress(asyncio.CancelledError):
+        while True:
+            await asyncio.sleep(0)
+            now = time.monotonic()
+            longest, before = max(longest, now - before), now
+    return longest
+
+
+def flood(port: int) -> None:
+    """Open a WebSocket and send a mebibyte of empty pings."""
+    with suppress(ConnectionError), sockets.create_connection(("127.0.0.1", port)) as plain:
+        plain.settimeout(20)
+        plain.sendall(UPGRADE + b"\r\n")
+        plain.sendall(EMPTY_PING * ((1 << 20) // len(EMPTY_PING)))
+        is_hung_up(plain)
+
+
+async def test_a_mebibyte_of_pings_from_each_of_eight_strangers_keeps_nobody_waiting() -> None:
+    """They cost 3 s each when every ping that came was answered before anybody else had a turn."""
+    async with Door().open() as door:
+        watching = asyncio.create_task(longest_turn())
+        await asyncio.gather(*(asyncio.to_thread(flood, door.listener.port) for _ in range(8)))
+        watching.cancel()
+        assert await watching < 0.5
+        await until(lambda: door.gate.connected == 0)
+        assert sum(door.refusals.values()) == 8
+
+
+@pytest.mark.parametrize("frame", [EMPTY_PING, b"\x8a\x80\x00\x00\x00\x00", b"\x01\x80\x00\x00\x00\x00" + EMPTY_PING])
+async def test_before_the_login_frames_are_counted_of_every_kind(frame: bytes) -> None:
+    async with Door().open() as door, door.knock() as socket:
+        socket.transport.write(frame * (server.STRANGERS_FRAMES + 1))
+        assert await is_dropped(socket) in (1002, 1008)
+        await until(lambda: sum(door.refusals.values()) == 1)
+
+
+async def test_a_login_with_pings_and_in_fragments_is_still_one() -> None:
+    async with Door().open() as door, door.knock() as socket:
+        await socket.ping()
+        challenge = await challenged(socket)
+        text = login_of(challenge)
+        await socket.send(text[at : at + 100] for at in range(0, len(text), 100))
+        assert (await answer_of(socket))["ok"] is True
+
+
+async def test_after_the_login_pings_are_counted_too() -> None:
+    async with Door().open() as door, door.knock() as socket:
+        await log_in(socket)
+        await introduce(socket)
+        await answer_of(socket)
+        socket.transport.write(EMPTY_PING * 1000)
+        assert await is_dropped(socket) == 1008
+        await until(lambda: door.ends)
+        assert "too many frames that bring nothing" in door.ends[0]
+
+
+@pytest.mark.parametrize(
+    "more", [b"X: " + b"y" * 5000 + b"\r\n", b"X-1: y\r\n", b"y" * 3000], ids=["long", "many", "one"]
+)
+async def test_a_request_has_so_many_bytes_and_headers_and_no_more(more: bytes) -> None:
+    async with Door().open() as door:
+        with sockets.create_connection(("127.0.0.1", door.listener.port)) as plain:
+            plain.settimeout(10)
+
+            def push() -> bool:
+                with suppress(ConnectionError):
+                    plain.sendall(UPGRADE + more * (40_000 // len(more)))
+                return is_hung_up(plain)
+
+            assert await asyncio.to_thread(push)
+        await until(lambda: door.gate.connected == 0)
+
+
+async def test_at_a_stop_every_pbx_hears_that_we_go_away() -> None:
+    """The one that is read, the one that is about to be, and a stranger."""
+    async with Door().open() as door:
+        read, waiting, stranger = door.knock(), door.knock(), door.knock()
+        one, other, nobody = [await knocking.__aenter__() for knocking in (read, waiting, stranger)]
+        await log_in(one)
+        await introduce(one)
+        await answer_of(one)
+        await log_in(other, info={"appobj": "app", "pbx": "pbx-other"})
+    codes = [await is_dropped(each) for each in (one, other, nobody)]
+    assert codes == [1001, 1001, 1001]
+    for knocking in (read, waiting, stranger):
+        await knocking.__aexit__(None, None, None)
+
+
+async def test_a_stop_waits_for_nobody_who_does_not_come_to_an_end(tmp_path: Path) -> None:
+    certificate = ServerCertificate(*written(trustme.CA(), tmp_path, "127.0.0.1"))
+    for its in (certificate, None):
+        door = Door(login_seconds=60.0, certificate=its)
+        async with door.open():
+            half = sockets.create_connection(("127.0.0.1", door.listener.port))
+            half.sendall(b"\x16\x03\x01\x02\x00\x01\x00" if its is not None else UPGRADE)
+            await until(lambda door=door: door.gate.connected == 1)  # type: ignore[misc]
+            began = time.monotonic()
+        assert time.monotonic() - began < 5
+        half.settimeout(5)
+        assert await asyncio.to_thread(is_hung_up, half)
+        half.close()
+
+
+async def test_an_exception_that_nobody_planned_is_the_trouble_of_one_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    async with Door().open() as door:
+        async with door.knock() as socket:
+            with monkeypatch.context() as broken:
+                broken.setattr(door.listener._judge, "judge", fail)  # noqa: SLF001 - to have it fail
+                challenge = await challenged(socket)
+                await socket.send(login_of(challenge))
+                assert await is_dropped(socket) == 1011
+        async with door.knock() as socket:
+            assert (await log_in(socket))["ok"] is True

@@ -2,21 +2,26 @@
 
 import asyncio
 import sqlite3
+import struct
 from collections.abc import Iterator
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aio_pika
 import psycopg
 import pytest
+from rstream.constants import Key
+from rstream.schema import QueryOffset, QueryOffsetResponse
 
 from bridge.consumer import log as log_module
-from bridge.consumer.log import LogEntry, LogReader
+from bridge.consumer.log import LogCertificate, LogEntry, LogReader
 from bridge.consumer.position import Place
 from bridge.consumer.position_postgres import AsyncPostgresPosition, PostgresPosition
 from bridge.consumer.position_sqlite import SqlitePosition
 from bridge.errors import LogReplaced, StoreUnusable, TopologyMismatch
+from bridge.streams import connect_stream
+from tests.support.events import certificate_body
 from tests.support.followers import (
     DEADLINE_SECONDS,
     POSTGRES,
@@ -113,6 +118,140 @@ async def test_a_log_that_was_made_anew_is_not_read_from_an_old_place(
     await write(writer, 36, 30)  # the old offset is there again, with another event
     with pytest.raises(LogReplaced):
         await read(LogReader(url, stream=stream, start=Place(last.offset, last.event.event_id)), until=65)
+
+
+async def remade(writer: LogWriter) -> None:
+    """Delete the log; whoever writes next makes it anew."""
+    async with await aio_pika.connect(writer.broker.url) as connection:
+        await (await connection.channel()).queue_delete(writer.streams[0])
+
+
+async def note(writer: LogWriter) -> None:
+    """Have the broker write a note of its own into the log, which takes an offset, and wait until it is there."""
+    async with connect_stream([writer.broker.stream_url], client_name="test") as connection:
+        names = [text.encode() for text in ("reader", writer.streams[0])]
+        content = b"".join(struct.pack(">H", len(name)) + name for name in names) + struct.pack(">Q", 0)
+        frame = struct.pack(">HH", Key.StoreOffset.value, 1) + content
+        await connection.write(struct.pack(">I", len(frame)) + frame)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while True:
+                asked = QueryOffset(0, "reader", writer.streams[0])
+                with suppress(TopologyMismatch):
+                    await connection.ask(asked, QueryOffsetResponse)
+                    return
+                await asyncio.sleep(0.05)
+
+
+async def place_behind(writer: LogWriter, url: str, count: int) -> Place:
+    """Write so many entries, read them, and return where that ends."""
+    await write(writer, 1, count)
+    last = (await read(LogReader(url, stream=writer.streams[0]), until=count))[-1]
+    assert last.offset == count - 1
+    return Place(last.offset, last.event.event_id)
+
+
+async def test_a_log_that_was_made_anew_is_noticed_where_our_place_is_a_note_and_the_next_offset_an_entry(
+    writer: LogWriter, url: str
+) -> None:
+    """There is nothing at our place that could differ, and the first entry that comes stands right behind it."""
+    place = await place_behind(writer, url, 30)
+    await remade(writer)
+    await write(writer, 101, 29)
+    await note(writer)
+    await write(writer, 201, 5)
+    whole = await read(LogReader(url, stream=writer.streams[0]), until=64)
+    assert [entry.offset for entry in whole] == [*range(29), *range(30, 35)], "the note took our offset"
+    with pytest.raises(LogReplaced, match="not at offset 29 any more"):
+        await read(LogReader(url, stream=writer.streams[0], start=place), until=64)
+
+
+async def test_a_log_that_was_made_anew_while_its_reader_waits_is_noticed_at_the_next_entry(
+    writer: LogWriter, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "PLACE_SECONDS", 0.5)
+    await write(writer, 1, 30)
+    reader = LogReader(url, stream=writer.streams[0], longest_pause_seconds=0.1)
+    reading = asyncio.create_task(read(reader, until=999))
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while "Place(offset=29" not in repr(reader):
+            await asyncio.sleep(0.01)
+    await remade(writer)
+    await write(writer, 101, 29)
+    await note(writer)
+    await write(writer, 201, 5)
+    with pytest.raises(LogReplaced):
+        await reading
+
+
+async def test_a_log_that_ends_before_our_place_is_another_one_and_an_empty_one_proves_nothing(
+    writer: LogWriter, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty one may be a broker that is slow; it is waited for until there is an answer."""
+    monkeypatch.setattr(log_module, "PLACE_SECONDS", 0.3)
+    place = await place_behind(writer, url, 30)
+    await remade(writer)
+    with writer.store() as store:  # it declares the log, and has nothing to write
+        await writer.write(store)
+    reader = LogReader(url, stream=writer.streams[0], start=place, longest_pause_seconds=0.1)
+    reading = asyncio.create_task(read(reader, until=999))
+    done, _ = await asyncio.wait([reading], timeout=3)
+    assert not done, "nothing came, ten times over"
+    await write(writer, 101, 5)
+    with pytest.raises(LogReplaced):
+        await reading
+
+
+async def test_a_log_that_is_slow_is_the_same_log(writer: LogWriter, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after the deadline is looked at as if it had come in time, and nothing is left out or read twice."""
+    place = await place_behind(writer, url, 30)
+    await write(writer, 31, 5)
+    monkeypatch.setattr(log_module, "PLACE_SECONDS", 0.0)  # whatever is asked, the answer is late
+    reader = LogReader(url, stream=writer.streams[0], start=place, longest_pause_seconds=0.05)
+    reading = asyncio.create_task(read(reader, until=35))
+    done, _ = await asyncio.wait([reading], timeout=2)
+    assert not done
+    monkeypatch.setattr(log_module, "PLACE_SECONDS", 10.0)
+    assert [entry.event.sequence for entry in await reading] == list(range(31, 36))
+
+
+async def test_an_entry_without_an_id_at_our_place_is_not_the_one_that_was_read(
+    writer: LogWriter, broker: PrivateBroker, url: str
+) -> None:
+    await write(writer, 1, 1)
+    async with await aio_pika.connect(broker.url) as connection:
+        channel = await connection.channel()
+        foreign = aio_pika.Message(b"{}", type="something.else")
+        await channel.default_exchange.publish(foreign, routing_key=writer.streams[0])
+    await write(writer, 2, 1)
+    with pytest.raises(LogReplaced):
+        await read(LogReader(url, stream=writer.streams[0], start=Place(1, "ours")), until=2)
+
+
+async def test_certificates_come_in_order_with_the_changes_where_they_are_wanted(
+    writer: LogWriter, broker: PrivateBroker, url: str
+) -> None:
+    await write(writer, 1, 1)
+    async with await aio_pika.connect(broker.url) as connection:
+        channel = await connection.channel()
+        told = aio_pika.Message(certificate_body(), type="pbx.source.verified", message_id="certificate")
+        await channel.default_exchange.publish(told, routing_key=writer.streams[0])
+    await write(writer, 2, 1)
+    stream = writer.streams[0]
+    reader, came = LogReader(url, stream=stream), list[LogEntry | LogCertificate]()
+
+    async def apply(entry: LogEntry) -> None:
+        came.append(entry)
+        if entry.event.sequence == 2:
+            reader.stop()
+
+    async def verified(entry: LogCertificate) -> None:
+        came.append(entry)
+
+    await asyncio.wait_for(reader.run(apply, verified), DEADLINE_SECONDS)
+    assert [(entry.offset, type(entry)) for entry in came] == [(0, LogEntry), (1, LogCertificate), (2, LogEntry)]
+    assert [entry.offset for entry in await read(LogReader(url, stream=stream), until=2)] == [0, 2]
+    again = LogReader(url, stream=stream, start=Place(1, "certificate"))
+    assert [entry.offset for entry in await read(again, until=2)] == [2], "a certificate is a place as well"
 
 
 async def test_entries_that_are_gone_before_they_were_read_are_missed_aloud(

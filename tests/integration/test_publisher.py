@@ -1,4 +1,5 @@
 import asyncio
+import random
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -8,10 +9,11 @@ from uuid import uuid4
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
-from bridge.broker import Subscription, Topology, connect, verify
+from bridge.broker import FENCES_AT_ONCE, Subscription, Topology, connect, verify
 from bridge.errors import (
     BridgeError,
     BrokerDidNotConfirm,
+    BrokerRefusedEvent,
     BrokerRefusedLogin,
     BrokerUnreachable,
     EventUnroutable,
@@ -402,3 +404,88 @@ async def test_a_frozen_broker_ends_the_session_within_the_deadline(broken: Priv
                 await session.send(rows(10))
         finally:
             broken.go_on()
+
+
+async def test_the_fences_of_many_sources_are_taken_with_few_answers_and_each_is_held(place: Place) -> None:
+    """One by one, four round trips each, those of 500 PBXs took more than a minute on a busy loop."""
+    fences = [f"{place.topology.exchange}.writer.pbx{number}" for number in range(2 * FENCES_AT_ONCE + 1)]
+    steps = list[None]()
+    publisher = Publisher(
+        lambda: [place.url], topology=place.topology, fences=fences, on_progress=lambda: steps.append(None)
+    )
+    async with publisher.session():
+        # The connection, the exchange, the queue and its dead letters, the channel of the publisher.
+        assert len(steps) == 1 + 4 + 3 + 1
+        for number in (0, FENCES_AT_ONCE, len(fences) - 1):
+            with pytest.raises(BrokerUnreachable, match=rf"holds the queue {re.escape(fences[number])}\)"):
+                async with place.publisher(fence=fences[number]).session():
+                    pass
+
+
+async def test_which_of_many_fences_another_holds_is_named(place: Place) -> None:
+    fences = [f"{place.topology.exchange}.writer.pbx{number}" for number in range(100)]
+    async with place.publisher(fence=fences[57]).session():
+        with pytest.raises(BrokerUnreachable, match=rf"holds the queue {re.escape(fences[57])}\).*second bridge"):
+            async with Publisher(lambda: [place.url], topology=place.topology, fences=fences).session():
+                pass
+
+
+async def test_a_fence_that_is_not_permitted_is_named_with_the_remedy(broker: PrivateBroker, place: Place) -> None:
+    name, own = f"user{uuid4().hex[:6]}", re.escape(place.topology.exchange)
+    broker.ctl("add_user", name, "pw")
+    broker.ctl("set_permissions", "-p", "/", name, f"^{own}($|.q|.dead|.writer.a)", ".*", ".*")
+    fences = [f"{place.topology.exchange}.writer.{end}" for end in ("a1", "a2", "b1", "a3")]
+    publisher = Publisher(lambda: [broker.url_of(name, "pw")], topology=place.topology, fences=fences)
+    with pytest.raises(TopologyMismatch, match=r"may not touch the fence \S+\.writer\.b1\. Allow it: rabbitmqctl"):
+        async with publisher.session():
+            pass
+
+
+async def test_what_keeps_the_urls_from_being_known_is_a_failed_attempt_like_any_other(place: Place) -> None:
+    problem = BrokerRefusedLogin("the password file is empty")
+
+    def urls() -> list[str]:
+        raise problem
+
+    with pytest.raises(BrokerRefusedLogin, match="file is empty"):
+        async with Publisher(urls, topology=place.topology).session():
+            pass
+
+
+async def test_an_event_that_is_too_large_is_known_from_then_on() -> None:
+    """The broker closes the channel and names no message; the limit that it names tells the next session which."""
+    with PrivateBroker("max_message_size = 1000") as small:
+        place = Place(small)
+        publisher = place.publisher()
+        large, fits = rows(1, size=1001)[0], rows(1, size=1000)[0]
+        async with publisher.session() as session:
+            assert session.refusal_of(large) is None, "nobody knows yet"
+            await session.send([fits, large, *rows(3)])
+            assert isinstance(await failure_of(session), BrokerRefusedEvent)
+        async with publisher.session() as session:
+            assert isinstance(session.refusal_of(large), BrokerRefusedEvent)
+            assert re.search(r"1001 bytes.*max_message_size is 1000.*start the bridge", str(session.refusal_of(large)))
+            assert session.refusal_of(fits) is None
+            await session.send([fits])
+            await all_confirmed(session, 1)
+
+
+async def test_no_cancellation_is_lost_while_a_session_is_opened(place: Place) -> None:
+    """At random moments; before it was guarded, 5 to 30 of 200 went on as if nothing had been said."""
+    chance = random.Random(15)  # noqa: S311 - when to cancel, no secret
+    publisher = place.publisher(fence=f"{place.topology.exchange}.writer.hq")
+
+    async def hold_a_session() -> None:
+        async with publisher.session():
+            await asyncio.sleep(3600)
+
+    for _ in range(300):
+        holding = asyncio.create_task(hold_a_session())
+        await asyncio.sleep(chance.uniform(0, 0.04))
+        for _ in range(chance.randrange(20)):
+            await asyncio.sleep(0)
+        holding.cancel()
+        await asyncio.wait([holding], timeout=10)
+        assert holding.done(), "it was lost"
+        if not holding.cancelled():  # it had ended before: the broker still knew of the former one
+            assert "holds the queue" in str(holding.exception())

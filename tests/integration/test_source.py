@@ -1,8 +1,9 @@
 """The source on a real WebSocket, against a PBX that says what the test wants."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from bridge.errors import PbxBrokeProtocol, PbxRefusedLogin, PbxUnreachable
 from bridge.model import AccountGuid, Cursor, Row, Token
-from bridge.reader import AtOnce, Heard
+from bridge.reader import Heard
 from bridge.source import PbxSource
 from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan, Pace, Sighted, WalkBegan, WalkEnded
+from bridge.walk.walker import Walker
 from bridge.wire import messages as m
 from bridge.wire.protocol import Conversation, Party
 
@@ -48,9 +50,17 @@ class OddPbx:
         self.questions: list[m.AccountInfo] = []
         self.accepts = True
         self.port = 0
+        self.codes: list[int | None] = []
+        """Of the goodbyes that it heard."""
 
     async def talk(self, socket: ServerConnection) -> None:
         conversation = Conversation(Party.PBX, caller=Party.BRIDGE)
+        try:
+            await self._converse(socket, conversation)
+        finally:
+            self.codes.append(socket.close_code)
+
+    async def _converse(self, socket: ServerConnection, conversation: Conversation) -> None:
         async for data in socket:
             match conversation.receive(data):
                 case m.AppChallenge():
@@ -69,16 +79,16 @@ class OddPbx:
             yield self
 
 
-@pytest.fixture(autouse=True, params=["by recv", "on the fast lane", "where there is not always room"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every rule holds for both ways in which a message comes, and where they take turns."""
-    monkeypatch.setattr(Reading, "way", request.param)
+@pytest.fixture(autouse=True, params=["room", "not always room"])
+def room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rule holds whether or not there is always room for what is handed on."""
+    monkeypatch.setattr(Reading, "there_is", request.param)
 
 
 class Reading:
     """A source that reads, and what it handed on."""
 
-    way = "by recv"
+    there_is = "room"
 
     def __init__(self, pbx: OddPbx, **options: Any) -> None:
         pace = Pace(poll_interval=60, answer_timeout=options.pop("answer_timeout", 5))
@@ -97,15 +107,11 @@ class Reading:
 
     def _take(self, heard: Heard) -> bool:
         self._offers += 1
-        if self.way != "on the fast lane" and self._offers % 3 == 0:
+        if self.there_is == "not always room" and self._offers % 3 == 0:
             return False
         self.heard.append(heard)
         self._news.set()
         return True
-
-    @property
-    def at_once(self) -> AtOnce | None:
-        return None if self.way == "by recv" else self._take
 
     async def until(self, wanted: Heard) -> None:
         async with asyncio.timeout(10):
@@ -115,7 +121,7 @@ class Reading:
 
     @asynccontextmanager
     async def going_on(self) -> AsyncIterator["Reading"]:
-        task = asyncio.create_task(self.source.read(Cursor(), self.hand_on, self.at_once))
+        task = asyncio.create_task(self.source.read(Cursor(), self.hand_on, self._take))
         try:
             yield self
         finally:
@@ -124,7 +130,7 @@ class Reading:
 
     async def to_its_end(self) -> None:
         async with asyncio.timeout(20):
-            await self.source.read(Cursor(), self.hand_on, self.at_once)
+            await self.source.read(Cursor(), self.hand_on, self._take)
 
     @property
     def accounts(self) -> list[str]:
@@ -164,9 +170,7 @@ async def test_a_slow_receiver_slows_the_reading() -> None:
 
     async with OddPbx([account(number) for number in range(1, 50)]).served() as pbx:
         reading = Reading(pbx)
-        task = asyncio.create_task(
-            reading.source.read(Cursor(), hand_on, None if reading.at_once is None else lambda _heard: False)
-        )
+        task = asyncio.create_task(reading.source.read(Cursor(), hand_on))
         async with asyncio.timeout(10):
             while len(pbx.questions) < 4:
                 await asyncio.sleep(0.01)
@@ -277,3 +281,167 @@ async def test_something_that_is_no_websocket_is_named() -> None:
         pbx.port = server.sockets[0].getsockname()[1]
         with pytest.raises(PbxUnreachable, match=r"does not speak WebSocket|no connection|broke"):
             await Reading(pbx).to_its_end()
+
+
+async def test_a_pbx_hears_that_we_go_away_and_whose_fault_it_is_that_we_do() -> None:
+    async with OddPbx([account(1)]).served() as pbx:
+        async with Reading(pbx).going_on() as reading:
+            await reading.until(Deliver(row(1), row(1).cursor))
+        await until(lambda: pbx.codes)
+        assert pbx.codes == [1001]
+    async with OddPbx([text(m.LoginAccepted())]).served() as pbx:
+        with pytest.raises(PbxBrokeProtocol):
+            await Reading(pbx).to_its_end()
+    assert pbx.codes == [1011]
+
+
+async def test_what_nobody_planned_ends_this_connection_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = iter([MemoryError, RecursionError])
+
+    def take(_walker: Walker, *_: object) -> None:
+        raise next(taken)("s3cret")
+
+    monkeypatch.setattr(Walker, "heard", take)
+    for kind in ("MemoryError", "RecursionError"):
+        async with OddPbx([]).served() as pbx:
+            with pytest.raises(PbxBrokeProtocol, match=rf"could not be dealt with \({kind}\)"):
+                await Reading(pbx).to_its_end()
+        assert pbx.codes == [1011]
+
+
+@pytest.mark.parametrize("depth", [900, 1000, 100_000])
+async def test_a_message_of_any_depth_is_read_or_costs_one_connection(depth: int) -> None:
+    """The number is one that has to be read a second time, by a parser with another limit."""
+
+    async def deep(socket: ServerConnection, src: str) -> None:
+        nested = "[" * depth + "]" * depth
+        await socket.send(
+            f'{{"mt":"AccountInfoResult","guid":"g","src":"{src}","usn":123456789012345678901234567890,"ausn":"1",'
+            f'"account-guid":"deep","info":{{"a":{nested}}}}}'
+        )
+
+    async with OddPbx([account(1), deep, NOTHING]).served() as pbx:
+        reading = Reading(pbx, answer_timeout=0.5)
+        task = asyncio.create_task(reading.to_its_end())
+        await until(lambda: task.done() or CaughtUp(is_proven=True) in reading.heard)
+        if not task.cancel():
+            with pytest.raises((PbxBrokeProtocol, PbxUnreachable)):
+                task.result()
+        await asyncio.wait([task])
+        assert reading.accounts[0] == "account-1"
+
+
+async def test_whoever_talks_instead_of_judging_a_login_is_given_up() -> None:
+    async def talk(socket: ServerConnection) -> None:
+        await socket.recv()
+        for _ in range(1000):
+            await socket.send('{"mt":"KeepAlive"}')
+
+    async with serve(talk, "127.0.0.1", 0) as server:
+        pbx = OddPbx([])
+        pbx.port = server.sockets[0].getsockname()[1]
+        with pytest.raises(PbxBrokeProtocol, match="everything but"):
+            await Reading(pbx).to_its_end()
+
+
+async def test_whoever_sends_pings_without_end_is_hung_up_on_and_others_have_their_turn() -> None:
+    """A mebibyte of them, which the event loop gets in a few pieces."""
+
+    async def flood(socket: ServerConnection, _src: str) -> None:
+        for _ in range(16):
+            socket.transport.write(b"\x89\x00" * (1 << 15))
+
+    async with OddPbx([flood]).served() as pbx:
+        watching = asyncio.create_task(longest_turn())
+        with pytest.raises(PbxUnreachable, match="too many frames that bring nothing"):
+            await Reading(pbx).to_its_end()
+        watching.cancel()
+        assert await watching < 0.5
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+async def longest_turn() -> float:
+    """Return how long others had to wait for their turn at most, once cancelled."""
+    longest, before = 0.0, time.monotonic()
+    with suppress(asyncio.CancelledError):
+        while True:
+            await asyncio.sleep(0)
+            now = time.monotonic()
+            longest, before = max(longest, now - before), now
+    return longest
+
+
+@asynccontextmanager
+async def answering(answer: Callable[[int], bytes]) -> AsyncIterator[tuple[int, list[bytes]]]:
+    """Answer HTTP requests by hand: with what *answer* returns for the number of the request, and no more."""
+    requests: list[bytes] = []
+
+    async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            requests.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(answer(len(requests)))
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(web, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], requests
+
+
+async def read_from(url: str, seconds: float = 5.0) -> None:
+    source = PbxSource(url, app="app", password=lambda: "s3cret", connect_timeout_seconds=seconds)
+
+    async def hand_on(_heard: Heard) -> None:
+        pass
+
+    async with asyncio.timeout(20):
+        await source.read(Cursor(), hand_on)
+
+
+def moved(target: str) -> bytes:
+    return f"HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+async def test_redirects_are_followed_up_to_a_limit() -> None:
+    async with (
+        OddPbx([text(m.LoginAccepted())]).served() as pbx,
+        answering(lambda number: moved("/again" if number < 3 else f"ws://127.0.0.1:{pbx.port}/x")) as (port, requests),
+    ):
+        with pytest.raises(PbxBrokeProtocol):  # so it came there
+            await read_from(f"ws://127.0.0.1:{port}/first")
+        assert [request.split(b" ")[1] for request in requests] == [b"/first", b"/again", b"/again"]
+        assert f"Host: 127.0.0.1:{port}".encode() in requests[0]
+    async with answering(lambda _number: moved("/again")) as (port, requests):
+        with pytest.raises(PbxUnreachable, match="more than 10 redirects"):
+            await read_from(f"ws://127.0.0.1:{port}/first")
+        assert len(requests) == 10
+    for target in ("http://[", "ws://x:99999/"):
+        async with answering(lambda _number, target=target: moved(target)) as (port, _):  # type: ignore[misc]
+            with pytest.raises(PbxUnreachable, match="leads to no WebSocket"):
+                await read_from(f"ws://127.0.0.1:{port}/first")
+
+
+async def test_whoever_answers_with_a_page_or_with_half_an_answer_is_named_in_time() -> None:
+    page = b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nnope\n"
+    async with answering(lambda _number: page) as (port, _):
+        with pytest.raises(PbxUnreachable, match="HTTP status 404"):
+            await read_from(f"ws://127.0.0.1:{port}/x")
+    for half in (b"", b"HTTP/1.1 101 Switching Protocols\r\nUpgr", b"HTTP/1.1 200 OK\r\n\r\n"):
+        async with answering(lambda _number, half=half: half) as (port, _):  # type: ignore[misc]
+            with pytest.raises(PbxUnreachable, match=r"no connection to .* within 0\.3 s"):
+                await read_from(f"ws://127.0.0.1:{port}/x", seconds=0.3)
+    wrong = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    async with answering(lambda _number: wrong + b"Sec-WebSocket-Accept: x\r\n\r\n") as (port, _):
+        with pytest.raises(PbxUnreachable, match="does not speak WebSocket"):
+            await read_from(f"ws://127.0.0.1:{port}/x")
+
+
+@pytest.mark.parametrize("url", ["ws://127.0.0.1:99999/x", f"ws://{'x' * 70}.example/x", "http://127.0.0.1/x"])
+async def test_an_address_that_is_none_costs_nobody_else_anything(url: str) -> None:
+    with pytest.raises(PbxUnreachable):
+        await read_from(url)

@@ -11,6 +11,7 @@ from bridge.model import KeptEvent
 from bridge.status import Board, Level
 from bridge.web.server import HEADERS, Views, serve
 from tests.support.boards import board as board_at
+from tests.support.boards import wait
 
 TOKEN = "pl4nted-s3cret-of-the-page"
 LOCAL = "127.0.0.1"
@@ -39,7 +40,8 @@ async def test_ready_is_200_while_changes_flow_and_503_while_not(board: Board, h
 
 
 async def test_alive_is_503_once_a_task_is_stuck(board: Board, http: aiohttp.ClientSession) -> None:
-    board.watch("publish", timedelta(seconds=60), datetime.now(UTC) - timedelta(seconds=61))
+    board.watch("publish", timedelta(seconds=60))
+    wait(board, timedelta(seconds=61))
     async with serve(board, host=LOCAL, port=0) as port:
         answer = await http.get(f"http://{LOCAL}:{port}/livez")
         assert (answer.status, "'publish' has made no progress" in await answer.text()) == (503, True)

@@ -1,15 +1,31 @@
 """Boards of a bridge that is well, for tests that make it unwell."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from bridge.status import Board, Level, Part, SourcePart
 
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 
 
+class Steady:
+    """A steady clock in the hand of a test."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def wait(told: Board, time: timedelta) -> None:
+    """Let time pass on the steady clock of a board made here."""
+    assert isinstance(told.steady, Steady)
+    told.steady.seconds += time.total_seconds()
+
+
 def board(now: datetime = NOW, *names: str) -> Board:
     """Return a board on which the broker and every PBX (by default ``hq``) are as they should be."""
-    made = Board("0.1.0", now, Part(now), {name: SourcePart(now) for name in names or ("hq",)})
+    made = Board("0.1.0", now, Part(now), {name: SourcePart(now) for name in names or ("hq",)}, steady=Steady())
     made.broker.does("connected", Level.OK, now)
     for part in made.sources.values():
         part.does("up to date", Level.OK, now)

@@ -92,6 +92,9 @@ class LogWriter:
     def published(self, rows: Sequence[OutboxRow]) -> None:
         """Take the news that the log has *rows*."""
 
+    def alive(self) -> None:
+        """Take the news that the relay goes on."""
+
     def parked(self, row: OutboxRow, _reason: str) -> None:
         """Take the news that *row* was refused for good."""
         self.refused.append(row)

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Self
 
 CHUNK_BYTES = 1 << 16
@@ -21,8 +21,10 @@ class _Pipe:
     """Whatever comes is read and forgotten."""
     left_open: asyncio.StreamWriter | None = None
     """The end that is not told that the other is gone."""
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     def abort(self) -> None:
+        self.gone.set()
         for end in (self.near, self.far):
             if end is not None:
                 end.transport.abort()
@@ -41,6 +43,7 @@ class Proxy:
         self._is_black_hole = False
         self._delay_seconds = 0.0
         self._cut: asyncio.Event | None = None
+        self._chunks_left: int | None = None
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
@@ -60,7 +63,7 @@ class Proxy:
 
     def reset(self) -> None:
         """Cut every connection, and pass everything on from now on."""
-        self._is_black_hole, self._delay_seconds, self._cut = False, 0.0, None
+        self._is_black_hole, self._delay_seconds, self._cut, self._chunks_left = False, 0.0, None, None
         for pipe in list(self._pipes):
             pipe.abort()
 
@@ -74,6 +77,14 @@ class Proxy:
         self._is_black_hole = True
         for pipe in self._pipes:
             pipe.is_silent = True
+
+    def freeze_after(self, chunks: int) -> None:
+        """Pass on so many more chunks of the dialling ends, and then take nothing more, until ``reset``."""
+        self._chunks_left = chunks
+
+    @property
+    def is_frozen(self) -> bool:
+        return self._chunks_left == 0
 
     def delay(self, seconds: float) -> None:
         """Pass on everything so much later; ``delay(0)`` ends that and loses nothing."""
@@ -131,6 +142,8 @@ class Proxy:
     async def _pump(self, pipe: _Pipe, reader: asyncio.StreamReader, to: asyncio.StreamWriter | None) -> None:
         with suppress(OSError):
             while data := await reader.read(CHUNK_BYTES):
+                if self._chunks_left == 0:
+                    await pipe.gone.wait()
                 if self._delay_seconds:
                     await asyncio.sleep(self._delay_seconds)
                 if pipe.is_silent or to is None:
@@ -139,6 +152,8 @@ class Proxy:
                     await self._cut_within(data, to)
                     break
                 to.write(data)
+                if self._chunks_left and to is pipe.far:
+                    self._chunks_left -= 1
                 await to.drain()
         source = pipe.far if to is pipe.near else pipe.near
         if pipe.left_open is None or pipe.left_open is source:  # the end of the one that was left open ends it all

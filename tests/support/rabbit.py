@@ -162,6 +162,10 @@ class PrivateBroker:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(START_SECONDS)
 
+    def forget_everything(self) -> None:
+        """Remove all that it has, once it is not running: the next start is that of a broker just installed."""
+        shutil.rmtree(self._folder / "data")
+
     def pause(self) -> None:
         """Freeze it: connections stay open and nothing answers."""
         assert self._process is not None

@@ -17,10 +17,10 @@ import orjson
 from bridge import cloudevents
 from bridge.cloudevents import AccountChanged
 from bridge.delivery.reconcile import Brake
-from bridge.errors import BridgeError, Transient
+from bridge.errors import BridgeError, StoreOutdated, Transient
 from bridge.intake import Intake, Told
 from bridge.listen.judge import App, Judge, Verdict
-from bridge.model import AccountGuid, Certificate, Cursor, Mirrored, Row, SourceName
+from bridge.model import AccountGuid, Certificate, Cursor, LogContents, Mirrored, OutboxRow, Row, SourceName
 from bridge.normalize import Rules, account_key, account_of
 from bridge.reader import Heard
 from bridge.simulator.pbx import Pbx
@@ -28,12 +28,13 @@ from bridge.simulator.people import Record, info_of
 from bridge.simulator.session import Close, Connection, Reply
 from bridge.status import SourcePart
 from bridge.store.sqlite import SqliteStore
-from bridge.walk.decisions import Ask, Pace, Say
+from bridge.walk.decisions import Ask, Pace, Reached, Say
 from bridge.walk.schedule import Habits, WalkSchedule
 from bridge.walk.walker import Walker
 from bridge.wire import messages as m
 from bridge.wire.login import login_digest
 from bridge.wire.protocol import Conversation, Event, Party
+from tests.support.subscribers import IdTable, Inbox
 
 EPOCH = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 RECONNECT_SECONDS = 3.0
@@ -77,6 +78,15 @@ class World:
         self.failures: list[BridgeError] = []
         self.is_calm = True
         """False once something happened that may keep the bridge from seeing a row it was handed."""
+        self.published: list[OutboxRow] = []
+        """Everything that reached the broker, in order, as often as it did: what the log keeps, whatever becomes of the
+        store."""
+        self.subscribers: tuple[IdTable, Inbox] = (IdTable(), Inbox())
+        self.lineage = ""
+        self.renewals = -1
+        """How often a new lineage began."""
+        self.clock_error = timedelta()
+        """How far the bridge's clock is off."""
         self._part = SourcePart(since=EPOCH)
         self._connection: Connection | None = None
         self._walker: Walker | None = None
@@ -87,12 +97,13 @@ class World:
         self._uncommitted: list[Heard] = []
         self._reconnect_at = self.now
         self._lost_at: float | None = None
+        self._reached: Reached | None = None
         self._start_bridge()
         self.note_truth()
 
     @property
     def clock(self) -> datetime:
-        return EPOCH + timedelta(seconds=self.now)
+        return EPOCH + timedelta(seconds=self.now) + self.clock_error
 
     # ------------------------------------------------------------------ what a test does
 
@@ -117,7 +128,45 @@ class World:
         self.is_calm = False
         self._uncommitted.clear()
         self._disconnect()
+        self._reached = None
         self._start_bridge()
+
+    def publish(self, *, is_marked: bool = True) -> None:
+        """Let the broker have what waits; unless *is_marked*, no confirm comes back, and it gets all once more."""
+        while rows := self.store.exchange.unpublished({self.name: 0}, 1000, 1000):
+            for row in rows:
+                self.published.append(row)
+                for subscriber in self.subscribers:
+                    subscriber.receive(row)
+            if not is_marked:
+                self.store.exchange.mark_in_doubt(rows)
+                return
+            self.store.exchange.mark_published(rows, self.clock)
+
+    def prune(self) -> None:
+        """Forget everything that was published."""
+        self.store.prune(self.clock + timedelta(days=400), 10_000)
+
+    def replace_store(self, replace: Callable[[], object], *, is_log_read: bool = True) -> None:
+        """Stop the bridge, let something happen to the files of its store, and start it again."""
+        self.is_calm = False
+        self._uncommitted.clear()
+        self._disconnect()
+        self.store.close()
+        replace()
+        self.store.open()
+        self.store._db.execute("PRAGMA synchronous=OFF")  # noqa: SLF001 - nobody pulls this plug
+        try:
+            self.store.compare(*((LogContents(self._newest_in_log()),) if is_log_read else (None, "it cannot be read")))
+        except StoreOutdated:  # which ends the process; something starts it again
+            self.replace_store(lambda: None, is_log_read=is_log_read)
+            return
+        self._start_bridge()
+
+    def _newest_in_log(self) -> dict[SourceName, tuple[str, int, int]]:
+        events = [orjson.loads(row.body) for row in self.published]
+        numbers = [(event["lineage"], int(event["sequence"]), event["data"].get("walk", 0)) for event in events]
+        return {self.name: max(numbers)} if numbers else {}
 
     def cut(self) -> None:
         """Cut the connection; messages on their way are lost."""
@@ -153,12 +202,10 @@ class World:
             return dict(transaction.mirrored(self.name, [row["key"] for row in rows]))
 
     def events(self) -> list[AccountChanged]:
-        rows = self.store._db.execute(  # noqa: SLF001 - a test looks inside
-            "SELECT body FROM outbox JOIN source ON source.id = source_id WHERE name = ? AND event_type = ? "
-            "ORDER BY position",
-            (self.name, cloudevents.ACCOUNT_CHANGED),
-        )
-        return [cloudevents.decode(row["body"]) for row in rows]
+        """Return all account changes in the order in which they were published first."""
+        self.publish()
+        rows = {row.event_id: row for row in self.published if row.event_type == cloudevents.ACCOUNT_CHANGED}
+        return [cloudevents.decode(row.body) for row in rows.values()]
 
     def published_of(self, record: Record) -> Any:
         """Return what should be published of *record*."""
@@ -181,7 +228,10 @@ class World:
             on_told=self._tell,
             schedule=self.schedule,
         )
-        self.intake.stand_at(self.store.place(self.name))
+        place = self.store.place(self.name)
+        self.renewals += place.lineage != self.lineage
+        self.lineage = place.lineage
+        self.intake.stand_at(place)
 
     def _tell(self, told: Told) -> None:
         self.told.append(told)
@@ -229,6 +279,8 @@ class World:
             self._send(self._conversation.say(m.AppChallenge()))
 
     def _disconnect(self) -> None:
+        if self._walker is not None:
+            self._reached = self._walker.reached
         connection, self._connection, self._walker = self._connection, None, None
         if connection is not None:
             connection.closed(self.now)
@@ -277,7 +329,7 @@ class World:
                 self._early.append(event)
 
     def _begin(self) -> None:
-        self._walker = Walker(self.intake.cursor, PACE, chance=self.chance.random)
+        self._walker = Walker(self.intake.cursor, PACE, chance=self.chance.random, reached=self._reached)
         self._guarded(lambda walker: walker.begin(self.now))
         for early in self._early:
             self._guarded(lambda walker, early=early: walker.heard(early, self.now))
@@ -305,3 +357,5 @@ class World:
         heard, self._uncommitted = self._uncommitted, []
         if heard:
             now_of(self.intake.commit(heard))
+        if self.chance.random() < 0.5:
+            self.publish(is_marked=self.chance.random() < 0.9)

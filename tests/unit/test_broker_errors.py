@@ -4,7 +4,7 @@ import ssl
 import aiormq.exceptions as amqp
 import pytest
 
-from bridge.broker_errors import translated, translation, vhost_of
+from bridge.broker_errors import max_message_size_in, translated, translation, vhost_of
 from bridge.errors import BridgeError, BrokerRefusedEvent, BrokerRefusedLogin, BrokerUnreachable, TopologyMismatch
 
 URL = "amqps://bridge:s3cret@rabbit.example.com/accounts%2Fhq"
@@ -64,3 +64,65 @@ async def test_our_being_stopped_is_no_failure_of_the_broker() -> None:
 @pytest.mark.parametrize(("url", "vhost"), [("amqp://x", "/"), ("amqp://x/", "/"), (URL, "accounts/hq")])
 def test_a_url_without_a_virtual_host_means_the_usual_one(url: str, vhost: str) -> None:
     assert vhost_of(url) == vhost
+
+
+@pytest.mark.parametrize(
+    ("problem", "size"),
+    [
+        (
+            amqp.ChannelPreconditionFailed(
+                "PRECONDITION_FAILED - message size 20 is larger than configured max size 16"
+            ),
+            16,
+        ),
+        (amqp.ChannelPreconditionFailed("PRECONDITION_FAILED - message size 20 larger than max size 16"), 16),
+        (amqp.ChannelPreconditionFailed("PRECONDITION_FAILED - message size in other words"), None),
+        (amqp.ChannelNotFoundEntity("message size 20 larger than max size 16"), None),
+        (None, None),
+    ],
+)
+def test_the_largest_message_is_learned_from_the_refusal_of_a_larger_one(
+    problem: BaseException | None, size: int | None
+) -> None:
+    assert max_message_size_in(problem) == size
+
+
+async def test_a_cancellation_is_raised_whatever_the_client_library_makes_of_it() -> None:
+    """It loses some: swallows them, or raises something else instead."""
+
+    async def waits(instead: BaseException | None) -> None:
+        with translated(URL):
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                if instead is not None:
+                    raise instead from None
+        await asyncio.sleep(3600)
+
+    for instead in (None, amqp.ChannelClosed(200, "closed"), ConnectionResetError(), asyncio.CancelledError()):
+        waiting = asyncio.create_task(waits(instead))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        async with asyncio.timeout(5):
+            await asyncio.wait([waiting])
+        assert waiting.cancelled(), instead
+
+
+async def test_what_was_cancelled_before_may_still_be_tidied_up() -> None:
+    """Only a cancellation that arrives inside counts: a task that is being cancelled says good-bye to the broker."""
+    said = list[str]()
+
+    async def tidies_up() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            with translated(URL):
+                await asyncio.sleep(0)
+            said.append("good-bye")
+
+    tidying = asyncio.create_task(tidies_up())
+    await asyncio.sleep(0)
+    tidying.cancel()
+    await asyncio.wait([tidying])
+    assert tidying.cancelled()
+    assert said == ["good-bye"]

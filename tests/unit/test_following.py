@@ -1,22 +1,25 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import pytest
 
+from bridge.clock import utc_now
 from bridge.delivery.ingest import ingest
 from bridge.delivery.reconcile import Brake
 from bridge.errors import BridgeError, PbxRefusedLogin, PbxUnreachable, StoreUnusable
 from bridge.following import FollowedPbx, Pbx, reading, recalled
-from bridge.model import Cursor, Pause
+from bridge.model import Certificate, Cursor, Pause
 from bridge.normalize import Rules
 from bridge.reader import AtOnce, HandOn, Heard
+from bridge.report import completeness
 from bridge.status import Board, Level
 from bridge.store.sqlite import SqliteStore
 from bridge.walk.decisions import Deliver
-from bridge.walk.schedule import Habits
+from bridge.walk.schedule import CONFIRM_AFTER, Habits
 from tests.support.boards import NOW, board
 from tests.support.rows import HQ, batch, row
 
@@ -61,6 +64,7 @@ class Site:
         self.part = self.board.sources[HQ]
         self.has_room = asyncio.Event()
         self.has_room.set()
+        self.habits = Habits(nightly_at=None)
         self.is_store_quick = asyncio.Event()
         self.is_store_quick.set()
 
@@ -77,7 +81,7 @@ class Site:
             has_room=self.has_room,
             rules=RULES,
             brake=Brake(),
-            habits=Habits(nightly_at=None),
+            habits=self.habits,
             on_told=lambda _told: None,
             on_keeping=lambda: None,
         )
@@ -210,3 +214,52 @@ async def test_a_walk_that_is_due_waits_until_the_pbx_is_reached(site: Site) -> 
     site.part.does("reading", Level.OK, NOW)
     followed.walk_if_due(NOW)
     assert site.source.walks == 1
+
+
+def certified(site: Site, *, at: datetime, absent: int = 0, held: int = 0) -> None:
+    with site.store.transaction() as transaction:
+        transaction.place(HQ)
+        transaction.certify(
+            Certificate(HQ, 1, at, at, accounts=250, repaired=0, deleted=0, held=held, absent=absent, sequence=1)
+        )
+
+
+async def test_after_a_restart_it_is_still_told_what_was_not_seen_and_when_that_is_decided(site: Site) -> None:
+    now = utc_now()
+    certified(site, at=now, absent=50)
+    await site.recalled()
+    decides = f"{(now + CONFIRM_AFTER).astimezone():%H:%M}"
+    assert f"200 match, 50 were not seen; a second walk at {decides} decides" in completeness(site.part, now)
+
+
+async def test_after_a_restart_held_deletions_are_still_told_with_the_remedy(site: Site) -> None:
+    certified(site, at=utc_now(), absent=50, held=50)
+    await site.recalled()
+    told = completeness(site.part, utc_now())
+    assert "200 match, 50 were not seen, whose deletion is held" in told
+    assert "account-bridge resync hq --accept-deletions" in told
+
+
+async def test_a_certificate_from_the_future_is_told_as_such_and_stops_no_nightly_walk(site: Site) -> None:
+    """The clock was ahead once."""
+    certified(site, at=utc_now() + timedelta(days=1500))
+    site.habits = Habits()
+    followed = await site.recalled()
+    assert "in the future: the clock was wrong" in completeness(site.part, utc_now())
+    site.part.does("up to date", Level.OK, NOW)
+    followed.walk_if_due(utc_now().astimezone())
+    assert site.source.walks == 1
+
+
+@pytest.mark.parametrize(
+    ("since", "walks"), [(timedelta(minutes=-20), 1), (timedelta(seconds=5), 1), (timedelta(0), 0)]
+)
+async def test_a_pause_of_a_length_that_nobody_knows_counts_as_long(site: Site, since: timedelta, walks: int) -> None:
+    """Recorded by a clock that was ahead, it lies in the future."""
+    certified(site, at=utc_now())
+    site.store.pause(HQ, Pause(utc_now() + since, ""))
+    followed = await site.recalled()
+    followed.hold(None)
+    site.part.does("up to date", Level.OK, NOW)
+    followed.walk_if_due(utc_now().astimezone())
+    assert site.source.walks == walks

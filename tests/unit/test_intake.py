@@ -4,34 +4,41 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from bridge.delivery.contracts import Offload
 from bridge.delivery.reconcile import Brake
 from bridge.intake import CLOSE_ROWS, Intake
+from bridge.model import Row, Token
 from bridge.normalize import Rules
+from bridge.reader import Heard
 from bridge.service import StoreThread
 from bridge.status import SourcePart
 from bridge.store.sqlite import SqliteStore
-from bridge.walk.decisions import Deliver
-from bridge.walk.schedule import Habits, WalkSchedule
+from bridge.walk.decisions import CaughtUp, Compare, Deliver, Doubted, EpochBegan, Sighted, WalkBegan, WalkEnded
+from bridge.walk.schedule import CONFIRM_AFTER, SET_BACK, Habits, WalkSchedule
 from tests.support.outbox import unsent
-from tests.support.rows import HQ, row
+from tests.support.rows import HQ, cursor, row
 from tests.support.world import at_once
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
 
+def schedule_of() -> WalkSchedule:
+    return WalkSchedule(HQ, Habits(nightly_at=None), NOW - timedelta(hours=1))
+
+
 def intake_of(store: SqliteStore, *, run: Offload, **more: Any) -> Intake:
+    settings: dict[str, Any] = {"part": SourcePart(since=NOW), "schedule": schedule_of(), **more}
     return Intake(
         HQ,
         store,
         rules=Rules(key=store.key),
         run=run,
         clock=lambda: NOW,
-        part=SourcePart(since=NOW),
         brake=Brake(),
         on_told=lambda _told: None,
-        schedule=WalkSchedule(HQ, Habits(nightly_at=None), NOW - timedelta(hours=1)),
-        **more,
+        **settings,
     )
 
 
@@ -61,3 +68,79 @@ async def test_who_asks_for_events_while_they_are_being_kept_gets_them(tmp_path:
         async with asyncio.timeout(30):
             await intake.commit([Deliver(delivered, delivered.cursor)])
             assert [[found.sequence for found in await rows] for rows in asked] == [[1]]
+
+
+def walked(*rows: Row, until: Row) -> list[Heard]:
+    """Return a proven full walk beside the live cursor that saw these rows."""
+    seen = [Sighted(each) for each in rows]
+    return [WalkBegan(), *seen, CaughtUp(is_proven=True), WalkEnded(is_proven=True, until=until.cursor)]
+
+
+async def test_what_a_walk_saw_and_what_it_did_not_is_told_by_schedule_status_and_store_alike(tmp_path: Path) -> None:
+    rows = [row(f"a{number}", number) for number in range(1, 6)]
+    part, schedule = SourcePart(since=NOW), schedule_of()
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        intake = intake_of(store, run=at_once, part=part, schedule=schedule)
+        await intake.commit([Deliver(each, each.cursor) for each in rows])
+        await intake.commit(walked(*rows[1:], until=rows[-1]))
+        assert (part.accounts, part.seen, part.unseen, part.deletions_held) == (5, 4, 1, 0)
+        assert schedule.second_look_at(NOW) == part.second_look_at == NOW + CONFIRM_AFTER
+        assert schedule.due(NOW + CONFIRM_AFTER) == "some accounts were not seen"
+        kept = store.certificate(HQ)
+        assert kept is not None
+        assert (kept.accounts, kept.absent, kept.verified_at) == (5, 1, NOW)
+        assert part.deletions == "1 not decided"
+        await intake.commit(walked(*rows[1:], until=rows[-1]))
+        assert part.second_look_at is None, "nothing is left to be decided"
+    assert (part.accounts, part.absent, part.deletions) == (4, 0, "known")
+
+
+async def test_held_deletions_wait_for_a_person_and_not_for_a_second_walk(tmp_path: Path) -> None:
+    rows = [row(f"a{number}", number) for number in range(1, 6)]
+    part = SourcePart(since=NOW)
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        intake = intake_of(store, run=at_once, part=part)
+        await intake.commit([Deliver(each, each.cursor) for each in rows])
+        for _ in range(2):
+            await intake.commit(walked(rows[-1], until=rows[-1]))
+    assert (part.accounts, part.seen, part.unseen, part.deletions_held) == (5, 1, 0, 4)
+    assert (part.deletions, part.second_look_at) == ("4 held", None)
+    assert "--accept-deletions" in part.warning
+
+
+async def test_another_list_ends_what_was_certified_of_the_one_before(tmp_path: Path) -> None:
+    part, first = SourcePart(since=NOW), row("a1", 1)
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        intake = intake_of(store, run=at_once, part=part)
+        await intake.commit([Deliver(first, first.cursor), *walked(first, until=first)])
+        assert part.deletions == "known"
+        await intake.commit([EpochBegan(cursor(guid=Token('"other"')))])
+        assert part.verified_at is None
+        assert part.deletions == "unknown"
+        assert store.certificate(HQ) is None
+
+
+@pytest.mark.parametrize(
+    ("heard", "is_doubted"),
+    [
+        (Compare(row("a1", 1), is_news=False), False),
+        (Compare(row("a1", 1, dn="other"), is_news=False), True),
+        (Compare(row("a1", 1), is_news=True), True),
+        (Compare(row("a1", 2), is_news=True), False),
+        (Doubted("it says so"), True),
+    ],
+)
+async def test_what_speaks_for_a_pbx_that_was_set_back_asks_for_a_walk_and_tells_nothing(
+    tmp_path: Path,
+    heard: Compare | Doubted,
+    is_doubted: bool,  # noqa: FBT001 - what is to come of it
+) -> None:
+    schedule, known = schedule_of(), row("a1", 1)
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        intake = intake_of(store, run=at_once, schedule=schedule)
+        await intake.commit([Deliver(known, known.cursor)])
+        before = unsent(store.exchange)
+        await intake.commit([heard])
+        assert schedule.due(NOW) == (SET_BACK if is_doubted else "")
+        assert store.place(HQ).cursor == intake.cursor == known.cursor
+        assert unsent(store.exchange) == before

@@ -1,12 +1,18 @@
 import json
-from datetime import timedelta
+from concurrent.futures import Future
+from datetime import datetime, timedelta
 
 import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bridge.model import Cursor, Token
+from bridge.errors import StoreUnusable
+from bridge.model import Certificate, Cursor, Token
 from bridge.report import as_json, headline, in_local_words, liveness, plural, problems, sentences, without_people
 from bridge.status import LastChange, Level, WalkProgress
-from tests.support.boards import NOW, board
+from tests.support.boards import NOW, board, wait
+from tests.support.rows import HQ
 
 
 def test_somebody_in_a_hurry_reads_three_sentences() -> None:
@@ -60,6 +66,69 @@ def test_the_sentences_say_whether_everything_is_sent_and_verified() -> None:
     assert "no connection to it. 412" in told_about("hq", told)
 
 
+def certificate(*, accounts: int, absent: int = 0, held: int = 0, at: datetime = NOW) -> Certificate:
+    return Certificate(HQ, 1, at, at, accounts, repaired=0, deleted=0, held=held, absent=absent, sequence=1)
+
+
+@pytest.mark.parametrize(
+    ("absent", "held", "words"),
+    [
+        (0, 0, "250 accounts, all match, verified"),
+        (50, 0, "200 match, 50 were not seen; a second walk at {at} decides, verified"),
+        (1, 0, "249 match, 1 was not seen; a second walk at {at} decides, verified"),
+        (50, 50, "200 match, 50 were not seen, whose deletion is held, verified"),
+        (
+            50,
+            30,
+            "200 match, 20 were not seen; a second walk at {at} decides; 30 were not seen, whose deletion is held",
+        ),
+    ],
+)
+def test_that_all_match_is_said_only_where_all_were_seen(absent: int, held: int, words: str) -> None:
+    told = board()
+    part = told.sources["hq"]
+    part.certified(certificate(accounts=250, absent=absent, held=held))
+    part.second_look_at = NOW + timedelta(minutes=10) if absent > held else None
+    at = f"{(NOW + timedelta(minutes=10)).astimezone():%H:%M}"
+    assert words.format(at=at) in told_about("hq", told)
+    assert ("all match" in told_about("hq", told)) == (absent == 0)
+    assert as_json(told, NOW)["sources"]["hq"]["completeness"] in told_about("hq", told)
+
+
+@given(accounts=st.integers(0, 999), absent=st.integers(0, 999), held=st.integers(0, 999), warning=st.booleans())
+def test_nothing_that_is_absent_held_or_doubtful_matches(accounts: int, absent: int, held: int, warning: bool) -> None:  # noqa: FBT001
+    told, absent = board(), min(absent, accounts)
+    told.sources["hq"].certified(certificate(accounts=accounts, absent=absent, held=min(held, absent)))
+    told.sources["hq"].warning = "the store is an older copy" if warning else ""
+    assert ("all match" in " ".join(sentences(told, NOW))) == (absent == 0 and not warning)
+
+
+def test_a_second_walk_that_has_begun_or_cannot_begin_is_told_as_that() -> None:
+    told = board()
+    part = told.sources["hq"]
+    part.certified(certificate(accounts=250, absent=50))
+    part.second_look_at = NOW - timedelta(minutes=1)
+    assert "a second walk decides as soon as it can begin" in told_about("hq", told)
+    part.walk = WalkProgress(NOW, NOW)
+    assert "a second walk is under way" in told_about("hq", told)
+
+
+def test_what_was_certified_of_another_list_is_told_no_more() -> None:
+    told = board()
+    part = told.sources["hq"]
+    part.certified(certificate(accounts=250, absent=50))
+    part.begins_anew()
+    assert told_about("hq", told).endswith("Deletions unknown: no full walk was proven yet.")
+
+
+def test_a_moment_that_lies_in_the_future_is_told_as_what_it_is() -> None:
+    told = board()
+    told.sources["hq"].certified(certificate(accounts=250, at=NOW + timedelta(days=1500)))
+    assert "(in the future: the clock was wrong when it was written)" in told_about("hq", told)
+    told.sources["hq"].certified(certificate(accounts=250))
+    assert "future" not in told_about("hq", told)
+
+
 def told_about(name: str, told: object) -> str:
     (found,) = (line for line in sentences(told, NOW) if line.startswith(f"{name}: "))  # type: ignore[arg-type]
     return found
@@ -73,7 +142,8 @@ def test_every_problem_has_a_place_a_cause_and_a_sentence_and_the_worst_comes_fi
     bad.unsent, bad.oldest_unsent_at = 1, NOW - timedelta(minutes=7)
     bad.held, bad.parked = 3, 1
     bad.full = "the outbox is full"
-    bad.watch("prune", timedelta(minutes=1), NOW - timedelta(minutes=2))
+    bad.watch("prune", timedelta(minutes=1))
+    wait(bad, timedelta(minutes=2))
     found = [(problem.level, problem.where, problem.cause) for problem in problems(bad, NOW)]
     assert found == [
         ("error", "bridge", "task_stuck"),
@@ -117,10 +187,11 @@ def test_a_blocked_broker_is_told_in_words_although_nothing_failed() -> None:
 
 
 def test_alive_is_told_with_the_reason() -> None:
-    assert liveness(board(), NOW) == (True, "the event loop turns, and every task makes progress")
+    assert liveness(board()) == (True, "the event loop turns, and every task makes progress")
     stuck = board()
-    stuck.watch("store", timedelta(minutes=1), NOW - timedelta(minutes=2))
-    assert not liveness(stuck, NOW)[0]
+    stuck.watch("store", timedelta(minutes=1))
+    wait(stuck, timedelta(minutes=2))
+    assert not liveness(stuck)[0]
 
 
 def test_the_board_can_be_written_as_json_with_ages_and_the_cursor_as_the_pbx_wrote_it() -> None:
@@ -128,12 +199,16 @@ def test_the_board_can_be_written_as_json_with_ages_and_the_cursor_as_the_pbx_wr
     part = told.sources["hq"]
     part.cursor = Cursor(Token('"9e10"'), Token("12345678901234567890"))
     part.last_confirm_at = NOW - timedelta(seconds=90)
-    told.watch("store", timedelta(minutes=1), NOW)
+    told.watch("store", timedelta(minutes=1))
+    gone = Future[None]()
+    gone.set_exception(StoreUnusable("the disk is full"))
+    told.expect("publish", gone)
     content = json.loads(orjson.dumps(as_json(told, NOW)))
     source = content["sources"]["hq"]
     assert (source["doing"], source["level"], content["ready"]) == ("up to date", "ok", True)
     assert source["cursor"] == {"guid": "9e10", "usn": 12345678901234567890}
     assert (source["ages"]["confirm"], source["ages"]["change"]) == (90.0, None)
+    assert (content["alive"], content["ended"]) == (False, ["the task 'publish' has ended: the disk is full"])
     assert content["tasks"]["store"] == {"progress_age_seconds": 0.0, "limit_seconds": 60.0, "is_stuck": False}
 
 

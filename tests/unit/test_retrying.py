@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,3 +122,22 @@ def test_how_bad_a_failure_is_depends_on_who_has_to_do_something(problem: Bridge
 
 def test_the_cause_is_the_name_of_the_error_for_machines() -> None:
     assert [cause_of(problem) for problem in (WRONG, AWAY)] == ["pbx_refused_login", "pbx_unreachable"]
+
+
+async def test_a_failure_that_hides_a_cancellation_is_not_tried_again() -> None:
+    """A ``TaskGroup`` of Python 3.11 raises only the failure where both come at once."""
+
+    async def hides() -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            raise AWAY from None
+
+    told = list[BridgeError]()
+    trying = asyncio.create_task(keep_trying(hides, NoPatience(), lambda problem, _pause: told.append(problem)))
+    await asyncio.sleep(0)
+    trying.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.wait([trying])
+    assert trying.cancelled()
+    assert not told

@@ -1,9 +1,12 @@
+from concurrent.futures import Future
 from datetime import timedelta
 
 import pytest
 
-from bridge.status import MAX_UNSENT_AGE, Level, Part, WalkProgress, age_words, worst
-from tests.support.boards import NOW, board
+from bridge.errors import StoreUnusable
+from bridge.report import as_json
+from bridge.status import MAX_UNSENT_AGE, Level, LogPart, Part, WalkProgress, age_words, worst
+from tests.support.boards import NOW, board, wait
 
 LATER = NOW + timedelta(minutes=3)
 
@@ -78,16 +81,31 @@ def test_a_proof_means_nothing_while_it_is_away() -> None:
     assert not part.is_usable
 
 
+def test_a_task_that_should_run_and_has_ended_is_told_of() -> None:
+    watched, one, other = board(), Future[None](), Future[None]()
+    watched.expect("read hq", one)
+    watched.expect("publish", other)
+    assert not watched.stuck()
+    one.cancel()
+    other.set_exception(StoreUnusable("the disk is full"))
+    assert watched.stuck() == ["the task 'publish' has ended: the disk is full", "the task 'read hq' has ended"]
+    assert watched.level(NOW) is Level.ERROR
+    watched.expect_nothing()
+    assert not watched.stuck(), "the bridge stops"
+
+
 def test_a_task_without_progress_is_stuck_and_one_that_beats_is_not() -> None:
     watched = board()
-    watched.watch("publish", timedelta(minutes=1), NOW)
-    watched.beat("a task that nobody watches", NOW)
-    assert not watched.stuck(NOW + timedelta(minutes=1))
-    (words,) = watched.stuck(LATER)
+    watched.watch("publish", timedelta(minutes=1))
+    watched.beat("a task that nobody watches")
+    wait(watched, timedelta(minutes=1))
+    assert not watched.stuck()
+    wait(watched, timedelta(minutes=2))
+    (words,) = watched.stuck()
     assert words == "the task 'publish' has made no progress for 3 min (its limit is 60 s)"
     assert watched.level(LATER) is Level.ERROR
-    watched.beat("publish", LATER)
-    assert not watched.stuck(LATER)
+    watched.beat("publish")
+    assert not watched.stuck()
 
 
 def test_a_walk_that_reads_nothing_for_long_is_stalled() -> None:
@@ -99,6 +117,66 @@ def test_a_walk_that_reads_nothing_for_long_is_stalled() -> None:
     assert walking.level_of(walking.sources["hq"], LATER) is Level.WARN
     walking.sources["hq"].walk.progress_at = LATER
     assert not walking.is_stalled(walking.sources["hq"], LATER)
+
+
+JUMPS = [timedelta(days=365), -timedelta(days=365), timedelta(hours=1), -timedelta(hours=1)]
+
+
+@pytest.mark.parametrize("jump", JUMPS)
+def test_a_clock_that_is_set_makes_no_task_look_stuck_and_hides_none_that_is(jump: timedelta) -> None:
+    watched = board()
+    watched.watch("publish", timedelta(minutes=1))
+    watched.keep_pace(NOW)
+    watched.keep_pace(NOW + jump)
+    assert not watched.stuck()
+    wait(watched, timedelta(seconds=61))
+    assert watched.stuck()
+
+
+@pytest.mark.parametrize("jump", JUMPS)
+def test_a_clock_that_is_set_makes_nothing_late_or_stalled_and_hides_nothing_that_is(jump: timedelta) -> None:
+    told = board()
+    part = told.sources["hq"]
+    told.unsent, told.oldest_unsent_at, part.walk = 1, NOW, WalkProgress(NOW, NOW)
+    told.keep_pace(NOW)
+    wait(told, timedelta(minutes=4))
+    now = NOW + jump + timedelta(minutes=4)
+    assert told.keep_pace(now) == jump
+    assert not told.is_late(now)
+    assert not told.is_stalled(part, now)
+    assert as_json(told, now)["sources"]["hq"]["ages"]["answer"] == 240
+    wait(told, timedelta(minutes=2))
+    now += timedelta(minutes=2)
+    assert not told.keep_pace(now)
+    assert told.is_late(now)
+    assert told.is_stalled(part, now)
+
+
+def test_a_clock_that_only_drifts_is_not_taken_for_one_that_was_set() -> None:
+    told = board()
+    told.keep_pace(NOW)
+    wait(told, timedelta(seconds=1))
+    assert not told.keep_pace(NOW + timedelta(seconds=1.4))
+    assert told.sources["hq"].since == NOW
+
+
+def test_an_event_made_by_a_clock_that_was_ahead_waits_since_now() -> None:
+    """Otherwise that it is late would show when its time has come."""
+    told = board()
+    told.log = LogPart(NOW, oldest_unsent_at=NOW + timedelta(days=3))
+    told.oldest_unsent_at = NOW + timedelta(days=3)
+    told.keep_pace(NOW)
+    assert told.oldest == told.oldest_unsent_at == told.log.oldest_unsent_at == NOW
+    assert told.is_late(NOW + MAX_UNSENT_AGE + timedelta(seconds=1))
+
+
+def test_the_certificate_is_not_moved_when_the_clock_is_set() -> None:
+    """It is told as it was written, and subscribers have it like that."""
+    told = board()
+    told.sources["hq"].verified_at = NOW
+    told.keep_pace(NOW)
+    told.keep_pace(NOW - timedelta(days=1))
+    assert told.sources["hq"].verified_at == NOW
 
 
 @pytest.mark.parametrize(

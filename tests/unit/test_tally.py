@@ -11,7 +11,7 @@ from bridge.intake import Told
 from bridge.model import AccountChange, Backlog, ChangeKind, Cursor, OutboxRow, Parked, SourceName, Waiting
 from bridge.status import Board, Level
 from bridge.tally import BLOCKED, Tally
-from tests.support.boards import NOW, board
+from tests.support.boards import NOW, board, wait
 from tests.support.rows import HQ
 
 Result = TypeVar("Result")
@@ -131,11 +131,12 @@ def test_at_a_limit_there_is_no_room_until_there_is(
 async def test_who_waits_for_a_good_reason_is_not_stuck(tally: Tally, told: Board, store: Store) -> None:
     later = NOW + timedelta(hours=1)
     for task in ("publish", "read hq", "read branch"):
-        told.watch(task, timedelta(minutes=5), NOW)
+        told.watch(task, timedelta(minutes=5))
+    wait(told, timedelta(hours=1))
     store.backlog = Backlog(rows=1)
     await tally.measure(later)
-    assert len(told.stuck(later)) == 3
+    assert len(told.stuck()) == 3
     told.broker.cause = BLOCKED
     told.sources["branch"].is_paused = True
     await tally.measure(later)
-    assert [words.split("'")[1] for words in told.stuck(later)] == ["read hq"]
+    assert [words.split("'")[1] for words in told.stuck()] == ["read hq"]

@@ -34,6 +34,11 @@ def test_who_changed_how_is_seen_at_a_glance() -> None:
     assert told.split() == ["updated", "hq", "Erika", "numbers:", "403", "→", "404"]
 
 
+def test_what_was_there_at_first_is_told_with_what_it_has() -> None:
+    told = line(ChangeKind.INITIAL, {"display_name": "Erika", "numbers": ["404"]})
+    assert told.split() == ["initial", "hq", "Erika", "404"]
+
+
 def test_a_member_who_left_a_group_for_the_moment_is_shown_as_out() -> None:
     before, after = [{"name": "Support", "active": True}], [{"name": "Support", "active": False}]
     assert "groups: Support → Support (out)" in line(ChangeKind.UPDATED, {"h323": "e", "groups": after}, groups=before)

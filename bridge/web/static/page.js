@@ -42,7 +42,9 @@ function clock(date) {
 
 function ago(iso) {
   if (!iso) return "never";
-  const seconds = Math.max(0, (Date.now() + page.skew - Date.parse(iso)) / 1000);
+  const passed = (Date.now() + page.skew - Date.parse(iso)) / 1000;
+  if (passed < -PATIENCE_MS / 1000) return `${clock(new Date(iso))}, in the future: the clock was wrong when it was written`;
+  const seconds = Math.max(0, passed);
   if (seconds < 120) return `${Math.floor(seconds)} s ago`;
   if (seconds < 7200) return `${Math.floor(seconds / 60)} min ago`;
   return seconds < 172800 ? `${Math.floor(seconds / 3600)} h ago` : `${Math.floor(seconds / 86400)} days ago`;
@@ -133,9 +135,12 @@ function showCard(parts, pbx) {
   showWalk(parts, pbx);
   const facts = [
     ["Accounts", pbx.accounts === null ? "not counted yet" : pbx.accounts.toLocaleString()],
-    ["Proven complete", pbx.verified_at ? ago(pbx.verified_at) : "not yet"],
+    [pbx.absent ? "Last full walk" : "Proven complete", pbx.verified_at ? ago(pbx.verified_at) : "not yet"],
     ["Last answer", ago(pbx.last_progress_at)],
   ];
+  if (pbx.absent) facts.push(["Match", (pbx.accounts - pbx.absent).toLocaleString()]);
+  const unseen = pbx.absent - pbx.deletions_held;
+  if (unseen) facts.push(["Not seen", `${unseen.toLocaleString()}; ${secondWalk(pbx)}`]);
   if (pbx.last_change_at) facts.push(["Last change", ago(pbx.last_change_at)]);
   if (pbx.last_confirm_at) facts.push(["Last confirm", ago(pbx.last_confirm_at)]);
   if (pbx.unsent) facts.push(["Waiting", pbx.unsent.toLocaleString()]);
@@ -145,6 +150,12 @@ function showCard(parts, pbx) {
   showPairs(parts.facts, facts);
   const cursor = Object.entries(pbx.cursor).map(([name, value]) => `${name} ${value}`).join("\n");
   set(parts.cursor, cursor || "at the start");
+}
+
+function secondWalk(pbx) {
+  if (pbx.walk) return "a second walk is under way";
+  const at = pbx.second_look_at && new Date(pbx.second_look_at);
+  return at > Date.now() + page.skew ? `a second walk at ${clock(at)} decides` : "a second walk decides as soon as it can begin";
 }
 
 function showWalk(parts, pbx) {

@@ -2,11 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from bridge.consumer.inbox_sqlite import SqliteInbox
-from tests.chaos.applier import opened
+from bridge.model import ChangeKind
+from tests.chaos.applier import Crm, opened
 from tests.chaos.appliers import SqliteEffects, TextEffects
 from tests.chaos.counting import Arrival
 from tests.chaos.errors import CannotRunError
+from tests.chaos.readers import comparable
+from tests.support.events import LATER_LINEAGE, change, event, verified
 
 
 def test_a_text_of_effects_is_read_on_in_whole_lines(tmp_path: Path) -> None:
@@ -21,7 +23,7 @@ def test_a_text_of_effects_is_read_on_in_whole_lines(tmp_path: Path) -> None:
     assert effects.read_on(5) == []
 
 
-@pytest.mark.parametrize("line", ["", "one\t1\tanna", "one\tx\tanna\t1", "one\t1\tanna\t"])
+@pytest.mark.parametrize("line", ["", "one\t1\tanna", "one\tx\tanna\t1", "one\t1\tanna\t", "one\t1\tanna\t1\t{}\t"])
 def test_a_line_that_is_no_effect_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "effects"
     path.write_text(f"{line}\n")
@@ -34,7 +36,6 @@ def test_a_table_of_effects_is_read_on_behind_what_was_read(tmp_path: Path) -> N
     effects = SqliteEffects(path)
     assert effects.read_on(0) == [], "there is no file yet"
     database = opened(path)
-    SqliteInbox(database).create_tables()
     for number in (1, 2):
         with database:
             database.execute(
@@ -43,3 +44,31 @@ def test_a_table_of_effects_is_read_on_behind_what_was_read(tmp_path: Path) -> N
             )
         assert effects.read_on(7) == [Arrival(f"id-{number}", "hq", number, "anna", number, 7)]
     database.close()
+
+
+def test_a_text_may_tell_how_each_account_stands(tmp_path: Path) -> None:
+    path = tmp_path / "effects"
+    effects = TextEffects(path, "hq")
+    path.write_text('one\t1\tanna\t1\t{"h323": "a", "guid": "anna"}\ntwo\t2\tbert\t1\t{"guid": "bert"}\n')
+    assert len(effects.read_on(0)) == 2
+    assert effects.states() == {"its rule": {"anna": b'{"guid":"anna","h323":"a"}', "bert": b'{"guid":"bert"}'}}
+    with path.open("a") as file:
+        file.write("three\t3\tanna\t2\t\n")
+    effects.read_on(0)
+    assert effects.states() == {"its rule": {"bert": b'{"guid":"bert"}'}}
+
+
+async def test_both_rules_lead_to_the_same_state(tmp_path: Path) -> None:
+    path = tmp_path / "effects.db"
+    database = opened(path)
+    crm = Crm(database)
+    for each in (event("anna"), event("bert", 1), event("bert", 1)):
+        await crm.apply(each)
+    # An event of a lineage and place of its own has an id of its own.
+    await crm.apply(event("anna", lineage=LATER_LINEAGE, kind=ChangeKind.INITIAL))
+    for _ in range(2):
+        await crm.verified(verified(lineage=LATER_LINEAGE))
+    database.close()
+    state = {"anna": comparable(change("anna").account)}
+    assert SqliteEffects(path).states() == {"inbox": state, "ids": state}
+    assert [effect.account for effect in SqliteEffects(path).read_on(0)] == ["anna", "bert", "anna"]

@@ -3,7 +3,7 @@ from datetime import timedelta
 
 from bridge.model import ChangeKind
 from tests.chaos.readers import LONG_AGO, Notes
-from tests.support.events import BEGIN, body, change
+from tests.support.events import BEGIN, LATER_LINEAGE, body, certificate_body, change
 
 
 def test_every_delivery_is_written_down_and_the_first_of_each_counts() -> None:
@@ -34,5 +34,20 @@ def test_a_deleted_account_is_gone_and_its_revision_stays() -> None:
 
 def test_what_is_no_account_change_is_not_counted() -> None:
     notes = Notes(lambda: 0)
-    notes.take(json.dumps({"type": "pbx.source.verified"}).encode(), is_redelivered=False, is_marked=False)
+    notes.take(certificate_body(), is_redelivered=False, is_marked=False)
+    notes.take(json.dumps({"type": "something.else"}).encode(), is_redelivered=False, is_marked=False)
     assert (notes.deliveries, notes.newest) == ([], LONG_AGO)
+
+
+def test_who_is_not_told_again_in_a_new_lineage_is_gone_with_its_certificate() -> None:
+    notes = Notes(lambda: 0)
+    for whole in (
+        body(change("anna"), sequence=1),
+        body(change("bert"), sequence=2),
+        body(change("anna", kind=ChangeKind.INITIAL), lineage=LATER_LINEAGE, sequence=1),
+        certificate_body(lineage=LATER_LINEAGE, completes=False),
+    ):
+        notes.take(whole, is_redelivered=False, is_marked=False)
+    assert notes.states.keys() == {"anna", "bert"}
+    notes.take(certificate_body(lineage=LATER_LINEAGE), is_redelivered=False, is_marked=False)
+    assert notes.states.keys() == {"anna"}

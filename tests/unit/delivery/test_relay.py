@@ -137,6 +137,9 @@ class Site:
     def published(self, rows: Sequence[OutboxRow]) -> None:
         self.done += rows
 
+    def alive(self) -> None:
+        """Take the news that the relay goes on."""
+
     def parked(self, row: OutboxRow, _reason: str) -> None:
         self.refused.append(row)
 

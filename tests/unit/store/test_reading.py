@@ -69,4 +69,4 @@ def test_what_waits_is_counted_by_source(store: SqliteStore) -> None:
     (waiting,) = store.exchange.waiting().values()
     assert (waiting.rows, waiting.parked) == (2, 1)
     assert list(store.exchange.doubtful().values()) == [1]
-    assert store.certified_accounts(first.source) is None
+    assert store.certificate(first.source) is None

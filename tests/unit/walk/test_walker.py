@@ -8,7 +8,21 @@ import pytest
 
 from bridge.errors import PbxBrokeProtocol, PbxRefusedRequest, PbxUnreachable
 from bridge.model import Cursor, Row, Token
-from bridge.walk.decisions import Action, Ask, CaughtUp, Deliver, EpochBegan, Pace, Say, Sighted, WalkBegan, WalkEnded
+from bridge.walk.decisions import (
+    Action,
+    Ask,
+    CaughtUp,
+    Compare,
+    Deliver,
+    Doubted,
+    EpochBegan,
+    Pace,
+    Reached,
+    Say,
+    Sighted,
+    WalkBegan,
+    WalkEnded,
+)
 from bridge.walk.walker import MAX_EPOCHS, WALK_STRETCH_ROWS, Phase, Walker
 from bridge.wire import messages as m
 from bridge.wire.protocol import Answer, Stray
@@ -22,8 +36,8 @@ QUESTION = m.AccountInfo("acct-1")
 class Script:
     """A walker and a clock; remembers the last actions."""
 
-    def __init__(self, since: Cursor | None = None, **pace: Any) -> None:
-        self.walker = Walker(since or Cursor(), replace(PACE, **pace), chance=lambda: 0.5)
+    def __init__(self, since: Cursor | None = None, reached: Reached | None = None, **pace: Any) -> None:
+        self.walker = Walker(since or Cursor(), replace(PACE, **pace), chance=lambda: 0.5, reached=reached)
         self.now = 0.0
 
     def begin(self) -> Sequence[Action]:
@@ -82,7 +96,18 @@ def test_the_guid_is_probed_twice_and_a_new_one_begins_the_list_from_its_start()
 
 
 def test_the_known_guid_goes_on_from_the_stored_cursor() -> None:
-    assert started(cursor(7)).guid() == [Ask(cursor(7))]
+    assert checked(m.AccountRow(row("b", 7)))[1] == [Ask(cursor(7))]
+
+
+def test_where_the_place_before_is_not_known_nothing_can_be_asked_and_that_is_said() -> None:
+    """Nothing speaks against the PBX, so this is no evidence."""
+    script = Script(cursor(7), Reached(cursor(6), cursor(5), row("b", 6).account_guid))
+    script.begin()
+    doubted, asked = script.guid()
+    assert isinstance(doubted, Doubted)
+    assert not doubted.is_evident
+    assert asked == Ask(Cursor())
+    assert script.guid() == [Ask(cursor(7))]
 
 
 def test_another_guid_than_the_stored_one_begins_anew() -> None:
@@ -424,3 +449,160 @@ def test_an_account_told_twice_without_src_proves_no_end() -> None:
         answer = Answer(m.AccountRow(row("a", 1)), m.AccountInfo("acct-9", behind), is_certain=False)
         actions = script.walker.heard(answer, script.now)
     assert CaughtUp(is_proven=False) in actions
+
+
+REACHED = Reached(cursor(7), cursor(6), row("b", 7).account_guid)
+KNOWN = row("b", 7)
+
+
+def reconnected() -> Script:
+    """A new connection to a PBX of which the last row is *KNOWN*; the place before that was asked for."""
+    script = Script(cursor(7), REACHED)
+    script.begin()
+    assert script.guid() == [Ask(cursor(6))]
+    return script
+
+
+def checked(reply: m.AccountReply) -> tuple[Sequence[Action], Sequence[Action]]:
+    """Return what comes of the answer to that question, the second probe aside, and of the second probe."""
+    script = reconnected()
+    *actions, asked = script.answer(reply)
+    assert asked == Ask(Cursor())
+    return actions, script.guid()
+
+
+def doubts(actions: Sequence[Action]) -> list[Doubted]:
+    return [action for action in actions if isinstance(action, Doubted)]
+
+
+def test_after_a_reconnect_the_pbx_has_to_know_what_it_told_last() -> None:
+    """A PBX set back tells nothing until its numbers have caught up with ours: so it is asked for what it must know."""
+    assert checked(m.AccountRow(KNOWN)) == ([Compare(KNOWN, is_news=False)], [Ask(cursor(7))])
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(m.NoAccount(Cursor(GUID)), id="nothing"),
+        pytest.param(m.AccountRow(row("b", 7)._replace(cursor=Cursor(GUID))), id="no numbers"),
+    ],
+)
+def test_a_pbx_that_no_longer_knows_it_is_doubted_and_nothing_moves(reply: m.AccountReply) -> None:
+    actions, then = checked(reply)
+    assert [type(action) for action in actions] == [Doubted]
+    assert then == [Ask(cursor(7))]
+
+
+def test_a_deletion_in_words_is_taken_whatever_question_it_answers() -> None:
+    """It might never come again."""
+    told = row("c", 1, is_deleted=True)._replace(cursor=Cursor(GUID))
+    actions, then = checked(m.AccountRow(told))
+    assert actions[0] == Deliver(told._replace(cursor=cursor(7)), cursor(7))
+    assert len(doubts(actions)) == 1
+    assert then == [Ask(cursor(7))]
+
+
+def test_an_error_is_a_doubt_and_the_question_is_not_repeated() -> None:
+    script = reconnected()
+    (doubted,) = script.answer(m.RequestError("unknown place"))
+    assert isinstance(doubted, Doubted)
+    assert script.wait_for_question() == Ask(Cursor())
+    assert script.guid() == [Ask(cursor(7))]
+
+
+def test_silence_is_a_doubt_and_reading_goes_on() -> None:
+    """Without a second probe, which would wait behind the question where answers come strictly in order."""
+    script = reconnected()
+    doubted, asked = script.wait()
+    assert isinstance(doubted, Doubted)
+    assert asked == Ask(cursor(7))
+    assert script.row(row("c", 8))[-2:] == [Deliver(row("c", 8), cursor(8)), Ask(cursor(8))]
+
+
+def test_news_comes_behind_our_place_too_and_what_was_there_is_told_anew() -> None:
+    """Its numbers are news as well: numbers that the mirror knows would have been passed already."""
+    script = reconnected()
+    assert script.row(row("c", 8)) == [Ask(Cursor())]
+    assert script.guid() == [Ask(cursor(7))]
+    first = script.row(row("c", 8))
+    assert first == [Compare(row("c", 8), is_news=True), Deliver(row("c", 8), cursor(8)), Ask(cursor(8))]
+    assert script.row(row("b", 9)) == [Deliver(row("b", 9), cursor(9)), Ask(cursor(9))]
+    assert script.nothing() == [CaughtUp(is_proven=True)]
+
+
+def test_numbers_that_another_account_has_by_now_are_a_doubt_for_the_mirror() -> None:
+    assert checked(m.AccountRow(row("c", 7)))[0] == [Compare(row("c", 7), is_news=False)]
+
+
+def test_other_news_behind_our_place_than_behind_the_one_before_is_a_doubt() -> None:
+    """So numbers that were ours are those of another account, and have been passed."""
+    script = reconnected()
+    script.row(row("c", 8))
+    script.guid()
+    assert len(doubts(script.row(row("d", 9)))) == 1
+
+
+@pytest.mark.parametrize("end", ["nothing", "silence"])
+def test_news_that_does_not_come_behind_our_place_is_a_doubt(end: str) -> None:
+    script = reconnected()
+    script.row(row("c", 3))
+    script.guid()
+    assert len(doubts(script.nothing() if end == "nothing" else script.wait())) == 1
+    assert script.walker.reached.cursor == cursor(7)
+
+
+def test_what_is_no_longer_there_and_told_nowhere_else_is_a_doubt() -> None:
+    """A PBX that repeats its last row when it is caught up gives the same older row to both questions."""
+    script = reconnected()
+    script.row(row("c", 3))
+    script.guid()
+    assert not doubts(script.row(row("c", 3)))
+    assert len(doubts(script.row(row("c", 3)))) == 1
+
+
+def test_another_guid_in_answer_begins_a_new_list() -> None:
+    told = m.AccountRow(row("c", 1, guid=OTHER_GUID))
+    assert reconnected().answer(told) == [EpochBegan(Cursor(OTHER_GUID)), Ask(Cursor(OTHER_GUID))]
+
+
+def test_it_is_asked_once_on_a_connection() -> None:
+    script = reconnected()
+    script.answer(m.AccountRow(KNOWN))
+    script.guid()
+    for _ in range(2):
+        script.answer(m.RequestError("busy"))
+        asked = script.wait_for_question()
+    assert asked == Ask(Cursor()), "the guid is probed anew"
+    assert script.guid() == [Ask(Cursor())]
+    assert script.guid() == [Ask(cursor(7))]
+
+
+def test_the_last_row_repeated_without_src_does_not_spoil_the_connection() -> None:
+    """The second probe lies between the question for it and the live one, so the repetition is an answer of its own."""
+    script = Script(cursor(7), REACHED)
+    script.begin()
+    for reply in (m.NoAccount(Cursor(GUID)), m.AccountRow(KNOWN), m.NoAccount(Cursor(GUID)), m.AccountRow(KNOWN)):
+        script.walker.heard(Answer(reply, QUESTION, is_certain=False), script.now)
+    actions = script.walker.heard(Answer(m.NoAccount(), QUESTION, is_certain=False), script.now)
+    assert CaughtUp(is_proven=True) in actions
+
+
+def test_a_walker_tells_what_it_reached_and_what_came_before() -> None:
+    script = reading()
+    assert script.walker.reached == Reached(Cursor(GUID), None, None)
+    script.row(row("a", 1))
+    assert script.walker.reached == Reached(cursor(1), Cursor(GUID), row("a", 1).account_guid)
+    script.row(row("b", 1))
+    assert script.walker.reached == Reached(cursor(1), Cursor(GUID), row("b", 1).account_guid), "the same numbers"
+    script.row(row("c", 2))
+    assert script.walker.reached == Reached(cursor(2), cursor(1), row("c", 2).account_guid)
+
+
+def test_after_a_walk_that_is_what_the_walk_came_to() -> None:
+    script = idle()
+    script.walker.want_walk(script.now)
+    for number in (1, 2):
+        script.row(row(f"w{number}", number))
+    script.nothing()
+    script.nothing()
+    assert script.walker.reached == Reached(cursor(2), cursor(1), row("w2", 2).account_guid)

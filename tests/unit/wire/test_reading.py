@@ -1,12 +1,17 @@
 import json
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridge.errors import PbxBrokeProtocol
 from bridge.model import Cursor, Token
 from bridge.wire import messages as m
+from bridge.wire.login import is_proven, login_digest
+from bridge.wire.protocol import Conversation, Party, State
 from bridge.wire.reading import read_message
 
 json_values = st.recursive(
@@ -36,6 +41,86 @@ def test_no_bytes_whatsoever_make_reading_fail(data: bytes | str) -> None:
 @given(st.sampled_from(MESSAGE_TYPES), st.dictionaries(st.sampled_from(PROPERTIES), json_values))
 def test_no_properties_whatsoever_make_reading_fail(mt: str, properties: dict[str, Any]) -> None:
     assert isinstance(read_message(json.dumps({"mt": mt, **properties})), m.Message)
+
+
+def raw_object(pairs: Iterable[tuple[str, str]]) -> str:
+    return f"{{{','.join(f'{name}:{value}' for name, value in pairs)}}}"
+
+
+numbers = st.sampled_from(["1e999", "-0", "1.50", "123456789012345678901234567890", "9" * 5000, "NaN", "1E400"])
+strings = st.sampled_from(['""', '"\\ud800"', '"\\udc00x"', '"\\u0000"', '"ü"', '"\\\\ud800"']) | st.text().map(
+    json.dumps
+)
+raw_values = st.recursive(
+    numbers | strings | st.sampled_from(["null", "true", "1"]) | st.integers(1, 1200).map(lambda n: "[" * n + "]" * n),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda each: f"[{','.join(each)}]")
+        | st.lists(st.tuples(strings, inner), max_size=3).map(raw_object)
+    ),
+    max_leaves=6,
+)
+
+
+raw_messages = st.builds(
+    lambda mt, pairs: raw_object([('"mt"', json.dumps(mt)), *((json.dumps(name), value) for name, value in pairs)]),
+    st.sampled_from([*MESSAGE_TYPES, "AccountDelete"]),
+    st.lists(st.tuples(st.sampled_from(PROPERTIES), raw_values), max_size=8),
+)
+
+
+@st.composite
+def spoilt(draw: st.DrawFn) -> bytes:
+    """A message as some firmware might write it, and then with bytes lost, doubled or turned over."""
+    data = bytearray(draw(raw_messages).encode())
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(data)))
+        match draw(st.sampled_from(["lose", "double", "turn"])):
+            case "lose":
+                del data[at : at + draw(st.integers(1, 20))]
+            case "double":
+                data[at:at] = data[at : at + 30]
+            case "turn" if at < len(data):
+                data[at] ^= 1 << draw(st.integers(0, 7))
+    return bytes(data)
+
+
+@settings(max_examples=200, deadline=None)
+@given(spoilt())
+def test_whatever_a_pbx_writes_is_read_and_what_we_would_say_to_it_can_be_written(data: bytes) -> None:
+    match read_message(data):
+        case m.AccountRow(row=row):
+            json.loads(m.AccountInfo("s", row.cursor).to_json())
+        case m.NoAccount(cursor=cursor):
+            json.loads(m.AccountInfo("s", cursor).to_json())
+        case m.AppInfo(app=app, src=src):
+            json.loads(m.AppInfoResult(app, src).to_json())
+        case m.AppLogin() as login:
+            assert not is_proven(login, challenge="c", password="p")
+        case m.AppChallengeResult(challenge=challenge):
+            login_digest(app="a", challenge=challenge, password="p")
+
+
+@settings(deadline=None)
+@given(state=st.sampled_from(State), is_asked=st.booleans(), data=spoilt())
+def test_whatever_a_pbx_writes_either_has_its_place_or_breaks_the_protocol(
+    *,
+    state: State,
+    is_asked: bool,
+    data: bytes,
+) -> None:
+    conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
+    conversation.state = State.READY
+    if is_asked:
+        conversation.ask(Cursor())
+    conversation.state = state
+    with suppress(PbxBrokeProtocol):
+        conversation.receive(data)
+
+
+def test_a_login_has_so_many_properties_and_no_more() -> None:
+    many = "".join(f',"k{number}":1' for number in range(101))
+    assert isinstance(read_message(f'{{"mt":"AppLogin","info":{{}}{many}}}'), m.Unreadable)
+    assert isinstance(read_message('{"mt":"AppLogin","info":{}' + ',"info":{}' * 101 + "}"), m.Unreadable)
 
 
 @pytest.mark.parametrize("depth", [10, 300, 1000, 100_000])
