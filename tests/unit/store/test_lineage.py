@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bridge import cloudevents
 from bridge.delivery.ingest import ingest
 from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, caught_up, sweep
-from bridge.errors import StoreUnusable
+from bridge.errors import StoreOutdated, StoreUnusable
 from bridge.model import Batch, LogContents, OutboxRow, SourceName
 from bridge.normalize import Rules
 from bridge.store.backup import back_up, put_back
@@ -211,6 +211,20 @@ def test_a_machine_set_back_is_known_by_the_log(older: Path) -> None:
         assert numbers(unsent(store.exchange), lineage) == [(1, 1, "initial")]
 
 
+def test_a_log_that_gets_ahead_while_numbers_are_given_ends_the_bridge_and_the_next_start_begins_anew(
+    path: Path,
+) -> None:
+    with opened(path) as store:
+        tell(store, 1)
+        before = lineage_of(store)
+        with pytest.raises(StoreOutdated, match=r"hq 9 of .* instead of 1 of .*start the bridge again"):
+            store.compare(LogContents({HQ: (before, 9, 0)}))
+        assert lineage_of(store) == before
+    with opened(path) as store:
+        assert lineage_of(store) > before
+        assert "it is an older state of itself" in store.restored
+
+
 def test_one_source_of_which_the_log_knows_more_makes_all_of_them_begin_anew(path: Path) -> None:
     with opened(path) as store:
         tell(store, 1)
@@ -295,7 +309,7 @@ def test_a_copy_says_so_until_a_new_lineage_began(path: Path, older: Path) -> No
     back_up(older, copy, NOW)
     with opened(copy) as store:
         first = lineage_of(store)
-        assert "this is the copy of 2026-11-23T00:00:00Z" in store.restored
+        assert "it is the copy of 2026-11-23T00:00:00Z" in store.restored
     with opened(copy) as store:
         assert lineage_of(store) == first
 
@@ -404,5 +418,6 @@ def test_a_certificate_that_only_the_log_knows_makes_the_store_an_older_one(path
     with opened(path) as store:
         lineage, sequence = lineage_of(store), store.place(HQ).sequence
         assert not store.compare(LogContents({HQ: (lineage, sequence, 1)}))
+    with opened(path) as store:
         assert store.compare(LogContents({HQ: (lineage, sequence, 2)}))
         assert f"the certificate of walk 2 behind {sequence} of {lineage}" in store.restored
