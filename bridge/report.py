@@ -18,6 +18,9 @@ IN_FUTURE: Final = "in the future: the clock was wrong when it was written"
 
 FILE_UNUSABLE: Final = "file_unusable"
 
+_NOT_TOLD: Final = {"steady", "pace", "expected", "scrub"}
+"""Members of the board that are no news to anybody."""
+
 _NOT_OF_A_PART: Final = {
     "task_stuck",
     "outbox_full",
@@ -194,7 +197,7 @@ def as_json(board: Board, now: datetime) -> Mapping[str, Any]:
         "headline": [[_as_member(part) for part in sentence] for sentence in headline(board, now)],
         "problems": problems(board, now),
         "sentences": sentences(board, now),
-        **{name: value for name, value in _members(board).items() if name not in {"steady", "pace", "expected", "scrub"}},
+        **{name: value for name, value in _members(board).items() if name not in _NOT_TOLD},
         "ended": board.ended(),
         "oldest_unsent_seconds": _seconds(board.oldest_unsent_at, now),
         "broker": {**_members(board.broker), "ages": {"confirm": _seconds(board.broker.last_progress_at, now)}},

@@ -74,7 +74,9 @@ def put_back(copy: Path, store: Path, now: datetime) -> Path | None:
     lock = StoreLock(store)
     lock.take()
     try:
-        kept = store.with_name(f"{store.name}.before-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}") if store.exists() else None
+        kept = _interrupted(store)
+        if store.exists():
+            kept = store.with_name(f"{store.name}.before-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}")
         arriving = store.with_name(f"{store.name}.arriving")
         arriving.unlink(missing_ok=True)
         os.close(os.open(arriving, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -92,6 +94,15 @@ def put_back(copy: Path, store: Path, now: datetime) -> Path | None:
     finally:
         lock.release()
     return kept
+
+
+def _interrupted(store: Path) -> Path | None:
+    """Return where a restore that was interrupted has put the former store: what SQLite kept beside it follows."""
+    put_away = [file for file in store.parent.iterdir() if file.name.startswith(f"{store.name}.before-")]
+    former = max((file for file in put_away if not file.name.endswith(_COMPANIONS)), default=None)
+    left = [suffix for suffix in _COMPANIONS if _beside(store, suffix).exists()]
+    is_torn = former is not None and left and not any(_beside(former, suffix) in put_away for suffix in left)
+    return former if is_torn else None
 
 
 def _look_at(copy: Path) -> None:

@@ -87,12 +87,10 @@ async def test_an_older_copy_of_the_store_is_found_out_and_goes_on_as_a_lineage_
         former = store.generation
     writer.path = backup
     with writer.store() as store:
-        take(store, *changes(100, 40))  # gets the numbers that the broker has already
-    with writer.store() as store:  # its highest number is above the broker's by now, and still it is found out
-        with pytest.raises(StoreOutdated, match=r"up to number 50.*none above 30.*new lineage"):
-            await asyncio.wait_for(writer.relay(store).run(), 20)
-        assert store.generation != former
-    with writer.store() as store:
+        assert await writer.prove(store), "before it gives the numbers that the broker has already"
+        assert store.generation > former
+        assert "hq 50 of" in store.restored
+        take(store, *changes(100, 40))
         await writer.write(store)
         take(store, row("late", 200))
         await writer.write(store)
@@ -101,20 +99,23 @@ async def test_an_older_copy_of_the_store_is_found_out_and_goes_on_as_a_lineage_
     assert accounts(reading)[50:] == [*(f"account {number}" for number in range(100, 140)), "late"]
     assert reading.sequences[50:] == list(range(1, 42))
     assert {event["lineage"] for event in reading.events[50:]} == {store.generation}
+    assert writer.warnings == [""] * 4, "that the former name is gone is no loss"
 
 
 async def test_what_waited_in_a_copy_and_was_written_by_nobody_is_written(writer: LogWriter, tmp_path: Path) -> None:
-    """A backup says about itself that it is one; the lineage before is asked for what it had."""
+    """A backup says about itself that it is one; what it did not send is looked for in the log."""
     copy = tmp_path / "copy.db"
     with writer.store() as store:
         await writer.write(store)
         take(store, *changes(1, 20))
         async with writer.publisher(store).session() as session:
-            await session.send(unsent(store.log))
+            await session.send(unsent(store.log, 15))
             await all_confirmed(session, 15)
     back_up(writer.path, copy, NOW)
     writer.path = copy
     with writer.store() as store:
+        assert await writer.prove(store)
+        assert store.log.backlog.rows == 5
         take(store, *changes(21, 5))
         await writer.write(store)
     reading = await content(writer, 25)
@@ -150,7 +151,7 @@ async def test_a_stream_that_was_deleted_is_made_anew_and_told_of(writer: LogWri
         take(store, *changes(21, 10))
         await writer.write(store)
     assert writer.warnings[0] == ""
-    assert "up to number 0 only, and had confirmed 20" in writer.warnings[1]
+    assert "the log has lost events that it had confirmed (20 of the newest 20" in writer.warnings[1]
     reading = await content(writer, 10)
     assert reading.sequences == list(range(21, 31))
 
@@ -216,9 +217,9 @@ async def test_two_copies_of_a_store_that_take_turns_are_found_out(writer: LogWr
         await writer.write(store)
     writer.path = first
     with writer.store() as store:
-        take(store, *changes(50, 9))
-        with pytest.raises(StoreOutdated):
+        with pytest.raises(StoreOutdated, match=r"up to number 10, and it has given none above 5"):
             await asyncio.wait_for(writer.relay(store).run(), 20)
+        assert await writer.prove(store)
 
 
 async def test_an_event_too_large_for_a_frame_waits_with_its_account_and_gets_a_new_number(
@@ -307,5 +308,19 @@ async def test_pruning_waits_for_both(tmp_path: Path) -> None:
         later = rows[0].created_at.replace(year=2030)
         store.log.mark_published(unsent(store.log)[:2], NOW)
         assert store.prune(later, 10) == 2
-        store.log.mark_published(unsent(store.log), later)
+        store.log.mark_published(unsent(store.log), NOW)
         assert store.prune(later, 10) == 1
+
+
+async def test_a_partition_that_was_lost_is_told_of_by_number(broker: PrivateBroker, tmp_path: Path) -> None:
+    writer = LogWriter(broker, tmp_path / "bridge.db", log_partitions=2)
+    with writer.store() as store:
+        take(store, *changes(1, 40))
+        await writer.write(store)
+        async with await aio_pika.connect(broker.url) as connection:
+            channel = await connection.channel()
+            await channel.queue_delete(writer.streams[1])
+        take(store, *changes(41, 10))
+        await writer.write(store)
+    assert writer.warnings[0] == ""
+    assert "in the partition 1)" in writer.warnings[1]

@@ -9,6 +9,7 @@ from pathlib import Path
 import aio_pika
 import orjson
 
+from bridge.log_scan import MARK
 from tests.support.rabbit import GivenBroker, PrivateBroker
 from tests.support.site import Site, site
 
@@ -58,6 +59,8 @@ async def read_log(broker: PrivateBroker | GivenBroker, streams: Sequence[str], 
             except TimeoutError:
                 return readings
             await message.ack()
+            if message.type == MARK:
+                continue  # as every reader passes over what it does not know
             readings[number].events.append(orjson.loads(message.body))
             if sum(len(reading.sequences) for reading in readings) >= until:
                 patience = QUIET_SECONDS

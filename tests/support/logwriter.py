@@ -61,8 +61,11 @@ class LogWriter:
         async with await aio_pika.connect(self.broker.url) as connection:
             await declare(connection, self.topology)
             await provide_log(connection, self.topology, is_declaring=True)
-            wanted = frozenset(store.looked_for())
-            return store.compare(await scan_log(connection, self.topology, places=store.log_places(), wanted=wanted))
+            for _ in range(2):  # a lineage that begins with the first look has something to look for
+                wanted = frozenset(store.looked_for())
+                places = store.log_places()
+                renewed = store.compare(await scan_log(connection, self.topology, places=places, wanted=wanted))
+            return renewed
 
     def publisher(self, store: SqliteStore, *, fence: str = "hq") -> LogPublisher:
         return LogPublisher(

@@ -94,18 +94,19 @@ async def test_a_partition_that_lost_everything_is_told_of_although_the_others_a
     assert "in the partition 0)" in warning
 
 
-async def test_what_an_earlier_generation_wrote_is_not_looked_for_under_the_present_name(store: SqliteStore) -> None:
+async def test_what_an_earlier_generation_wrote_is_not_looked_for_under_the_present_name(tmp_path: Path) -> None:
     """The producer of a new generation begins with nothing, although the log has what the former one wrote."""
-    take(store, *changes(1, 10))
-    send_all(store.log, NOW)
-    store.close()
-    store.open()
-    store.begin_log(1)
-    assert store.compare(LogContents({HQ: (store.place(HQ).lineage, 99, 0)}))
-    assert await recovered(store, 0) == (0, "")
-    take(store, row("late", 100))
-    send_all(store.log, NOW)
-    assert "1 of the newest 1" in (await recovered(store, 0))[1]
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        store.begin_log(1)
+        take(store, *changes(1, 10))
+        send_all(store.log, NOW)
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        store.begin_log(1)
+        assert store.compare(LogContents({HQ: (store.place(HQ).lineage, 99, 0)}))
+        assert await recovered(store, 0) == (0, "")
+        take(store, row("late", 100))
+        send_all(store.log, NOW)
+        assert "1 of the newest 1" in (await recovered(store, 0))[1]
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=4))

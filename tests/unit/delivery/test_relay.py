@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -179,6 +180,9 @@ class Site:
             with pytest.raises(problem):
                 await task
         assert (self.relay.in_flight, self.relay.is_in_session) == (0, False)
+
+    def has_stopped(self, times: int) -> bool:
+        return len(self.stops) == times
 
     async def until(self, is_so: Callable[[], object]) -> None:
         async with asyncio.timeout(SECONDS):
@@ -431,7 +435,7 @@ async def test_the_pause_grows_to_its_ceiling_and_begins_anew_once_a_row_was_tak
         for tag in range(1, 6):
             await site.broker.has_sent(tag)
             await site.broker.tell(refused=[(tag, NACKED)])
-            await site.until(lambda: len(site.stops) == tag)  # noqa: B023 - awaited here
+            await site.until(partial(site.has_stopped, tag))
             site.relay.wake_all()  # or else this test would have to wait
         assert [pause for _, _, pause in site.stops] == [1.0, 2.0, 4.0, 5.0, 5.0]
         await site.broker.has_sent(6)
@@ -769,14 +773,14 @@ def test_whatever_happens_each_lane_is_sent_in_order_and_nothing_is_lost(
     def choose(count: int) -> int:
         return next(source, 0) % count
 
-    async def played() -> Chance:
+    async def played(store: SqliteStore) -> Chance:
         chance = Chance(store, choose)
         await chance.play(len(numbers) // 3)
         return chance
 
     with pytest.MonkeyPatch.context() as patch, SqliteStore(tmp_path_factory.mktemp("s") / "bridge.db") as store:
         patch.setattr(relaying, "FIRST_PAUSE_SECONDS", 0.0)
-        chance = asyncio.run(played())
+        chance = asyncio.run(played(store))
         marked = [found.event_id for found in chance.site.done]
         assert set(marked) <= chance.confirmed, "nothing is done that was not confirmed"
         events = _all(store)

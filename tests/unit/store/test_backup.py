@@ -1,6 +1,10 @@
+import shutil
 import stat
-from datetime import UTC, datetime
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,9 +12,10 @@ from bridge.delivery.ingest import ingest
 from bridge.errors import StoreInUse, StoreUnusable
 from bridge.model import Cursor
 from bridge.normalize import Rules
+from bridge.store import backup
 from bridge.store.backup import back_up, put_back
-from bridge.store.reader import StoreReader
 from bridge.store.sqlite import SqliteStore
+from tests.support.outbox import unsent
 from tests.support.rows import HQ, batch, cursor, row
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -32,20 +37,20 @@ def test_a_copy_is_made_beside_a_bridge_that_writes(path: Path) -> None:
         ingest(store, batch(row("later", 900), since=cursor(499)), rules=RULES, now=NOW)
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert sorted(file.name for file in path.parent.iterdir()) == ["bridge.db", "bridge.db.lock", "copy.db"]
-    with StoreReader(copy) as kept:
-        (source,) = kept.sources()
-    assert (source.cursor, source.accounts) == (cursor(499), 500)
+    with SqliteStore(copy) as store:
+        assert len(unsent(store.exchange)) == 500, "what waits is sent; the mirror begins anew"
+        assert (store.place(HQ).cursor, store.count_accounts(HQ)) == (Cursor(), 0)
 
 
 def test_the_original_goes_on_and_the_copy_begins_a_lineage_of_its_own(path: Path) -> None:
     with SqliteStore(path) as store:
         ingest(store, batch(row("a", 1)), rules=RULES, now=NOW)
-        before = store.generation
+        before = store.place(HQ).lineage
         back_up(path, path.with_name("copy.db"), NOW)
     with SqliteStore(path) as store:
-        assert (store.generation, store.restored) == (before, "")
+        assert (store.place(HQ).lineage, store.restored) == (before, "")
     with SqliteStore(path.with_name("copy.db")) as store:
-        assert store.generation != before
+        assert store.place(HQ).lineage > before
         assert "the copy of 2026-11-23T00:00:00Z" in store.restored
 
 
@@ -59,23 +64,68 @@ def test_a_copy_in_the_place_of_a_store_leaves_nothing_of_it_beside(path: Path) 
     assert kept is not None
     assert kept.with_name(f"{kept.name}-wal").read_bytes() == b"left behind by a kill"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    with StoreReader(path) as reader:
-        assert reader.sources()[0].cursor == cursor(1)
     with SqliteStore(path) as store:
+        assert [found.sequence for found in unsent(store.exchange)] == [1]
         assert store.restored
-        assert store.place(HQ).cursor == Cursor(), "everything is read anew"
 
 
 def test_a_copy_made_by_other_means_is_marked_when_it_is_put_back(path: Path) -> None:
     other = path.with_name("elsewhere.db")
     with SqliteStore(other) as store:
-        before = store.generation
+        before = store.place(HQ).lineage
     assert put_back(other, path, NOW) is None
     with SqliteStore(path) as store:
-        assert store.generation != before
-        assert store.place(HQ).cursor == Cursor()
+        assert store.place(HQ).lineage > before
+        assert "a copy of unknown time, put back 2026-11-23T00:00:00Z" in store.restored
     with SqliteStore(other) as store:
-        assert store.generation == before, "the copy itself is not touched"
+        assert store.place(HQ).lineage == before, "the copy itself is not touched"
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_a_restore_killed_at_any_step_is_done_once_more_or_was_never_begun(
+    path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """No store ever takes itself for the newest state and is not, and nothing of the former one is lost."""
+    with SqliteStore(path) as store:
+        ingest(store, batch(row("a", 1)), rules=RULES, now=NOW)
+        back_up(path, path.with_name("copy.db"), NOW)
+    with SqliteStore(path) as store:
+        ingest(store, batch(row("b", 2), since=cursor(1)), rules=RULES, now=NOW)
+        lineage = store.place(HQ).lineage
+    former, wal = path.read_bytes(), b"left behind by a kill, and full of news"
+    path.with_name("bridge.db-wal").write_bytes(wal)
+    left = step
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            return real(*args, **more)
+
+        return call
+
+    with monkeypatch.context() as killing:
+        for name in ("unlink", "rename"):
+            killing.setattr(Path, name, counted(getattr(Path, name)))
+        killing.setattr(shutil, "copyfile", counted(shutil.copyfile))
+        for name in ("_mark_as_copy", "_make_durable"):
+            killing.setattr(backup, name, counted(getattr(backup, name)))
+        with suppress(KeyboardInterrupt):
+            put_back(path.with_name("copy.db"), path, NOW)
+    if not path.exists():
+        with pytest.raises(StoreUnusable, match=r"is missing.*run account-bridge restore once more"):
+            SqliteStore(path).open()
+    elif path.read_bytes() == former:
+        assert path.with_name("bridge.db-wal").read_bytes() == wal, "nothing happened yet"
+    if not path.exists() or path.read_bytes() == former:
+        put_back(path.with_name("copy.db"), path, NOW + timedelta(seconds=1))
+    with SqliteStore(path) as store:
+        assert store.place(HQ).lineage > lineage
+    kept = [file for file in path.parent.glob("bridge.db.before-*") if not file.name.endswith(("-wal", "-shm"))]
+    assert [file.read_bytes() for file in kept] == [former]
+    assert kept[0].with_name(f"{kept[0].name}-wal").read_bytes() == wal, "without it, it would be an older state"
 
 
 def test_a_store_in_use_is_not_replaced(path: Path) -> None:

@@ -211,6 +211,20 @@ def test_a_machine_set_back_is_known_by_the_log(older: Path) -> None:
         assert numbers(unsent(store.exchange), lineage) == [(1, 1, "initial")]
 
 
+def test_a_log_that_gets_ahead_while_numbers_are_given_ends_the_bridge_and_the_next_start_begins_anew(
+    path: Path,
+) -> None:
+    with opened(path) as store:
+        tell(store, 1)
+        before = lineage_of(store)
+        with pytest.raises(StoreOutdated, match=r"hq 9 of .* instead of 1 of .*start the bridge again"):
+            store.compare(LogContents({HQ: (before, 9, 0)}))
+        assert lineage_of(store) == before
+    with opened(path) as store:
+        assert lineage_of(store) > before
+        assert "it is an older state of itself" in store.restored
+
+
 def test_one_source_of_which_the_log_knows_more_makes_all_of_them_begin_anew(path: Path) -> None:
     with opened(path) as store:
         tell(store, 1)

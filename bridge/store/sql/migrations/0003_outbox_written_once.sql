@@ -79,12 +79,15 @@ SELECT 2, log_queue.position, source_id, account, iif(log_queue.parked_at IS NUL
     log_queue.parked_reason, coalesce(log_queue.parked_at, created_at)
 FROM log_queue JOIN former_outbox ON former_outbox.position = log_queue.position WHERE log_queue.is_held = 1;
 
--- What was let go and not sent yet while later ones were: as a copy at the end, as from now on.
+-- What was let go and not sent yet while later ones were: as a copy at the end, as from now on, and so is what waits
+-- behind it, or else that would overtake it.
 CREATE TEMP TABLE late AS
-SELECT 1 AS sink, position FROM former_outbox AS mine WHERE published_at IS NULL AND is_held = 0
-    AND position < (SELECT max(through) FROM confirmed WHERE sink = 1 AND lane = mine.source_id)
+SELECT 1 AS sink, position FROM former_outbox WHERE published_at IS NULL AND is_held = 0 AND source_id IN (
+    SELECT source_id FROM former_outbox WHERE published_at IS NULL AND is_held = 0 GROUP BY source_id
+    HAVING min(position) < (SELECT max(through) FROM confirmed WHERE sink = 1 AND lane = source_id))
 UNION ALL SELECT 2, position FROM log_queue WHERE is_held = 0
-    AND position < (SELECT max(through) FROM confirmed WHERE sink = 2 AND lane = 0);
+    AND (SELECT min(position) FROM log_queue WHERE is_held = 0)
+        < (SELECT max(through) FROM confirmed WHERE sink = 2 AND lane = 0);
 INSERT INTO outbox (source_id, sequence, event_id, event_type, account, routing_key, body, created_at, sinks)
 SELECT source_id, sequence, event_id, event_type, account, routing_key, body, created_at, late.sink
 FROM late JOIN outbox ON outbox.position = late.position ORDER BY late.position;
@@ -97,5 +100,5 @@ DROP TABLE log_queue;
 DROP TABLE former_outbox;
 DELETE FROM meta WHERE name IN ('lineage', 'unchecked', 'restored', 'log_unchecked', 'log_confirmed', 'log_former');
 INSERT INTO meta (name, value)
-SELECT 'copied', '{"why": "its tables were those of a version whose events had other ids"}' WHERE EXISTS (SELECT 1 FROM source)
+SELECT 'copied', CAST('{"why": "its tables were those of a version whose events had other ids"}' AS BLOB) WHERE EXISTS (SELECT 1 FROM source)
 ON CONFLICT (name) DO UPDATE SET value = excluded.value;
