@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
@@ -101,7 +102,9 @@ def built(
             stream=stream,
             on_told=told,
             on_published=published,
-            read_log=partial(read_log, settings, gets_on) if settings.rabbitmq.log_stream and shadow is None else None,
+            read_log=partial(read_log, settings, lambda: store.generation, gets_on)
+            if settings.rabbitmq.log_stream and shadow is None
+            else None,
         )
 
 
@@ -295,13 +298,14 @@ def _hosts(rabbitmq: RabbitMqTable, name: str, part: Part) -> Callable[[], Seque
 
 async def read_log(
     settings: Settings,
+    generation: Callable[[], str],
     on_progress: Callable[[], None],
     places: Mapping[str, tuple[int, str]],
     wanted: frozenset[str],
 ) -> LogContents:
     """Return what the log has, read to its end from *places* on; see ``log_scan``.
 
-    *on_progress* is called with every step.
+    *generation* tells under which name the store writes the log itself. *on_progress* is called with every step.
 
     Raises:
         BridgeError: the broker cannot be asked.
@@ -318,7 +322,24 @@ async def read_log(
             from bridge.log_publisher import provide_log  # noqa: PLC0415 - needs the extra "stream"
 
             await provide_log(connection, topology, is_declaring=rabbitmq.declare)
-        return await scan_log(connection, topology, places=places, wanted=wanted, on_progress=on_progress)
+        contents = await scan_log(connection, topology, places=places, wanted=wanted, on_progress=on_progress)
+    last = await last_position(settings, topology.log_streams, generation()) if topology.log_partitions else 0
+    return replace(contents, last_position=last)
+
+
+async def last_position(settings: Settings, streams: Sequence[str], generation: str) -> int:
+    """Return the highest publishing id that the broker has of a store of this generation; 0 where it has none.
+
+    Raises:
+        BridgeError: the broker cannot be asked.
+
+    """
+    from bridge.log_publisher import producer_of  # noqa: PLC0415 - needs the extra "stream"
+    from bridge.streams import connect_stream  # noqa: PLC0415 - the same
+
+    rabbitmq, name = settings.rabbitmq, f"{APP_ID} log"
+    async with connect_stream(rabbitmq.stream_urls, client_name=name, ssl_context=rabbitmq.tls.context) as connection:
+        return max([await connection.last_of(producer_of(generation), stream) for stream in streams])
 
 
 def build_stream_sink(settings: Settings, store: SqliteStore, board: Board) -> StreamSink | None:

@@ -69,7 +69,7 @@ async def scan_log(  # noqa: PLR0913 - what makes a reading
             raise LogUnreadable(f"the log {stream} could not be read to its end in time") from problem
         except TopologyMismatch as problem:
             raise LogUnreadable(f"the log {stream} cannot be read to its end: {problem}") from problem
-    return LogContents(found.newest, frozenset(found.events), ends)
+    return LogContents(found.newest, frozenset(found.events), places=ends)
 
 
 @dataclass(slots=True)

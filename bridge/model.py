@@ -209,6 +209,8 @@ class LogContents:
     0 where there is none."""
     found: frozenset[str] = frozenset()
     """Ids of the events that were looked for and are there."""
+    last_position: int = 0
+    """The highest publishing id that its broker has of this store; 0 where the exchange feeds the log."""
     places: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     """By stream: the offset of the mark at its end, and the mark. The next reading goes on from there."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -71,6 +72,9 @@ class KeptStore(Remembering, Comparable, Counted, Protocol):
     @property
     def restored(self) -> str:
         """Why a new lineage began for all sources, as long as not all of them are told anew."""
+
+    def incomplete(self) -> AbstractSet[SourceName]:
+        """Return the sources of which no walk has told everything in their present lineage."""
 
     def unpark(self, position: int) -> bool:
         """Have a parked row tried once more, and return whether there was one at *position*."""
@@ -198,8 +202,8 @@ class Bridge:
                 part.does("waiting for the broker: its log has to be compared with the store", Level.WARN, utc_now())
         if await self._sinks.prove():
             log.warning("store.renewed", problem=self._store.restored)
-            for part in self.board.sources.values():
-                part.warning = f"A full walk has to end before all is told: {self._store.restored}."
+            for name in self._store.incomplete() & self.board.sources.keys():
+                self.board.sources[name].warning = f"A full walk has to end before all is told: {self._store.restored}."
         self._begin_reading()
         self._sinks.start(group)
 

@@ -21,6 +21,8 @@ from bridge.store.transaction import as_moment, as_text
 WINDOW_ROWS: Final = 1024
 """After an unclean stop so many unsent events of each source are taken to be in doubt; no window is larger."""
 
+_SECOND: Final = len("2026-11-23T20:31:07")
+
 _NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 ALL: Final = SourceName("")
@@ -55,6 +57,8 @@ class SqliteOutbox:
         self._has_one_lane = sink is Sink.LOG
         self._through: dict[int, int] = {}
         """By lane: everything up to there is confirmed, as far as it is not aside."""
+        self._lines: dict[int, tuple[int, str]] = {}
+        """By lane: the last line that was appended here, and its second."""
         self._parked: Counter[int] = Counter()
         """By source: how many of its events are parked."""
         self._backlog = Backlog()
@@ -121,10 +125,16 @@ class SqliteOutbox:
         self._count(-len(rows), -sum(len(row.body) for row in rows))
 
     def _confirm(self, reached: Mapping[int, int], at: datetime) -> None:
+        moment = as_text(at)
         with self._database.together():
             for lane, through in reached.items():
-                self._database.change("confirm", sink=self.sink, lane=lane, through=through, at=as_text(at))
+                told = {"sink": self.sink, "lane": lane, "through": through, "at": moment}
+                before, second = self._lines.get(lane, (0, ""))
+                # A line a second: more of them would tell nobody anything, and there would be millions in a week.
+                if second != moment[:_SECOND] or not self._database.change("extend_confirmed", **told, before=before):
+                    self._database.change("confirm", **told)
         self._through |= reached
+        self._lines |= {lane: (through, moment[:_SECOND]) for lane, through in reached.items()}
 
     def mark_in_doubt(self, rows: Sequence[OutboxRow]) -> None:
         """Record that *rows* may have reached the sink although no confirm came; the log is asked, and knows."""

@@ -44,6 +44,8 @@ COPIED: Final = "copied"
 """Name of what a store says about itself that is a copy, or was made by a version that numbered otherwise."""
 RENEWED: Final = "renewed"
 """Name of what is noted when a new lineage begins for all sources."""
+_DOUBT: Final = "doubt"
+"""Name of why nothing but the log can tell whether a store is the newest state of itself."""
 _GENERATION: Final = "generation"
 _FLOOR: Final = "newest_lineage"
 _PLACES: Final = "log_places"
@@ -108,8 +110,12 @@ class SqliteStore:
     @property
     def restored(self) -> str:
         """Why a new lineage began for all sources, as long as not all of them are told anew."""
-        noted = self._meta.get(RENEWED)
-        return f"everything is told anew, since {orjson.loads(noted)['why']}" if noted is not None else ""
+        noted, left = self._meta.get(RENEWED), self.incomplete()
+        return f"everything is told anew, since {orjson.loads(noted)['why']}" if noted is not None and left else ""
+
+    def incomplete(self) -> frozenset[SourceName]:
+        """Return the sources of which no walk has told everything in their present lineage."""
+        return frozenset(SourceName(row["name"]) for row in self.query("incomplete_sources"))
 
     def open(self) -> None:
         """Lock the file, open it, and bring its tables up to date.
@@ -245,7 +251,7 @@ class SqliteStore:
             StoreOutdated: the log is ahead of a store that has given numbers already. The next start sees to that.
 
         """
-        ahead = doubt if log is None else self.passed_by(log)
+        ahead = doubt or self._meta.get(_DOUBT, b"").decode() if log is None else self.passed_by(log)
         with self.together():
             if log is not None:
                 self._lineages |= {lineage for lineage, _, _ in log.newest.values() if birth_of(lineage) is not None}
@@ -257,6 +263,7 @@ class SqliteStore:
                 self._renew(ahead)
             elif ahead and log is not None:
                 self._note(COPIED, orjson.dumps({"why": f"an older state of itself: {ahead}"}))
+            self._drop(_DOUBT)
         if ahead and log is not None and self.is_proven:
             raise StoreOutdated(
                 f"{ahead}. Another state of this store was at work; start the bridge again: it then tells everything "
@@ -278,7 +285,12 @@ class SqliteStore:
             for source, numbers in log.newest.items()
             if source in known and birth_of(numbers[0]) is not None and numbers > known[source]
         ]
-        return f"the log at the broker has later numbers: {', '.join(beyond)}" if beyond else ""
+        if beyond:
+            return f"the log at the broker has later numbers: {', '.join(beyond)}"
+        given = self.exchange.last_given()
+        if log.last_position > given:
+            return f"the log at the broker has the position {log.last_position}, and none above {given} was given here"
+        return ""
 
     def _settle(self, found: frozenset[str]) -> None:
         for event_id, position in self.looked_for().items():
@@ -301,7 +313,8 @@ class SqliteStore:
     def _new_lineage(self) -> str:
         lineage = new_lineage(self._clock(), self._lineages | self._remembered)
         self._lineages.add(lineage)
-        self._lock.expect({self._life, lineage} if self._life else self._remembered | {lineage})
+        before = {word for word in self._remembered if birth_of(word) is None}
+        self._lock.expect({self._life, lineage} if self._life else before | {lineage})
         return lineage
 
     def _recognise(self) -> None:
@@ -313,12 +326,16 @@ class SqliteStore:
         elif life and self._remembered and life not in self._remembered:
             why = "it is another file than the one that was last open here"
         with self.together():
-            if RENEWED in self._meta and not self.query("incomplete_source"):
+            if RENEWED in self._meta and not self.incomplete():
                 self._drop(RENEWED)
             if _GENERATION not in self._meta:
                 self._note(_GENERATION, self._new_lineage().encode())
             if why:
                 self._renew(why)
+            elif life and not self._remembered:
+                self._note(
+                    _DOUBT, b"its lock file is missing, which could tell whether it is the newest state of itself"
+                )
         self.is_proven = bool(why) or not self._sources
         self._read()
 
@@ -506,7 +523,7 @@ class SqliteStore:
     def _begin_life(self) -> None:
         """Give the file a new life; both the old one and the new one count while it is written."""
         before, self._life = self._meta.get("life", b"").decode(), secrets.token_hex(8)
-        newest = max(self._lineages | {word for word in self._remembered if "Z-" in word}, default="")
+        newest = max(self._lineages | {word for word in self._remembered if birth_of(word) is not None}, default="")
         self._lock.expect({self._life, before, newest} - {""})
         self._note("life", self._life.encode())
         self._lock.expect({self._life, newest} - {""})

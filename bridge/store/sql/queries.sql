@@ -178,6 +178,9 @@ SELECT outbox.position, source.name AS source, outbox.sequence, event_id, routin
 FROM aside JOIN outbox ON outbox.position = aside.position JOIN source ON source.id = outbox.source_id
 WHERE aside.sink = :sink AND aside.state = 'parked' ORDER BY aside.position;
 
+-- extend_confirmed: the same as the last line tells, and a little more, within one second
+UPDATE confirmed SET through = :through, at = :at WHERE sink = :sink AND lane = :lane AND through = :before;
+
 -- confirmed_before: everything of a lane up to there has been with a sink since before that time
 SELECT max(through) AS through FROM confirmed WHERE sink = :sink AND lane = :lane AND at < :before;
 
@@ -226,8 +229,8 @@ DELETE FROM account;
 -- positions_given: the last position given, kept by SQLite even when its row is gone
 SELECT seq FROM sqlite_sequence WHERE name = 'outbox';
 
--- incomplete_source: one is enough
-SELECT name FROM source WHERE NOT is_complete LIMIT 1;
+-- incomplete_sources: of which no proven walk has told everything in their lineage
+SELECT name FROM source WHERE NOT is_complete;
 
 -- source_ids: every PBX by its number, and how far it is: the last event, and the walk of the certificate behind that
 SELECT id, name, sequence, lineage, iif(json_extract(CAST(certificate AS TEXT), '$.sequence') = sequence,

@@ -433,3 +433,40 @@ def test_a_store_that_has_given_numbers_already_ends_where_the_log_is_ahead_of_i
     with opened(path) as store:
         assert "later numbers: hq 99 of" in store.restored
         assert lineage_of(store) > lineage
+
+
+def test_a_position_that_only_the_broker_of_the_log_knows_makes_the_store_an_older_one(path: Path) -> None:
+    """What is tried again takes a position, and neither a sequence nor a walk."""
+    with opened(path) as store:
+        tell(store, 1)
+        given = store.log.last_given()
+    with opened(path) as store:
+        newest = {HQ: (lineage_of(store), store.place(HQ).sequence, 0)}
+        assert not store.compare(LogContents(newest, last_position=given))
+    with opened(path) as store:
+        assert store.compare(LogContents(newest, last_position=given + 1))
+        assert f"the position {given + 1}, and none above {given}" in store.restored
+
+
+def test_a_store_without_its_lock_file_and_without_a_log_may_be_an_older_one(path: Path) -> None:
+    with opened(path) as store:
+        tell(store, 1)
+        before = lineage_of(store)
+    path.with_name(f"{path.name}.lock").unlink()
+    with opened(path):
+        pass  # a command, say, which asks no log: the doubt stays
+    with opened(path) as store:
+        assert store.compare(None)
+        assert "its lock file is missing" in store.restored
+        assert lineage_of(store) > before
+
+
+def test_a_log_that_was_read_answers_for_a_lock_file_that_is_missing(path: Path) -> None:
+    with opened(path) as store:
+        tell(store, 1)
+        newest = {HQ: (lineage_of(store), store.place(HQ).sequence, 0)}
+    path.with_name(f"{path.name}.lock").unlink()
+    with opened(path) as store:
+        assert not store.compare(LogContents(newest))
+    with opened(path) as store:
+        assert not store.compare(None)

@@ -24,12 +24,13 @@ CREATE TABLE outbox (
 );
 CREATE UNIQUE INDEX outbox_of_source ON outbox (source_id, position);
 
--- What a sink has: everything of a lane up to a position, apart from what is aside. Lines are appended, never changed.
+-- What a sink has: everything of a lane up to a position, apart from what is aside. A line a second and lane at most.
 -- The exchange has a lane for each source, by its id; the log has one for all, 0.
 CREATE TABLE confirmed (
     sink INTEGER NOT NULL, lane INTEGER NOT NULL, through INTEGER NOT NULL, at TEXT NOT NULL,
     PRIMARY KEY (sink, lane, through)
 ) WITHOUT ROWID;
+CREATE INDEX confirmed_at ON confirmed (sink, lane, at);
 
 -- Events that a sink does not get in their turn, and why: 'parked' (refused for good), 'held' (behind a parked one of its
 -- account), 'moved' (tried again as a copy at the end), 'discarded' (an operator let it go), 'sent' (was there before).

@@ -1,0 +1,149 @@
+"""The log of a real broker, read to its end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from uuid import uuid4
+
+import aio_pika
+import orjson
+import pytest
+from aio_pika.abc import AbstractConnection
+
+from bridge.broker import Topology, connect, declare
+from bridge.errors import BrokerUnreachable, LogUnreadable
+from bridge.log_scan import MARK, scan_log
+from bridge.model import LogContents, SourceName
+from tests.support.rabbit import PrivateBroker
+
+HQ = SourceName("hq")
+OLD, NEW = "20261123T190002418Z-9f3c", "20261124T190002418Z-0000"
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[PrivateBroker]:
+    with PrivateBroker() as started:
+        yield started
+
+
+@pytest.fixture
+def topology() -> Topology:
+    return Topology(f"scan.{uuid4().hex[:8]}")
+
+
+@pytest.fixture
+async def connection(broker: PrivateBroker, topology: Topology) -> AsyncIterator[AbstractConnection]:
+    async with connect([broker.url], client_name="test") as connected:
+        await declare(connected, topology)
+        yield connected
+
+
+def event(sequence: int, *, lineage: str = OLD, source: str = "hq", walk: int | None = None) -> bytes:
+    data = {} if walk is None else {"walk": walk}
+    told = {"id": f"{lineage}-{source}-{sequence}", "source": f"/pbx/{source}", "lineage": lineage}
+    return orjson.dumps({**told, "sequence": f"{sequence:020}", "data": data})
+
+
+async def write(connection: AbstractConnection, topology: Topology, *bodies: bytes) -> None:
+    async with await connection.channel() as channel:
+        exchange = await channel.get_exchange(topology.exchange)
+        for body in bodies:
+            await exchange.publish(aio_pika.Message(body, delivery_mode=2), "hq.account.created")
+
+
+async def scan(connection: AbstractConnection, topology: Topology, before: LogContents | None = None) -> LogContents:
+    return await scan_log(connection, topology, places=before.places if before is not None else {})
+
+
+async def test_an_empty_log_has_an_end_as_well(connection: AbstractConnection, topology: Topology) -> None:
+    found = await scan(connection, topology)
+    assert (found.newest, list(found.places)) == ({}, [topology.log])
+
+
+async def test_the_highest_numbers_of_every_source_are_found_wherever_they_stand(
+    connection: AbstractConnection, topology: Topology
+) -> None:
+    """In the last chunk there is only the certificate of the other PBX: what that does not have matters as well."""
+    await write(connection, topology, *[event(number) for number in range(1, 3000)])
+    await write(
+        connection, topology, event(1, source="branch"), b"no event", b"[]", event(1, lineage=NEW, source="late")
+    )
+    await asyncio.sleep(0.3)
+    await write(connection, topology, event(1, source="branch", walk=7))
+    found = await scan(connection, topology)
+    assert found.newest == {HQ: (OLD, 2999, 0), "branch": (OLD, 1, 7), "late": (NEW, 1, 0)}
+
+
+async def test_the_next_reading_goes_on_behind_the_mark_of_the_last_one(
+    connection: AbstractConnection, topology: Topology
+) -> None:
+    await write(connection, topology, event(5))
+    first = await scan(connection, topology)
+    assert (await scan(connection, topology, first)).newest == {}, "what was read is not read again"
+    await write(connection, topology, event(6))
+    assert (await scan(connection, topology, first)).newest == {HQ: (OLD, 6, 0)}
+
+
+async def test_a_log_made_anew_is_read_from_its_beginning(connection: AbstractConnection, topology: Topology) -> None:
+    await write(connection, topology, *[event(number) for number in range(1, 6)])
+    first = await scan(connection, topology)
+    async with await connection.channel() as channel:
+        await channel.queue_delete(topology.log)
+    await declare(connection, topology)
+    await write(connection, topology, event(9))
+    assert (await scan(connection, topology, first)).newest == {HQ: (OLD, 9, 0)}
+
+
+async def test_events_that_are_looked_for_are_found_also_before_the_place(
+    connection: AbstractConnection, topology: Topology
+) -> None:
+    await write(connection, topology, event(1), event(2))
+    first = await scan(connection, topology)
+    wanted = [f"{OLD}-hq-2", f"{OLD}-hq-3"]
+    found = await scan_log(connection, topology, places=first.places, wanted=wanted)
+    assert found.found == {f"{OLD}-hq-2"}
+
+
+async def test_a_mark_reaches_nobody_but_the_log(
+    broker: PrivateBroker, connection: AbstractConnection, topology: Topology
+) -> None:
+    async with await connection.channel() as channel:
+        queue = await channel.declare_queue(exclusive=True)
+        await queue.bind(topology.exchange, "#")
+        await scan(connection, topology)
+        await write(connection, topology, event(1))
+        async with queue.iterator(timeout=20) as messages:
+            async for message in messages:
+                assert message.type != MARK
+                assert message.body == event(1)
+                break
+    assert broker.ctl("list_exchanges", "name").count("detour") == 0, "what led there is gone again"
+
+
+async def test_a_queue_that_is_no_stream_is_no_log(connection: AbstractConnection, topology: Topology) -> None:
+    async with await connection.channel() as channel:
+        await channel.queue_delete(topology.log)
+        await channel.declare_queue(topology.log, durable=True)
+    with pytest.raises(LogUnreadable, match="cannot be read to its end"):
+        await scan(connection, topology)
+
+
+async def test_a_user_who_may_not_read_the_log_cannot_tell(broker: PrivateBroker, topology: Topology) -> None:
+    name = f"writer{uuid4().hex[:6]}"
+    async with connect([broker.url], client_name="test") as connected:
+        await declare(connected, topology)
+    broker.ctl("add_user", name, "pl4nted-s3cret")
+    broker.ctl("set_permissions", name, f"^{topology.exchange}", f"^{topology.exchange}", "^nothing$")
+    async with connect([broker.url_of(name, "pl4nted-s3cret")], client_name="test") as connected:
+        with pytest.raises(LogUnreadable, match="set_permissions"):
+            await scan(connected, topology)
+
+
+async def test_a_broker_that_goes_away_in_the_middle_proves_nothing_and_is_asked_again(topology: Topology) -> None:
+    with PrivateBroker() as broken:
+        async with connect([broken.url], client_name="test") as connected:
+            await declare(connected, topology)
+            await write(connected, topology, *[event(number) for number in range(1, 2000)])
+            reading = asyncio.create_task(scan(connected, topology))
+            await asyncio.to_thread(broken.kill)
+            with pytest.raises(BrokerUnreachable):
+                await asyncio.wait_for(reading, 40)
