@@ -241,10 +241,12 @@ class SqliteOutbox:
         first = [rows[0]["created_at"] for lane in self._through if (rows := self._unsent("unsent", lane, limit=1))]
         return as_moment(min(first)) if first else None
 
-    def confirmed_before(self, source: int, before: datetime) -> int:
+    def confirmed_before(self, source: int, before: datetime, now: datetime) -> int:
         """Return up to which position this sink has had the events of a source since before that time."""
         lane = 0 if self._has_one_lane else source
-        (row,) = self._database.query("confirmed_before", sink=self.sink, lane=lane, before=as_text(before))
+        (row,) = self._database.query(
+            "confirmed_before", sink=self.sink, lane=lane, before=as_text(before), now=as_text(now)
+        )
         return int(row["through"] or 0)
 
     def last_given(self) -> int:

@@ -443,7 +443,7 @@ class SqliteStore:
         """Forget up to *limit* events that every sink has had since before that time, and return how many that were."""
         pruned = 0
         for source in list(self._sources.values()):
-            through = min(sink.confirmed_before(source, before) for sink in self._sinks)
+            through = min(sink.confirmed_before(source, before, self._clock()) for sink in self._sinks)
             if through and pruned < limit:
                 with self.together():
                     told = {"source_id": source, "through": through}

@@ -181,8 +181,11 @@ WHERE aside.sink = :sink AND aside.state = 'parked' ORDER BY aside.position;
 -- extend_confirmed: the same as the last line tells, and a little more, within one second
 UPDATE confirmed SET through = :through, at = :at WHERE sink = :sink AND lane = :lane AND through = :before;
 
--- confirmed_before: everything of a lane up to there has been with a sink since before that time
-SELECT max(through) AS through FROM confirmed WHERE sink = :sink AND lane = :lane AND at < :before;
+-- confirmed_before: everything of a lane up to there has been with a sink since before that time: all lines before the
+-- first that is younger. A line from the future tells nothing, and the next one tells for it
+SELECT max(through) AS through FROM confirmed WHERE sink = :sink AND lane = :lane AND at < :before
+    AND through < coalesce((SELECT through FROM confirmed AS young WHERE young.sink = :sink AND young.lane = :lane
+        AND young.at >= :before AND young.at <= :now ORDER BY through LIMIT 1), 9223372036854775807);
 
 -- prune_events: in small steps, so that no transaction is long; what waits for an operator stays
 DELETE FROM outbox WHERE position IN (SELECT position FROM outbox WHERE source_id = :source_id AND position <= :through

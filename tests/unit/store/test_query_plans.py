@@ -124,7 +124,7 @@ def test_what_runs_for_a_change_searches_and_never_scans(connection: sqlite3.Con
         ("hold", "outbox_of_source (source_id=? AND position>?)"),
         ("released", "parked USING INDEX aside_state (sink=? AND source_id=? AND state=? AND position<?)"),
         ("set_aside", "outbox USING INTEGER PRIMARY KEY (rowid=?)"),
-        ("confirmed_before", "confirmed USING PRIMARY KEY (sink=? AND lane=?)"),
+        ("confirmed_before", "confirmed USING PRIMARY KEY (sink=? AND lane=? AND through<?)"),
         ("prune_confirmed", "confirmed USING PRIMARY KEY (sink=? AND lane=? AND through<?)"),
         ("prune_events", "outbox_of_source (source_id=? AND position<?)"),
         ("accounts", "sqlite_autoindex_account_1"),

@@ -30,7 +30,6 @@ CREATE TABLE confirmed (
     sink INTEGER NOT NULL, lane INTEGER NOT NULL, through INTEGER NOT NULL, at TEXT NOT NULL,
     PRIMARY KEY (sink, lane, through)
 ) WITHOUT ROWID;
-CREATE INDEX confirmed_at ON confirmed (sink, lane, at);
 
 -- Events that a sink does not get in their turn, and why: 'parked' (refused for good), 'held' (behind a parked one of its
 -- account), 'moved' (tried again as a copy at the end), 'discarded' (an operator let it go), 'sent' (was there before).
