@@ -82,6 +82,7 @@ def built(
     path = settings.store.path
     store_path = path if shadow is None else path.with_name(f"{path.name}.shadow")
     with SqliteStore(store_path) as store, _hooks(settings, on_told, on_published) as (told, published):
+        board.locked = lambda: store.locked
         board.oldest_unsent_at = store.exchange.oldest_unpublished_at()
         stream = build_stream_sink(settings, store, board) if shadow is None else None
 

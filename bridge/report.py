@@ -17,8 +17,9 @@ IN_FUTURE: Final = "in the future: the clock was wrong when it was written"
 """Said of a moment that was recorded and has not come yet."""
 
 FILE_UNUSABLE: Final = "file_unusable"
+STORE_LOCKED: Final = "store_locked"
 
-_NOT_TOLD: Final = {"steady", "pace", "expected", "scrub"}
+_NOT_TOLD: Final = {"steady", "pace", "expected", "scrub", "locked"}
 """Members of the board that are no news to anybody."""
 
 _NOT_OF_A_PART: Final = {
@@ -29,6 +30,7 @@ _NOT_OF_A_PART: Final = {
     "walk_stalled",
     "insecure",
     FILE_UNUSABLE,
+    STORE_LOCKED,
 }
 """Causes of which the sentence about an end of the bridge does not tell."""
 
@@ -62,6 +64,8 @@ def _problems(board: Board, now: datetime) -> Iterator[Problem]:
         yield _failing("broker", board.broker)
     if board.log is not None:
         yield from _problems_of_log(board.log)
+    if words := board.locked():
+        yield Problem("outbox", STORE_LOCKED, Level.WARN, None, ended(f"{words[:1].upper()}{words[1:]}"))
     if board.full:
         yield Problem("outbox", "outbox_full", Level.PAUSED, None, board.full)
     if board.is_late(now) and board.oldest is not None:

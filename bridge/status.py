@@ -329,6 +329,8 @@ class Board:
     tasks: dict[str, Watchdog] = field(default_factory=dict)
     expected: dict[str, Running] = field(default_factory=dict)
     """Tasks that should run."""
+    locked: Callable[[], str] = str
+    """Tells what the store waits for while somebody else has locked it; empty while it is free."""
     scrub: Callable[[str], str] = str
     """Takes secrets out of what ended a task."""
     max_unsent_age: timedelta = MAX_UNSENT_AGE
@@ -401,6 +403,8 @@ class Board:
         return [self.broker] if self.log is None else [self.broker, self.log]
 
     def _own(self, now: datetime) -> Iterator[Level]:
+        if self.locked():
+            yield Level.WARN
         if self.insecurities or self.parked or (self.log is not None and (self.log.parked or self.log.warning)):
             yield Level.WARN
         if any(way.file_trouble for way in self.ways):

@@ -21,6 +21,19 @@ def missing(path: Path) -> str:
     )
 
 
+def is_busy(problem: sqlite3.Error) -> bool:
+    """Tell whether somebody else has locked the file."""
+    return getattr(problem, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+
+
+def locked(path: Path) -> str:
+    """Return that somebody else has locked the store, and what follows."""
+    return (
+        f"somebody else has locked the store {path} (a backup tool, or a program that has it open in a transaction). "
+        "The bridge waits for the lock, and no PBX is read until it is free; nothing is lost"
+    )
+
+
 def of_sqlite(path: Path, problem: sqlite3.Error) -> str:
     """Return what SQLite's error means for the store, and what to do."""
     name = getattr(problem, "sqlite_errorname", "")

@@ -7,6 +7,7 @@ One writer, and the operating system says so: a file beside the database is lock
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from typing import Any, Final, Self
 import orjson
 
 from bridge.errors import BadConfig, StoreOutdated, StoreUnusable
+from bridge.logs import get_logger
 from bridge.model import (
     Backlog,
     Caller,
@@ -33,12 +35,15 @@ from bridge.store.lineage import birth_of, new_lineage
 from bridge.store.lock import StoreLock
 from bridge.store.outbox import SqliteOutbox
 from bridge.store.reader import PAUSED, pauses_in
-from bridge.store.sentences import cannot_open, damaged, missing, of_sqlite
+from bridge.store.sentences import cannot_open, damaged, is_busy, locked, missing, of_sqlite
 from bridge.store.sql import migrations, queries
 from bridge.store.transaction import SqliteTransaction, as_text
 
-BUSY_SECONDS: Final = 5.0
-"""How long to wait for a reader (status, accounts, backup) that holds the file."""
+BUSY_SECONDS: Final = 2.0
+"""How long SQLite itself waits for somebody else's lock; see ``LOCKED_SECONDS``."""
+
+LOCKED_SECONDS: Final = 600.0
+"""How long a lock of somebody else is waited for (a backup, a curious person) before the store counts as unusable."""
 
 COPIED: Final = "copied"
 """Name of what a store says about itself that is a copy, or was made by a version that numbered otherwise."""
@@ -52,6 +57,8 @@ _PLACES: Final = "log_places"
 _PARTITIONS: Final = "log_partitions"
 _SINCE: Final = "log_since"
 _UNSETTLED: Final = "log_unsettled"
+
+log = get_logger(__name__)
 
 
 class SqliteStore:
@@ -69,6 +76,8 @@ class SqliteStore:
         self._connection: sqlite3.Connection | None = None
         self._is_inside = False
         """True while changes are made together."""
+        self.locked = ""
+        """What is waited for, while somebody else has locked the file; read from any thread."""
         self._key = b""
         self._meta: dict[str, bytes] = {}
         self._sources: dict[SourceName, int] = {}
@@ -180,7 +189,7 @@ class SqliteStore:
             yield
             return
         with self._translated():
-            self._db.execute("BEGIN IMMEDIATE")
+            self._begin()
             self._is_inside = True
             try:
                 yield
@@ -192,6 +201,24 @@ class SqliteStore:
             finally:
                 self._is_inside = False
 
+    def _begin(self) -> None:
+        """Take the write lock, however long somebody else has it."""
+        until = time.monotonic() + LOCKED_SECONDS
+        while True:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as problem:
+                if not is_busy(problem) or time.monotonic() > until:
+                    raise
+                if not self.locked:
+                    self.locked = locked(self._path)
+                    log.warning("store.locked", problem=self.locked)
+            else:
+                if self.locked:
+                    self.locked = ""
+                    log.info("store.unlocked")
+                return
+
     def query(self, name: str, /, **parameters: Any) -> Sequence[sqlite3.Row]:
         """Return the rows of a statement."""
         with self._translated():
@@ -199,7 +226,7 @@ class SqliteStore:
 
     def change(self, name: str, /, **parameters: Any) -> int:
         """Run a statement, and return how many rows it changed."""
-        with self._translated():
+        with self.together():
             return self._execute(name, **parameters).rowcount
 
     def source_id(self, name: SourceName) -> int:

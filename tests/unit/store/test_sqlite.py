@@ -2,6 +2,9 @@ import os
 import re
 import sqlite3
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -161,3 +164,30 @@ def certify(store: SqliteStore) -> None:
         transaction.add_events(
             HQ, [NewEvent(3, "certificate", "pbx.source.verified", None, "hq.source.verified", b"{}", NOW)]
         )
+
+
+def test_a_lock_of_somebody_else_is_waited_for_with_a_sentence(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.store.sqlite.BUSY_SECONDS", 0.02)
+    with SqliteStore(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor(1) as thread:
+            waiting = thread.submit(ingest, store, batch(row("a", 1)), rules=RULES, now=NOW)
+            until = time.monotonic() + 20
+            while not store.locked and time.monotonic() < until:
+                time.sleep(0.01)
+            assert "no PBX is read until it is free" in store.locked
+            assert not waiting.done()
+            other.execute("ROLLBACK")
+            assert len(waiting.result(20).changes) == 1
+        assert store.locked == ""
+
+
+def test_a_lock_that_stays_makes_the_store_unusable_in_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.store.sqlite.BUSY_SECONDS", 0.02)
+    with SqliteStore(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        monkeypatch.setattr("bridge.store.sqlite.LOCKED_SECONDS", 0.1)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnusable, match="database is locked"):
+            store.place(HQ)
+        other.execute("ROLLBACK")
+        assert store.place(HQ).sequence == 0
