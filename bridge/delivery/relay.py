@@ -27,16 +27,16 @@ PAGE_ROWS: Final = 512
 FAIR_ROWS: Final = 64
 """Of one lane, before the next one has its turn."""
 
-FIRST_PAUSE_SECONDS: Final = 1.0
-
+UNROUTABLE_FIRST_SECONDS: Final = 1.0
 UNROUTABLE_SECONDS: Final = 15.0
-"""Between two attempts with a row that came back, at most: it reached nobody, so trying again disturbs nobody."""
+"""Between two attempts with a row that came back, at first and at most: it reached nobody, so nobody is disturbed."""
 
 HEARTBEAT_SECONDS: Final = 10.0
 """So long a wait is at most, before the relay says that it is alive."""
 
+REFUSED_FIRST_SECONDS: Final = 5.0
 REFUSED_SECONDS: Final = 300.0
-"""Between two attempts with a row that one queue refused, at most: the other queues get it once more each time."""
+"""The same with a row that one queue refused: the other queues get it once more each time."""
 
 
 class Observer(Protocol):
@@ -291,10 +291,9 @@ class OutboxRelay:
         is_unroutable = isinstance(refusal, EventUnroutable)
         lane.start_again()
         lane.refusals += 1
-        pause = min(
-            UNROUTABLE_SECONDS if is_unroutable else REFUSED_SECONDS,
-            FIRST_PAUSE_SECONDS * 2.0 ** min(lane.refusals - 1, 16),
-        )
+        first_pause = UNROUTABLE_FIRST_SECONDS if is_unroutable else REFUSED_FIRST_SECONDS
+        ceiling = UNROUTABLE_SECONDS if is_unroutable else REFUSED_SECONDS
+        pause = min(ceiling, first_pause * 2.0 ** min(lane.refusals - 1, 16))
         lane.not_before = asyncio.get_running_loop().time() + pause
         if len(rows) > 1 or not is_unroutable:
             await self._offload(self._store.mark_in_doubt, rows)

@@ -35,6 +35,8 @@ SECONDS = 10
 
 Result = TypeVar("Result")
 
+FIRST_PAUSES = ("UNROUTABLE_FIRST_SECONDS", "REFUSED_FIRST_SECONDS")
+
 
 class HandHeldBroker:
     """Keeps what is sent, tells what the test says, and fails where and when the test says."""
@@ -217,7 +219,8 @@ def site(store: SqliteStore) -> Site:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have nobody wait for the next attempt."""
-    monkeypatch.setattr(relaying, "FIRST_PAUSE_SECONDS", 0.0)
+    for name in FIRST_PAUSES:
+        monkeypatch.setattr(relaying, name, 0.0)
 
 
 def of_hq(*sequences: int) -> list[tuple[str, int]]:
@@ -430,7 +433,7 @@ async def test_the_pause_grows_to_its_ceiling_and_begins_anew_once_a_row_was_tak
     monkeypatch.setattr(relaying, "UNROUTABLE_SECONDS", 0.0)
     async with site.running():
         await site.broker.has_sent(1)
-        monkeypatch.setattr(relaying, "FIRST_PAUSE_SECONDS", 1.0)
+        monkeypatch.setattr(relaying, "REFUSED_FIRST_SECONDS", 1.0)
         monkeypatch.setattr(relaying, "REFUSED_SECONDS", 5.0)
         for tag in range(1, 6):
             await site.broker.has_sent(tag)
@@ -454,7 +457,7 @@ async def test_the_pause_grows_to_its_ceiling_and_begins_anew_once_a_row_was_tak
 async def test_a_lane_that_waits_goes_on_by_itself_when_its_pause_is_over(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relaying, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(relaying, "UNROUTABLE_FIRST_SECONDS", 0.05)
     site.take(HQ, *"ab")
     async with site.running():
         await site.broker.has_sent(2)
@@ -474,7 +477,8 @@ async def test_a_pause_that_ends_while_it_is_looked_at_is_not_slept_through(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clock goes on between the question which lanes are due and the question when the next one is."""
-    monkeypatch.setattr(relaying, "FIRST_PAUSE_SECONDS", 0.3)
+    for name in FIRST_PAUSES:
+        monkeypatch.setattr(relaying, name, 0.3)
     loop = asyncio.get_running_loop()
     passed = 0.0
     real = loop.time
@@ -779,7 +783,8 @@ def test_whatever_happens_each_lane_is_sent_in_order_and_nothing_is_lost(
         return chance
 
     with pytest.MonkeyPatch.context() as patch, SqliteStore(tmp_path_factory.mktemp("s") / "bridge.db") as store:
-        patch.setattr(relaying, "FIRST_PAUSE_SECONDS", 0.0)
+        for name in FIRST_PAUSES:
+            patch.setattr(relaying, name, 0.0)
         chance = asyncio.run(played(store))
         marked = [found.event_id for found in chance.site.done]
         assert set(marked) <= chance.confirmed, "nothing is done that was not confirmed"
