@@ -18,7 +18,7 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
 from bridge.broker import DEADLINE_SECONDS, Topology, permission_command
 from bridge.broker_errors import translated
-from bridge.cloudevents import CONTENT_TYPE
+from bridge.cloudevents import CONTENT_TYPE, LINEAGE
 from bridge.consumer.session import Inflow
 from bridge.errands import detour
 from bridge.errors import BrokerUnreachable, LogUnreadable, TopologyMismatch
@@ -84,7 +84,10 @@ class _Found:
         with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
             event = orjson.loads(body)
             source = SourceName(str(event["source"]).removeprefix("/pbx/"))
-            numbers = (str(event["lineage"]), int(event["sequence"]), int(event["data"].get("walk", 0)))
+            lineage = str(event["lineage"])
+            if LINEAGE.fullmatch(lineage) is None:
+                return  # of a version whose lineages had no order
+            numbers = (lineage, int(event["sequence"]), int(event["data"].get("walk", 0)))
             self.newest[source] = max(numbers, self.newest.get(source, numbers))
             if event["id"] in self.wanted:
                 self.events.add(event["id"])

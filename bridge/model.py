@@ -303,6 +303,10 @@ class KnownAccount:
     """Number of the last full walk that saw it, or during which the PBX told of it."""
     missed: int
     """Proven full walks since then that did not see it."""
+    lineage: str
+    """Of its source, when it was read: what its revision counts in."""
+    sequence: int
+    """Of the last event of its source then."""
 
 
 @dataclass(frozen=True, slots=True)

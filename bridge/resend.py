@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 from bridge import cloudevents
-from bridge.model import AccountChange, ChangeKind, KnownAccount, OutboxRow, RecordedEvent, SourceName, SourceRecord
+from bridge.model import AccountChange, ChangeKind, KnownAccount, OutboxRow, RecordedEvent, SourceName
 from bridge.publisher import Publisher, PublisherSession
 
 PAGE_ACCOUNTS = 256
@@ -25,9 +25,6 @@ class Looked(Protocol):
 
     def account(self, source: SourceName, key: str) -> KnownAccount | None:
         """Return one account of the mirror."""
-
-    def sources(self) -> list[SourceRecord]:
-        """Return every PBX."""
 
     def events(self, *, after: int) -> Iterator[list[RecordedEvent]]:
         """Yield pages of events behind position *after*."""
@@ -150,7 +147,6 @@ class Snapshot:
         return list(found)
 
     def _told(self, page: Iterable[KnownAccount]) -> Iterator[OutboxRow]:
-        places = {source.name: (source.sequence, source.lineage) for source in self.store.sources()}
         for known in page:
             change = AccountChange(
                 source=known.source,
@@ -161,7 +157,7 @@ class Snapshot:
                 revision=known.revision,
                 cursor=known.cursor,
             )
-            (sequence, lineage), now = places[known.source], self.clock()
+            sequence, lineage, now = known.sequence, known.lineage, self.clock()
             identity = cloudevents.snapshot_id(change, lineage, self.run)
             body = cloudevents.encode(change, identity=identity, sequence=sequence, lineage=lineage, time=now)
             key = cloudevents.routing_key(change)

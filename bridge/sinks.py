@@ -15,7 +15,7 @@ from bridge.clock import utc_now
 from bridge.delivery.contracts import Offload, Outbox, Publisher
 from bridge.delivery.log_recovery import DeduplicatingSession, NumberedOutbox, recover
 from bridge.delivery.relay import OutboxRelay
-from bridge.errors import BridgeError, BrokerDidNotConfirm, LogUnreadable, Transient
+from bridge.errors import BridgeError, BrokerDidNotConfirm, LogUnreadable, Misconfigured, Transient
 from bridge.logs import get_logger
 from bridge.model import LogContents, OutboxRow, SourceName
 from bridge.retrying import Patience, cause_of, keep_trying, level_of
@@ -271,7 +271,7 @@ class Sinks:
             self._since_mark = 0
             try:
                 contents = await read_log(await self._offload(self._store.log_places), frozenset())
-            except (Transient, LogUnreadable) as problem:
+            except (Transient, Misconfigured) as problem:
                 log.info("log.not_marked", problem=str(problem))
                 continue
             await self._offload(self._store.compare, contents)

@@ -176,6 +176,8 @@ class OutboxRelay:
                 failure = failures.exceptions[0]
                 if isinstance(failure, BrokerRefusedEvent):
                     await self._look_for_refused(failure)
+                elif isinstance(failure, BrokerDidNotConfirm):
+                    self._blame_oldest(failure)
                 raise failure from None
             finally:
                 self.is_in_session = False
@@ -227,7 +229,7 @@ class OutboxRelay:
         room = min((1 if self._is_searching else self._window) - self._in_flight, PAGE_ROWS)
         ready: dict[SourceName, _Lane] = {}
         for name, lane in self._lanes.items() if room > 0 else ():
-            if not lane.may_have_rows or lane.has_refused or now < lane.not_before:
+            if not lane.may_have_rows or lane.has_refused or now < lane.not_before or self._room_of(lane) <= 0:
                 continue
             if not lane.refusals:
                 ready[name] = lane
@@ -235,8 +237,15 @@ class OutboxRelay:
                 return {name: lane}, 1
         return ready, room
 
+    def _room_of(self, lane: _Lane) -> int:
+        """Return how many rows of one lane may follow: one that gets no confirms leaves the others some room."""
+        share = self._window if len(self._lanes) == 1 else max(1, self._window * 3 // 4)
+        return share - len(lane.in_flight)
+
     async def _read(self, ready: Mapping[SourceName, _Lane], room: int) -> Sequence[OutboxRow]:
-        share = room if len(ready) == 1 else FAIR_ROWS
+        share = FAIR_ROWS
+        if len(ready) == 1:
+            room = share = min(room, *map(self._room_of, ready.values()))
         for lane in ready.values():
             lane.may_have_rows = False  # unless somebody says so while we read
         rows = await self._offload(
@@ -288,16 +297,25 @@ class OutboxRelay:
         refusal = first.refusal or BrokerDidNotConfirm("the broker did not confirm an event")
         rows = [sent.row for sent in lane.in_flight]
         self._in_flight -= len(rows)
-        is_unroutable = isinstance(refusal, EventUnroutable)
         lane.start_again()
+        if len(rows) > 1 or not isinstance(refusal, EventUnroutable):
+            await self._offload(self._store.mark_in_doubt, rows)
+        self._let_wait(lane, first.row, refusal)
+
+    def _blame_oldest(self, failure: BridgeError) -> None:
+        """Let the lane wait of which a row was confirmed by nobody for so long that it ended the session."""
+        if self._sent:
+            oldest = self._sent[min(self._sent)]
+            self._let_wait(oldest.lane, oldest.row, failure)
+
+    def _let_wait(self, lane: _Lane, row: OutboxRow, refusal: BridgeError) -> None:
+        is_unroutable = isinstance(refusal, EventUnroutable)
         lane.refusals += 1
         first_pause = UNROUTABLE_FIRST_SECONDS if is_unroutable else REFUSED_FIRST_SECONDS
         ceiling = UNROUTABLE_SECONDS if is_unroutable else REFUSED_SECONDS
         pause = min(ceiling, first_pause * 2.0 ** min(lane.refusals - 1, 16))
         lane.not_before = asyncio.get_running_loop().time() + pause
-        if len(rows) > 1 or not is_unroutable:
-            await self._offload(self._store.mark_in_doubt, rows)
-        self._observer.stopped(first.row, refusal, pause)
+        self._observer.stopped(row, refusal, pause)
 
     async def _sleep(self, now: float) -> None:
         """Wait until there is something to do: news, or a lane whose pause was not over at *now*, and is."""

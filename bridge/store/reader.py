@@ -181,6 +181,8 @@ def _known(row: sqlite3.Row) -> KnownAccount:
         is_deleted=bool(row["is_deleted"]),
         last_walk=row["last_walk"],
         missed=row["missed"],
+        lineage=row["lineage"],
+        sequence=row["sequence"],
     )
 
 

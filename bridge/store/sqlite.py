@@ -384,6 +384,7 @@ class SqliteStore:
             self._note(_SINCE, str(self.exchange.last_given()).encode())
         elif before != partitions:
             self._refuse_while_waiting(self.log.backlog, _OTHER_PARTITIONS, before=before, wanted=partitions)
+            self._note(_SINCE, str(self.exchange.last_given()).encode())
         self._note(_PARTITIONS, str(partitions).encode())
         self._load_sinks()
 

@@ -17,7 +17,7 @@ from tests.support.site import site
 PATCH = """
 import asyncio, sys, time
 from datetime import timedelta
-from bridge import outlets, service
+from bridge import service, sinks
 from bridge.cli import hard_end, main
 {patch}
 times = hard_end.HardEnd.__init__.__kwdefaults__
@@ -27,13 +27,13 @@ main.main()
 """
 
 NEVER_ENDS = """
-async def hang(self, outlet):
+async def hang(self):
     while True:
         try:
             await asyncio.sleep(3600)
         except asyncio.CancelledError:
             pass
-outlets.Outlets._keep_draining = hang
+sinks.OutboxRelay.run = hang
 """
 FATAL = """
 async def fails(self):

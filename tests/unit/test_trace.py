@@ -206,7 +206,9 @@ def test_a_name_that_is_not_there_suggests_near_ones(path: Path) -> None:
 
 def test_awkward_names_are_found_and_keep_their_characters() -> None:
     for name in ("[bold]x[/bold]", "שלום עולם", "👩‍👩‍👧 Ω", 'quo"te \\ back', "\x1b[2J"):
-        known = KnownAccount(1, SourceName("hq"), "k", Cursor(), {"guid": "k", "display_name": name}, 1, False, 0, 0)  # noqa: FBT003 - a value, not a switch
+        known = KnownAccount(
+            1, SourceName("hq"), "k", Cursor(), {"guid": "k", "display_name": name}, 1, False, 0, 0, LINEAGE, 1
+        )
         assert is_meant(known.account, name)
         body = b'{"data":{"account":{"guid":"k","display_name":' + orjson.dumps(name) + b'},"previous":{}}}'
         event = RecordedEvent(1, HQ, 1, "e", "t", "k", "r", body, NOW, None, False, False, None, None, None)  # noqa: FBT003 - the same

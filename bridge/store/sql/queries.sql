@@ -247,12 +247,12 @@ DELETE FROM meta WHERE name = :name;
 
 -- known_accounts: a page of the mirror, for an operator
 SELECT account.id AS number, source.name AS source, key, account.guid, account.usn, account.ausn, content, revision,
-    is_deleted, last_walk, missed
+    is_deleted, last_walk, missed, lineage, sequence
 FROM account JOIN source ON source.id = source_id WHERE account.id > :after ORDER BY account.id LIMIT :limit;
 
 -- known_account: one of them
 SELECT account.id AS number, source.name AS source, key, account.guid, account.usn, account.ausn, content, revision,
-    is_deleted, last_walk, missed
+    is_deleted, last_walk, missed, lineage, sequence
 FROM account JOIN source ON source.id = source_id WHERE source.name = :source AND key = :key;
 
 -- last_position: of the newest event
