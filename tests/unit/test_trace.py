@@ -207,7 +207,17 @@ def test_a_name_that_is_not_there_suggests_near_ones(path: Path) -> None:
 def test_awkward_names_are_found_and_keep_their_characters() -> None:
     for name in ("[bold]x[/bold]", "שלום עולם", "👩‍👩‍👧 Ω", 'quo"te \\ back', "\x1b[2J"):
         known = KnownAccount(
-            1, SourceName("hq"), "k", Cursor(), {"guid": "k", "display_name": name}, 1, False, 0, 0, LINEAGE, 1
+            number=1,
+            source=SourceName("hq"),
+            key="k",
+            cursor=Cursor(),
+            account={"guid": "k", "display_name": name},
+            revision=1,
+            is_deleted=False,
+            last_walk=0,
+            missed=0,
+            lineage=LINEAGE,
+            sequence=1,
         )
         assert is_meant(known.account, name)
         body = b'{"data":{"account":{"guid":"k","display_name":' + orjson.dumps(name) + b'},"previous":{}}}'
