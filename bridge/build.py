@@ -17,7 +17,7 @@ from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.settings import Settings
 from bridge.config.tables import RabbitMqTable
 from bridge.contract import documents
-from bridge.errors import BadConfig
+from bridge.errors import BadConfig, Misconfigured, Transient
 from bridge.files import FileReadingSource, Files, looking
 from bridge.following import Pbx
 from bridge.frames import APP_ID
@@ -28,7 +28,7 @@ from bridge.listen.server import Listener, Place
 from bridge.log_scan import scan_log
 from bridge.logs import get_logger
 from bridge.metrics import exposition
-from bridge.model import LogContents, OutboxRow, SourceName
+from bridge.model import LogContents, Numbers, OutboxRow, SourceName
 from bridge.publisher import Publisher
 from bridge.secret import scrub
 from bridge.service import Bridge
@@ -297,16 +297,18 @@ def _hosts(rabbitmq: RabbitMqTable, name: str, part: Part) -> Callable[[], Seque
     return looking(Files(name, part, [trouble, lambda: rabbitmq.tls.trouble]), hosts)
 
 
-async def read_log(
+async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
     settings: Settings,
     generation: Callable[[], str],
     on_progress: Callable[[], None],
     places: Mapping[str, tuple[int, str]],
     wanted: frozenset[str],
+    given: Mapping[SourceName, Numbers],
 ) -> LogContents:
     """Return what the log has, read to its end from *places* on; see ``log_scan``.
 
-    *generation* tells under which name the store writes the log itself. *on_progress* is called with every step.
+    *generation* tells under which name the store writes the log itself. *on_progress* is called with every step. A
+    stream port that is away holds nothing up: the last publishing id is one proof more, and asked again by the session.
 
     Raises:
         BridgeError: the broker cannot be asked.
@@ -323,9 +325,16 @@ async def read_log(
             from bridge.log_publisher import provide_log  # noqa: PLC0415 - needs the extra "stream"
 
             await provide_log(connection, topology, is_declaring=rabbitmq.declare)
-        contents = await scan_log(connection, topology, places=places, wanted=wanted, on_progress=on_progress)
-    last = await last_position(settings, topology.log_streams, generation()) if topology.log_partitions else 0
-    return replace(contents, last_position=last)
+        contents = await scan_log(
+            connection, topology, places=places, wanted=wanted, given=given, on_progress=on_progress
+        )
+    if not topology.log_partitions:
+        return contents
+    try:
+        return replace(contents, last_position=await last_position(settings, topology.log_streams, generation()))
+    except (Transient, Misconfigured) as problem:
+        log.info("log.last_position_not_asked", problem=str(problem))
+        return contents
 
 
 async def last_position(settings: Settings, streams: Sequence[str], generation: str) -> int:

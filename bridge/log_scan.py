@@ -2,13 +2,15 @@
 
 A stream tells of no end, and silence proves nothing. So a mark is put behind everything: an event that only the log
 gets, through an exchange of its own, and that every reader passes over by its type. What was read when the mark comes
-is all there was. The offset of the mark is where the next reading goes on.
+is all there was. The offset of the mark is where the next reading goes on. A mark tells which numbers were given when
+it was put: a log that the bridge writes itself may be far behind the exchange, or not reached at all.
 """
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 from uuid import uuid4
 
@@ -23,7 +25,7 @@ from bridge.consumer.session import Inflow
 from bridge.errands import detour
 from bridge.errors import BrokerUnreachable, LogUnreadable, TopologyMismatch
 from bridge.frames import APP_ID
-from bridge.model import LogContents, SourceName
+from bridge.model import LogContents, Numbers, SourceName
 
 MARK: Final = "pbx.log.mark"
 """Type of the message that is put behind everything."""
@@ -46,19 +48,21 @@ async def scan_log(  # noqa: PLR0913 - what makes a reading
     *,
     places: Mapping[str, tuple[int, str]],
     wanted: Collection[str] = (),
+    given: Mapping[SourceName, Numbers] = MappingProxyType({}),
     stall_seconds: float = STALL_SECONDS,
     on_progress: Callable[[], None] = lambda: None,
 ) -> LogContents:
     """Return what the log has behind *places*, or where one is unknown or not there any more, all it has.
 
-    Events whose id is *wanted* are looked for in all of it. *on_progress* is called again and again meanwhile.
+    Events whose id is *wanted* are looked for in all of it. *given* is what the mark tells. *on_progress* is called
+    again and again meanwhile.
 
     Raises:
         LogUnreadable: there is no log, this user may not read or mark it, or its end did not come in time.
         BrokerUnreachable: the connection broke.
 
     """
-    found = _Found(wanted, on_progress)
+    found = _Found(wanted, given, on_progress)
     ends: dict[str, tuple[int, str]] = {}
     for stream in topology.log_streams:
         place = None if wanted else places.get(stream)
@@ -75,22 +79,32 @@ async def scan_log(  # noqa: PLR0913 - what makes a reading
 @dataclass(slots=True)
 class _Found:
     wanted: Collection[str]
+    given: Mapping[SourceName, Numbers]
     on_progress: Callable[[], None]
-    newest: dict[SourceName, tuple[str, int, int]] = field(default_factory=dict)
+    newest: dict[SourceName, Numbers] = field(default_factory=dict)
     events: set[str] = field(default_factory=set)
 
     def take(self, body: bytes) -> None:
-        """Take note of an event; what is none of ours is passed over."""
+        """Take note of an event, or of a mark; what is none of ours is passed over."""
         with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
             event = orjson.loads(body)
+            if event.get("type") == MARK:
+                for name, (lineage, sequence, walk) in event["data"]["given"].items():
+                    self._note(SourceName(str(name)), str(lineage), int(sequence), int(walk))
+                return
             source = SourceName(str(event["source"]).removeprefix("/pbx/"))
-            lineage = str(event["lineage"])
-            if LINEAGE.fullmatch(lineage) is None:
-                return  # of a version whose lineages had no order
-            numbers = (lineage, int(event["sequence"]), int(event["data"].get("walk", 0)))
-            self.newest[source] = max(numbers, self.newest.get(source, numbers))
-            if event["id"] in self.wanted:
+            walk = event["data"].get("walk", 0)
+            is_ours = self._note(source, str(event["lineage"]), int(event["sequence"]), int(walk))
+            if is_ours and event["id"] in self.wanted:
                 self.events.add(event["id"])
+
+    def _note(self, source: SourceName, lineage: str, sequence: int, walk: int) -> bool:
+        """Take note of numbers, and return whether they are any: a former version's lineages had no order."""
+        if LINEAGE.fullmatch(lineage) is None:
+            return False
+        numbers = (lineage, sequence, walk)
+        self.newest[source] = max(numbers, self.newest.get(source, numbers))
+        return True
 
 
 async def _scan(  # noqa: PLR0913, PLR0917 - private: the parts of one reading
@@ -102,7 +116,7 @@ async def _scan(  # noqa: PLR0913, PLR0917 - private: the parts of one reading
     stall_seconds: float,
 ) -> tuple[int, str]:
     mark = uuid4().hex
-    await _put_mark(connection, topology, stream, mark)
+    await _put_mark(connection, topology, stream, mark, found.given)
     reading = None if place is None else await _read_on(connection, stream, place)
     if reading is None:
         reading = await _begin(connection, stream, "first")
@@ -130,15 +144,18 @@ async def _read_on(connection: AbstractConnection, stream: str, place: tuple[int
     return None
 
 
-async def _put_mark(connection: AbstractConnection, topology: Topology, stream: str, mark: str) -> None:
+async def _put_mark(
+    connection: AbstractConnection, topology: Topology, stream: str, mark: str, given: Mapping[SourceName, Numbers]
+) -> None:
     what = f"a mark in the log {stream}"
     async with detour(connection, topology, stream) as name:
         with translated(None, what, permission_command(connection, topology)):
             async with asyncio.timeout(DEADLINE_SECONDS):
                 channel = await connection.channel(publisher_confirms=True)
                 exchange = await channel.get_exchange(name, ensure=False)
+                told = {"specversion": "1.0", "id": mark, "source": "/account-bridge", "type": MARK}
                 message = aio_pika.Message(
-                    orjson.dumps({"specversion": "1.0", "id": mark, "source": "/account-bridge", "type": MARK}),
+                    orjson.dumps({**told, "data": {"given": dict(given)}}),
                     type=MARK,
                     message_id=mark,
                     content_type=CONTENT_TYPE,

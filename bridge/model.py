@@ -200,13 +200,16 @@ class Sink(IntEnum):
     """Where the bridge writes the log itself, by the stream protocol."""
 
 
+Numbers = tuple[str, int, int]
+"""A lineage, the highest sequence in it, and the walk of the last certificate behind that; 0 where there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogContents:
     """What was found in the log, read to its end."""
 
-    newest: Mapping[SourceName, tuple[str, int, int]]
-    """The highest lineage of each source, the highest sequence in it, and the walk of the last certificate behind that;
-    0 where there is none."""
+    newest: Mapping[SourceName, Numbers]
+    """The highest of each source, in events and in what marks tell."""
     found: frozenset[str] = frozenset()
     """Ids of the events that were looked for and are there."""
     last_position: int = 0

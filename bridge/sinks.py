@@ -6,6 +6,7 @@ Nothing is numbered and nothing is sent before it is known that the store is the
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -17,7 +18,7 @@ from bridge.delivery.log_recovery import DeduplicatingSession, NumberedOutbox, r
 from bridge.delivery.relay import OutboxRelay
 from bridge.errors import BridgeError, BrokerDidNotConfirm, LogUnreadable, Misconfigured, Transient
 from bridge.logs import get_logger
-from bridge.model import LogContents, OutboxRow, SourceName
+from bridge.model import LogContents, Numbers, OutboxRow, SourceName
 from bridge.retrying import Patience, cause_of, keep_trying, level_of
 from bridge.secret import scrub
 from bridge.status import Board, Level, LogPart, Part
@@ -39,10 +40,15 @@ RELAY_STUCK: Final = timedelta(minutes=1)
 MARK_EVENTS: Final = 50_000
 """Published events after which the log is read to its end once more, so that the next start has little to read."""
 
+MARK_SECONDS: Final = 10.0
+"""The same, where the bridge writes the log itself, and that has not everything that the exchange has."""
+
 log = get_logger(__name__)
 
-ReadLog = Callable[[Mapping[str, tuple[int, str]], frozenset[str]], Awaitable[LogContents]]
-"""Reads the log to its end, from these places on, and looks for these events in all of it."""
+ReadLog = Callable[
+    [Mapping[str, tuple[int, str]], frozenset[str], Mapping[SourceName, Numbers]], Awaitable[LogContents]
+]
+"""Reads the log to its end, from these places on, looks for these events in all of it, and tells it these numbers."""
 
 
 class LogOutbox(NumberedOutbox, Behind, Protocol):
@@ -70,6 +76,9 @@ class Comparable(Protocol):
 
     def log_places(self) -> Mapping[str, tuple[int, str]]:
         """Return where the log was read to its end last, by stream."""
+
+    def given(self) -> Mapping[SourceName, Numbers]:
+        """Return the highest numbers that were given, by source."""
 
     @property
     def is_proven(self) -> bool:
@@ -203,9 +212,9 @@ class Sinks:
             nonlocal renewed
             contents, wanted = None, frozenset(await self._offload(self._store.looked_for))
             while contents is None or wanted:
-                places = await self._offload(self._store.log_places)
+                places, given = await self._offload(self._store.log_places), await self._offload(self._store.given)
                 try:
-                    contents = await read_log(places, wanted)
+                    contents = await read_log(places, wanted, given)
                 except LogUnreadable as problem:
                     log.warning("store.not_compared_with_the_log", problem=str(problem))
                     doubt = f"nobody can tell whether it is the newest state of itself: {problem}"
@@ -265,15 +274,23 @@ class Sinks:
             StoreOutdated: somebody has.
 
         """
+        marked: Mapping[SourceName, Numbers] = {}
         while True:
-            await self._wants_mark.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if self._stream is None else MARK_SECONDS):
+                    await self._wants_mark.wait()
+            given = await self._offload(self._store.given)
+            is_behind = self._stream is not None and self._stream.outbox.backlog.rows > 0
+            if not (self._wants_mark.is_set() or (is_behind and given != marked)):
+                continue
             self._wants_mark.clear()
             self._since_mark = 0
             try:
-                contents = await read_log(await self._offload(self._store.log_places), frozenset())
+                contents = await read_log(await self._offload(self._store.log_places), frozenset(), given)
             except (Transient, Misconfigured) as problem:
                 log.info("log.not_marked", problem=str(problem))
                 continue
+            marked = given
             await self._offload(self._store.compare, contents)
 
     async def _recover(self, session: DeduplicatingSession) -> None:

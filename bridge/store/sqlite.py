@@ -24,6 +24,7 @@ from bridge.model import (
     Certificate,
     Forgotten,
     LogContents,
+    Numbers,
     Parked,
     Pause,
     Place,
@@ -300,13 +301,18 @@ class SqliteStore:
         self.is_proven = True
         return RENEWED in self._meta
 
+    def given(self) -> Mapping[SourceName, Numbers]:
+        """Return the highest numbers that were given, by source."""
+        rows = self.query("source_ids")
+        return {SourceName(row["name"]): (row["lineage"], row["sequence"], row["certified"]) for row in rows}
+
     def note_places(self, log: LogContents) -> None:
         """Record how far the log was read."""
         self._note(_PLACES, orjson.dumps(log.places))
 
     def passed_by(self, log: LogContents) -> str:
         """Return how far the log is beyond this store; empty if it is not."""
-        known = {row["name"]: (row["lineage"], row["sequence"], row["certified"]) for row in self.query("source_ids")}
+        known = self.given()
         beyond = [
             f"{source} {_numbered(*numbers)} instead of {_numbered(*known[source])}"
             for source, numbers in log.newest.items()

@@ -105,6 +105,31 @@ async def test_a_log_that_is_away_holds_nothing_up_and_gets_everything_once_it_i
     assert set(witness.ids) <= set(reading.ids), "the same events"
 
 
+async def test_a_store_set_back_while_the_log_was_away_begins_a_new_lineage(
+    tmp_path: Path, broker: PrivateBroker
+) -> None:
+    """Nothing of what the exchange got meanwhile is in the log; the marks tell that it was given."""
+    async with streamed_site(tmp_path, broker, accounts=20) as place:
+        with place.bridge() as bridge:
+            await place.witness(until=20)
+            assert await stopped(bridge) == 0
+        files = {file: file.read_bytes() for file in tmp_path.iterdir() if file.name.startswith("bridge.db")}
+        place.environment["BRIDGE_RABBITMQ_STREAM_URL"] = f"rabbitmq-stream://guest:guest@127.0.0.1:{free_port()}/"
+        with place.bridge() as bridge:
+            place.pbx.rename(place.pbx.pick())
+            await place.witness(until=1)
+            await asyncio.to_thread(bridge.wait_for_log, "log.last_position_not_asked", 2)
+            await asyncio.to_thread(bridge.kill)
+        for file, content in files.items():
+            file.write_bytes(content)
+        for suffix in ("-wal", "-shm"):
+            (tmp_path / f"bridge.db{suffix}").unlink(missing_ok=True)
+        with place.bridge() as bridge:
+            told = await asyncio.to_thread(bridge.wait_for_log, "store.renewed")
+            assert "the log at the broker has later numbers" in told["problem"]
+            assert await stopped(bridge) == 0
+
+
 async def test_check_tries_the_stream_port(tmp_path: Path, broker: PrivateBroker) -> None:
     async with streamed_site(tmp_path, broker, accounts=1) as place:
         code, told = await asked(place, "check")

@@ -119,6 +119,16 @@ async def test_a_mark_reaches_nobody_but_the_log(
     assert broker.ctl("list_exchanges", "name").count("detour") == 0, "what led there is gone again"
 
 
+async def test_a_mark_tells_what_was_given_though_the_log_has_it_not(
+    connection: AbstractConnection, topology: Topology
+) -> None:
+    await write(connection, topology, event(5))
+    given = {HQ: (OLD, 9, 2), SourceName("former"): ("a4e56e97", 3, 0)}
+    own = await scan_log(connection, topology, places={}, given=given)
+    assert own.newest == {HQ: (OLD, 5, 0)}, "what this reading tells itself is no news to it"
+    assert (await scan(connection, topology)).newest == {HQ: (OLD, 9, 2)}
+
+
 async def test_a_queue_that_is_no_stream_is_no_log(connection: AbstractConnection, topology: Topology) -> None:
     async with await connection.channel() as channel:
         await channel.queue_delete(topology.log)

@@ -15,11 +15,12 @@ from bridge.errors import (
     LogUnreadable,
     StoreOutdated,
     StoreUnusable,
+    TopologyMismatch,
 )
-from bridge.model import LogContents, OutboxRow
+from bridge.model import LogContents, Numbers, OutboxRow, SourceName
 from bridge.normalize import Rules
-from bridge.sinks import STOP_SECONDS, Sinks
-from bridge.status import Level
+from bridge.sinks import STOP_SECONDS, Sinks, StreamSink
+from bridge.status import Level, LogPart
 from bridge.store.backup import back_up
 from bridge.store.sqlite import SqliteStore
 from bridge.tally import Tally
@@ -67,18 +68,19 @@ class Broker:
 class Site:
     """The sinks of a store with two events in it, with a broker and a log that the test holds in its hand."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: SqliteStore, stream: StreamSink | None = None) -> None:
         self.store = store
         self.broker = Broker()
         self.board = board(NOW, HQ)
         self.published: list[OutboxRow] = []
         self.asked: list[tuple[Mapping[str, tuple[int, str]], frozenset[str]]] = []
         """From where the log was read, and what was looked for in it."""
+        self.given: list[Mapping[SourceName, Numbers]] = []
         self.in_log: LogContents | BridgeError = LogContents({})
         self.sinks = Sinks(
             store,
             self.broker,
-            None,
+            stream,
             board=self.board,
             tally=Tally(self.board, store, at_once, Limits(min_free_bytes=0), asyncio.Event()),
             offload=at_once,
@@ -87,7 +89,10 @@ class Site:
             read_log=self._read_log,
         )
 
-    async def _read_log(self, places: Mapping[str, tuple[int, str]], wanted: frozenset[str]) -> LogContents:
+    async def _read_log(
+        self, places: Mapping[str, tuple[int, str]], wanted: frozenset[str], given: Mapping[SourceName, Numbers]
+    ) -> LogContents:
+        self.given.append(given)
         self.asked.append((places, wanted))
         if isinstance(self.in_log, BridgeError):
             raise self.in_log
@@ -210,12 +215,34 @@ async def test_after_many_events_the_log_is_read_so_that_the_next_start_has_litt
     assert site.store.log_places() == {"log": (9, "mark")}
 
 
+async def test_the_log_is_told_what_was_given_while_it_has_less_than_the_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set back now, the store would find nothing later in the log than it has itself."""
+    monkeypatch.setattr("bridge.sinks.MARK_SECONDS", 0.01)
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        store.begin_log(1)
+        log = Broker()
+        log.problem = AWAY
+        site = Site(store, StreamSink(store.log, log, LogPart(since=NOW)))
+        await site.sinks.prove()
+        async with site.publishing():
+            ingest(store, batch(row("anna", 1), row("bernd", 2)), rules=Rules(key=store.key), now=NOW)
+            site.sinks.wake(HQ)
+            await until(lambda: site.published)
+            await until(lambda: site.given[-1:] == [{HQ: (store.place(HQ).lineage, 2, 0)}])
+            marks = len(site.given)
+            await asyncio.sleep(0.1)
+            assert len(site.given) == marks, "the same is told once"
+
+
+@pytest.mark.parametrize("problem", [LogUnreadable("too slow"), AWAY, REFUSED, TopologyMismatch("not ours")])
 async def test_a_log_that_cannot_be_read_while_running_disturbs_nobody(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, problem: BridgeError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bridge.sinks.MARK_EVENTS", 2)
     await site.sinks.prove()
-    site.in_log = LogUnreadable("too slow")
+    site.in_log = problem
     async with site.publishing():
         await until(lambda: len(site.asked) == 2)
         await until(lambda: len(site.published) == 2)
