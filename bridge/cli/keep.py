@@ -71,7 +71,7 @@ def forget_command(config: Path | None, guid: str, *, discard_unsent: bool, as_j
     """
     path = settings_of(config, require=False, level="error").store.path
     with StoreReader(path) as store:
-        if not any(known.key == account_key(AccountGuid(guid)) for known in store.accounts()):
+        if not store.knows(account_key(AccountGuid(guid))):
             raise BridgeError(_no_account(store, guid))
 
     def forgotten(store: SqliteStore) -> bytes:

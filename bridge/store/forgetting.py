@@ -7,8 +7,8 @@ that, nor are backups, the log at the broker, and what subscribers keep.
 
 import sqlite3
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -54,42 +54,44 @@ def forget(  # noqa: PLR0913 - the parts of a store
 
     """
     accounts = db.execute(queries()["account_everywhere"], {"key": key}).fetchall()
-    events = [
-        (account["source_id"], event)
-        for account in accounts
-        for event in db.execute(queries()["events_with_person"], {"source_id": account["source_id"], "key": key})
-    ]
-    states = {event["position"]: _states(db, event["position"]) for _, event in events}
+    events = db.execute(queries()["events_with_person"], {"key": key}).fetchall()
+    states = {event["position"]: _states(db, event["position"]) for event in events}
     unsent = sum(
         any(event["sinks"] & sink.sink and sink.wants(at_, states[at_].get(sink.sink)) for sink in sinks)
-        for _, event in events
+        for event in events
         for at_ in [event["position"]]
     )
     present_at = [SourceName(account["source"]) for account in accounts if not account["is_deleted"]]
     if unsent and not discard_unsent:
         return Forgotten(0, 0, present_at, unsent)
     gone = [account for account in accounts if account["is_deleted"]]
+    with overwriting(db), store.together():
+        for account in gone:
+            content = orjson.dumps({"guid": account["account_guid"]})
+            db.execute(queries()["forget_account"], {"id": account["id"], "content": content})
+        for event in events:
+            position = event["position"]
+            for sink in sinks:
+                if event["sinks"] & sink.sink:
+                    sink.forget(position, states[position].get(sink.sink), _REASON, at)
+            told = {"position": position, "at": as_text(at), "body": without_person(event["body"])}
+            db.execute(queries()["forget_event"], told)
+        for source in {event["source_id"] for event in events}:
+            for sink in sinks:
+                sink.release(source, at)
+    _empty_log(db)
+    return Forgotten(len(gone), len(events), present_at, unsent)
+
+
+@contextmanager
+def overwriting(db: sqlite3.Connection) -> Iterator[None]:
+    """Overwrite what is deleted inside, so that no later ``forget`` has to find what no table has any more."""
     before = db.execute("PRAGMA secure_delete").fetchone()[0]
     db.execute("PRAGMA secure_delete=ON")
     try:
-        with store.together():
-            for account in gone:
-                content = orjson.dumps({"guid": account["account_guid"]})
-                db.execute(queries()["forget_account"], {"id": account["id"], "content": content})
-            for _, event in events:
-                position = event["position"]
-                for sink in sinks:
-                    if event["sinks"] & sink.sink:
-                        sink.forget(position, states[position].get(sink.sink), _REASON, at)
-                told = {"position": position, "at": as_text(at), "body": without_person(event["body"])}
-                db.execute(queries()["forget_event"], told)
-            for source in {source for source, _ in events}:
-                for sink in sinks:
-                    sink.release(source, at)
-        _empty_log(db)
+        yield
     finally:
         db.execute(f"PRAGMA secure_delete={before}")
-    return Forgotten(len(gone), len(events), present_at, unsent)
 
 
 def _states(db: sqlite3.Connection, position: int) -> dict[int, str]:

@@ -84,6 +84,10 @@ class StoreReader:
         """Return one account of the mirror."""
         return next(map(_known, self._rows("known_account", source=source, key=key)), None)
 
+    def knows(self, key: str) -> bool:
+        """Return whether anything is kept of the account with this key, if only an event of a former lineage."""
+        return bool(self._rows("person", key=key)[0][0])
+
     def events_of(self, source: SourceName, key: str) -> list[RecordedEvent]:
         """Return the events of one account that the outbox still has, the oldest first."""
         return list(map(_recorded, self._rows("events_of_account", source=source, key=key)))

@@ -31,7 +31,7 @@ from bridge.model import (
     Sink,
     SourceName,
 )
-from bridge.store.forgetting import forget
+from bridge.store.forgetting import forget, overwriting
 from bridge.store.lineage import birth_of, new_lineage
 from bridge.store.lock import StoreLock
 from bridge.store.outbox import SqliteOutbox
@@ -334,8 +334,9 @@ class SqliteStore:
     def _renew(self, why: str) -> None:
         """Begin a new lineage for all sources, in the open transaction."""
         lineage, last = self._new_lineage(), self.exchange.last_given()
-        for name in ("renew_sources", "empty_mirror"):
-            self._execute(name, lineage=lineage, position=last)
+        with overwriting(self._db):
+            for name in ("renew_sources", "empty_mirror"):
+                self._execute(name, lineage=lineage, position=last)
         self._note(_GENERATION, lineage.encode())
         for name in (_UNSETTLED, _SINCE):
             self._note(name, str(last).encode())
@@ -533,9 +534,10 @@ class SqliteStore:
             )
         for migration in migrations():
             if migration.number > applied:
-                self._db.executescript(
-                    f"BEGIN IMMEDIATE;\n{migration.statements}\nPRAGMA user_version = {migration.number};\nCOMMIT;"
-                )
+                with overwriting(self._db):
+                    self._db.executescript(
+                        f"BEGIN IMMEDIATE;\n{migration.statements}\nPRAGMA user_version = {migration.number};\nCOMMIT;"
+                    )
 
     def _read(self) -> None:
         """Read what the store says about itself and its sources, and count what is in it."""

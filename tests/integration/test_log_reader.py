@@ -11,6 +11,7 @@ from pathlib import Path
 import aio_pika
 import psycopg
 import pytest
+from aio_pika.abc import AbstractIncomingMessage
 from rstream.constants import Key
 from rstream.schema import QueryOffset, QueryOffsetResponse
 
@@ -19,6 +20,7 @@ from bridge.consumer.log import LogCertificate, LogEntry, LogReader
 from bridge.consumer.position import Place
 from bridge.consumer.position_postgres import AsyncPostgresPosition, PostgresPosition
 from bridge.consumer.position_sqlite import SqlitePosition
+from bridge.consumer.session import Inflow
 from bridge.errors import LogReplaced, StoreUnusable, TopologyMismatch
 from bridge.streams import connect_stream
 from tests.support.events import certificate_body
@@ -205,7 +207,14 @@ async def test_a_log_that_is_slow_is_the_same_log(writer: LogWriter, url: str, m
     """What comes after the deadline is looked at as if it had come in time, and nothing is left out or read twice."""
     place = await place_behind(writer, url, 30)
     await write(writer, 31, 5)
-    monkeypatch.setattr(log_module, "PLACE_SECONDS", 0.0)  # whatever is asked, the answer is late
+    monkeypatch.setattr(log_module, "PLACE_SECONDS", 0.0)
+    prompt = Inflow.next
+
+    async def late(inflow: Inflow) -> AbstractIncomingMessage | None:
+        await asyncio.sleep(0.01)
+        return await prompt(inflow)
+
+    monkeypatch.setattr(Inflow, "next", late)
     reader = LogReader(url, stream=writer.streams[0], start=place, longest_pause_seconds=0.05)
     reading = asyncio.create_task(read(reader, until=35))
     done, _ = await asyncio.wait([reading], timeout=2)

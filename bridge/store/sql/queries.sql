@@ -274,8 +274,11 @@ UPDATE account SET content = :content WHERE id = :id;
 -- newest_event: what a clock has to be behind
 SELECT created_at FROM outbox ORDER BY position DESC LIMIT 1;
 
--- events_with_person: those of one account that still tell something about it
-SELECT position, body, sinks FROM outbox WHERE source_id = :source_id AND account = :key AND forgotten_at IS NULL;
+-- events_with_person: those of one account that still tell something about it, also of former lineages; no index, as above
+SELECT position, source_id, body, sinks FROM outbox WHERE account = :key AND forgotten_at IS NULL;
+
+-- person: is there anything that was told of this account?
+SELECT EXISTS (SELECT 1 FROM account WHERE key = :key) OR EXISTS (SELECT 1 FROM outbox WHERE account = :key);
 
 -- forget_event: the same
 UPDATE outbox SET body = :body, forgotten_at = :at WHERE position = :position;

@@ -48,6 +48,25 @@ def test_nothing_of_the_person_is_left_in_any_file(path: Path) -> None:
     assert not [word for word in WORDS if word in bytes_of(path)]
 
 
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_nothing_is_left_of_a_person_whom_a_new_lineage_does_not_know(path: Path, *, comes_back: bool) -> None:
+    """Neither in the events of the former lineage, nor where its mirror was in the file."""
+    with SqliteStore(path) as store:
+        planted(store, is_gone=not comes_back)
+        send_all(store.exchange, NOW)
+    path.with_suffix(".db.lock").unlink()
+    with SqliteStore(path) as store:
+        assert store.compare(None, "the lock file is away")
+        if comes_back:
+            planted(store, is_gone=True)
+            send_all(store.exchange, NOW)
+        with StoreReader(path) as reader:
+            assert reader.knows("gone")
+        done = store.forget("gone", NOW, discard_unsent=False)
+        assert (done.accounts, done.events, done.unsent) == ((1, 5, 0) if comes_back else (0, 3, 0))
+        assert not [word for word in WORDS if word in bytes_of(path)]
+
+
 def test_what_is_not_sent_yet_is_kept_unless_it_shall_not_be_sent(path: Path) -> None:
     with SqliteStore(path) as store:
         planted(store, is_gone=True)
