@@ -23,7 +23,7 @@ from pamqp.exceptions import PAMQPException
 from yarl import URL
 
 from bridge.broker_errors import translated
-from bridge.errors import BridgeError, BrokerRefusedLogin, BrokerUnreachable, TopologyMismatch
+from bridge.errors import BridgeError, BrokerRefusedLogin, BrokerUnreachable, FenceHeld, TopologyMismatch
 from bridge.model import OutboxRow, SourceName
 
 DEADLINE_SECONDS: Final = 10.0
@@ -340,7 +340,8 @@ async def hold_fences(connection: AbstractConnection, names: Sequence[str], topo
     """Declare several of them, see ``hold_fence``: many in one write and with one answer.
 
     Raises:
-        BrokerUnreachable: another connection holds one of them, and the sentence names it; or no answer in time.
+        FenceHeld: another connection holds one of them, and the sentence names it.
+        BrokerUnreachable: no answer in time.
         TopologyMismatch: this user may not declare one of them.
 
     """
@@ -370,10 +371,11 @@ async def _name_the_refused(connection: AbstractConnection, names: Sequence[str]
                 await channel.declare_queue(name, durable=False, exclusive=True)
         except TopologyMismatch as problem:
             if isinstance(problem.__cause__, amqp.ChannelLockedResource):
-                raise BrokerUnreachable(
+                raise FenceHeld(
                     f"another connection publishes for this source (it holds the queue {name}): either our own last "
                     "one, whose end the broker will notice soon, or a second bridge for the same PBX, which must be "
-                    "stopped"
+                    "stopped",
+                    name,
                 ) from problem
             raise
 
@@ -395,6 +397,7 @@ class LateFences:
         self._topology = topology
         self._fence_of = fence_of
         self._held = set(held)
+        self._source_of: Mapping[str, SourceName] = {}
 
     def __repr__(self) -> str:
         return f"<LateFences {len(self._held)} held>"
@@ -403,18 +406,24 @@ class LateFences:
         """Return the fences that have to be taken before *rows* may be sent."""
         if self._fence_of is None:
             return []
-        wanted = map(self._fence_of, dict.fromkeys(row.source for row in rows))
+        wanted = {self._fence_of(source): source for source in dict.fromkeys(row.source for row in rows)}
+        self._source_of = wanted
         return [fence for fence in wanted if fence not in self._held]
 
     async def hold(self, fences: Sequence[str]) -> None:
         """Take *fences*, which were missing.
 
         Raises:
-            BrokerUnreachable: another connection holds one of them, or there was no answer in time.
+            FenceHeld: another connection holds that of a source.
+            BrokerUnreachable: there was no answer in time.
             TopologyMismatch: this user may not declare it.
 
         """
-        await hold_fences(self._connection, fences, self._topology)
+        try:
+            await hold_fences(self._connection, fences, self._topology)
+        except FenceHeld as problem:
+            problem.source = self._source_of[problem.fence]
+            raise
         self._held.update(fences)
 
 

@@ -11,7 +11,14 @@ from urllib.parse import unquote, urlsplit
 import aiormq.exceptions as amqp
 from pamqp.exceptions import AMQPInternalError, PAMQPException
 
-from bridge.errors import BridgeError, BrokerRefusedEvent, BrokerRefusedLogin, BrokerUnreachable, TopologyMismatch
+from bridge.errors import (
+    BridgeError,
+    BrokerRefusedEvent,
+    BrokerRefusedLogin,
+    BrokerUnreachable,
+    EventForbidden,
+    TopologyMismatch,
+)
 from bridge.secret import scrub
 
 
@@ -82,6 +89,15 @@ _WRONG_LOGIN: Final = (
 
 _TRANSLATIONS: Final[Sequence[tuple[type[BaseException], str, type[BridgeError], str]]] = (
     # What the library raises and a part of the broker's words; what that is to us. The first that fits counts.
+    (
+        amqp.ChannelAccessRefused,
+        "access to topic",
+        EventForbidden,
+        (
+            "the broker's user may not publish an event: {text}. Allow it (rabbitmqctl set_topic_permissions), or take "
+            "the rule away: rabbitmqctl clear_topic_permissions"
+        ),
+    ),
     (
         amqp.ChannelAccessRefused,
         "",

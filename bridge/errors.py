@@ -7,8 +7,10 @@
     │   ├── PbxRefusedRequest    the PBX answered a question with an error
     │   ├── PbxReadingFailed     reading it failed in a way that nobody thought of: the log has the traceback
     │   ├── BrokerUnreachable    no connection, or it broke, or no answer in time
+    │   │   └── FenceHeld            another connection publishes for the same source
     │   ├── BrokerDidNotConfirm  nack, or a confirm that never came
     │   │   └── EventUnroutable      no queue takes it: it came back
+    │   ├── EventForbidden       the broker's user may not publish with this routing key
     │   ├── BrokerRefusedEvent   it will never take this one: parked, and the others go on
     │   └── OutboxFull           too much waits to be sent: the PBXs are not read until there is room
     ├── Misconfigured        waiting helps only once somebody changed something: tried again slowly, loudly
@@ -61,12 +63,25 @@ class BrokerUnreachable(Transient):
     """No connection to the broker, or it broke, or the broker did not answer in time."""
 
 
+class FenceHeld(BrokerUnreachable):
+    """Another connection publishes for a source: *source*, where the rest may go on without it."""
+
+    def __init__(self, words: str, fence: str) -> None:
+        super().__init__(words)
+        self.fence = fence
+        self.source = ""
+
+
 class BrokerDidNotConfirm(Transient):
     """The broker refused a message, returned it, or never confirmed it."""
 
 
 class EventUnroutable(BrokerDidNotConfirm):
     """No queue takes an event, so the broker returned it: held back, and everything behind it."""
+
+
+class EventForbidden(Transient):
+    """The broker's user may not publish with the routing key of one of the events on their way; the others he may."""
 
 
 class BrokerRefusedEvent(Transient):

@@ -118,6 +118,8 @@ class Intake:
         self._walk: WalkRecord | None = None
         self._lineage = ""
         self._is_initial = False
+        self._may_be_at_end = False
+        """True after an end that was not proven, while no account came behind it."""
         """True until the source was caught up for the first time in its lineage."""
         self._is_first_reading = False
         """True while the walk under way, if any, is made of what the live cursor delivers."""
@@ -242,6 +244,7 @@ class Intake:
         now = self._clock()
         done = await self._keep(partial(ingest, self._store, batch, rules=self._rules, now=now))
         self._stand_at(until)
+        self._may_be_at_end = False
         if self._walk is not None:
             self._walk.heard_live(rows)
         self._part.rows += len(rows)
@@ -296,9 +299,13 @@ class Intake:
 
     async def _caught_up(self, *, is_proven: bool) -> None:
         now = self._clock()
-        if self._is_initial or (self._walk is not None and self._walk.suspects):
-            done = await self._keep(partial(caught_up, self._store, self._name, self._walk, rules=self._rules, now=now))
-            self._is_initial = False
+        # One lost answer looks like the end of the list; two in a row, with no account between them, do not.
+        ends_initial = self._is_initial and (is_proven or self._may_be_at_end)
+        self._may_be_at_end = True
+        if ends_initial or (self._walk is not None and self._walk.suspects):
+            repair = partial(caught_up, self._store, self._name, self._walk, rules=self._rules, now=now)
+            done = await self._keep(partial(repair, ends_initial=ends_initial))
+            self._is_initial &= not ends_initial
             self._tell(done, now)
         if is_proven:
             self._part.caught_up_at = now

@@ -65,8 +65,13 @@ def begin_walk(store: Store, source: SourceName, *, epoch: tuple[Cursor, Cursor]
         transaction.begin_walk(source, place.walk + 1, is_new_epoch=epoch is not None)
 
 
-def caught_up(store: Store, source: SourceName, walk: WalkRecord | None, *, rules: Rules, now: datetime) -> Ingested:
-    """Repair what is suspect although the live cursor has caught up: it will not tell. What appears later is new."""
+def caught_up(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
+    store: Store, source: SourceName, walk: WalkRecord | None, *, ends_initial: bool, rules: Rules, now: datetime
+) -> Ingested:
+    """Repair what is suspect although the live cursor has caught up: it will not tell.
+
+    With *ends_initial* what appears later is new.
+    """
     suspects = walk.suspects if walk is not None else {}
     with store.transaction() as transaction:
         posting = Posting(transaction, source, rules)
@@ -74,7 +79,8 @@ def caught_up(store: Store, source: SourceName, walk: WalkRecord | None, *, rule
             posting.repair(row)
         posting.see(list(suspects))
         done = posting.finish(now)
-        transaction.end_initial(source)
+        if ends_initial:
+            transaction.end_initial(source)
     if walk is not None:
         walk.suspects.clear()
         walk.repaired += len(done.changes)

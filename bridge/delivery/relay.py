@@ -1,7 +1,8 @@
 """The outbox, sent to one sink in order; a row is done when the sink confirmed it, and never before.
 
 Every lane has a position of its own (the exchange has a lane for each source). A row that comes back, or that a queue
-refuses, stops its lane: the lane waits, longer each time, sends that one row until it is taken, and goes on behind it.
+refuses, stops its lane: the lane waits, longer each time, sends that one row until it is taken, and goes on with twice
+as many rows at a time as were taken before: a queue that is full and slowly read costs the others few repetitions.
 A row that is refused for good is parked: it waits for an operator, and with it what comes behind it and is about the
 same account. Everything else that goes wrong ends the session, and with the next one each lane goes on behind what it
 has confirmed.
@@ -18,7 +19,14 @@ from itertools import takewhile
 from typing import Any, Final, Protocol
 
 from bridge.delivery.contracts import Offload, Outbox, Publisher, Session
-from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerRefusedEvent, EventUnroutable
+from bridge.errors import (
+    BridgeError,
+    BrokerDidNotConfirm,
+    BrokerRefusedEvent,
+    EventForbidden,
+    EventUnroutable,
+    FenceHeld,
+)
 from bridge.model import OutboxRow, SourceName
 
 PAGE_ROWS: Final = 512
@@ -81,11 +89,25 @@ class _Lane:
     has_refused: bool = False
     """True while a row of it was not taken and it is not known yet what becomes of all others on their way."""
     refusals: int = 0
-    """How often in a row its first row was not taken; while it is not 0, one row is sent at a time."""
+    """How often its first row was not taken, since it had its whole share of the window last."""
+    narrow: int = 0
+    """While it is not 0, so many rows are sent at a time, and the next ones when all of them were taken."""
+    suspect_through: int = 0
+    """Up to this position there may be the row that ended a session; 0 where there is none."""
     not_before: float = 0.0
     """When the next attempt is due, by the clock of the loop."""
     starts: int = 0
     """How often it went back to its confirmed end; what was read before that is not sent."""
+
+    def is_suspect_at(self, now: float) -> bool:
+        """Return whether it is to be found out if one of its rows ended a session: they go one by one until then."""
+        return self.suspect_through > 0 and bool(self.in_flight or (self.may_have_rows and now >= self.not_before))
+
+    def widen(self, share: int) -> None:
+        """Let twice as many rows go, up to *share*, now that all on their way were taken."""
+        self.narrow *= 2
+        if self.narrow >= share:
+            self.narrow = self.refusals = 0
 
     def start_again(self) -> None:
         """Go back to the confirmed end, with nothing on its way."""
@@ -125,8 +147,8 @@ class OutboxRelay:
         self._in_flight = 0
         self._wake = asyncio.Event()
         self._is_stopping = False
-        self._is_searching = False
-        """True after the broker refused a row for good without saying which: rows go one by one until it is found."""
+        self._may_have_lanes = True
+        """False where all lanes with rows are known."""
         self.is_in_session = False
         """True while connected; only then can anything be in flight."""
 
@@ -146,7 +168,8 @@ class OutboxRelay:
     def wake_all(self) -> None:
         """Say that there may be new rows, or that somebody mended what kept some from being taken."""
         for lane in self._lanes.values():
-            lane.may_have_rows, lane.not_before = True, 0.0
+            lane.not_before = 0.0
+        self._may_have_lanes = True
         self._wake.set()
 
     def stop(self) -> None:
@@ -164,9 +187,7 @@ class OutboxRelay:
         async with self._publisher.session() as session:
             if self._prepare is not None:
                 await self._prepare(session)
-            for name in await self._offload(self._store.lanes):
-                self._lane(name).may_have_rows = True
-            self._sent, self._tag, self.is_in_session = {}, 0, True
+            self._sent, self._tag, self.is_in_session, self._may_have_lanes = {}, 0, True, True
             try:
                 async with asyncio.TaskGroup() as group:
                     taking = group.create_task(self._take_outcomes(session))
@@ -174,8 +195,10 @@ class OutboxRelay:
                     taking.cancel()
             except ExceptionGroup as failures:
                 failure = failures.exceptions[0]
-                if isinstance(failure, BrokerRefusedEvent):
+                if isinstance(failure, (BrokerRefusedEvent, EventForbidden)):
                     await self._look_for_refused(failure)
+                elif isinstance(failure, FenceHeld):
+                    self._spare_others(failure)
                 elif isinstance(failure, BrokerDidNotConfirm):
                     self._blame_oldest(failure)
                 raise failure from None
@@ -186,10 +209,13 @@ class OutboxRelay:
     async def _feed(self, session: Session, taking: asyncio.Task[None]) -> None:
         while not (self._is_stopping and not self._in_flight):
             self._wake.clear()
+            if self._may_have_lanes:
+                self._may_have_lanes = False  # unless somebody says so while we look
+                for name in await self._offload(self._store.lanes):
+                    self._lane(name).may_have_rows = True
             now = asyncio.get_running_loop().time()
             ready, room = self._ready_lanes(now)
             if not ready or self._is_stopping:
-                self._is_searching &= self._in_flight > 0 or any(lane.may_have_rows for lane in self._lanes.values())
                 await self._sleep(now)
                 continue
             starts = {name: lane.starts for name, lane in ready.items()}
@@ -225,22 +251,26 @@ class OutboxRelay:
             raise
 
     def _ready_lanes(self, now: float) -> tuple[dict[SourceName, _Lane], int]:
-        """Return the lanes that may send, and how many rows in all: of one that was refused a row, just that one."""
-        room = min((1 if self._is_searching else self._window) - self._in_flight, PAGE_ROWS)
+        """Return the lanes that may send, and how many rows in all: of one that was refused a row, just some."""
+        suspects = {name: lane for name, lane in self._lanes.items() if lane.is_suspect_at(now)}
+        room = min((1 if suspects else self._window) - self._in_flight, PAGE_ROWS)
         ready: dict[SourceName, _Lane] = {}
-        for name, lane in self._lanes.items() if room > 0 else ():
+        for name, lane in (suspects or self._lanes).items() if room > 0 else ():
             if not lane.may_have_rows or lane.has_refused or now < lane.not_before or self._room_of(lane) <= 0:
                 continue
-            if not lane.refusals:
+            if not lane.narrow:
                 ready[name] = lane
             elif not lane.in_flight:
-                return {name: lane}, 1
+                return {name: lane}, min(room, lane.narrow)
         return ready, room
 
     def _room_of(self, lane: _Lane) -> int:
         """Return how many rows of one lane may follow: one that gets no confirms leaves the others some room."""
-        share = self._window if len(self._lanes) == 1 else max(1, self._window * 3 // 4)
-        return share - len(lane.in_flight)
+        return self._share - len(lane.in_flight)
+
+    @property
+    def _share(self) -> int:
+        return self._window if len(self._lanes) == 1 else max(1, self._window * 3 // 4)
 
     async def _read(self, ready: Mapping[SourceName, _Lane], room: int) -> Sequence[OutboxRow]:
         share = FAIR_ROWS
@@ -255,6 +285,8 @@ class OutboxRelay:
         for name, lane in ready.items():
             lane.may_have_rows |= counts[name] >= min(share, left)
             left -= counts[name]
+            if not counts[name]:  # of one that was refused a row, all that waited was taken meanwhile
+                lane.narrow = lane.refusals = 0
         for name in counts if len(ready) > 1 else ():
             self._lanes[name] = self._lanes.pop(name)  # the others have the next turn
         return () if self._is_stopping else rows
@@ -284,8 +316,10 @@ class OutboxRelay:
             for lane, prefix in zip(lanes, prefixes, strict=True):
                 for _ in prefix:
                     lane.in_flight.popleft()
-                if prefix:
-                    lane.refusals = 0
+                if prefix and prefix[-1].row.position >= lane.suspect_through:
+                    lane.suspect_through = 0
+                if prefix and lane.narrow and not lane.in_flight:
+                    lane.widen(self._share)
             self._in_flight -= len(done)
             self._observer.published(done)
         for lane in lanes:
@@ -302,6 +336,12 @@ class OutboxRelay:
             await self._offload(self._store.mark_in_doubt, rows)
         self._let_wait(lane, first.row, refusal)
 
+    def _spare_others(self, failure: FenceHeld) -> None:
+        """Let the lane wait that somebody else sends for; a sink with one lane has none to spare."""
+        lane = self._lanes.get(SourceName(failure.source))
+        if lane is not None and lane.in_flight and len(self._lanes) > 1:
+            self._let_wait(lane, lane.in_flight[0].row, failure)
+
     def _blame_oldest(self, failure: BridgeError) -> None:
         """Let the lane wait of which a row was confirmed by nobody for so long that it ended the session."""
         if self._sent:
@@ -310,7 +350,7 @@ class OutboxRelay:
 
     def _let_wait(self, lane: _Lane, row: OutboxRow, refusal: BridgeError) -> None:
         is_unroutable = isinstance(refusal, EventUnroutable)
-        lane.refusals += 1
+        lane.refusals, lane.narrow = lane.refusals + 1, 1
         first_pause = UNROUTABLE_FIRST_SECONDS if is_unroutable else REFUSED_FIRST_SECONDS
         ceiling = UNROUTABLE_SECONDS if is_unroutable else REFUSED_SECONDS
         pause = min(ceiling, first_pause * 2.0 ** min(lane.refusals - 1, 16))
@@ -327,17 +367,25 @@ class OutboxRelay:
         self._observer.alive()
 
     async def _look_for_refused(self, failure: BridgeError) -> None:
-        """Park the row that the broker refused for good, or find it by sending one at a time."""
-        waiting = [sent.row for lane in self._lanes.values() for sent in lane.in_flight if not sent.is_settled]
-        if len(waiting) == 1:
-            await self._park(waiting[0], str(failure))
+        """Do without the row that the broker refused, or find it by sending one at a time."""
+        waiting = [sent for lane in self._lanes.values() for sent in lane.in_flight if not sent.is_settled]
+        if len(waiting) != 1:
+            for sent in waiting:
+                sent.lane.suspect_through = sent.row.position
+        elif isinstance(failure, BrokerRefusedEvent):
+            await self._park(waiting[0].row, str(failure))
         else:
-            self._is_searching = True
+            self._suspect_nobody()
+            self._let_wait(waiting[0].lane, waiting[0].row, failure)
 
     async def _park(self, row: OutboxRow, reason: str) -> None:
         await self._offload(self._store.park, row, reason, self._clock())
-        self._is_searching = False
+        self._suspect_nobody()
         self._observer.parked(row, reason)
+
+    def _suspect_nobody(self) -> None:
+        for lane in self._lanes.values():
+            lane.suspect_through = 0
 
     async def _give_up_session(self) -> None:
         """Forget what was on its way: each lane goes on behind what it has confirmed."""

@@ -144,3 +144,24 @@ async def test_what_speaks_for_a_pbx_that_was_set_back_asks_for_a_walk_and_tells
         assert schedule.due(NOW) == (SET_BACK if is_doubted else "")
         assert store.place(HQ).cursor == intake.cursor == known.cursor
         assert unsent(store.exchange) == before
+
+
+@pytest.mark.parametrize(
+    ("heard", "is_initial"),
+    [
+        ([CaughtUp(is_proven=True)], False),
+        ([CaughtUp(is_proven=False)], True),
+        ([CaughtUp(is_proven=False), Deliver(row("late", 2), row("late", 2).cursor), CaughtUp(is_proven=False)], True),
+        ([CaughtUp(is_proven=False), CaughtUp(is_proven=False)], False),
+    ],
+)
+async def test_one_lost_answer_is_not_the_end_of_the_first_reading(
+    tmp_path: Path, heard: list[Any], *, is_initial: bool
+) -> None:
+    """Or else everybody who comes behind it would be told as somebody new."""
+    first = row("a1", 1)
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        intake = intake_of(store, run=at_once)
+        intake.stand_at(store.place(HQ))
+        await intake.commit([EpochBegan(cursor(0)), Deliver(first, first.cursor), *heard])
+        assert store.place(HQ).is_initial is is_initial

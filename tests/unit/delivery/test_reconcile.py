@@ -42,7 +42,7 @@ def walked(
     begin_walk(store, HQ)
     record = WalkRecord(NOW)
     sight(store, HQ, list(seen), record, rules=RULES, now=NOW)
-    caught_up(store, HQ, record, rules=RULES, now=NOW)
+    caught_up(store, HQ, record, ends_initial=True, rules=RULES, now=NOW)
     certificate, deleted = sweep(
         store, HQ, record, rules=RULES, now=NOW, brake=brake or Brake(), is_accepted=is_accepted
     )
@@ -93,7 +93,7 @@ def test_what_the_live_cursor_told_meanwhile_is_no_repair(store: SqliteStore) ->
     live = row("a", 2, dn="new")
     know(store, live, since=cursor(1))
     record.heard_live([live])
-    assert not caught_up(store, HQ, record, rules=RULES, now=NOW).changes
+    assert not caught_up(store, HQ, record, ends_initial=True, rules=RULES, now=NOW).changes
     assert [event.account["display_name"] for event in events(store)] == ["old", "new"]
 
 

@@ -90,7 +90,7 @@ def tell(store: SqliteStore, *usns: int, account: str = "anna", source: SourceNa
 def verify(store: SqliteStore, source: SourceName = HQ, *, now: datetime = NOW) -> None:
     """Have a full walk proven."""
     begin_walk(store, source)
-    caught_up(store, source, None, rules=RULES, now=NOW)
+    caught_up(store, source, None, ends_initial=True, rules=RULES, now=NOW)
     sweep(store, source, WalkRecord(now), rules=RULES, now=now, brake=Brake())
 
 
