@@ -145,8 +145,8 @@ def _keys_of(annotation: Any) -> Iterator[str]:
 
 
 def _is_list(table: str, key: str) -> bool:
-    if table == "status":
-        return key == "hosts"
+    if table in {"status", "listen"}:
+        return key in {"hosts", "proxies", "pbxs"}
     return table in {"publish", "pbx"} and key in {"include", "exclude", "mask"}
 
 
