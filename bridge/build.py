@@ -139,10 +139,17 @@ async def page(settings: Settings, board: Board) -> AsyncIterator[None]:
         return
     reader = RecentEvents(settings.store.path)
     views = Views(reader.recent, exposition(board), documents(offer_of(settings)))
-    token = status.secret.reveal() if status.secret is not None else None
+    token = status.secret_token
     try:
         async with serve(
-            board, host=status.host, port=status.port, token=token, hosts=status.hosts, views=views
+            board,
+            host=status.host,
+            port=status.port,
+            token=token,
+            hosts=status.hosts,
+            proxies=status.proxies,
+            is_introduced=status.proxy_protocol,
+            views=views,
         ) as port:
             log.info("status.listening", url=f"http://{status.host}:{port}/", token=token is not None)
             yield

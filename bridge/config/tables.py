@@ -22,11 +22,9 @@ from bridge.config.table import (
 )
 from bridge.errors import BadConfig
 from bridge.secret import Secret
+from bridge.web.access import MIN_TOKEN_CHARACTERS
 
 EXCHANGE: Final = "pbx.accounts"
-
-MIN_TOKEN_CHARACTERS: Final = 16
-"""Of the token of the status page: openssl rand -hex 8 makes so many."""
 
 
 def _amqp(url: SecretStr) -> SecretStr:

@@ -50,8 +50,8 @@ def test_pbxs_that_dial_are_one_table_and_one_for_each_app(tmp_path: Path) -> No
         "client_ca_file needs certificate_file",
     ),
     (
-        '[listen]\nhost = "127.0.0.1"\n[[listen.app]]\nname = "a"\npassword = "x"\n'
-        + f'client_fingerprint = "{"0" * 64}"\n',
+        ('[listen]\nhost = "127.0.0.1"\n[[listen.app]]\nname = "a"\npassword = "x"\n'
+        f'client_fingerprint = "{"0" * 64}"\n'),
         "client_ca_file is missing",
     ),
     (
