@@ -16,6 +16,7 @@ from bridge.cloudevents import numbers_in
 from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.settings import Settings
 from bridge.contract import documents
+from bridge.descriptors import afford
 from bridge.errands import newest_in_log
 from bridge.errors import BadConfig
 from bridge.following import Pbx
@@ -32,6 +33,7 @@ from bridge.publisher import Publisher
 from bridge.service import Bridge
 from bridge.source import PbxSource
 from bridge.status import Board, Door, Level, LogPart, Part, SourcePart
+from bridge.store.files import close_to_others
 from bridge.store.reading import RecentEvents
 from bridge.store.sqlite import SqliteStore
 from bridge.tally import BLOCKED
@@ -45,6 +47,9 @@ _BLOCKED_WORDS: Final = (
     "The broker has a memory or disk alarm and takes nothing. The bridge waits on its connection and sends everything "
     "once the alarm ends; at the broker, rabbitmq-diagnostics alarms says what it is"
 )
+
+KEPT_DESCRIPTORS: Final = 250
+"""For the broker, the store, the page (64), commands and health checks, PBXs that we dial, and what Python needs."""
 
 DOOR_SECONDS: Final = 1.0
 """How often the status of the door is brought up to date."""
@@ -78,6 +83,8 @@ def built(
     board.sources = {pbx.name: SourcePart(since=now) for pbx in settings.pbx}
     path = settings.store.path
     store_path = path if shadow is None else path.with_name(f"{path.name}.shadow")
+    for done in close_to_others(store_path):
+        log.warning("store.open_to_others", problem=done)
     with SqliteStore(store_path) as store, _hooks(settings, on_told, on_published) as (told, published):
         board.oldest_unsent_at = store.oldest_unpublished_at()
         written_log = log_of(settings, store, board)
@@ -220,7 +227,7 @@ async def listening(settings: Settings, bridge: Bridge) -> AsyncIterator[Listene
         max_silence=timedelta(seconds=3 * (listen.poll_interval_seconds + listen.answer_timeout_seconds) + 120),
     )
     callers.expect(await bridge.callers(utc_now() - timedelta(days=listen.forget_after_days)))
-    gate = Gate(Bounds(listen.max_connections, listen.max_connections_per_address, listen.max_unauthenticated))
+    gate = Gate(bounds_of(listen))
     listener = listener_of(listen, gate, callers)
     door = bridge.board.door = Door(listen.url)
 
@@ -239,6 +246,20 @@ async def listening(settings: Settings, bridge: Bridge) -> AsyncIterator[Listene
         finally:
             looking.cancel()
             await asyncio.wait([looking])
+
+
+def bounds_of(listen: ListenTable) -> Bounds:
+    """Return how many connections there may be: as configured, or as many as the system affords beside the rest."""
+    kept = KEPT_DESCRIPTORS + listen.max_unauthenticated
+    total = min(listen.max_connections, max(1, afford(listen.max_connections + kept) - kept))
+    if total < listen.max_connections:
+        log.warning(
+            "listen.few_descriptors",
+            max_connections=total,
+            problem=f"the system allows too few file descriptors for {listen.max_connections} connections; raise its "
+            "limit (LimitNOFILE in systemd, ulimits in compose, ulimit -n in a shell)",
+        )
+    return Bounds(total, listen.max_connections_per_address, listen.max_unauthenticated)
 
 
 def listener_of(listen: ListenTable, gate: Gate, callers: Callers) -> Listener:

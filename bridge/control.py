@@ -7,6 +7,7 @@ where the status page is off.
 import difflib
 import os
 import socket
+import stat
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ import orjson
 from aiohttp import web
 
 from bridge import logs
-from bridge.errors import BridgeError, NobodyAnswers
+from bridge.errors import BadConfig, BridgeError, NobodyAnswers
 from bridge.model import AccountGuid, Forgotten, Parked, SourceName
 from bridge.report import as_json, liveness
 from bridge.status import Board
@@ -67,7 +68,12 @@ def socket_path(store: Path) -> Path:
 
 @asynccontextmanager
 async def serve(bridge: Steered, path: Path) -> AsyncIterator[None]:
-    """Listen on the socket file *path* while inside; only where its name is too long, say so and do without."""
+    """Listen on the socket file *path* while inside; only where its name is too long, say so and do without.
+
+    Raises:
+        BadConfig: something else is in its place, perhaps a link.
+
+    """
     if len(os.fsencode(path)) > _MAX_PATH_BYTES:
         log.warning(
             "control.unavailable", path=str(path), problem="its name is too long; give store.url a shorter path"
@@ -87,6 +93,8 @@ async def serve(bridge: Steered, path: Path) -> AsyncIterator[None]:
 
 
 def _bound(path: Path) -> socket.socket:
+    if not is_socket_or_nothing(path):
+        raise BadConfig(f"{path} is no socket but something else, perhaps a link, that somebody put there. Remove it")
     _remove(path)  # that of a bridge that was killed: the lock on the store says that there is no other
     listening = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)
@@ -95,6 +103,14 @@ def _bound(path: Path) -> socket.socket:
     finally:
         os.umask(before)
     return listening
+
+
+def is_socket_or_nothing(path: Path) -> bool:
+    """Tell whether nothing else is in the place of a socket file; a link to one is something else."""
+    try:
+        return stat.S_ISSOCK(path.lstat().st_mode)
+    except OSError:
+        return True  # and whoever opens it hears why it cannot be
 
 
 def _remove(path: Path) -> None:
@@ -231,9 +247,11 @@ async def ask(path: Path, method: str, target: str, **query: str) -> bytes:
 
     Raises:
         NobodyAnswers: no bridge runs on this store.
-        BridgeError: with the words of its refusal.
+        BridgeError: with the words of its refusal, or because something else is in the place of the socket.
 
     """
+    if not is_socket_or_nothing(path):
+        raise BridgeError(f"{path} is no socket but something else, perhaps a link, that somebody put there. Remove it")
     try:
         async with (
             aiohttp.ClientSession(
