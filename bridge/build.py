@@ -20,6 +20,7 @@ from bridge.descriptors import afford
 from bridge.errands import newest_in_log
 from bridge.errors import BadConfig
 from bridge.following import Pbx
+from bridge.forwarded import Proxies
 from bridge.frames import APP_ID
 from bridge.intake import Told
 from bridge.listen.gate import Bounds, Gate
@@ -27,7 +28,7 @@ from bridge.listen.judge import App, Judge
 from bridge.listen.server import Listener, Place
 from bridge.logs import get_logger
 from bridge.metrics import exposition
-from bridge.model import OutboxRow, SourceName
+from bridge.model import Newcomers, OutboxRow, SourceName
 from bridge.outlets import Log
 from bridge.publisher import Publisher
 from bridge.service import Bridge
@@ -223,11 +224,21 @@ async def listening(settings: Settings, bridge: Bridge) -> AsyncIterator[Listene
         pace_of(listen),
         taken=taken,
         noise_of=noise_of,
+        newcomers=Newcomers(
+            listen.max_new_pbxs_per_hour,
+            listen.max_pbxs,
+            timedelta(days=listen.forget_after_days),
+            is_asking=listen.new_pbxs == "ask",
+        ),
         ask_ahead=listen.ask_ahead,
         max_silence=timedelta(seconds=3 * (listen.poll_interval_seconds + listen.answer_timeout_seconds) + 120),
     )
-    callers.expect(await bridge.callers(utc_now() - timedelta(days=listen.forget_after_days)))
+    known = await bridge.callers(utc_now() - timedelta(days=listen.forget_after_days))
+    callers.expect(known)
     gate = Gate(bounds_of(listen))
+    for caller in known:
+        if caller.address and caller.guid:
+            gate.expect(caller.address, (caller.domain, caller.pbx, caller.guid.lower()))
     listener = listener_of(listen, gate, callers)
     door = bridge.board.door = Door(listen.url)
 
@@ -266,10 +277,13 @@ def listener_of(listen: ListenTable, gate: Gate, callers: Callers) -> Listener:
     """Return the door for PBXs that dial."""
     return Listener(
         Place(listen.host, listen.port, listen.path, listen.login_timeout_seconds, listen.max_message_bytes),
-        judge=Judge([App(app.name, app.domain, app.secret.reveal) for app in listen.app]),
+        judge=Judge([App(app.name, app.domain, app.secret.reveal, frozenset(app.pbxs), app.pin) for app in listen.app]),
         gate=gate,
         source_for=callers.source_for,
-        certificate=ServerCertificate(listen.certificate_file, listen.key_file) if listen.certificate_file else None,
+        certificate=ServerCertificate(listen.certificate_file, listen.key_file, listen.client_ca_file)
+        if listen.certificate_file
+        else None,
+        proxies=Proxies(() if listen.proxy_protocol else listen.proxies),
     )
 
 

@@ -48,6 +48,9 @@ class Steered(Protocol):
     async def resume(self, name: SourceName) -> bool:
         """Read a PBX again; False where there is none of that name, or it was not paused."""
 
+    async def admit(self, name: SourceName) -> bool:
+        """Say yes to a new PBX that waits, or to what is odd about a known one; False where there is none like that."""
+
     async def forget(self, guid: AccountGuid) -> Forgotten:
         """Take the personal data of an account out of the store, unless events of it are to be sent yet."""
 
@@ -80,12 +83,13 @@ async def serve(bridge: Steered, path: Path) -> AsyncIterator[None]:
         )
         yield
         return
+    listening = _bound(path)
     application = web.Application()
     application.add_routes(_routes(bridge))
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=2)
-    await runner.setup()
     try:
-        await web.SockSite(runner, _bound(path)).start()
+        await runner.setup()
+        await web.SockSite(runner, listening).start()
         yield
     finally:
         await runner.cleanup()
@@ -140,8 +144,16 @@ def _routes(bridge: Steered) -> list[web.RouteDef]:
             part.last_change = None  # it may have the name
         return _json(forgotten)
 
+    async def admit(request: web.Request) -> web.Response:
+        name = SourceName(request.match_info["name"])
+        if not await bridge.admit(name):
+            waiting = () if bridge.board.door is None else bridge.board.door.waiting
+            return _missing(not_waiting(name, waiting))
+        return web.Response(text=f"{admitted(name)}\n")
+
     return [
         web.get("/livez", live),
+        web.post("/admit/{name}", admit),
         web.get("/status", status),
         web.post("/resync/{name}", resync),
         web.get("/logs", recent),
@@ -214,6 +226,17 @@ def resumed(name: str) -> str:
 def not_paused(name: str) -> str:
     """Return the sentence for a PBX that was not paused."""
     return f"{name} was not paused; nothing changed"
+
+
+def admitted(name: str) -> str:
+    """Return what a yes means for the PBX of that name."""
+    return f"{name} is let in, as it dials now; if it waited, it is read as soon as it dials again"
+
+
+def not_waiting(name: str, waiting: Iterable[str]) -> str:
+    """Return the sentence for a name that no PBX has which waits or has dialled before."""
+    names = ", ".join(waiting) or "none"
+    return f"no PBX called {name!r} waits for a yes, nor has one of that name dialled before; waiting: {names}"
 
 
 def not_parked(position: int) -> str:

@@ -13,7 +13,16 @@ from bridge.wording import clean, shown
 Sentence = tuple[str | datetime, ...]
 """Words and moments; whoever shows it knows the reader's clock and puts the moments into words."""
 
-_NOT_OF_A_PART: Final = {"task_stuck", "outbox_full", "events_late", "events_parked", "walk_stalled", "insecure"}
+_NOT_OF_A_PART: Final = {
+    "task_stuck",
+    "outbox_full",
+    "events_late",
+    "events_parked",
+    "walk_stalled",
+    "insecure",
+    "pbx_waits",
+    "pbx_unlike_before",
+}
 """Causes of which the sentence about an end of the bridge does not tell."""
 
 
@@ -61,6 +70,12 @@ def _problems(board: Board, now: datetime) -> Iterator[Problem]:
         yield Problem("outbox", "events_parked", Level.WARN, None, _parked_words(board))
     for sentence in board.insecurities:
         yield Problem("bridge", "insecure", Level.WARN, None, sentence)
+    for caller in () if board.door is None else board.door.waiting.values():
+        words = (
+            f"A new PBX, {clean(caller.pbx)} of {clean(caller.domain)}, dials from {clean(caller.address)} and waits "
+            f"for your yes: account-bridge admit {caller.source}"
+        )
+        yield Problem("door", "pbx_waits", Level.WARN, None, words)
     for name, part in board.sources.items():
         yield from _problems_of(name, part, board, now)
 
@@ -96,6 +111,8 @@ def _problems_of(name: str, part: SourcePart, board: Board, now: datetime) -> It
         )
     if part.warning:
         yield Problem(name, "deletions_held", Level.WARN, None, part.warning)
+    if part.oddity:
+        yield Problem(name, "pbx_unlike_before", Level.WARN, None, part.oddity)
     if part.doubt:
         yield Problem(name, "api_not_listed", Level.WARN, None, part.doubt)
 

@@ -9,13 +9,17 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from bridge.model import Cursor
+from bridge.model import Caller, Cursor
 
 MAX_UNSENT_AGE: Final = timedelta(minutes=5)
 """An event that waits longer than this makes the bridge not ready, unless configured otherwise."""
 
 MAX_WALK_STALL: Final = timedelta(minutes=5)
 """A full walk that reads no account for longer than this is stuck, unless configured otherwise."""
+
+
+MAX_WAITING: Final = 50
+"""New PBXs that wait for a yes and are shown."""
 
 
 class Level(StrEnum):
@@ -149,6 +153,8 @@ class SourcePart(Part):
     """What somebody should look at although changes flow; stands until the next proven full walk."""
     is_paused: bool = False
     """An operator wants it not to be read: no fault, and no reason to be not ready."""
+    oddity: str = ""
+    """What is unlike before about a PBX that dialled; stands until somebody says that it is right."""
     remark: str = ""
     """What a PBX that dialled says about itself and looks wrong."""
     noise: int = 0
@@ -197,6 +203,15 @@ class Door:
     """Logged in."""
     refusals: Mapping[str, int] = field(default_factory=dict)
     """How many were not let in, by reason."""
+    waiting: dict[str, Caller] = field(default_factory=dict)
+    """New PBXs that wait for a yes, by the name of their source; the newest last."""
+
+    def expect(self, caller: Caller) -> None:
+        """Have a new PBX wait for a yes; of more than so many the oldest is forgotten until it dials again."""
+        self.waiting.pop(caller.source, None)
+        self.waiting[caller.source] = caller
+        if len(self.waiting) > MAX_WAITING:
+            del self.waiting[next(iter(self.waiting))]
 
     def sentence(self) -> str:
         """Return what a person wants to know of it."""
@@ -275,6 +290,8 @@ class Board:
     def _own(self, now: datetime) -> Iterator[Level]:
         if self.insecurities or self.parked or (self.log is not None and (self.log.parked or self.log.warning)):
             yield Level.WARN
+        if self.door is not None and self.door.waiting:
+            yield Level.WARN
         if self.full:
             yield Level.PAUSED
         if self.is_late(now) or self.stuck(now):
@@ -282,7 +299,7 @@ class Board:
 
     def level_of(self, part: SourcePart, now: datetime) -> Level:
         """Return how bad it is with one PBX."""
-        needs_a_look = part.warning or part.doubt or part.parked or self.is_stalled(part, now)
+        needs_a_look = part.warning or part.oddity or part.doubt or part.parked or self.is_stalled(part, now)
         return worst(part.level, Level.WARN) if needs_a_look else part.level
 
     def is_late(self, now: datetime) -> bool:

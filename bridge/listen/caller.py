@@ -34,6 +34,8 @@ class Call:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it is of no more use."""
     is_replaced: bool = False
+    guid: str = ""
+    """Of the App object in its login."""
 
     def replace(self) -> None:
         """Give it up for a newer one, without waiting for a goodbye: it may be half dead."""

@@ -17,7 +17,8 @@ from typing import Any, Final, Self
 import orjson
 
 from bridge.errors import StoreUnusable
-from bridge.model import Backlog, Caller, Forgotten, OutboxRow, Parked, Pause, Place, SourceName, Waiting
+from bridge.model import Backlog, Forgotten, OutboxRow, Parked, Pause, Place, SourceName, Waiting
+from bridge.store.callers import CallerBook
 from bridge.store.forgetting import forget
 from bridge.store.lineage import COPIED, RESTORED, Mark, begin, close_case, has_passed, mark, new_lineage, settled
 from bridge.store.lock import StoreLock
@@ -52,6 +53,8 @@ class SqliteStore:
         self._backlog = Backlog()
         self.log = LogQueue(self)
         """What the log still wants, where it is written by the stream protocol."""
+        self.book = CallerBook(self)
+        """The PBXs that dial."""
         self._is_whole = False
         """True once nothing was found wrong with the file: only then may a stop be recorded as clean."""
 
@@ -178,20 +181,6 @@ class SqliteStore:
         """Return where *source* stands."""
         with self.transaction() as transaction:
             return transaction.place(source)
-
-    def meet(self, caller: Caller, at: datetime) -> bool:
-        """Record that a PBX has dialled, and return whether the name is its own: False where it is another's."""
-        with self.transaction() as transaction:
-            transaction.place(caller.source)  # a source never seen before is made
-            source_id = self._sources[caller.source]
-            told = {"domain": caller.domain, "pbx": caller.pbx, "seen_at": as_text(at)}
-            return self._execute("add_caller", source_id=source_id, **told).rowcount == 1
-
-    def callers(self, since: datetime) -> Sequence[Caller]:
-        """Return the PBXs that have dialled *since* then."""
-        with self._translated():
-            found = self._execute("callers", since=as_text(since))
-            return [Caller(SourceName(row["name"]), row["domain"], row["pbx"]) for row in found]
 
     def unpublished(self, after: int, limit: int) -> Sequence[OutboxRow]:
         """Return the oldest unpublished rows behind position *after*."""

@@ -9,13 +9,6 @@ INSERT INTO meta (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDA
 -- add_source: a PBX is known from the first time it is configured
 INSERT INTO source (name) VALUES (:name) ON CONFLICT (name) DO NOTHING;
 
--- add_caller: a PBX is known from the first time it dials; a name that is another's is not changed
-INSERT INTO caller (source_id, domain, pbx, seen_at) VALUES (:source_id, :domain, :pbx, :seen_at)
-ON CONFLICT (source_id) DO UPDATE SET seen_at = excluded.seen_at WHERE domain = excluded.domain AND pbx = excluded.pbx;
-
--- callers: the PBXs that dialled since then
-SELECT name, domain, pbx FROM caller JOIN source ON source.id = source_id WHERE seen_at >= :since ORDER BY name;
-
 -- source: where reading of one PBX goes on
 SELECT id, guid, usn, ausn, sequence, rewinds, walk FROM source WHERE name = :name;
 
@@ -333,3 +326,24 @@ DELETE FROM log_queue WHERE position = :position;
 
 -- unverified_source: one is enough
 SELECT name FROM source WHERE verified_at IS NULL LIMIT 1;
+
+-- caller: what is known of a PBX that dials, by the name of its source
+SELECT domain, pbx, seen_at, caller.guid, addresses, odd FROM caller JOIN source ON source.id = source_id WHERE name = :name;
+
+-- callers: the PBXs that dialled since then
+SELECT name, domain, pbx, caller.guid, addresses, odd FROM caller JOIN source ON source.id = source_id
+WHERE seen_at >= :since ORDER BY name;
+
+-- count_callers: how many PBXs dialled since then; a stamp in the future is believed by nobody
+SELECT count(*) AS callers FROM caller WHERE seen_at BETWEEN :since AND :now;
+
+-- count_new_callers: how many of them for the first time
+SELECT count(*) AS callers FROM caller WHERE first_at BETWEEN :since AND :now;
+
+-- add_caller: a PBX is known from the first time it dials; a name that is another's is not changed
+INSERT INTO caller (source_id, domain, pbx, seen_at, first_at, guid, addresses)
+SELECT id, :domain, :pbx, :at, :at, :guid, :addresses FROM source WHERE name = :name ON CONFLICT DO NOTHING;
+
+-- keep_caller: it dialled again, or somebody said yes to what was odd
+UPDATE caller SET seen_at = :seen_at, guid = :guid, addresses = :addresses, odd = :odd
+WHERE source_id = (SELECT id FROM source WHERE name = :name);
