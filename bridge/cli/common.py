@@ -20,6 +20,11 @@ from bridge.secret import scrub
 FAILED: Final = 1
 MISUSED: Final = 2
 
+IN_PROCESS_LIST: Final = (
+    "Everybody on this machine sees a password in it in the list of processes; better set BRIDGE_RABBITMQ_URL_FILE."
+)
+"""What the help says of an option that may have a password in it."""
+
 Result = TypeVar("Result")
 
 config_option = click.option(

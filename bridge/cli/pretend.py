@@ -9,7 +9,7 @@ import click
 import orjson
 
 from bridge import logs
-from bridge.cli.common import FAILED, run_now, settings_of, stop_signals
+from bridge.cli.common import FAILED, IN_PROCESS_LIST, run_now, settings_of, stop_signals
 from bridge.cli.watch import shower
 from bridge.demo import Plan, Summary, as_line, play
 from bridge.errors import BadConfig, BridgeError
@@ -32,8 +32,12 @@ REMEMBERED: Final = 10_000
 @click.option("--changes-per-second", default=0.0, show_default=True, type=click.FloatRange(min=0))
 @click.option("--round-trip-ms", default=0.0, show_default=True, type=click.FloatRange(min=0))
 @click.option("--app", default="demo", show_default=True, help="Name of the App object.")
-@click.option("--password", help="Its password; by default 'demo'.")
-@click.option("--password-file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--password",
+    help="Its password; by default 'demo'. Everybody on this machine sees it in the list of processes: for one that is "
+    "worth something use --password-file.",
+)
+@click.option("--password-file", type=click.Path(dir_okay=False, path_type=Path), help="A file with its password.")
 @click.option("--mode", "modes", multiple=True, help="How it behaves where the vendor says nothing, e.g. idle-silent.")
 @click.option("--scenario", help="A ready scenario or a TOML file with one.")
 @click.option("--call", "url", help="Dial a bridge at this URL (ws or wss), as PBXs with the Websocket check mark do.")
@@ -119,7 +123,10 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are pa
 @click.option("--changes-per-second", default=1.0, show_default=True, type=click.FloatRange(min=0))
 @click.option("--once", is_flag=True, help="End when all accounts and changes were delivered.")
 @click.option("--seed", default=1, show_default=True)
-@click.option("--amqp-url", help="A broker; by default BRIDGE_RABBITMQ_URL, and without either the terminal.")
+@click.option(
+    "--amqp-url",
+    help=f"A broker; by default BRIDGE_RABBITMQ_URL, and without either the terminal. {IN_PROCESS_LIST}",
+)
 @click.option("--json", "as_json", is_flag=True, help="One event per line on stdout, and the summary as the last line.")
 def demo(  # noqa: PLR0913 - the options of a command
     accounts: int,

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from bridge import logs
-from bridge.cli.common import config_option, run_now, safe_json, settings_of, stop_signals
+from bridge.cli.common import IN_PROCESS_LIST, config_option, run_now, safe_json, settings_of, stop_signals
 from bridge.cloudevents import AccountChanged
 from bridge.consumer.client import ACCOUNT_KEYS, Delivery, Start, subscribe
 from bridge.errors import BadConfig, BridgeError
@@ -30,7 +30,7 @@ log = logs.get_logger(__name__)
 
 @click.command()
 @config_option
-@click.option("--amqp-url", help="The broker; by default the configured one.")
+@click.option("--amqp-url", help=f"The broker; by default the configured one. {IN_PROCESS_LIST}")
 @click.option("--exchange", help="The exchange; by default the configured one.")
 @click.option("--queue", help="A durable queue to read from, and to keep; by default one that goes with this command.")
 @click.option("--from", "start", help="Read the log instead: 'first', or a time like 2026-11-23T20:00.")
