@@ -276,14 +276,21 @@ def bounds_of(listen: ListenTable) -> Bounds:
 def listener_of(listen: ListenTable, gate: Gate, callers: Callers) -> Listener:
     """Return the door for PBXs that dial."""
     return Listener(
-        Place(listen.host, listen.port, listen.path, listen.login_timeout_seconds, listen.max_message_bytes),
+        Place(
+            listen.host,
+            listen.port,
+            listen.path,
+            listen.login_timeout_seconds,
+            listen.max_message_bytes,
+            is_introduced=listen.proxy_protocol,
+        ),
         judge=Judge([App(app.name, app.domain, app.secret.reveal, frozenset(app.pbxs), app.pin) for app in listen.app]),
         gate=gate,
         source_for=callers.source_for,
         certificate=ServerCertificate(listen.certificate_file, listen.key_file, listen.client_ca_file)
         if listen.certificate_file
         else None,
-        proxies=Proxies(() if listen.proxy_protocol else listen.proxies),
+        proxies=Proxies(listen.proxies),
     )
 
 

@@ -1,5 +1,6 @@
 """The tables about PBXs, whoever of the two dials."""
 
+import socket
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -218,6 +219,8 @@ class ListenTable(PaceTable):
     def _proxies_are_known(self) -> Self:
         if self.proxy_protocol and not self.proxies:
             raise ValueError("proxies is missing: whose PROXY protocol is to be believed?")
+        if self.proxy_protocol and not hasattr(socket, "TCP_DEFER_ACCEPT"):
+            raise ValueError("proxy_protocol needs Linux; let the proxy send Forwarded instead")
         return self
 
     @property

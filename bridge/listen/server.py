@@ -70,6 +70,8 @@ class Place:
     """For the TLS handshake, for the opening of the WebSocket, and for the login, each."""
     max_message_bytes: int = 1 << 20
     """After the login."""
+    is_introduced: bool = False
+    """Proxies say by the PROXY protocol from where somebody dials, and not by headers."""
 
 
 class Listener:
@@ -109,7 +111,7 @@ class Listener:
         """
         place = self._place
         self._socket = GuardedSocket(
-            place.host, place.port, self._gate, lambda address: self.record.refused("too many connections", address)
+            place.host, place.port, self._gate, self.record.refused, self._proxies if place.is_introduced else None
         )
         self.port = self._socket.getsockname()[1]
         tls = None if self._certificate is None else self._certificate.context
@@ -148,7 +150,8 @@ class Listener:
         if path != self._place.path and not path.startswith(f"{self._place.path}/"):
             self.record.refused("another path", address)
             return socket.respond(HTTPStatus.NOT_FOUND, "Nothing is here.\n")
-        origin = self._proxies.origin(
+        proxies = Proxies() if self._place.is_introduced else self._proxies
+        origin = proxies.origin(
             address,
             forwarded=request.headers.get_all("Forwarded"),
             x_forwarded_for=request.headers.get_all("X-Forwarded-For"),

@@ -367,6 +367,39 @@ async def test_behind_a_proxy_that_is_known_each_has_the_address_that_it_says() 
         await until(lambda: door.gate.connected == 0)
 
 
+@pytest.mark.parametrize("is_tls", [False, True])
+async def test_a_proxy_introduces_whom_it_lets_through_before_anything_else_is_said(
+    tmp_path: Path, *, is_tls: bool
+) -> None:
+    authority = trustme.CA()
+    certificate = ServerCertificate(*written(authority, tmp_path, "127.0.0.1")) if is_tls else None
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = client_context(Trust(ca_file=tmp_path / "ca.pem")) if is_tls else None
+    head = b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 443\r\n"
+    async with Door(certificate=certificate, proxies=("127.0.0.9",), is_introduced=True).open() as door:
+
+        def dialled(said: bytes, source: str) -> sockets.socket:
+            plain = sockets.create_connection(("127.0.0.1", door.listener.port), source_address=(source, 0))
+            plain.sendall(said)
+            return plain
+
+        for source, said, address in (("127.0.0.9", head, "192.0.2.1"), ("127.0.0.8", b"", "127.0.0.8")):
+            door.visits.clear()
+            async with door.knock(
+                sock=dialled(said, source), ssl=context, additional_headers={"X-Forwarded-For": "192.0.2.7"}
+            ) as socket:
+                await log_in(socket)
+                await introduce(socket)
+                await until(lambda: door.visits)
+                assert door.visits[0].address == address
+        for source, said in (("127.0.0.9", b"GET / HTTP/1.1\r\n\r\n"), ("127.0.0.9", head[:9]), ("127.0.0.8", head)):
+            with dialled(said, source) as plain:
+                plain.settimeout(20)
+                assert await asyncio.to_thread(is_hung_up, plain)
+        assert door.refusals["a proxy that does not speak the PROXY protocol"] == 2
+        await until(lambda: door.gate.connected == 0)
+
+
 async def test_nobody_else_may_say_where_it_comes_from() -> None:
     async with (
         Door(proxies=("192.0.2.1",)).open() as door,
