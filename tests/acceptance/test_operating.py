@@ -243,7 +243,7 @@ async def messages(broker: PrivateBroker, queue: str) -> list[aio_pika.abc.Abstr
 
 
 async def test_a_support_bundle_has_no_secret_and_no_person_in_it(tmp_path: Path, broken: PrivateBroker) -> None:
-    secrets = ["pl4nted-s3cret", 'br0ker "s3cret" \u00e9/@', "t0ken-s3cret"]
+    secrets = ["pl4nted-s3cret", 'br0ker "s3cret" \u00e9/@', "t0ken-s3cret-of-the-page"]
     broken.ctl("add_user", "spy", secrets[1])
     broken.ctl("set_permissions", "spy", ".*", ".*", ".*")
     async with site(tmp_path, broken, accounts=10) as place:
