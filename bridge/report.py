@@ -29,6 +29,8 @@ _NOT_OF_A_PART: Final = {
     "walk_stalled",
     "insecure",
     FILE_UNUSABLE,
+    "pbx_waits",
+    "pbx_unlike_before",
 }
 """Causes of which the sentence about an end of the bridge does not tell."""
 
@@ -78,6 +80,12 @@ def _problems(board: Board, now: datetime) -> Iterator[Problem]:
     for sentence in board.insecurities:
         yield Problem("bridge", "insecure", Level.WARN, None, sentence)
     yield from _problems_of_files(board)
+    for caller in () if board.door is None else board.door.waiting.values():
+        words = (
+            f"A new PBX, {clean(caller.pbx)} of {clean(caller.domain)}, dials from {clean(caller.address)} and waits "
+            f"for your yes: account-bridge admit {caller.source}"
+        )
+        yield Problem("door", "pbx_waits", Level.WARN, None, words)
     for name, part in board.sources.items():
         yield from _problems_of(name, part, board, now)
 
@@ -122,6 +130,8 @@ def _problems_of(name: str, part: SourcePart, board: Board, now: datetime) -> It
         )
     if part.warning:
         yield Problem(name, "deletions_held", Level.WARN, None, part.warning)
+    if part.oddity:
+        yield Problem(name, "pbx_unlike_before", Level.WARN, None, part.oddity)
     if part.doubt:
         yield Problem(name, "api_not_listed", Level.WARN, None, part.doubt)
 
