@@ -153,6 +153,7 @@ class Listener:
         if ticket is None:
             socket.abort()  # it was gone before its turn came
             return
+        ticket.drop = socket.abort  # that of the socket alone is not noticed while nothing is read
         task = asyncio.create_task(self._answer(socket, ticket))
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)

@@ -24,7 +24,7 @@ async def test_neither_visitors_of_the_page_nor_somebody_with_a_password_keep_pb
     tmp_path: Path, broker: PrivateBroker
 ) -> None:
     figures = Figures()
-    await besieged(tmp_path, broker, figures, names=0, flood_bytes=0)
+    await besieged(tmp_path, broker, figures, names=0, flood_bytes=1 << 18)
     page, insider = figures.page, figures.insider
     assert page is not None
     assert page.half_requests > 1000
@@ -34,3 +34,6 @@ async def test_neither_visitors_of_the_page_nor_somebody_with_a_password_keep_pb
     assert insider is not None
     assert insider.in_capitals == "the same PBX"
     assert "with another App object than before" in insider.takeover
+    assert figures.flood["silent_seconds_at_most"] < figures.flood["silent_seconds_at_most_before"] + 0.5
+    assert figures.flood["flood_seconds"] < 5
+    assert figures.flood["memory_mb_more"] < 20

@@ -17,7 +17,7 @@ from bridge.errors import BadConfig
 from bridge.listen import server
 from bridge.listen.gate import Bounds, Ticket
 from bridge.listen.identity import Identity
-from bridge.listen.judge import App
+from bridge.listen.judge import App, Verdict
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import call
 from bridge.tls import ServerCertificate, Trust, client_context
@@ -323,6 +323,19 @@ async def test_strangers_at_the_address_of_a_pbx_make_room_for_it() -> None:
             assert len(pbx.connections) == 1, "and none that is in is dropped for them"
         for stranger in strangers:
             stranger.close()
+
+
+async def test_whoever_makes_room_is_gone_at_once_although_he_said_more_than_was_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is read while a login waits, so not even that the connection was ended would be noticed."""
+    monkeypatch.setattr(server, "REFUSAL_SECONDS", 20.0)
+    async with Door(bounds=Bounds(unauthenticated=1)).open() as door, door.knock() as stranger:
+        await stranger.send(login_of(await challenged(stranger), password="guess"))
+        await stranger.send("more")
+        await until(lambda: door.refusals.get(Verdict.WRONG_PASSWORD) == 1)
+        async with door.knock():
+            await until(lambda: door.gate.connected == 1, seconds=5)
 
 
 async def test_guesses_from_the_address_of_a_pbx_do_not_hold_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
