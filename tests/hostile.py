@@ -426,19 +426,23 @@ async def flooded(place: DialledSite, size: int) -> dict[str, float]:
         while True:
             began = time.monotonic()
             reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
-            writer.write(UPGRADE + b"\r\n")
-            with contextlib.suppress(OSError):
-                await reader.read(1 << 16)
+            try:
+                writer.write(UPGRADE + b"\r\n")
+                with contextlib.suppress(OSError):
+                    await reader.read(1 << 16)
+            finally:
+                writer.transport.abort()
             waits.append(time.monotonic() - began)
-            writer.transport.abort()
             await asyncio.sleep(0.02)
 
     async def send(address: str) -> None:
-        with contextlib.suppress(OSError):
-            reader, writer = await asyncio.open_connection("127.0.0.1", place.port, local_addr=(address, 0))
+        reader, writer = await asyncio.open_connection("127.0.0.1", place.port, local_addr=(address, 0))
+        try:
             writer.write(UPGRADE + b"\r\n" + frame(b"", head=0x89) * (size // 6))
-            while await reader.read(1 << 16):
-                continue
+            with contextlib.suppress(OSError):
+                while await reader.read(1 << 16):
+                    continue
+        finally:
             writer.transport.abort()
 
     for key in ("CERTIFICATE_FILE", "KEY_FILE"):
