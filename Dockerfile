@@ -1,4 +1,5 @@
 # The bridge as a container: nothing but Python and the installed package, as an unprivileged user.
+# Packages are locked by hash; what the tag of the base image stands for is not, see "Dependencies" in the README.
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY .docker .docker
@@ -20,7 +21,8 @@ LABEL org.opencontainers.image.title="pbx-account-bridge" \
       org.opencontainers.image.description="Publishes every account change of innovaphone PBXs to RabbitMQ"
 # A fixed number, so that volumes and secrets can be given to it.
 RUN groupadd --system --gid 10001 bridge \
- && useradd --system --uid 10001 --gid bridge --home-dir /var/lib/account-bridge --create-home bridge
+ && useradd --system --uid 10001 --gid bridge --home-dir /var/lib/account-bridge --create-home bridge \
+ && chmod 0700 /var/lib/account-bridge
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     BRIDGE_STORE_URL=sqlite:////var/lib/account-bridge/bridge.db

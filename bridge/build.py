@@ -17,9 +17,11 @@ from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.settings import Settings
 from bridge.config.tables import RabbitMqTable
 from bridge.contract import documents
+from bridge.descriptors import afford
 from bridge.errors import BadConfig, Misconfigured, Transient
 from bridge.files import FileReadingSource, Files, looking
 from bridge.following import Pbx
+from bridge.forwarded import Proxies
 from bridge.frames import APP_ID
 from bridge.intake import Told
 from bridge.listen.gate import Bounds, Gate
@@ -28,13 +30,14 @@ from bridge.listen.server import Listener, Place
 from bridge.log_scan import scan_log
 from bridge.logs import get_logger
 from bridge.metrics import exposition
-from bridge.model import LogContents, Numbers, OutboxRow, SourceName
+from bridge.model import LogContents, Newcomers, Numbers, OutboxRow, SourceName
 from bridge.publisher import Publisher
 from bridge.secret import scrub
 from bridge.service import Bridge
 from bridge.sinks import PUBLISHING, WRITING_LOG, StreamSink
 from bridge.source import PbxSource
 from bridge.status import Board, Door, Level, LogPart, Part, SourcePart
+from bridge.store.files import close_to_others
 from bridge.store.reading import RecentEvents
 from bridge.store.sqlite import SqliteStore
 from bridge.tally import BLOCKED
@@ -48,6 +51,9 @@ _BLOCKED_WORDS: Final = (
     "The broker has a memory or disk alarm and takes nothing. The bridge waits on its connection and sends everything "
     "once the alarm ends; at the broker, rabbitmq-diagnostics alarms says what it is"
 )
+
+KEPT_DESCRIPTORS: Final = 250
+"""For the broker, the store, the page (64), commands and health checks, PBXs that we dial, and what Python needs."""
 
 DOOR_SECONDS: Final = 1.0
 """How often the status of the door is brought up to date."""
@@ -81,6 +87,8 @@ def built(
     board.sources = {pbx.name: SourcePart(since=now) for pbx in settings.pbx}
     path = settings.store.path
     store_path = path if shadow is None else path.with_name(f"{path.name}.shadow")
+    for done in close_to_others(store_path):
+        log.warning("store.open_to_others", problem=done)
     with SqliteStore(store_path) as store, _hooks(settings, on_told, on_published) as (told, published):
         board.locked = lambda: store.locked
         board.oldest_unsent_at = store.exchange.oldest_unpublished_at()
@@ -147,10 +155,17 @@ async def page(settings: Settings, board: Board) -> AsyncIterator[None]:
         return
     reader = RecentEvents(settings.store.path)
     views = Views(reader.recent, exposition(board), documents(offer_of(settings)))
-    token = status.secret.reveal() if status.secret is not None else None
+    token = status.secret_token
     try:
         async with serve(
-            board, host=status.host, port=status.port, token=token, hosts=status.hosts, views=views
+            board,
+            host=status.host,
+            port=status.port,
+            token=token,
+            hosts=status.hosts,
+            proxies=status.proxies,
+            is_introduced=status.proxy_protocol,
+            views=views,
         ) as port:
             log.info("status.listening", url=f"http://{status.host}:{port}/", token=token is not None)
             yield
@@ -220,11 +235,21 @@ async def listening(settings: Settings, bridge: Bridge) -> AsyncIterator[Listene
         pace_of(listen),
         taken=taken,
         noise_of=noise_of,
+        newcomers=Newcomers(
+            listen.max_new_pbxs_per_hour,
+            listen.max_pbxs,
+            timedelta(days=listen.forget_after_days),
+            is_asking=listen.new_pbxs == "ask",
+        ),
         ask_ahead=listen.ask_ahead,
         max_silence=timedelta(seconds=3 * (listen.poll_interval_seconds + listen.answer_timeout_seconds) + 120),
     )
-    callers.expect(await bridge.callers(utc_now() - timedelta(days=listen.forget_after_days)))
-    gate = Gate(Bounds(listen.max_connections, listen.max_connections_per_address, listen.max_unauthenticated))
+    known = await bridge.callers(utc_now() - timedelta(days=listen.forget_after_days))
+    callers.expect(known)
+    gate = Gate(bounds_of(listen))
+    for caller in known:
+        if caller.address and caller.guid:
+            gate.expect(caller.address, (caller.domain, caller.pbx, caller.guid.lower()))
     listener = listener_of(listen, gate, callers)
     door = bridge.board.door = Door(listen.url)
 
@@ -245,14 +270,38 @@ async def listening(settings: Settings, bridge: Bridge) -> AsyncIterator[Listene
             await asyncio.wait([looking])
 
 
+def bounds_of(listen: ListenTable) -> Bounds:
+    """Return how many connections there may be: as configured, or as many as the system affords beside the rest."""
+    kept = KEPT_DESCRIPTORS + listen.max_unauthenticated
+    total = min(listen.max_connections, max(1, afford(listen.max_connections + kept) - kept))
+    if total < listen.max_connections:
+        log.warning(
+            "listen.few_descriptors",
+            max_connections=total,
+            problem=f"the system allows too few file descriptors for {listen.max_connections} connections; raise its "
+            "limit (LimitNOFILE in systemd, ulimits in compose, ulimit -n in a shell)",
+        )
+    return Bounds(total, listen.max_connections_per_address, listen.max_unauthenticated)
+
+
 def listener_of(listen: ListenTable, gate: Gate, callers: Callers) -> Listener:
     """Return the door for PBXs that dial."""
     return Listener(
-        Place(listen.host, listen.port, listen.path, listen.login_timeout_seconds, listen.max_message_bytes),
-        judge=Judge([App(app.name, app.domain, app.secret.reveal) for app in listen.app]),
+        Place(
+            listen.host,
+            listen.port,
+            listen.path,
+            listen.login_timeout_seconds,
+            listen.max_message_bytes,
+            is_introduced=listen.proxy_protocol,
+        ),
+        judge=Judge([App(app.name, app.domain, app.secret.reveal, frozenset(app.pbxs), app.pin) for app in listen.app]),
         gate=gate,
         source_for=callers.source_for,
-        certificate=ServerCertificate(listen.certificate_file, listen.key_file) if listen.certificate_file else None,
+        certificate=ServerCertificate(listen.certificate_file, listen.key_file, listen.client_ca_file)
+        if listen.certificate_file
+        else None,
+        proxies=Proxies(listen.proxies),
     )
 
 

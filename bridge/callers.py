@@ -8,9 +8,9 @@ from bridge.clock import utc_now
 from bridge.errors import PbxBrokeProtocol
 from bridge.following import Pbx
 from bridge.listen.caller import CallingPbx
-from bridge.listen.identity import Identity
+from bridge.listen.identity import Identity, Visit
 from bridge.logs import get_logger
-from bridge.model import Caller, SourceName
+from bridge.model import Caller, Meeting, Newcomers, SourceName
 from bridge.service import Bridge
 from bridge.status import Level, SourcePart
 from bridge.walk.decisions import Pace
@@ -36,6 +36,7 @@ class Callers:
         *,
         taken: Collection[str],
         noise_of: NoiseOf,
+        newcomers: Newcomers = Newcomers(),  # noqa: B008 - frozen, so sharing it is safe
         ask_ahead: int = 256,
         max_silence: timedelta = timedelta(minutes=15),
     ) -> None:
@@ -43,6 +44,7 @@ class Callers:
         self._pace = pace
         self._taken = taken
         self._noise_of = noise_of
+        self._newcomers = newcomers
         self._ask_ahead = ask_ahead
         self._max_silence = max_silence
         self._sources: dict[Identity, CallingPbx] = {}
@@ -58,25 +60,45 @@ class Callers:
     def expect(self, known: Sequence[Caller]) -> None:
         """Follow PBXs that dialled before, so that everybody sees them before they do it again."""
         for caller in known:
-            if caller.source not in self._taken:
-                self._follow(Identity(caller.domain, caller.pbx))
+            identity = Identity(caller.domain, caller.pbx)
+            if identity.source not in self._taken:
+                self._follow(identity)
+                self._bridge.board.sources[identity.source].oddity = caller.oddity
 
-    async def source_for(self, identity: Identity) -> CallingPbx:
+    async def source_for(self, visit: Visit) -> CallingPbx:
         """Return the source of the PBX that has just logged in.
 
         Raises:
-            PbxBrokeProtocol: its name is that of another source.
+            PbxBrokeProtocol: its name is that of another source, or it is a new one and not let in.
             PbxUnreachable: the bridge is stopping.
             Fatal: the store cannot be written.
 
         """
+        identity = visit.identity
         if identity.source in self._taken:
             raise PbxBrokeProtocol(f"a PBX that we dial is called {identity.source}, too; give that one another name")
-        if not await self._bridge.meet(Caller(identity.source, identity.domain, identity.pbx)):
-            raise PbxBrokeProtocol(f"the name {identity.source} belongs to another PBX")
+        caller = Caller(identity.source, identity.domain, identity.pbx, visit.address, visit.guid)
+        meeting = await self._bridge.meet(caller, self._newcomers)
+        if meeting not in {Meeting.KNOWN, Meeting.NEW}:
+            log.warning("listen.not_admitted", source=identity.source, reason=str(meeting), address=visit.address)
+            raise PbxBrokeProtocol(meeting)
         source = self._sources.get(identity) or self._follow(identity)
-        log.info("listen.logged_in", source=identity.source, domain=identity.domain, pbx=identity.pbx)
+        await self._look_at(identity.source)
+        log.info(
+            "listen.logged_in",
+            source=identity.source,
+            domain=identity.domain,
+            pbx=identity.pbx,
+            address=visit.address,
+            is_new=meeting is Meeting.NEW,
+        )
         return source
+
+    async def _look_at(self, name: SourceName) -> None:
+        part, before = self._bridge.board.sources[name], self._bridge.board.sources[name].oddity
+        part.oddity = await self._bridge.oddity(name)
+        if part.oddity and part.oddity != before:
+            log.warning("listen.unlike_before", source=name, problem=part.oddity)
 
     def _follow(self, identity: Identity) -> CallingPbx:
         name = identity.source

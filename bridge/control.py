@@ -7,6 +7,7 @@ where the status page is off.
 import difflib
 import os
 import socket
+import stat
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ import orjson
 from aiohttp import web
 
 from bridge import logs
-from bridge.errors import BridgeError, NobodyAnswers
+from bridge.errors import BadConfig, BridgeError, NobodyAnswers
 from bridge.model import AccountGuid, Forgotten, Parked, SourceName
 from bridge.report import as_json, liveness
 from bridge.status import Board
@@ -47,6 +48,9 @@ class Steered(Protocol):
     async def resume(self, name: SourceName) -> bool:
         """Read a PBX again; False where there is none of that name, or it was not paused."""
 
+    async def admit(self, name: SourceName) -> bool:
+        """Say yes to a new PBX that waits, or to what is odd about a known one; False where there is none like that."""
+
     async def forget(self, guid: AccountGuid) -> Forgotten:
         """Take the personal data of an account out of the store, unless events of it are to be sent yet."""
 
@@ -67,19 +71,25 @@ def socket_path(store: Path) -> Path:
 
 @asynccontextmanager
 async def serve(bridge: Steered, path: Path) -> AsyncIterator[None]:
-    """Listen on the socket file *path* while inside; only where its name is too long, say so and do without."""
+    """Listen on the socket file *path* while inside; only where its name is too long, say so and do without.
+
+    Raises:
+        BadConfig: something else is in its place, perhaps a link.
+
+    """
     if len(os.fsencode(path)) > _MAX_PATH_BYTES:
         log.warning(
             "control.unavailable", path=str(path), problem="its name is too long; give store.url a shorter path"
         )
         yield
         return
+    listening = _bound(path)
     application = web.Application()
     application.add_routes(_routes(bridge))
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=2)
-    await runner.setup()
     try:
-        await web.SockSite(runner, _bound(path)).start()
+        await runner.setup()
+        await web.SockSite(runner, listening).start()
         yield
     finally:
         await runner.cleanup()
@@ -87,6 +97,8 @@ async def serve(bridge: Steered, path: Path) -> AsyncIterator[None]:
 
 
 def _bound(path: Path) -> socket.socket:
+    if not is_socket_or_nothing(path):
+        raise BadConfig(f"{path} is no socket but something else, perhaps a link, that somebody put there. Remove it")
     _remove(path)  # that of a bridge that was killed: the lock on the store says that there is no other
     listening = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)
@@ -95,6 +107,14 @@ def _bound(path: Path) -> socket.socket:
     finally:
         os.umask(before)
     return listening
+
+
+def is_socket_or_nothing(path: Path) -> bool:
+    """Tell whether nothing else is in the place of a socket file; a link to one is something else."""
+    try:
+        return stat.S_ISSOCK(path.lstat().st_mode)
+    except OSError:
+        return True  # and whoever opens it hears why it cannot be
 
 
 def _remove(path: Path) -> None:
@@ -124,8 +144,16 @@ def _routes(bridge: Steered) -> list[web.RouteDef]:
             part.last_change = None  # it may have the name
         return _json(forgotten)
 
+    async def admit(request: web.Request) -> web.Response:
+        name = SourceName(request.match_info["name"])
+        if not await bridge.admit(name):
+            waiting = () if bridge.board.door is None else bridge.board.door.waiting
+            return _missing(not_waiting(name, waiting))
+        return web.Response(text=f"{admitted(name)}\n")
+
     return [
         web.get("/livez", live),
+        web.post("/admit/{name}", admit),
         web.get("/status", status),
         web.post("/resync/{name}", resync),
         web.get("/logs", recent),
@@ -200,6 +228,17 @@ def not_paused(name: str) -> str:
     return f"{name} was not paused; nothing changed"
 
 
+def admitted(name: str) -> str:
+    """Return what a yes means for the PBX of that name."""
+    return f"{name} is let in, as it dials now; if it waited, it is read as soon as it dials again"
+
+
+def not_waiting(name: str, waiting: Iterable[str]) -> str:
+    """Return the sentence for a name that no PBX has which waits or has dialled before."""
+    names = ", ".join(waiting) or "none"
+    return f"no PBX called {name!r} waits for a yes, nor has one of that name dialled before; waiting: {names}"
+
+
 def not_parked(position: int) -> str:
     """Return the sentence for a position where nothing is parked."""
     return f"no event is parked at position {position}; account-bridge parked lists those that are"
@@ -231,9 +270,11 @@ async def ask(path: Path, method: str, target: str, **query: str) -> bytes:
 
     Raises:
         NobodyAnswers: no bridge runs on this store.
-        BridgeError: with the words of its refusal.
+        BridgeError: with the words of its refusal, or because something else is in the place of the socket.
 
     """
+    if not is_socket_or_nothing(path):
+        raise BridgeError(f"{path} is no socket but something else, perhaps a link, that somebody put there. Remove it")
     try:
         async with (
             aiohttp.ClientSession(

@@ -8,7 +8,7 @@ two accounts, an *outbox row* is a change on its way to the broker.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple, NewType
 
@@ -52,6 +52,35 @@ class Caller:
     """System Name."""
     pbx: str
     """PBX name."""
+    address: str = ""
+    """From where it dials; of IPv6 the network."""
+    guid: str = ""
+    """Of its App object."""
+    oddity: str = ""
+    """What is unlike before, as a sentence, until somebody says that it is right."""
+
+
+class Meeting(StrEnum):
+    """What becomes of a PBX that has logged in."""
+
+    KNOWN = "known from before"
+    NEW = "never here before, and let in"
+    NAME_TAKEN = "its name belongs to another PBX"
+    WAITS = "a new PBX, which waits for your yes (account-bridge admit, listen.new_pbxs)"
+    TOO_MANY_NEW = "too many new PBXs within an hour (listen.max_new_pbxs_per_hour)"
+    TOO_MANY = "too many PBXs (listen.max_pbxs)"
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomers:
+    """Which PBXs are let in that never dialled before."""
+
+    per_hour: int = 100
+    total: int = 1000
+    remembered: timedelta = timedelta(days=30)
+    """A PBX that has not dialled for so long counts for the total no more."""
+    is_asking: bool = False
+    """None, until somebody says yes."""
 
 
 class Row(NamedTuple):

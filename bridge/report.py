@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from bridge.status import LEVELS, Board, Level, LogPart, Part, SourcePart, age_words
+from bridge.status import LEVELS, Board, Door, Level, LogPart, Part, SourcePart, age_words
 from bridge.wording import clean, shown
 
 Sentence = tuple[str | datetime, ...]
@@ -31,6 +31,8 @@ _NOT_OF_A_PART: Final = {
     "insecure",
     FILE_UNUSABLE,
     STORE_LOCKED,
+    "pbx_waits",
+    "pbx_unlike_before",
 }
 """Causes of which the sentence about an end of the bridge does not tell."""
 
@@ -64,6 +66,17 @@ def _problems(board: Board, now: datetime) -> Iterator[Problem]:
         yield _failing("broker", board.broker)
     if board.log is not None:
         yield from _problems_of_log(board.log)
+    yield from _problems_of_outbox(board, now)
+    for sentence in board.insecurities:
+        yield Problem("bridge", "insecure", Level.WARN, None, sentence)
+    yield from _problems_of_files(board)
+    if board.door is not None:
+        yield from _problems_of_door(board.door)
+    for name, part in board.sources.items():
+        yield from _problems_of(name, part, board, now)
+
+
+def _problems_of_outbox(board: Board, now: datetime) -> Iterator[Problem]:
     if words := board.locked():
         yield Problem("outbox", STORE_LOCKED, Level.WARN, None, ended(f"{words[:1].upper()}{words[1:]}"))
     if board.full:
@@ -79,11 +92,15 @@ def _problems(board: Board, now: datetime) -> Iterator[Problem]:
         )
     if board.parked:
         yield Problem("outbox", "events_parked", Level.WARN, None, _parked_words(board))
-    for sentence in board.insecurities:
-        yield Problem("bridge", "insecure", Level.WARN, None, sentence)
-    yield from _problems_of_files(board)
-    for name, part in board.sources.items():
-        yield from _problems_of(name, part, board, now)
+
+
+def _problems_of_door(door: Door) -> Iterator[Problem]:
+    for caller in door.waiting.values():
+        words = (
+            f"A new PBX, {clean(caller.pbx)} of {clean(caller.domain)}, dials from {clean(caller.address)} and waits "
+            f"for your yes: account-bridge admit {caller.source}"
+        )
+        yield Problem("door", "pbx_waits", Level.WARN, None, words)
 
 
 def _problems_of_files(board: Board) -> Iterator[Problem]:
@@ -126,6 +143,8 @@ def _problems_of(name: str, part: SourcePart, board: Board, now: datetime) -> It
         )
     if part.warning:
         yield Problem(name, "deletions_held", Level.WARN, None, part.warning)
+    if part.oddity:
+        yield Problem(name, "pbx_unlike_before", Level.WARN, None, part.oddity)
     if part.doubt:
         yield Problem(name, "api_not_listed", Level.WARN, None, part.doubt)
 

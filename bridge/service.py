@@ -18,7 +18,7 @@ from bridge.following import FollowedPbx, Pbx, Remembering, reading, recalled
 from bridge.intake import Told
 from bridge.interpreter import tune
 from bridge.logs import get_logger
-from bridge.model import AccountGuid, Caller, Forgotten, OutboxRow, Parked, Pause, SourceName
+from bridge.model import AccountGuid, Caller, Forgotten, Meeting, Newcomers, OutboxRow, Parked, Pause, SourceName
 from bridge.normalize import Rules, account_key
 from bridge.sinks import Comparable, ReadLog, Sinks, StreamSink
 from bridge.status import Board, Level, SourcePart
@@ -62,6 +62,25 @@ class StoreThread:
         self._executor.shutdown(wait=True)
 
 
+class KnowsCallers(Protocol):
+    """What is known of PBXs that dial."""
+
+    def meet(self, caller: Caller, at: datetime, newcomers: Newcomers) -> Meeting:
+        """Take note that a PBX has logged in, and return whether it may be let in."""
+
+    def admit(self, caller: Caller, at: datetime) -> bool:
+        """Let a PBX in from now on; False where its name is another's."""
+
+    def acknowledge(self, source: SourceName) -> bool:
+        """Take what was odd about a PBX for right; False where no PBX of that name has dialled."""
+
+    def known(self, since: datetime) -> Sequence[Caller]:
+        """Return the PBXs that have dialled *since* then."""
+
+    def oddity(self, source: SourceName) -> str:
+        """Return what is odd about a PBX, as a sentence."""
+
+
 class KeptStore(Remembering, Comparable, Counted, Protocol):
     """What a running bridge needs of a store beside what following, publishing and counting need."""
 
@@ -91,11 +110,9 @@ class KeptStore(Remembering, Comparable, Counted, Protocol):
     def forget(self, key: str, at: datetime, *, discard_unsent: bool) -> Forgotten:
         """Take the personal data of an account out of mirror and events."""
 
-    def meet(self, caller: Caller, at: datetime) -> bool:
-        """Record that a PBX has dialled; False where its name is another's."""
-
-    def callers(self, since: datetime) -> Sequence[Caller]:
-        """Return the PBXs that have dialled *since* then."""
+    @property
+    def book(self) -> "KnowsCallers":
+        """The PBXs that dial."""
 
     def prune(self, before: datetime, limit: int) -> int:
         """Forget up to *limit* rows published before that time, and return how many that were."""
@@ -227,8 +244,8 @@ class Bridge:
         )
         await followed.follow(first_pause_seconds)
 
-    async def meet(self, caller: Caller) -> bool:
-        """Record that a PBX has dialled, and return whether the name of its source is its own.
+    async def meet(self, caller: Caller, newcomers: Newcomers) -> Meeting:
+        """Take note that a PBX has logged in, and return whether it may be let in; a new one may have to wait.
 
         Raises:
             PbxUnreachable: the bridge is stopping.
@@ -237,11 +254,31 @@ class Bridge:
         """
         if self._is_stopping:
             raise PbxUnreachable("the bridge is stopping")
-        return await self._offload(self._store.meet, caller, utc_now())
+        meeting = await self._offload(self._store.book.meet, caller, utc_now(), newcomers)
+        if meeting is Meeting.WAITS and self.board.door is not None:
+            self.board.door.expect(caller)
+        return meeting
+
+    async def oddity(self, name: SourceName) -> str:
+        """Return what is odd about a PBX that dialled, as a sentence; empty where nothing is."""
+        return await self._offload(self._store.book.oddity, name)
 
     async def callers(self, since: datetime) -> Sequence[Caller]:
         """Return the PBXs that have dialled *since* then."""
-        return await self._offload(self._store.callers, since)
+        return await self._offload(self._store.book.known, since)
+
+    async def admit(self, name: SourceName) -> bool:
+        """Say yes to a new PBX that waits, or to what is odd about a known one; False where there is none like that."""
+        waiting = {} if self.board.door is None else self.board.door.waiting
+        if name in waiting:
+            is_admitted = await self._offload(self._store.book.admit, waiting[name], utc_now())
+            waiting.pop(name, None)
+        else:
+            is_admitted = await self._offload(self._store.book.acknowledge, name)
+            if name in self.board.sources:
+                self.board.sources[name].oddity = ""
+        log.info("listen.admitted", source=name, is_admitted=is_admitted)
+        return is_admitted
 
     def follow(self, pbx: Pbx, part: SourcePart) -> None:
         """Follow one more PBX from now on, or from the start if the bridge does not run yet; *part* is its place."""

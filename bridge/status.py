@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Protocol
 
-from bridge.model import Certificate, Cursor
+from bridge.model import Caller, Certificate, Cursor
 
 MAX_UNSENT_AGE: Final = timedelta(minutes=5)
 """An event that waits longer than this makes the bridge not ready, unless configured otherwise."""
@@ -23,6 +23,10 @@ MAX_WALK_STALL: Final = timedelta(minutes=5)
 
 CLOCK_WAS_SET: Final = timedelta(seconds=1)
 """By so much more or less than the steady clock; a clock that drifts, or is pulled gently, moves less in a second."""
+
+
+MAX_WAITING: Final = 50
+"""New PBXs that wait for a yes and are shown."""
 
 
 class Level(StrEnum):
@@ -174,6 +178,8 @@ class SourcePart(Part):
     """What somebody should look at although changes flow; stands until the next proven full walk."""
     is_paused: bool = False
     """An operator wants it not to be read: no fault, and no reason to be not ready."""
+    oddity: str = ""
+    """What is unlike before about a PBX that dialled; stands until somebody says that it is right."""
     remark: str = ""
     """What a PBX that dialled says about itself and looks wrong."""
     noise: int = 0
@@ -281,6 +287,15 @@ class Door:
     """Logged in."""
     refusals: Mapping[str, int] = field(default_factory=dict)
     """How many were not let in, by reason."""
+    waiting: dict[str, Caller] = field(default_factory=dict)
+    """New PBXs that wait for a yes, by the name of their source; the newest last."""
+
+    def expect(self, caller: Caller) -> None:
+        """Have a new PBX wait for a yes; of more than so many the oldest is forgotten until it dials again."""
+        self.waiting.pop(caller.source, None)
+        self.waiting[caller.source] = caller
+        if len(self.waiting) > MAX_WAITING:
+            del self.waiting[next(iter(self.waiting))]
 
     def sentence(self) -> str:
         """Return what a person wants to know of it."""
@@ -409,6 +424,8 @@ class Board:
             yield Level.WARN
         if any(way.file_trouble for way in self.ways):
             yield Level.WARN
+        if self.door is not None and self.door.waiting:
+            yield Level.WARN
         if self.full:
             yield Level.PAUSED
         if self.is_late(now) or self.stuck():
@@ -416,7 +433,7 @@ class Board:
 
     def level_of(self, part: SourcePart, now: datetime) -> Level:
         """Return how bad it is with one PBX."""
-        words = (part.warning, part.file_trouble, part.doubt, part.held_back)
+        words = (part.warning, part.oddity, part.file_trouble, part.doubt, part.held_back)
         needs_a_look = any(words) or part.parked or self.is_stalled(part, now)
         return worst(part.level, Level.WARN) if needs_a_look else part.level
 

@@ -110,15 +110,17 @@ def client_context(trust: Trust) -> "_ClientContext":
 class ServerCertificate:
     """The certificate that we show to whoever dials us, and the context that shows it.
 
+    With *client_ca_file*, which is read once, whoever dials may show one, too.
+
     Raises:
         FileUnusable: a file cannot be used; the sentence begins with its key.
 
     """
 
-    def __init__(self, certificate_file: Path, key_file: Path | None) -> None:
+    def __init__(self, certificate_file: Path, key_file: Path | None, client_ca_file: Path | None = None) -> None:
         self._files = (certificate_file, key_file)
         self._seen = self._state_of_files()
-        self.context = _server_context(*self._files)
+        self.context = _server_context(*self._files, client_ca_file)
 
     def __repr__(self) -> str:
         return f"<ServerCertificate {self._files[0]}>"
@@ -134,13 +136,19 @@ class ServerCertificate:
         state = self._state_of_files()
         if state == self._seen:
             return False
-        _server_context(*self._files)  # a try: what is half replaced must not spoil what is in use
+        _server_context(*self._files, None)  # a try: what is half replaced must not spoil what is in use
         _load_own(self.context, *self._files)
         self._seen = state
         return True
 
     def _state_of_files(self) -> list[tuple[int, int, int] | None]:
         return [None if file is None else _state(file) for file in self._files]
+
+
+def peers_fingerprint(connection: ssl.SSLObject | None) -> bytes | None:
+    """Return the SHA-256 of the certificate that the other end has shown and proven; ``None`` where it has none."""
+    certificate = None if connection is None else connection.getpeercert(binary_form=True)
+    return hashlib.sha256(certificate).digest() if certificate else None
 
 
 async def presented_fingerprint(host: str, port: int, server_name: str | None = None) -> str | None:
@@ -216,9 +224,16 @@ class _PinnedObject(ssl.SSLObject):
 _ClientContext.sslobject_class = _PinnedObject
 
 
-def _server_context(certificate_file: Path, key_file: Path | None) -> ssl.SSLContext:
+def _server_context(certificate_file: Path, key_file: Path | None, client_ca_file: Path | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.options |= ssl.OP_NO_RENEGOTIATION
+    if client_ca_file is not None:
+        try:
+            context.load_verify_locations(client_ca_file)
+        except (OSError, ssl.SSLError) as problem:
+            raise FileUnusable(f"client_ca_file: {client_ca_file} cannot be used: {_reason(problem)}") from problem
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a certificate that stands in the file is enough
     _load_own(context, certificate_file, key_file)
     return context
 

@@ -4,6 +4,10 @@ Each stranger is one connection that misbehaves in one of the ways below, from o
 (127.0.0.0/8), in the clear or by TLS. Meanwhile a pretend PBX is dialled in, changes accounts, loses its connection now
 and then and dials again. Printed at the end: how the strangers fared, how long changes took to the broker, and what the
 bridge held of memory and file descriptors before, at most, and after.
+
+Then three sieges, of a bridge each: more than a thousand half-sent requests and guesses at the page of one that may
+have 1024 file descriptors; somebody who knows the password of the App object and claims the names of other PBXs; and
+frames that say nothing.
 """
 
 import argparse
@@ -28,10 +32,12 @@ import aio_pika
 from bridge.listen.server import TIDY_SECONDS
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import keep_calling
-from tests.support.dialled_site import DialledSite, dialled_site, pbx_called
+from bridge.wire.login import login_digest
+from tests.support.dialled_site import PASSWORD, DialledSite, dialled_site, pbx_called
 from tests.support.dialling import login_of
 from tests.support.process import Command
 from tests.support.rabbit import PrivateBroker
+from tests.support.sieges import InsiderFigures, PageFigures, page_besieged, status_of, taken_in
 
 PATIENCE_SECONDS: Final = 1.5
 """Of a stranger, who goes then and makes room for the next."""
@@ -171,6 +177,35 @@ async def a_users_login(stranger: Stranger) -> None:
     await stranger.say(frame(login_of(challenge, sip="erika.mustermann").encode()))
 
 
+async def a_name_cut_at_its_colons(stranger: Stranger) -> None:
+    """What the PBX signed for a user whose name has colons, cut so that the App object stands in the right place."""
+    challenge = await stranger.challenge()
+    signed = json.loads(login_of(challenge, sip="erika", dn="x:example.com:app:y:z"))
+    information = json.dumps(signed.pop("info"), separators=(",", ":"))
+    joined = ":".join([signed["app"], signed["domain"], signed["sip"], signed["guid"], signed["dn"], information])
+    before, after = joined.split(":app:", 1)
+    app, domain = before.rsplit(":", 1)
+    guid, dn = after.split(":", 1)
+    cut = {"app": app, "domain": domain, "sip": "app", "guid": guid, "dn": dn, "digest": signed["digest"]}
+    await stranger.say(frame(json.dumps({"mt": "AppLogin", **cut}).encode()))
+
+
+async def a_name_with_the_guid_in_it(stranger: Stranger) -> None:
+    """The same for a user called ``app:<guid>``, who has the PBX sign a challenge with an end of an info in it."""
+    challenge = await stranger.challenge()
+    told = {"app": "x", "domain": "example.com", "sip": "app", "guid": "0" * 32, "dn": "e" * 32}
+    information = '{"appobj":"app","pbx":"main","a":1}'
+    digest = login_digest(**told, info=information, challenge=challenge, password=PASSWORD)
+    fields = json.dumps({"mt": "AppLogin", **told, "digest": digest})[:-1]
+    await stranger.say(frame(f'{fields},"info":{information}}}'.encode()))
+
+
+async def a_look_alike(stranger: Stranger) -> None:
+    challenge = await stranger.challenge()
+    name = stranger.chance.choice(["APP", "aPp", "\uff41pp", "app\u200b"])
+    await stranger.say(frame(login_of(challenge, sip=name, info={"appobj": name, "pbx": "main"}).encode()))
+
+
 async def after_the_challenge_silence(stranger: Stranger) -> None:
     await stranger.challenge()
 
@@ -193,6 +228,9 @@ WAYS: Final[tuple[Callable[[Stranger], Awaitable[None]], ...]] = (
     a_bad_password,
     an_unknown_app,
     a_users_login,
+    a_name_cut_at_its_colons,
+    a_name_with_the_guid_in_it,
+    a_look_alike,
     after_the_challenge_silence,
 )
 
@@ -231,6 +269,12 @@ class Figures:
     logins: int = 0
     """Of the PBX, which lost its connection now and then."""
     log_lines: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    """At the door, by reason."""
+    forged_logins_let_in: int = 0
+    page: PageFigures | None = None
+    insider: InsiderFigures | None = None
+    flood: dict[str, float] = field(default_factory=dict)
 
 
 async def misbehave(port: int, way: Callable[[Stranger], Awaitable[None]], chance: Chance) -> str:
@@ -353,9 +397,78 @@ async def play(folder: Path, broker: PrivateBroker, *, count: int, at_once: int)
             task.cancel()
         await asyncio.wait([consuming, calling, changing, looking])
         figures.log_lines = len(bridge.logs("listen"))
+        figures.refused = dict((await status_of(place))["door"]["refusals"])
+        let_in = [line for line in bridge.logs("listen.logged_in") if line.get("address", "127.0.0.1") != "127.0.0.1"]
+        figures.forged_logins_let_in = len(let_in)
         assert not pbx.oracle.mistakes
         assert await asyncio.to_thread(bridge.terminate) == 0
     return figures
+
+
+async def besieged(folder: Path, broker: PrivateBroker, figures: Figures, *, names: int, flood_bytes: int) -> None:
+    """Have the page besieged, then somebody come with the password, then frames that say nothing."""
+    for part in ("page", "insider", "flood"):
+        (folder / part).mkdir()
+        async with dialled_site(folder / part, broker) as place:
+            if part == "page":
+                figures.page = await page_besieged(place)
+            elif part == "insider":
+                figures.insider = await taken_in(place, names)
+            elif flood_bytes:
+                figures.flood = await flooded(place, flood_bytes)
+
+
+async def flooded(place: DialledSite, size: int) -> dict[str, float]:
+    """Have eight strangers send *size* bytes of empty pings each; return how long the bridge was silent for at most."""
+    waits: list[float] = []
+
+    async def keep_dialling() -> None:
+        while True:
+            began = time.monotonic()
+            reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+            try:
+                writer.write(UPGRADE + b"\r\n")
+                with contextlib.suppress(OSError):
+                    await reader.read(1 << 16)
+            finally:
+                writer.transport.abort()
+            waits.append(time.monotonic() - began)
+            await asyncio.sleep(0.02)
+
+    async def send(address: str) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", place.port, local_addr=(address, 0))
+        try:
+            writer.write(UPGRADE + b"\r\n" + frame(b"", head=0x89) * (size // 6))
+            with contextlib.suppress(OSError):
+                while await reader.read(1 << 16):
+                    continue
+        finally:
+            writer.transport.abort()
+
+    for key in ("CERTIFICATE_FILE", "KEY_FILE"):
+        del place.environment[f"BRIDGE_LISTEN_{key}"]
+    place.environment["BRIDGE_LISTEN_INSECURE"] = "true"
+    async with place.bridge() as bridge:
+        before = held_by(bridge.number)
+        dialling = asyncio.create_task(keep_dialling())
+        await asyncio.sleep(2)
+        calm = max(waits)
+        waits.clear()
+        began = time.monotonic()
+        async with asyncio.timeout(120):
+            await asyncio.gather(*(send(f"127.3.0.{number}") for number in range(1, 9)))
+        took = time.monotonic() - began
+        await asyncio.sleep(1)
+        dialling.cancel()
+        await asyncio.wait([dialling])
+        after = held_by(bridge.number)
+        bridge.kill()
+    return {
+        "silent_seconds_at_most_before": round(calm, 3),
+        "silent_seconds_at_most": round(max(waits), 3),
+        "flood_seconds": round(took, 1),
+        "memory_mb_more": round(after.memory_mb - before.memory_mb, 1),
+    }
 
 
 async def quiet(bridge: Command, seconds: float, descriptors: int = 0) -> None:
@@ -368,6 +481,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=10_000, help="strangers in all")
     parser.add_argument("--at-once", type=int, default=200)
+    parser.add_argument("--names", type=int, default=130, help="new PBXs that somebody with the password claims to be")
+    parser.add_argument("--flood-bytes", type=int, default=1 << 20, help="of empty pings, from each of eight; 0: none")
     parser.add_argument("--attack", type=int, metavar="PORT", help="only be the strangers, at a door that is there")
     chosen = parser.parse_args()
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it tells of every stranger that was hung up on
@@ -376,6 +491,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder, PrivateBroker() as broker:
         figures = asyncio.run(play(Path(folder), broker, count=chosen.count, at_once=chosen.at_once))
+        asyncio.run(besieged(Path(folder), broker, figures, names=chosen.names, flood_bytes=chosen.flood_bytes))
     print(json.dumps(asdict(figures), indent=2))  # noqa: T201 - its output
 
 

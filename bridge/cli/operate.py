@@ -132,6 +132,21 @@ def resume(config: Path | None, source: str, *, as_json: bool) -> None:
     )
 
 
+@click.command()
+@config_option
+@click.argument("source")
+@json_option
+def admit(config: Path | None, source: str, *, as_json: bool) -> None:
+    """Say yes to a new PBX that waits to be let in, or to one that dials from elsewhere or differs from before.
+
+    Which ones wait, and how they differ, is in the status.
+    """
+    say(
+        run_now(ask(_socket(config), "POST", f"/admit/{quote(source, safe='')}")).decode().strip(),
+        as_json=as_json,
+    )
+
+
 def _configured(config: Path | None, source: str) -> SourceName:
     known = [pbx.name for pbx in settings_of(config, require=False, level="error").pbx]
     if source not in known:
@@ -235,4 +250,4 @@ def _line(event: dict[str, Any]) -> Text:
     )
 
 
-COMMANDS: Final = (status, resync, pause, resume, parked_group)
+COMMANDS: Final = (status, resync, pause, resume, admit, parked_group)

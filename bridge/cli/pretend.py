@@ -9,7 +9,17 @@ import click
 import orjson
 
 from bridge import logs
-from bridge.cli.common import BROKER, FAILED, PORT, Number, checked, run_now, settings_of, stop_signals
+from bridge.cli.common import (
+    BROKER,
+    FAILED,
+    IN_PROCESS_LIST,
+    PORT,
+    Number,
+    checked,
+    run_now,
+    settings_of,
+    stop_signals,
+)
 from bridge.cli.watch import shower
 from bridge.config.pbx_tables import check_websocket
 from bridge.demo import Plan, Summary, as_line, play
@@ -37,8 +47,12 @@ MAX_ACCOUNTS: Final = 1_000_000
 @click.option("--changes-per-second", default=0.0, show_default=True, type=Number(0, 1000))
 @click.option("--round-trip-ms", default=0.0, show_default=True, type=Number(0, 60_000))
 @click.option("--app", default="demo", show_default=True, help="Name of the App object.")
-@click.option("--password", help="Its password; by default 'demo'.")
-@click.option("--password-file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--password",
+    help="Its password; by default 'demo'. Everybody on this machine sees it in the list of processes: for one that is "
+    "worth something use --password-file.",
+)
+@click.option("--password-file", type=click.Path(dir_okay=False, path_type=Path), help="A file with its password.")
 @click.option("--mode", "modes", multiple=True, help="How it behaves where the vendor says nothing, e.g. idle-silent.")
 @click.option("--scenario", help="A ready scenario or a TOML file with one.")
 @click.option(
@@ -136,7 +150,9 @@ def _tell(sentence: str) -> None:
 @click.option("--once", is_flag=True, help="End when all accounts and changes were delivered.")
 @click.option("--seed", default=1, show_default=True)
 @click.option(
-    "--amqp-url", type=BROKER, help="A broker; by default BRIDGE_RABBITMQ_URL, and without either the terminal."
+    "--amqp-url",
+    type=BROKER,
+    help=f"A broker; by default BRIDGE_RABBITMQ_URL, and without either the terminal. {IN_PROCESS_LIST}",
 )
 @click.option("--json", "as_json", is_flag=True, help="One event per line on stdout, and the summary as the last line.")
 def demo(  # noqa: PLR0913 - the options of a command

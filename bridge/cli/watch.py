@@ -15,6 +15,7 @@ from bridge import logs
 from bridge.cli.common import (
     BROKER,
     EXCHANGE,
+    IN_PROCESS_LIST,
     KEY,
     QUEUE,
     YEARS,
@@ -42,7 +43,7 @@ log = logs.get_logger(__name__)
 
 @click.command()
 @config_option
-@click.option("--amqp-url", type=BROKER, help="The broker; by default the configured one.")
+@click.option("--amqp-url", type=BROKER, help=f"The broker; by default the configured one. {IN_PROCESS_LIST}")
 @click.option("--exchange", type=EXCHANGE, help="The exchange; by default the configured one.")
 @click.option(
     "--queue", type=QUEUE, help="A durable queue to read from, and to keep; by default one that goes with this command."

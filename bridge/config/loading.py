@@ -23,6 +23,8 @@ _ABOUT_A_SERVICE: Final = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"
 )
 _PORT_OF_A_SERVICE: Final = re.compile(r"(tcp|udp|sctp)://")
+_NEVER_NONE: Final = frozenset({f"{PREFIX}STATUS_TOKEN", f"{PREFIX}STATUS_TOKEN_FILE"})
+"""Empty ones are mistakes: without a token the page is open to this machine, and to whom a proxy on it lets in."""
 
 
 def load_settings(
@@ -136,7 +138,8 @@ def _overlay(
     for variable, value in environment.items():
         if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE or variable.startswith(f"{PREFIX}TEST_"):
             continue
-        if not value.strip() or _is_of_kubernetes(variable, value):
+        is_none = not value.strip() and variable not in _NEVER_NONE
+        if is_none or _is_of_kubernetes(variable, value):
             continue
         if variable not in known:
             mistakes.append(f"{variable}: there is no such variable{did_you_mean(variable, known)}")
@@ -181,8 +184,8 @@ def _keys_of(annotation: Any) -> Iterator[str]:
 
 
 def _is_list(table: str, key: str) -> bool:
-    if table == "status":
-        return key == "hosts"
+    if table in {"status", "listen"}:
+        return key in {"hosts", "proxies", "pbxs"}
     return table in {"publish", "pbx"} and key in {"include", "exclude", "mask"}
 
 

@@ -1,15 +1,29 @@
 """The tables about PBXs, whoever of the two dials."""
 
+import socket
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from bridge.config.table import FieldNames, Name, OwnSecretFile, Table, TlsTable, checked, keep_guid, url_of, usable
+from bridge.config.table import (
+    FieldNames,
+    Fingerprint,
+    Name,
+    Networks,
+    OwnSecretFile,
+    Table,
+    TlsTable,
+    checked,
+    keep_guid,
+    url_of,
+    usable,
+)
+from bridge.listen.identity import without_case
 from bridge.model import SourceName
 from bridge.secret import Secret
-from bridge.tls import ServerCertificate
+from bridge.tls import ServerCertificate, read_fingerprint
 
 DEFAULT_PATH: Final = "/PBX0/APPS/websocket"
 
@@ -111,13 +125,22 @@ class AppTable(Table):
     """An App object whose PBXs dial us."""
 
     name: str = Field(min_length=1)
-    """The Name of the App object."""
+    """The Name of the App object, capitals and all."""
     domain: str | None = Field(None, min_length=1)
     """Only PBXs of this System Name, and for those no other entry of this name."""
     password: SecretStr | None = None
     """The Password of the App object."""
     password_file: OwnSecretFile | None = Field(None, validate_default=True)
     """A file with that, read again at every login."""
+    pbxs: tuple[str, ...] = ()
+    """Only PBXs of these names, so that whoever has this password cannot speak for others; by default any."""
+    client_fingerprint: Fingerprint | None = None
+    """Only with this client certificate (its SHA-256); needs listen.client_ca_file."""
+
+    @property
+    def pin(self) -> bytes | None:
+        """The fingerprint of the client's certificate, where one is asked for."""
+        return None if self.client_fingerprint is None else read_fingerprint(self.client_fingerprint)
 
     @field_validator("password_file")
     @classmethod
@@ -145,8 +168,14 @@ class ListenTable(PaceTable):
     """The certificate that PBXs are shown; a changed file is taken over at once."""
     key_file: Path | None = None
     """Its key, where that is not in the same file."""
+    client_ca_file: Path | None = None
+    """Ask PBXs for a certificate of their own, and believe those that these sign, or that stand in it themselves."""
     insecure: bool = False
     """Do without TLS, for a laboratory, or behind a proxy on another machine."""
+    proxies: Networks = ()
+    """Addresses of proxies that say from where a PBX dials, by Forwarded or X-Forwarded-For. Only they are believed."""
+    proxy_protocol: bool = False
+    """They say it by the PROXY protocol, at the start of each connection, instead."""
     login_timeout_seconds: float = Field(10, gt=0, le=120)
     """For the TLS handshake, for the opening of the WebSocket and for the login, each."""
     max_connections: int = Field(1000, ge=1)
@@ -155,6 +184,12 @@ class ListenTable(PaceTable):
     """At a time, from one address (of IPv6, one /64 network)."""
     max_unauthenticated: int = Field(128, ge=1)
     """At a time, not logged in; of more the oldest go."""
+    new_pbxs: Literal["admit", "ask"] = "admit"
+    """ask: a PBX that never dialled before is let in once you say so, by account-bridge admit."""
+    max_new_pbxs_per_hour: int = Field(100, ge=1)
+    """Of PBXs that never dialled before."""
+    max_pbxs: int = Field(1000, ge=1)
+    """PBXs that dialled in the last forget_after_days; with so many, no new one is let in."""
     forget_after_days: float = Field(30, gt=0)
     """A PBX that has not dialled for so long is not shown any more at the next start, until it dials again."""
     app: tuple[AppTable, ...] = Field((), validate_default=True)
@@ -167,7 +202,7 @@ class ListenTable(PaceTable):
             raise ValueError(
                 "is missing: without the name and password of an App object ([[listen.app]]) nobody gets in"
             )
-        seen = [(app.name.casefold(), (app.domain or "").casefold()) for app in apps]
+        seen = [(app.name, without_case(app.domain or "")) for app in apps]
         for app, key in zip(apps, seen, strict=True):
             if seen.count(key) > 1:
                 raise ValueError(f"there are two entries for {app.name!r} and the same domain; one password is right")
@@ -184,8 +219,26 @@ class ListenTable(PaceTable):
                 'or listen for a TLS proxy on this machine only (host = "127.0.0.1")'
             )
         if self.certificate_file is not None:
-            certificate, key = self.certificate_file, self.key_file
-            usable(lambda: ServerCertificate(certificate, key))
+            certificate, key, clients = self.certificate_file, self.key_file, self.client_ca_file
+            usable(lambda: ServerCertificate(certificate, key, clients))
+        return self
+
+    @model_validator(mode="after")
+    def _client_certificates_can_be_seen(self) -> Self:
+        if self.client_ca_file is not None and self.certificate_file is None:
+            raise ValueError("client_ca_file needs certificate_file: without TLS no certificate is shown")
+        if self.client_ca_file is None and any(app.client_fingerprint is not None for app in self.app):
+            raise ValueError(
+                "client_ca_file is missing: an app has a client_fingerprint, so PBXs have to be asked for a certificate"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _proxies_are_known(self) -> Self:
+        if self.proxy_protocol and not self.proxies:
+            raise ValueError("proxies is missing: whose PROXY protocol is to be believed?")
+        if self.proxy_protocol and not hasattr(socket, "TCP_DEFER_ACCEPT"):
+            raise ValueError("proxy_protocol needs Linux; let the proxy send Forwarded instead")
         return self
 
     @property

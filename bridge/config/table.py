@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
@@ -164,6 +165,23 @@ def _fingerprints(text: str) -> str:
     return text
 
 
+def _one_fingerprint(text: str) -> str:
+    read_fingerprint(text)
+    return text
+
+
+def _networks(texts: Sequence[str]) -> Sequence[str]:
+    usable_as = "must be an address, or a network like 10.0.0.0/8"
+    for text in texts:
+        try:
+            ip_network(text)
+        except ValueError:
+            raise ValueError(f"{text!r} {usable_as}") from None
+    return texts
+
+
+Networks = Annotated[tuple[str, ...], AfterValidator(_networks)]
+Fingerprint = Annotated[str, AfterValidator(_one_fingerprint)]
 SecretFile = Annotated[Path, AfterValidator(_readable)]
 """Nothing goes without it."""
 OwnSecretFile = Annotated[Path, holding()]

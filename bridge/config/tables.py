@@ -10,6 +10,7 @@ from bridge.config.table import (
     MAX_EXCHANGE_CHARACTERS,
     Age,
     FieldNames,
+    Networks,
     SecretFile,
     Table,
     Time,
@@ -22,9 +23,12 @@ from bridge.config.table import (
     short,
     url_of,
     urls_of,
+    usable,
 )
+from bridge.errors import BadConfig
 from bridge.secret import Secret
 from bridge.urls import Url, split_urls, vhost_of
+from bridge.web.access import MIN_TOKEN_CHARACTERS
 
 EXCHANGE: Final = "pbx.accounts"
 
@@ -263,11 +267,42 @@ class StatusTable(Table):
     token_file: SecretFile | None = None
     """A file with that."""
     hosts: tuple[str, ...] = ()
-    """Names under which the page may be asked for, beside localhost and plain addresses; where there is no token."""
+    """Names under which the page may be asked for, beside localhost and plain addresses."""
+    proxies: Networks = ()
+    """Addresses of proxies that say from where somebody asks, and whether by https; nobody else is believed."""
+    proxy_protocol: bool = False
+    """They say from where by the PROXY protocol, not by Forwarded or X-Forwarded-For."""
     max_unsent_age_seconds: float = Field(300, gt=0)
     """An event that waits for longer makes the bridge not ready."""
     max_walk_stall_seconds: float = Field(300, gt=0)
     """A full walk that reads no account for longer is stuck."""
+
+    @model_validator(mode="after")
+    def _token_cannot_be_guessed(self) -> Self:
+        usable(lambda: self.secret_token)
+        return self
+
+    @property
+    def secret_token(self) -> str | None:
+        """The token; ``None`` where the page is for this machine only.
+
+        Raises:
+            BadConfig: it cannot be read, or is too short.
+
+        """
+        token = None if self.secret is None else self.secret.reveal().strip()
+        if token is not None and len(token) < MIN_TOKEN_CHARACTERS:
+            raise BadConfig(
+                f"token has {len(token)} characters, and fewer than {MIN_TOKEN_CHARACTERS} can be guessed. Make one by "
+                "openssl rand -hex 32 (status.token_file, BRIDGE_STATUS_TOKEN_FILE)"
+            )
+        return token
+
+    @model_validator(mode="after")
+    def _proxies_are_known(self) -> Self:
+        if self.proxy_protocol and not self.proxies:
+            raise ValueError("proxies is missing: whose PROXY protocol is to be believed?")
+        return self
 
     @model_validator(mode="after")
     def _strangers_need_a_token(self) -> Self:

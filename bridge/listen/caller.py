@@ -37,6 +37,8 @@ class Call:
     is_replaced: bool = False
     code: int = NORMAL
     """What the PBX is told when it is over."""
+    guid: str = ""
+    """Of the App object in its login."""
 
     def replace(self) -> None:
         """Give it up for a newer one, without waiting for a goodbye: it may be half dead."""

@@ -9,9 +9,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bridge.errors import BadConfig
+from bridge.forwarded import Proxies
 from bridge.listen.gate import Gate, Ticket
+from bridge.proxy_protocol import V2_MAX_BYTES, introduced
 
 BACKLOG: Final = 128
+
+INTRODUCTION_SECONDS: Final = 5
+"""How long the system waits for the first packet of a connection, where proxies introduce them."""
 
 KEEPALIVE_IDLE_SECONDS: Final = 30
 KEEPALIVE_INTERVAL_SECONDS: Final = 10
@@ -34,20 +39,33 @@ class Accepted(socket.socket):
 
 
 class GuardedSocket(socket.socket):
-    """Listens on *host* and *port*; *on_refused* is told the address of whom *gate* did not let in.
+    """Listens on *host* and *port*; *on_refused* is told the reason and address of whom *gate* did not let in.
+
+    With *introducing*, connections of those proxies have to begin with the PROXY protocol, which is taken off before
+    anybody else sees them.
 
     Raises:
         BadConfig: the address cannot be listened on.
 
     """
 
-    def __init__(self, host: str, port: int, gate: Gate, on_refused: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        gate: Gate,
+        on_refused: Callable[[str, str], None],
+        introducing: Proxies | None = None,
+    ) -> None:
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
             super().__init__(family, kind, protocol)
             self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if introducing is not None:
+                # A proxy says what it has to say in its first packet, so that is there when we hear of the connection.
+                self.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, INTRODUCTION_SECONDS)
             self.setblocking(False)  # noqa: FBT003 - the library's own signature
             self.bind(address)
         except OSError as problem:
@@ -58,6 +76,7 @@ class GuardedSocket(socket.socket):
             ) from problem
         self._gate = gate
         self._on_refused = on_refused
+        self._introducing = introducing
         self._tickets: dict[int, Ticket] = {}
 
     def accept(self) -> tuple[socket.socket, Any]:
@@ -69,10 +88,17 @@ class GuardedSocket(socket.socket):
         """
         plain, address = super().accept()
         accepted = Accepted(plain.family, plain.type, plain.proto, fileno=plain.detach())
-        ticket = self._gate.enter(str(address[0]), lambda: _hang_up(accepted))
+        origin = str(address[0])
+        try:
+            origin = self._origin(accepted, origin)
+        except (OSError, ValueError):
+            accepted.close()
+            self._on_refused("a proxy that does not speak the PROXY protocol", origin)
+            raise ConnectionAbortedError("not introduced") from None
+        ticket = self._gate.enter(origin, lambda: _hang_up(accepted))
         if ticket is None:
             accepted.close()
-            self._on_refused(str(address[0]))
+            self._on_refused("too many connections", origin)
             raise ConnectionAbortedError("not let in")
         number = accepted.fileno()
         self._tickets[number] = ticket
@@ -89,6 +115,24 @@ class GuardedSocket(socket.socket):
         """End all connections that are left, those in the midst of their TLS handshake included."""
         for ticket in list(self._tickets.values()):
             ticket.drop()
+
+    def _origin(self, accepted: socket.socket, peer: str) -> str:
+        """Return where a connection comes from, and take off what its proxy says about that.
+
+        Raises:
+            OSError: nothing has come, or it is gone.
+            ValueError: something else has come, or not all of it.
+
+        """
+        if self._introducing is None or not self._introducing.trust(peer):
+            return peer
+        accepted.setblocking(False)  # noqa: FBT003 - the library's own signature
+        seen = accepted.recv(V2_MAX_BYTES, socket.MSG_PEEK)
+        found = introduced(seen)
+        if found is None:
+            raise ValueError("the PROXY protocol came in parts")
+        accepted.recv(len(seen) - len(found.rest))
+        return found.address or peer
 
     def ticket(self, number: int) -> Ticket | None:
         """Return the ticket of the open connection with this file descriptor; ``None`` where there is none."""

@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
+import string
+from dataclasses import dataclass, field
 from typing import Final
 
 import orjson
@@ -17,15 +18,26 @@ MAX_CHARACTERS: Final = 200
 SLUG_CHARACTERS: Final = 29
 DIGEST_CHARACTERS: Final = 10
 
+_LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+def without_case(domain: str) -> str:
+    """Return a System Name as all its spellings are compared: A to Z like a to z, and nothing else is alike."""
+    return domain.translate(_LOWER)
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One PBX among all that may dial."""
+    """One PBX among all that may dial. ``EXAMPLE.com`` is ``example.com``."""
 
     domain: str
-    """System Name."""
+    """System Name, in small letters."""
     pbx: str
     """PBX name, which tells master and slaves of one domain apart."""
+
+    def __post_init__(self) -> None:
+        """Write the System Name in the one way."""
+        object.__setattr__(self, "domain", without_case(self.domain))
 
     @property
     def source(self) -> SourceName:
@@ -37,6 +49,17 @@ class Identity:
         slug = re.sub(r"[^a-z0-9]+", "-", told).strip("-")[:SLUG_CHARACTERS].rstrip("-") or "pbx"
         digest = hashlib.sha256(f"{self.domain}\0{self.pbx}".encode()).hexdigest()[:DIGEST_CHARACTERS]
         return SourceName(f"{slug}-{digest}")
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A PBX that has logged in, and what tells it from another one of the same name."""
+
+    identity: Identity
+    address: str = ""
+    """Where it dialled from."""
+    guid: str = field(default="", repr=False)
+    """Of its App object; proven by the login."""
 
 
 def app_object(login: AppLogin) -> str:
@@ -57,7 +80,8 @@ def confirmed(claim: Identity, info: PbxInfo | None) -> Identity:
 
     """
     domain, pbx = (info.domain, info.pbx) if info is not None else ("", "")
-    if (domain and claim.domain and domain != claim.domain) or (pbx and claim.pbx and pbx != claim.pbx):
+    is_other_domain = domain and claim.domain and without_case(domain) != claim.domain
+    if is_other_domain or (pbx and claim.pbx and pbx != claim.pbx):
         raise PbxBrokeProtocol("PbxInfo names another PBX than the login did")
     identity = Identity(claim.domain or domain, claim.pbx or pbx)
     if not identity.domain or not identity.pbx:

@@ -12,6 +12,11 @@ INTERVAL_SECONDS: Final = 30.0
 
 MAX_CHARACTERS: Final = 60
 
+MAX_REASONS: Final = 40
+"""That are told apart; some have a name in them that the other end chose."""
+
+OTHER: Final = "something else"
+
 log = get_logger(__name__)
 
 
@@ -30,6 +35,8 @@ class Record:
     def refused(self, reason: str, address: str, **more: str) -> None:
         """Count somebody who was not let in, and say so, unless that was said just now."""
         reason = str(reason)  # of an enumeration: JSON wants keys that are text and nothing else
+        if reason not in self.refusals and len(self.refusals) >= MAX_REASONS:
+            reason = OTHER
         self.refusals[reason] += 1
         self._untold[reason] += 1
         now = self._clock()

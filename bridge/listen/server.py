@@ -15,16 +15,17 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from bridge.errors import BridgeError, FileUnusable, PbxBrokeProtocol
+from bridge.forwarded import Proxies
 from bridge.listen.accepted import AcceptedConnection
 from bridge.listen.caller import Call, CallingPbx
-from bridge.listen.gate import Gate, Ticket
+from bridge.listen.gate import Claim, Gate, Ticket
 from bridge.listen.guarded import GuardedSocket
-from bridge.listen.identity import Identity, claimed, confirmed
+from bridge.listen.identity import Visit, claimed, confirmed
 from bridge.listen.judge import Judge, Verdict
 from bridge.listen.record import Record
 from bridge.listen.tidy import give_back
 from bridge.logs import get_logger
-from bridge.tls import ServerCertificate
+from bridge.tls import ServerCertificate, peers_fingerprint
 from bridge.websocket import GOING_AWAY, NOT_ALLOWED, OUR_FAULT, TOO_BIG, Allowance
 from bridge.wire import messages as m
 from bridge.wire.protocol import Conversation, Event, Party
@@ -72,19 +73,22 @@ class Place:
     """For the TLS handshake, for the opening of the WebSocket, and for the login, each."""
     max_message_bytes: int = 1 << 20
     """After the login."""
+    is_introduced: bool = False
+    """Proxies say by the PROXY protocol from where somebody dials, and not by headers."""
 
 
 class Listener:
     """Lets PBXs in. *source_for* returns the source of a PBX that has logged in, or raises a ``BridgeError``."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its parts
         self,
         place: Place,
         *,
         judge: Judge,
         gate: Gate,
-        source_for: Callable[[Identity], Awaitable[CallingPbx]],
+        source_for: Callable[[Visit], Awaitable[CallingPbx]],
         certificate: ServerCertificate | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self.port = place.port
         """The one that is listened on, once it is."""
@@ -94,6 +98,7 @@ class Listener:
         self._gate = gate
         self._source_for = source_for
         self._certificate = certificate
+        self._proxies = proxies or Proxies()
         self._socket: GuardedSocket
         self._answering: set[asyncio.Task[None]] = set()
 
@@ -110,7 +115,7 @@ class Listener:
         """
         place = self._place
         self._socket = GuardedSocket(
-            place.host, place.port, self._gate, lambda address: self.record.refused("too many connections", address)
+            place.host, place.port, self._gate, self.record.refused, self._proxies if place.is_introduced else None
         )
         self.port = self._socket.getsockname()[1]
         tls = None if self._certificate is None else self._certificate.context
@@ -148,6 +153,7 @@ class Listener:
         if ticket is None:
             socket.abort()  # it was gone before its turn came
             return
+        ticket.drop = socket.abort  # that of the socket alone is not noticed while nothing is read
         task = asyncio.create_task(self._answer(socket, ticket))
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
@@ -162,13 +168,23 @@ class Listener:
         if path != self._place.path and not path.startswith(f"{self._place.path}/"):
             self.record.refused("another path", address)
             return socket.server.reject(HTTPStatus.NOT_FOUND, "Nothing is here.\n")
+        proxies = Proxies() if self._place.is_introduced else self._proxies
+        origin = proxies.origin(
+            address,
+            forwarded=request.headers.get_all("Forwarded"),
+            x_forwarded_for=request.headers.get_all("X-Forwarded-For"),
+        )
+        ticket = self._socket.ticket(socket.transport.get_extra_info("socket").fileno())
+        if origin != address and ticket is not None and not self._gate.comes_from(ticket, origin):
+            self.record.refused("too many connections", origin)
+            return socket.server.reject(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections.\n")
         return None
 
     async def _answer(self, socket: AcceptedConnection, ticket: Ticket) -> None:
         code = NOT_ALLOWED
         try:
             call = await self._logged_in(socket, ticket)
-            source = await self._source_for(call.identity)
+            source = await self._source_for(Visit(call.identity, ticket.address, call.guid))
             source.offer(call)
             code = await _kept(call)
         except _LoginRefused:
@@ -205,11 +221,12 @@ class Listener:
             socket.send(conversation.say(m.AppChallengeResult(challenge)))
             login = _only(m.AppLogin, conversation.receive(await socket.receive()))
         now = asyncio.get_running_loop().time
-        due = self._gate.judged_at(ticket, now())
+        due = self._gate.judged_at(ticket, now(), claim_of(login))
         if due is not None:
             await _hold(socket, due)
         asked_at = now()
-        if due is None or not self._is_good(login, challenge, ticket, asked_at):
+        fingerprint = peers_fingerprint(socket.transport.get_extra_info("ssl_object"))
+        if due is None or not self._is_good(login, challenge, fingerprint, ticket, asked_at):
             if due is None:
                 self.record.refused("too many attempts", ticket.address)
             with suppress(PbxBrokeProtocol, ConnectionClosed, TimeoutError):  # whoever does not want to know
@@ -220,16 +237,18 @@ class Listener:
         socket.send(conversation.say(m.LoginAccepted()))
         early: list[Event] = []
         info = await _introduction(socket, conversation, early)
-        return Call(confirmed(claimed(login), info), socket, conversation, early, info)
+        return Call(confirmed(claimed(login), info), socket, conversation, early, info, guid=login.guid)
 
-    def _is_good(self, login: m.AppLogin, challenge: str, ticket: Ticket, now: float) -> bool:
-        judgement = self._judge.judge(login, challenge)
+    def _is_good(
+        self, login: m.AppLogin, challenge: str, fingerprint: bytes | None, ticket: Ticket, now: float
+    ) -> bool:
+        judgement = self._judge.judge(login, challenge, fingerprint)
         if judgement.verdict is Verdict.GOOD:
-            self._gate.logged_in(ticket)
+            self._gate.logged_in(ticket, claim_of(login))
             return True
         known = {} if judgement.app is None else {"app": judgement.app.name}
         self.record.refused(judgement.verdict, ticket.address, **known)
-        self._gate.failed(ticket, now)
+        self._gate.failed(ticket, now, claim_of(login))
         return False
 
     async def _keep_tidy(self) -> None:
@@ -252,6 +271,15 @@ class Listener:
                 if str(problem) != told:
                     told = str(problem)
                     log.warning("listen.certificate_unusable", problem=told, meanwhile="the former one stays in use")
+
+
+def claim_of(login: m.AppLogin) -> Claim:
+    """Return whom a login speaks for, as the gate keeps it; nothing where it has no guid, which a stranger cannot know.
+
+    The claim counts for something only once it was proven.
+    """
+    identity = claimed(login)
+    return (identity.domain, identity.pbx, login.guid.lower()) if login.guid else ()
 
 
 class _LoginRefused(Exception):  # noqa: N818 - never leaves this module

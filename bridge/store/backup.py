@@ -15,6 +15,7 @@ from typing import Final
 import orjson
 
 from bridge.errors import StoreUnusable
+from bridge.store.files import open_own
 from bridge.store.lock import StoreLock
 from bridge.store.reader import StoreReader
 from bridge.store.sentences import damaged, of_sqlite
@@ -32,14 +33,14 @@ def back_up(store: Path, target: Path, now: datetime) -> int:
     A bridge goes on writing meanwhile; the copy is the state of one moment.
 
     Raises:
-        StoreUnusable: there is no store, it cannot be read, or *target* cannot be written.
+        StoreUnusable: there is no store, it cannot be read, or *target* is a link or cannot be written.
         FileExistsError: *target* is there already.
 
     """
     with StoreReader(store):
         pass  # which says what is wrong with it, if anything is
     try:
-        os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(open_own(target, os.O_RDWR | os.O_EXCL))
     except FileExistsError:
         raise
     except OSError as problem:
@@ -79,7 +80,7 @@ def put_back(copy: Path, store: Path, now: datetime) -> Path | None:
             kept = store.with_name(f"{store.name}.before-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}")
         arriving = store.with_name(f"{store.name}.arriving")
         arriving.unlink(missing_ok=True)
-        os.close(os.open(arriving, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(open_own(arriving, os.O_RDWR | os.O_EXCL))
         shutil.copyfile(copy, arriving)
         _mark_as_copy(arriving, now)
         _make_durable(arriving)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bridge.errors import StoreInUse, StoreUnusable
+from bridge.store.files import open_own
 from bridge.store.sentences import cannot_open
 
 _MAX_BYTES: Final = 200
@@ -32,11 +33,11 @@ class StoreLock:
 
         Raises:
             StoreInUse: another bridge has it.
-            StoreUnusable: its file cannot be made.
+            StoreUnusable: its file cannot be made, or is a link.
 
         """
         try:
-            file = os.open(self._store.with_name(f"{self._store.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+            file = open_own(self._store.with_name(f"{self._store.name}.lock"), os.O_RDWR)
         except OSError as problem:
             raise StoreUnusable(cannot_open(self._store, problem)) from problem
         try:

@@ -20,7 +20,6 @@ from bridge.errors import BadConfig, StoreOutdated, StoreUnusable
 from bridge.logs import get_logger
 from bridge.model import (
     Backlog,
-    Caller,
     Certificate,
     Forgotten,
     LogContents,
@@ -31,6 +30,7 @@ from bridge.model import (
     Sink,
     SourceName,
 )
+from bridge.store.callers import CallerBook
 from bridge.store.forgetting import forget, overwriting
 from bridge.store.lineage import birth_of, new_lineage
 from bridge.store.lock import StoreLock
@@ -38,7 +38,7 @@ from bridge.store.outbox import SqliteOutbox
 from bridge.store.reader import PAUSED, pauses_in
 from bridge.store.sentences import cannot_open, damaged, is_busy, locked, missing, of_sqlite
 from bridge.store.sql import migrations, queries
-from bridge.store.transaction import SqliteTransaction, as_text
+from bridge.store.transaction import SqliteTransaction
 
 BUSY_SECONDS: Final = 2.0
 """How long SQLite itself waits for somebody else's lock; see ``LOCKED_SECONDS``."""
@@ -87,6 +87,8 @@ class SqliteStore:
         """All that were given here or heard of; the next one is newer."""
         self.exchange = SqliteOutbox(self, Sink.EXCHANGE)
         self.log = SqliteOutbox(self, Sink.LOG)
+        self.book = CallerBook(self)
+        """The PBXs that dial."""
         self.is_proven = False
         """True once it is known that this is the newest state of the store; see ``lineage``."""
         self._is_whole = False
@@ -244,18 +246,6 @@ class SqliteStore:
         """Return where *source* stands."""
         with self.transaction() as transaction:
             return transaction.place(source)
-
-    def meet(self, caller: Caller, at: datetime) -> bool:
-        """Record that a PBX has dialled, and return whether the name is its own: False where it is another's."""
-        with self.transaction() as transaction:
-            transaction.place(caller.source)  # a source never seen before is made
-            told = {"domain": caller.domain, "pbx": caller.pbx, "seen_at": as_text(at)}
-            return self.change("add_caller", source_id=self._sources[caller.source], **told) == 1
-
-    def callers(self, since: datetime) -> Sequence[Caller]:
-        """Return the PBXs that have dialled *since* then."""
-        found = self.query("callers", since=as_text(since))
-        return [Caller(SourceName(row["name"]), row["domain"], row["pbx"]) for row in found]
 
     # ------------------------------------------------------------------ is this the newest state of itself?
 

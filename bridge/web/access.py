@@ -1,7 +1,8 @@
 """Who may look: a token where one is set, and no name in the ``Host`` header that is not ours.
 
 Without a token the page is for this machine only. A browser on it could be led there by a page from elsewhere, whose
-name was made to point to 127.0.0.1 (DNS rebinding); the name that the browser then sends gives it away.
+name was made to point to 127.0.0.1 (DNS rebinding); the name that the browser then sends gives it away. With a token
+the same page could use the browser as a way into the network, so the name counts then, too.
 """
 
 import hashlib
@@ -15,11 +16,21 @@ from yarl import URL
 
 COOKIE_SECONDS: Final = 30 * 86400
 
+MIN_TOKEN_CHARACTERS: Final = 16
+"""``openssl rand -hex 8`` makes so many."""
+
 
 class Gate:
-    """Decides about requests. *hosts*: names beside ``localhost`` and plain addresses under which we are known."""
+    """Decides about requests. *hosts*: names beside ``localhost`` and plain addresses under which we are known.
+
+    Raises:
+        ValueError: the token is too short to keep anybody out.
+
+    """
 
     def __init__(self, token: str | None, hosts: Sequence[str] = ()) -> None:
+        if token is not None and len(token.strip()) < MIN_TOKEN_CHARACTERS:
+            raise ValueError(f"a token has at least {MIN_TOKEN_CHARACTERS} characters")
         self._token = None if token is None else token.encode()
         self._hosts = frozenset(host.lower() for host in hosts)
         key = self._token or b""
@@ -36,9 +47,7 @@ class Gate:
         return self._token is not None
 
     def knows(self, request: web.Request) -> bool:
-        """Tell whether the request is meant for us: with a token any name will do, since nobody can guess that."""
-        if self.has_token:
-            return True
+        """Tell whether the request is meant for us."""
         try:
             host = URL(f"http://{request.host}").host or ""
         except ValueError:
@@ -52,6 +61,11 @@ class Gate:
         bearer = request.headers.get("Authorization", "").removeprefix("Bearer ").encode(errors="surrogateescape")
         cookie = request.cookies.get(self._cookie, "").encode(errors="surrogateescape")
         return hmac.compare_digest(bearer, self._token) or hmac.compare_digest(cookie, self._proof.encode())
+
+    def is_try(self, request: web.Request) -> bool:
+        """Tell whether somebody brings what may be a token or a cookie."""
+        is_one = "Authorization" in request.headers or self._cookie in request.cookies or "token" in request.query
+        return self.has_token and is_one
 
     def brings_token(self, request: web.Request) -> bool:
         """Tell whether the address holds the right token, which is how a browser brings it once."""

@@ -8,22 +8,28 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import Enum, auto
 from functools import cache
 from http import HTTPStatus
 from importlib import resources
 from typing import Final
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from bridge import report
 from bridge.errors import BadConfig, StoreUnusable
+from bridge.forwarded import Proxies
 from bridge.model import KeptEvent
 from bridge.status import Board
 from bridge.web import changes
 from bridge.web.access import Gate
+from bridge.web.crowd import ANSWER_SECONDS, Crowd, Room, Visitor
 from bridge.web.history import STEP, History
+
+BACKLOG: Final = 16
+"""Connections that are taken in at one turn of the loop, before any of them is looked at."""
 
 RECENT: Final = 50
 """Changes on the page."""
@@ -69,27 +75,32 @@ async def serve(  # noqa: PLR0913 - where, for whom, and what
     port: int,
     token: str | None = None,
     hosts: Sequence[str] = (),
+    proxies: Sequence[str] = (),
+    is_introduced: bool = False,
+    room: Room = Room(),  # noqa: B008 - frozen, so sharing it is safe
     views: Views = Views(),
     sample_seconds: float = STEP.total_seconds(),
 ) -> AsyncIterator[int]:
     """Serve *board* while inside; yields the port.
 
     With *token* everything but ``/livez`` and ``/readyz`` wants it, as ``Authorization: Bearer`` or once as
-    ``?token=``.
+    ``?token=``. Of *proxies* is believed from where somebody comes; *is_introduced*: by the PROXY protocol.
 
     Raises:
         BadConfig: the address cannot be listened on.
+        ValueError: the token is too short to keep anybody out.
 
     """
     gate, history = Gate(token, hosts), History(board)
-    application = web.Application(middlewares=[_guarded(gate)])
+    crowd = Crowd(asyncio.get_running_loop().time, room, Proxies(proxies))
+    application = web.Application(middlewares=[_guarded(gate, crowd)])
     application.add_routes([*_open_routes(board, gate), *_routes(board, history, views)])
     application.on_response_prepare.append(_with_headers)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=2)
     await runner.setup()
     sampling = asyncio.create_task(_keep_sampling(history, sample_seconds), name="sample")
     try:
-        site = web.TCPSite(runner, host, port)
+        site = _Site(runner, host, port, crowd, is_introduced=is_introduced)
         try:
             await site.start()
         except OSError as problem:
@@ -101,6 +112,38 @@ async def serve(  # noqa: PLR0913 - where, for whom, and what
         sampling.cancel()
         await asyncio.wait([sampling])
         await runner.cleanup()
+
+
+class _Site(web.BaseSite):
+    """Listens, and has the crowd look at everybody."""
+
+    def __init__(self, runner: web.AppRunner, host: str, port: int, crowd: Crowd, *, is_introduced: bool) -> None:
+        super().__init__(runner)
+        self._place = (host, port)
+        self._crowd = crowd
+        self._is_introduced = is_introduced
+
+    @property
+    def name(self) -> str:
+        return f"http://{self._place[0]}:{self._place[1]}"
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address cannot be listened on.
+
+        """
+        await super().start()
+        answering = self._runner.server
+        if answering is None:
+            raise RuntimeError("the runner is not set up")
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Visitor(self._crowd, answering(), is_introduced=self._is_introduced),
+            *self._place,
+            backlog=BACKLOG,
+            reuse_address=True,
+        )
 
 
 def _open_routes(board: Board, gate: Gate) -> list[web.RouteDef]:
@@ -170,29 +213,82 @@ def _routes(board: Board, history: History, views: Views) -> list[web.RouteDef]:
 OPEN: Final = frozenset({"/livez", "/readyz", "/page.css", "/icon.svg"})
 
 
-def _guarded(gate: Gate) -> Middleware:
+def _guarded(gate: Gate, crowd: Crowd) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        visitor = crowd.visitor(request.transport)
+        if visitor is not None:
+            visitor.expect_within(ANSWER_SECONDS)
         if not gate.knows(request):
             return web.Response(
                 status=HTTPStatus.MISDIRECTED_REQUEST,
                 text=f"this page is not known as {request.host!r}. If that is its name, add it to status.hosts\n",
             )
-        if request.path in OPEN or gate.admits(request):
+        if request.path in OPEN:
             return await handler(request)
-        if request.path != "/":
-            return web.Response(
-                status=HTTPStatus.UNAUTHORIZED,
-                text="a token is needed: Authorization: Bearer …\n",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        if gate.brings_token(request):
+        brings = await _brought(request, visitor, gate, crowd)
+        if brings is _Brings.ADMISSION:
+            return await handler(request)
+        if brings is _Brings.TOKEN:
             response = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": "/"})
-            gate.remember(response, is_secure=request.secure)
+            gate.remember(response, is_secure=request.secure or _is_https(request, crowd.proxies))
             return response
-        return web.Response(status=HTTPStatus.UNAUTHORIZED, body=_content("login.html"), content_type="text/html")
+        if request.path == "/":
+            return web.Response(status=HTTPStatus.UNAUTHORIZED, body=_content("login.html"), content_type="text/html")
+        return web.Response(
+            status=HTTPStatus.UNAUTHORIZED,
+            text="a token is needed: Authorization: Bearer …\n",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
 
     return guard
+
+
+class _Brings(Enum):
+    ADMISSION = auto()
+    TOKEN = auto()
+    """In the address, which is how a browser brings it once."""
+    NOTHING = auto()
+
+
+async def _brought(request: web.Request, visitor: Visitor | None, gate: Gate, crowd: Crowd) -> _Brings:
+    """Return what the request brings; where wrong tokens came from there before, it waits until that is looked at."""
+    is_try = gate.is_try(request)
+    origin = _origin(request, visitor, crowd.proxies)
+    if is_try and not await crowd.wait_to_try(origin):
+        raise web.HTTPTooManyRequests(text="too many wrong tokens\n")
+    brings = _Brings.NOTHING
+    if gate.admits(request):
+        brings = _Brings.ADMISSION
+    elif request.path == "/" and gate.brings_token(request):
+        brings = _Brings.TOKEN
+    if is_try:
+        crowd.tried(origin, is_right=brings is not _Brings.NOTHING)
+    if visitor is not None and brings is _Brings.ADMISSION:
+        visitor.is_admitted = True
+    return brings
+
+
+def _origin(request: web.Request, visitor: Visitor | None, proxies: Proxies) -> str:
+    """Return from where somebody asks."""
+    told = {
+        "forwarded": request.headers.getall(hdrs.FORWARDED, ()),
+        "x_forwarded_for": request.headers.getall(hdrs.X_FORWARDED_FOR, ()),
+    }
+    return proxies.origin("" if visitor is None else visitor.address, **told)
+
+
+def _is_https(request: web.Request, proxies: Proxies) -> bool:
+    told = {
+        "forwarded": request.headers.getall(hdrs.FORWARDED, ()),
+        "x_forwarded_proto": request.headers.getall(hdrs.X_FORWARDED_PROTO, ()),
+    }
+    return proxies.is_https(_peer(request), **told)
+
+
+def _peer(request: web.Request) -> str:
+    peer = None if request.transport is None else request.transport.get_extra_info("peername")
+    return str(peer[0]) if peer else ""
 
 
 async def _with_headers(_request: web.Request, response: web.StreamResponse) -> None:

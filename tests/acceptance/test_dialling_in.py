@@ -166,3 +166,34 @@ async def test_what_is_insecure_on_purpose_is_shown_everywhere(tmp_path: Path, b
         for text in (checked.printed, shown, logged):
             assert text.count("INSECURE") == 2
             assert all(word in text for word in words)
+
+
+async def test_a_new_pbx_waits_for_a_yes_and_one_from_elsewhere_is_told_of(
+    tmp_path: Path, broker: PrivateBroker
+) -> None:
+    async with dialled_site(tmp_path, broker) as place:
+        place.environment["BRIDGE_LISTEN_NEW_PBXS"] = "ask"
+        pbx = pbx_called("main", 5)
+        async with place.bridge() as bridge:
+            calling = asyncio.create_task(keep_calling(pbx, place.url, ssl_context=place.context, pause_seconds=0.2))
+            await asyncio.to_thread(bridge.wait_for_log, "listen.not_admitted")
+            shown = await status_of(place)
+            assert "A new PBX, main of example.com, dials from 127.0.0.1 and waits for your yes" in shown
+            assert f"account-bridge admit {MAIN}" in shown
+            code, said = await asyncio.to_thread(run, "admit", MAIN, environment=place.environment)
+            assert (code, "is let in" in said.printed) == (0, True)
+            assert len((await place.witness(until=5)).ids) == 5
+            assert "A new PBX" not in await status_of(place)
+            code, said = await asyncio.to_thread(run, "admit", "nobody", environment=place.environment)
+            assert (code, "waiting: none" in said.printed) == (1, True)
+            calling.cancel()
+            await asyncio.wait([calling])
+            thief = pbx_called("main", 5)
+            thief.app_guid = "b" * 32
+            async with call(thief, place.url, ssl_context=place.context):
+                await asyncio.to_thread(bridge.wait_for_log, "listen.unlike_before")
+            shown = await status_of(place)
+            assert "dialled with another App object than before" in shown
+            await asyncio.to_thread(run, "admit", MAIN, environment=place.environment)
+            assert "another App object" not in await status_of(place)
+            assert await asyncio.to_thread(bridge.terminate) == 0

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.hostile import WAYS, play
+from tests.hostile import WAYS, Figures, besieged, play
 from tests.support.rabbit import PrivateBroker
 
 
@@ -17,3 +17,23 @@ async def test_strangers_of_every_kind_cost_nothing_that_stays_and_the_pbx_is_se
     assert figures.after.descriptors <= figures.before.descriptors
     assert figures.after.memory_mb <= figures.before.memory_mb + 10
     assert figures.log_lines < 100
+    assert figures.forged_logins_let_in == 0
+
+
+async def test_neither_visitors_of_the_page_nor_somebody_with_a_password_keep_pbxs_out_or_pass_unseen(
+    tmp_path: Path, broker: PrivateBroker
+) -> None:
+    figures = Figures()
+    await besieged(tmp_path, broker, figures, names=0, flood_bytes=1 << 18)
+    page, insider = figures.page, figures.insider
+    assert page is not None
+    assert page.half_requests > 1000
+    assert page.descriptors < 250
+    assert None not in {page.pbx_seconds, page.livez_seconds, page.health_check_seconds, page.status_seconds}
+    assert page.guesses_looked_at < 24 * 10
+    assert insider is not None
+    assert insider.in_capitals == "the same PBX"
+    assert "with another App object than before" in insider.takeover
+    assert figures.flood["silent_seconds_at_most"] < figures.flood["silent_seconds_at_most_before"] + 0.5
+    assert figures.flood["flood_seconds"] < 5
+    assert figures.flood["memory_mb_more"] < 20

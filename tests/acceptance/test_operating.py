@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import stat
 import zipfile
@@ -9,12 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from uuid import uuid4
 
 import aio_pika
 import orjson
 import pytest
+from aiormq.exceptions import ChannelAccessRefused
 from jsonschema import Draft202012Validator
 
+from tests.support.compose import Made
 from tests.support.process import Command, run
 from tests.support.rabbit import PrivateBroker
 from tests.support.site import Site, site, stopped
@@ -244,7 +248,7 @@ async def messages(broker: PrivateBroker, queue: str) -> list[aio_pika.abc.Abstr
 
 
 async def test_a_support_bundle_has_no_secret_and_no_person_in_it(tmp_path: Path, broken: PrivateBroker) -> None:
-    secrets = ["pl4nted-s3cret", 'br0ker "s3cret" \u00e9/@', "t0ken-s3cret"]
+    secrets = ["pl4nted-s3cret", 'br0ker "s3cret" \u00e9/@', "t0ken-s3cret-of-the-page"]
     broken.ctl("add_user", "spy", secrets[1])
     broken.ctl("set_permissions", "spy", ".*", ".*", ".*")
     async with site(tmp_path, broken, accounts=10) as place:
@@ -340,3 +344,39 @@ async def test_a_watched_status_is_shown_anew_until_stopped(tmp_path: Path, brok
                     await asyncio.sleep(0.05)
             assert watching.terminate() != 0
     assert "Traceback" not in watching.printed
+
+
+async def test_the_user_of_the_demos_subscriber_may_read_the_log_and_nothing_else(
+    tmp_path: Path, broker: PrivateBroker
+) -> None:
+    made = Made(tmp_path)
+    made.run()
+    name = f"reader{uuid4().hex[:6]}"
+    async with site(tmp_path, broker, accounts=5) as place:
+        rights = [right.replace(r"pbx\.accounts", re.escape(place.exchange)) for right in made.rights("subscriber")]
+        await asyncio.to_thread(broker.ctl, "add_user", name, "pw")
+        await asyncio.to_thread(broker.ctl, "set_permissions", "-p", "/", name, *rights)
+        environment = {**place.environment, "BRIDGE_RABBITMQ_URL": broker.url_of(name, "pw")}
+        with place.bridge() as bridge, Command("tail", "--from", "first", "--json", environment=environment) as tail:
+            async with asyncio.timeout(60):
+                while len(tail.out) < 5:
+                    assert tail.is_running, tail.printed
+                    await asyncio.sleep(0.1)
+            assert await asyncio.to_thread(bridge.terminate) == 0
+        async with await aio_pika.connect(broker.url_of(name, "pw")) as connection:
+            for attempt in (
+                lambda channel: channel.declare_queue("pbx.accounts.mine", exclusive=True),
+                lambda channel: channel.declare_exchange("pbx.accounts.mine", durable=True),
+                lambda channel: channel.queue_delete(f"{place.exchange}.log"),
+                lambda channel: channel.default_exchange.publish(aio_pika.Message(b"x"), f"{place.exchange}.log"),
+                lambda channel: consumed(channel, place.queue),
+            ):
+                with pytest.raises(ChannelAccessRefused):
+                    await attempt(await connection.channel())
+
+
+async def consumed(channel: aio_pika.abc.AbstractChannel, queue: str) -> None:
+    async def take(_message: aio_pika.abc.AbstractIncomingMessage) -> None:
+        raise AssertionError("a message of somebody else")
+
+    await (await channel.get_queue(queue, ensure=False)).consume(take)

@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 
 from bridge.clock import steady
 from bridge.control import ask, serve, socket_path
-from bridge.errors import BridgeError, NobodyAnswers
-from bridge.model import AccountGuid, Forgotten, Parked, SourceName
-from bridge.status import Board, LastChange, Level, Part, SourcePart
+from bridge.errors import BadConfig, BridgeError, NobodyAnswers
+from bridge.model import AccountGuid, Caller, Forgotten, Parked, SourceName
+from bridge.status import Board, Door, LastChange, Level, Part, SourcePart
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 BODY = orjson.dumps({"subject": "a1", "data": {"account": {"display_name": "Erika", "emails": ["erika@example.com"]}}})
@@ -46,6 +46,10 @@ class Told:
     async def resume(self, name: SourceName) -> bool:
         self.heard.append(("resume", name))
         return self.heard.count(("resume", name)) == 1
+
+    async def admit(self, name: SourceName) -> bool:
+        self.heard.append(("admit", name))
+        return name == "hq"
 
     async def forget(self, guid: AccountGuid) -> Forgotten:
         self.heard.append(("forget", guid))
@@ -186,3 +190,33 @@ async def test_whatever_is_written_to_the_socket_the_next_one_is_served(path: Pa
         with suppress(ConnectionError):
             await writer.wait_closed()
         assert await ask(path, "GET", "/livez")
+
+
+@pytest.mark.parametrize("kind", ["link", "link to a socket", "file"])
+async def test_whatever_else_is_in_the_place_of_the_socket_is_neither_removed_nor_talked_to(
+    tmp_path: Path, kind: str
+) -> None:
+    """A link could lead commands, and the names in them, to somebody else."""
+    path, elsewhere = tmp_path / "bridge.db.sock", tmp_path / "elsewhere"
+    if kind == "file":
+        path.write_text("precious")
+    else:
+        path.symlink_to(elsewhere)
+    async with serve(Told(), elsewhere if kind == "link to a socket" else tmp_path / "another"):
+        with pytest.raises(BadConfig, match="is no socket"):
+            async with serve(Told(), path):
+                pass
+        with pytest.raises(BridgeError, match="is no socket"):
+            await ask(path, "GET", "/livez")
+    assert path.is_symlink() or path.read_text() == "precious"
+
+
+async def test_a_yes_to_a_pbx_goes_to_the_bridge_and_a_name_that_nobody_has_is_answered(tmp_path: Path) -> None:
+    told = Told()
+    told.board.door = Door("wss://x")
+    told.board.door.expect(Caller(SourceName("example-com-new-1"), "example.com", "new"))
+    async with serve(told, tmp_path / "s"):
+        assert b"is let in" in await ask(tmp_path / "s", "POST", "/admit/hq")
+        with pytest.raises(BridgeError, match="waiting: example-com-new-1"):
+            await ask(tmp_path / "s", "POST", "/admit/nobody")
+    assert told.heard == [("admit", "hq"), ("admit", "nobody")]

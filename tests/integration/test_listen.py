@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import trustme
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from bridge.errors import BadConfig
 from bridge.listen import server
-from bridge.listen.gate import Bounds
+from bridge.listen.gate import Bounds, Ticket
 from bridge.listen.identity import Identity
-from bridge.listen.judge import App
+from bridge.listen.judge import App, Verdict
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import call
 from bridge.tls import ServerCertificate, Trust, client_context
 from bridge.walk.decisions import EpochBegan, WalkEnded
-from tests.support.certificates import written
+from tests.support.certificates import fingerprint_of, written
 from tests.support.dialling import PASSWORD, Door, answer_of, challenged, introduce, log_in, login_of, until
 
 CAPTURED = json.loads((Path(__file__).parents[1] / "data/login-digests-of-pbxs-that-dial.json").read_text("utf-8"))
@@ -297,8 +297,10 @@ async def test_tls_that_is_never_finished_is_counted_and_ended(tmp_path: Path) -
 
 async def test_an_address_may_have_so_many_connections_and_no_more() -> None:
     async with Door(bounds=Bounds(per_address=3)).open() as door:
-        async with door.knock(), door.knock(), door.knock():
-            await until(lambda: door.gate.connected == 3)
+        async with door.knock() as one, door.knock() as two, door.knock() as three:
+            for number, socket in enumerate((one, two, three)):
+                await log_in(socket, info={"appobj": "app", "pbx": f"pbx {number}"})
+                await introduce(socket, pbx=f"pbx {number}")
             with sockets.create_connection(("127.0.0.1", door.listener.port)) as fourth:
                 fourth.settimeout(5)
                 assert await asyncio.to_thread(is_hung_up, fourth)
@@ -306,6 +308,142 @@ async def test_an_address_may_have_so_many_connections_and_no_more() -> None:
         await until(lambda: door.gate.connected == 0)
         async with door.knock():
             pass
+
+
+async def test_strangers_at_the_address_of_a_pbx_make_room_for_it() -> None:
+    """As behind a proxy that says nothing: whoever did not log in goes."""
+    async with Door(bounds=Bounds(per_address=10)).open() as door:
+        strangers = [sockets.create_connection(("127.0.0.1", door.listener.port)) for _ in range(50)]
+        pbx = pbx_called("pbx-main")
+        async with call(pbx, door.url):
+            await until(lambda: len(door.accounts(MAIN)) == 5)
+            strangers += [sockets.create_connection(("127.0.0.1", door.listener.port)) for _ in range(50)]
+            pbx.change_display_name(pbx.pick())
+            await until(lambda: door.gate.connected <= 11)
+            assert len(pbx.connections) == 1, "and none that is in is dropped for them"
+        for stranger in strangers:
+            stranger.close()
+
+
+async def test_whoever_makes_room_is_gone_at_once_although_he_said_more_than_was_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is read while a login waits, so not even that the connection was ended would be noticed."""
+    monkeypatch.setattr(server, "REFUSAL_SECONDS", 20.0)
+    async with Door(bounds=Bounds(unauthenticated=1)).open() as door, door.knock() as stranger:
+        await stranger.send(login_of(await challenged(stranger), password="guess"))
+        await stranger.send("more")
+        await until(lambda: door.refusals.get(Verdict.WRONG_PASSWORD) == 1)
+        async with door.knock():
+            await until(lambda: door.gate.connected == 1, seconds=5)
+
+
+async def test_guesses_from_the_address_of_a_pbx_do_not_hold_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They fill its pauses; who logged in from there before, with the guid of its App object, has a turn of its own."""
+    monkeypatch.setattr(server, "REFUSAL_SECONDS", 0.0)
+    async with Door().open() as door:
+        async with door.knock() as socket:
+            assert (await log_in(socket))["ok"] is True
+
+        async def guess() -> None:
+            async with door.knock() as socket:
+                await log_in(socket, password="guess", guid="1" * 32)
+
+        for _ in range(9):
+            door.gate.failed(Ticket("127.0.0.1", lambda: None), asyncio.get_running_loop().time())
+        guesses = [asyncio.create_task(guess()) for _ in range(3)]
+        await until(lambda: door.refusals.get("too many attempts"))
+        async with door.knock() as socket:
+            began = time.monotonic()
+            assert (await log_in(socket))["ok"] is True
+            assert time.monotonic() - began < 1
+        for task in guesses:
+            task.cancel()
+        await asyncio.wait(guesses)
+
+
+async def test_behind_a_proxy_that_is_known_each_has_the_address_that_it_says() -> None:
+    async with Door(bounds=Bounds(per_address=1), proxies=("127.0.0.1",)).open() as door:
+        told = [{"X-Forwarded-For": "6.6.6.6, 192.0.2.1"}, {"Forwarded": "for=192.0.2.2;proto=https"}]
+        async with (
+            door.knock(additional_headers=told[0]) as one,
+            door.knock(additional_headers=told[1]) as two,
+        ):
+            for socket, pbx in ((one, "one"), (two, "two")):
+                await log_in(socket, info={"appobj": "app", "pbx": pbx})
+                await introduce(socket, pbx=pbx)
+            await until(lambda: len(door.visits) == 2)
+            assert [visit.address for visit in door.visits] == ["192.0.2.1", "192.0.2.2"]
+            with pytest.raises(InvalidStatus) as refused:
+                async with door.knock(additional_headers=told[0]):
+                    pass
+            assert refused.value.response.status_code == 429
+        await until(lambda: door.gate.connected == 0)
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+async def test_a_proxy_introduces_whom_it_lets_through_before_anything_else_is_said(
+    tmp_path: Path, *, is_tls: bool
+) -> None:
+    authority = trustme.CA()
+    certificate = ServerCertificate(*written(authority, tmp_path, "127.0.0.1")) if is_tls else None
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = client_context(Trust(ca_file=tmp_path / "ca.pem")) if is_tls else None
+    head = b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 443\r\n"
+    async with Door(certificate=certificate, proxies=("127.0.0.9",), is_introduced=True).open() as door:
+
+        def dialled(said: bytes, source: str) -> sockets.socket:
+            plain = sockets.create_connection(("127.0.0.1", door.listener.port), source_address=(source, 0))
+            plain.sendall(said)
+            return plain
+
+        for source, said, address in (("127.0.0.9", head, "192.0.2.1"), ("127.0.0.8", b"", "127.0.0.8")):
+            door.visits.clear()
+            async with door.knock(
+                sock=dialled(said, source), ssl=context, additional_headers={"X-Forwarded-For": "192.0.2.7"}
+            ) as socket:
+                await log_in(socket)
+                await introduce(socket)
+                await until(lambda: door.visits)
+                assert door.visits[0].address == address
+        for source, said in (("127.0.0.9", b"GET / HTTP/1.1\r\n\r\n"), ("127.0.0.9", head[:9]), ("127.0.0.8", head)):
+            with dialled(said, source) as plain:
+                plain.settimeout(20)
+                assert await asyncio.to_thread(is_hung_up, plain)
+        assert door.refusals["a proxy that does not speak the PROXY protocol"] == 2
+        await until(lambda: door.gate.connected == 0)
+
+
+async def test_nobody_else_may_say_where_it_comes_from() -> None:
+    async with (
+        Door(proxies=("192.0.2.1",)).open() as door,
+        door.knock(additional_headers={"X-Forwarded-For": "192.0.2.7", "Forwarded": "for=192.0.2.7"}) as socket,
+    ):
+        await log_in(socket)
+        await introduce(socket)
+        await until(lambda: door.visits)
+        assert (door.visits[0].address, door.visits[0].guid) == ("127.0.0.1", "0" * 32)
+
+
+async def test_an_app_that_is_bound_to_a_certificate_wants_that_one(tmp_path: Path) -> None:
+    ours, theirs, others = trustme.CA(), trustme.CA(), trustme.CA()
+    files = written(ours, tmp_path, "127.0.0.1")
+    ours.cert_pem.write_to_path(str(tmp_path / "ours.pem"))
+    good = written(theirs, tmp_path, "pbx.example.com", as_name="pbx")
+    twin = written(theirs, tmp_path, "pbx.example.com", as_name="twin")
+    unknown = written(others, tmp_path, "pbx.example.com", as_name="unknown")
+    theirs.cert_pem.write_to_path(str(tmp_path / "theirs.pem"))
+    bound = App("app", None, lambda: PASSWORD, fingerprint=fingerprint_of(good[0]))
+    for trusted in (tmp_path / "theirs.pem", good[0]):  # who signed it, or the certificate itself
+        async with Door(apps=[bound], certificate=ServerCertificate(*files, trusted)).open() as door:
+            for shown, is_in in ((good, True), (twin, False), (None, False), (unknown, False)):
+                certificate, key = shown or (None, None)
+                trust = Trust(ca_file=tmp_path / "ours.pem", certificate_file=certificate, key_file=key)
+                try:
+                    async with door.knock(ssl=client_context(trust)) as socket:
+                        assert ((await log_in(socket)).get("ok") is True) is is_in, shown
+                except (ConnectionClosed, InvalidHandshake, OSError):
+                    assert not is_in, "who shows a certificate that nobody vouches for does not come so far"
 
 
 async def test_a_crowd_of_silent_strangers_keeps_no_pbx_out() -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -9,6 +10,7 @@ from bridge.errors import BadConfig, StoreUnusable
 from bridge.metrics import exposition
 from bridge.model import KeptEvent
 from bridge.status import Board, Level
+from bridge.web import crowd, server
 from bridge.web.server import HEADERS, Views, serve
 from tests.support.boards import board as board_at
 from tests.support.boards import wait
@@ -76,12 +78,14 @@ async def test_a_browser_asks_for_the_token_and_keeps_a_cookie(board: Board, htt
 async def test_a_page_from_elsewhere_cannot_read_it_under_a_name_of_its_own(
     board: Board, http: aiohttp.ClientSession
 ) -> None:
-    async with serve(board, host=LOCAL, port=0, hosts=["bridge.example"]) as port:
-        url = f"http://{LOCAL}:{port}/status"
-        answer = await http.get(url, headers={"Host": "evil.example"})
-        assert (answer.status, "status.hosts" in await answer.text()) == (421, True)
-        for name in ("localhost", "bridge.example:80", LOCAL):
-            assert (await http.get(url, headers={"Host": name})).status == 200
+    for token in (None, TOKEN):
+        admission = {} if token is None else {"Authorization": f"Bearer {token}"}
+        async with serve(board, host=LOCAL, port=0, hosts=["bridge.example"], token=token) as port:
+            url = f"http://{LOCAL}:{port}/status"
+            answer = await http.get(url, headers={"Host": "evil.example", **admission})
+            assert (answer.status, "status.hosts" in await answer.text()) == (421, True)
+            for name in ("localhost", "bridge.example:80", LOCAL):
+                assert (await http.get(url, headers={"Host": name, **admission})).status == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/status", "/livez", "/nowhere", "/page.css", "/icon.svg", "/charts.js"])
@@ -98,7 +102,9 @@ async def test_every_answer_is_locked_down(path: str, board: Board, http: aiohtt
 async def test_bytes_that_are_no_text_in_a_header_are_a_wrong_token(board: Board) -> None:
     async with serve(board, host=LOCAL, port=0, token=TOKEN) as port, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection(LOCAL, port)
-        writer.write(b"GET /status HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\nConnection: close\r\n\r\n")
+        writer.write(
+            b"GET /status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer \xff\xfe\r\nConnection: close\r\n\r\n"
+        )
         assert b" 401 " in await reader.readline()
         writer.close()
         await writer.wait_closed()
@@ -142,3 +148,135 @@ async def test_an_address_that_is_taken_is_named(board: Board) -> None:
         with pytest.raises(BadConfig, match="cannot listen on"):
             async with serve(board, host=LOCAL, port=port):
                 pass
+
+
+async def half_a_request(port: int, address: str = LOCAL) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection(LOCAL, port, local_addr=(address, 0))
+    writer.write(b"GET /status HTTP/1.1\r\nHost: localhost\r\nX: ")
+    await writer.drain()
+    return reader, writer
+
+
+async def is_open(reader: asyncio.StreamReader) -> bool:
+    try:
+        async with asyncio.timeout(0.2):
+            await reader.read(1)
+    except TimeoutError:
+        return True
+    except ConnectionResetError:
+        return False
+    return False
+
+
+async def test_whoever_does_not_finish_a_request_is_hung_up_on(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowd, "HEADER_SECONDS", 0.3)
+    async with serve(board, host=LOCAL, port=0) as port, asyncio.timeout(10):
+        for reader, writer in (await asyncio.open_connection(LOCAL, port), await half_a_request(port)):
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            writer.close()
+
+
+async def test_a_connection_that_asks_no_more_and_one_that_reads_no_answer_end(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "ANSWER_SECONDS", 0.3)
+    views = Views(documents={"large": b"x" * 50_000_000})
+    async with serve(board, host=LOCAL, port=0, views=views) as port, asyncio.timeout(10):
+        for path, wanted in ((b"/livez", 0), (b"/schema/large", 50_000_000)):
+            reader, writer = await asyncio.open_connection(LOCAL, port)
+            writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asyncio.sleep(0.8)
+            got = 0
+            with contextlib.suppress(ConnectionResetError):
+                while data := await reader.read(1 << 16):
+                    got += len(data)
+            assert got < wanted or not wanted
+            writer.close()
+
+
+async def test_visitors_who_only_hold_connections_make_room_for_those_who_ask(
+    board: Board, http: aiohttp.ClientSession
+) -> None:
+    async with serve(board, host=LOCAL, port=0, token=TOKEN, room=crowd.Room(total=20, per_address=8)) as port:
+        url = f"http://{LOCAL}:{port}"
+        assert (await http.get(f"{url}/status", headers={"Authorization": f"Bearer {TOKEN}"})).status == 200
+        held = [await half_a_request(port) for _ in range(12)]
+        held += [await half_a_request(port, f"127.0.1.{number}") for number in range(1, 41)]
+        await asyncio.sleep(0.1)
+        states = [await is_open(reader) for reader, _ in held]
+        assert sum(states) <= 20
+        for path, status in (("/livez", 200), ("/readyz", 200), ("/status", 401)):
+            async with aiohttp.ClientSession() as other:
+                assert (await other.get(f"{url}{path}")).status == status
+        assert (await http.get(f"{url}/status", headers={"Authorization": f"Bearer {TOKEN}"})).status == 200
+        for _, writer in held:
+            writer.close()
+
+
+async def test_each_wrong_token_makes_the_next_one_from_there_wait_longer(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crowd, "FIRST_PAUSE_SECONDS", 0.05)
+    async with serve(board, host=LOCAL, port=0, token=TOKEN, proxies=[LOCAL]) as port:
+
+        async def took(token: str, address: str, status: int) -> float:
+            headers = {"Authorization": f"Bearer {token}", "X-Forwarded-For": address}
+            async with aiohttp.ClientSession() as each:
+                began = asyncio.get_running_loop().time()
+                assert (await each.get(f"http://{LOCAL}:{port}/status", headers=headers)).status == status
+                return asyncio.get_running_loop().time() - began
+
+        for _ in range(4):
+            await took("wrong", "192.0.2.1", 401)
+        assert await took("wrong", "192.0.2.1", 401) >= 0.4
+        assert await took(TOKEN, "192.0.2.1", 200) >= 0.8, "the right one, too, or a guess could be seen to be wrong"
+        assert await took(TOKEN, "192.0.2.1", 200) < 0.4, "a right one forgives"
+        assert await took("wrong", "192.0.2.2", 401) < 0.4, "somebody else behind the same proxy"
+
+
+@pytest.mark.parametrize(("headers", "is_secure"), [
+    ({"X-Forwarded-Proto": "https"}, True),
+    ({"Forwarded": "for=192.0.2.1;proto=https"}, True),
+    ({"X-Forwarded-Proto": "http"}, False),
+    ({}, False),
+])  # fmt: skip
+async def test_behind_tls_the_cookie_goes_by_tls_only(
+    headers: dict[str, str], *, is_secure: bool, board: Board
+) -> None:
+    for proxies in ([LOCAL], []):
+        async with (
+            serve(board, host=LOCAL, port=0, token=TOKEN, proxies=proxies) as port,
+            aiohttp.ClientSession() as each,
+        ):
+            url = f"http://{LOCAL}:{port}/?token={TOKEN}"
+            answer = await each.get(url, headers=headers, allow_redirects=False)
+            assert ("Secure" in answer.headers["Set-Cookie"]) is (is_secure and bool(proxies))
+
+
+async def test_a_proxy_that_is_known_introduces_whom_it_lets_through(board: Board) -> None:
+    async def first_line(port: int, head: bytes, source: str) -> bytes:
+        reader, writer = await asyncio.open_connection(LOCAL, port, local_addr=(source, 0))
+        for part in (head[:7], head[7:]):
+            writer.write(part)
+            await asyncio.sleep(0.05)
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        try:
+            return await reader.readline()
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
+
+    head = b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 443\r\n"
+    async with serve(board, host=LOCAL, port=0, proxies=["127.0.0.9"], is_introduced=True) as port, asyncio.timeout(10):
+        assert b" 200 " in await first_line(port, head, "127.0.0.9")
+        assert await first_line(port, b"", "127.0.0.9") == b"", "it has to"
+        assert b" 200 " in await first_line(port, b"", "127.0.0.8"), "others do not"
+        assert b" 400 " in await first_line(port, head, "127.0.0.8"), "and are not believed"
+
+
+async def test_no_page_is_served_with_a_token_that_can_be_guessed(board: Board) -> None:
+    with pytest.raises(ValueError, match="at least 16"):
+        async with serve(board, host=LOCAL, port=0, token=""):
+            pass

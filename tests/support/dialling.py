@@ -8,9 +8,10 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
+from bridge.forwarded import Proxies
 from bridge.listen.caller import CallingPbx
 from bridge.listen.gate import Bounds, Gate
-from bridge.listen.identity import Identity
+from bridge.listen.identity import Identity, Visit
 from bridge.listen.judge import App, Judge
 from bridge.listen.server import Listener, Place
 from bridge.model import Cursor
@@ -32,6 +33,7 @@ class Door:
         apps: list[App] | None = None,
         bounds: Bounds | None = None,
         certificate: ServerCertificate | None = None,
+        proxies: tuple[str, ...] = (),
         **place: Any,
     ) -> None:
         self.gate = Gate(bounds or Bounds())
@@ -39,6 +41,7 @@ class Door:
         self.heard: dict[Identity, list[Heard]] = {}
         self.infos: list[Any] = []
         self.ends: list[str] = []
+        self.visits: list[Visit] = []
         self.scheme = "ws" if certificate is None else "wss"
         self._tasks: list[asyncio.Task[None]] = []
         self.listener = Listener(
@@ -47,6 +50,7 @@ class Door:
             gate=self.gate,
             source_for=self._source_for,
             certificate=certificate,
+            proxies=Proxies(proxies),
         )
 
     @property
@@ -60,7 +64,9 @@ class Door:
     def accounts(self, identity: Identity) -> list[str]:
         return [heard.row.account_guid for heard in self.heard.get(identity, []) if isinstance(heard, Deliver)]
 
-    async def _source_for(self, identity: Identity) -> CallingPbx:
+    async def _source_for(self, visit: Visit) -> CallingPbx:
+        self.visits.append(visit)
+        identity = visit.identity
         if identity not in self.sources:
             source = self.sources[identity] = CallingPbx(identity, PACE, on_info=self.infos.append)
             self._tasks.append(asyncio.create_task(self._keep_reading(source)))

@@ -56,6 +56,7 @@ def test_every_line_of_it_may_be_switched_on(tmp_path: Path) -> None:
         "token = ",
         "password = ",
         "fingerprint = ",
+        "client_fingerprint = ",
     ):  # each of them is there in another way, too: as a file, or as a CA
         text = re.sub(rf"^{re.escape(alternative)}.*\n", "", text, flags=re.MULTILINE)
     certificate, key = written(trustme.CA(), tmp_path, "bridge.example.com")

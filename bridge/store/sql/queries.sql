@@ -9,13 +9,6 @@ INSERT INTO meta (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDA
 -- add_source: a PBX is known from the first time it is configured
 INSERT INTO source (name, lineage) VALUES (:name, :lineage) ON CONFLICT (name) DO NOTHING;
 
--- add_caller: a PBX is known from the first time it dials; a name that is another's is not changed
-INSERT INTO caller (source_id, domain, pbx, seen_at) VALUES (:source_id, :domain, :pbx, :seen_at)
-ON CONFLICT (source_id) DO UPDATE SET seen_at = excluded.seen_at WHERE domain = excluded.domain AND pbx = excluded.pbx;
-
--- callers: the PBXs that dialled since then
-SELECT name, domain, pbx FROM caller JOIN source ON source.id = source_id WHERE seen_at >= :since ORDER BY name;
-
 -- source: where reading of one PBX goes on
 SELECT id, guid, usn, ausn, sequence, walk, lineage, is_initial, is_complete FROM source WHERE name = :name;
 
@@ -285,3 +278,24 @@ UPDATE outbox SET body = :body, forgotten_at = :at WHERE position = :position;
 
 -- aside_of_event: who does not get it, and why
 SELECT sink, state FROM aside WHERE position = :position;
+
+-- caller: what is known of a PBX that dials, by the name of its source
+SELECT domain, pbx, seen_at, caller.guid, addresses, odd FROM caller JOIN source ON source.id = source_id WHERE name = :name;
+
+-- callers: the PBXs that dialled since then
+SELECT name, domain, pbx, caller.guid, addresses, odd FROM caller JOIN source ON source.id = source_id
+WHERE seen_at >= :since ORDER BY name;
+
+-- count_callers: how many PBXs dialled since then; a stamp in the future is believed by nobody
+SELECT count(*) AS callers FROM caller WHERE seen_at BETWEEN :since AND :now;
+
+-- count_new_callers: how many of them for the first time
+SELECT count(*) AS callers FROM caller WHERE first_at BETWEEN :since AND :now;
+
+-- add_caller: a PBX is known from the first time it dials; a name that is another's is not changed
+INSERT INTO caller (source_id, domain, pbx, seen_at, first_at, guid, addresses)
+SELECT id, :domain, :pbx, :at, :at, :guid, :addresses FROM source WHERE name = :name ON CONFLICT DO NOTHING;
+
+-- keep_caller: it dialled again, or somebody said yes to what was odd
+UPDATE caller SET seen_at = :seen_at, guid = :guid, addresses = :addresses, odd = :odd
+WHERE source_id = (SELECT id FROM source WHERE name = :name);

@@ -123,9 +123,9 @@ def test_what_kubernetes_says_about_a_service_of_that_name_is_none_of_our_settin
 
 def test_a_variable_that_is_empty_is_none(tmp_path: Path) -> None:
     text = "[rabbitmq]\nexchange = 'from.file'\n"
-    empty = {"BRIDGE_RABBITMQ_EXCHANGE": "", "BRIDGE_PBX_PASSWORD_FILE": " ", "BRIDGE_STATUS_TOKEN": "", "BRIDGE_X": ""}
+    empty = {"BRIDGE_RABBITMQ_EXCHANGE": "", "BRIDGE_PBX_PASSWORD_FILE": " ", "BRIDGE_STATUS_HOST": "", "BRIDGE_X": ""}
     settings = load({**MINIMUM, **empty}, text, tmp_path)
-    assert (settings.rabbitmq.exchange, settings.status.token) == ("from.file", None)
+    assert (settings.rabbitmq.exchange, settings.status.host) == ("from.file", "127.0.0.1")
     assert settings.pbx[0].secret.reveal() == "pl4nted-s3cret"
 
 

@@ -42,8 +42,29 @@ def test_pbxs_that_dial_are_one_table_and_one_for_each_app(tmp_path: Path) -> No
         "line 5: listen.app[0].pasword: there is no such key; did you mean 'password'?",
     ),
     (
-        '[listen]\nhost = "127.0.0.1"\napp = [{name = "a", password = "x"}, {name = "A", password = "y"}]\n',
+        '[listen]\nhost = "127.0.0.1"\napp = [{name = "a", password = "x"}, {name = "a", password = "y"}]\n',
         "there are two entries for 'a' and the same domain",
+    ),
+    (
+        '[listen]\nhost = "127.0.0.1"\nclient_ca_file = "/x"\napp = [{name = "a", password = "x"}]\n',
+        "client_ca_file needs certificate_file",
+    ),
+    (
+        ('[listen]\nhost = "127.0.0.1"\n[[listen.app]]\nname = "a"\npassword = "x"\n'
+        f'client_fingerprint = "{"0" * 64}"\n'),
+        "client_ca_file is missing",
+    ),
+    (
+        '[listen]\nhost = "127.0.0.1"\n[[listen.app]]\nname = "a"\npassword = "x"\nclient_fingerprint = "0"\n',
+        "must be a SHA-256 fingerprint",
+    ),
+    (
+        '[listen]\nhost = "127.0.0.1"\nproxies = ["proxy.example"]\napp = [{name = "a", password = "x"}]\n',
+        "'proxy.example' must be an address, or a network like 10.0.0.0/8",
+    ),
+    (
+        '[listen]\nhost = "127.0.0.1"\nproxy_protocol = true\napp = [{name = "a", password = "x"}]\n',
+        "proxies is missing: whose PROXY protocol is to be believed?",
     ),
     ('[listen]\ncertificate_file = "/none"\n[[listen.app]]\nname = "a"\npassword = "x"\n', "certificate_file: /none"),
 ])  # fmt: skip

@@ -118,3 +118,38 @@ def test_a_password_that_nobody_encoded_is_a_mistake_that_says_so_and_shows_noth
 def test_a_url_that_the_client_library_trips_over_is_a_mistake(url: str, tmp_path: Path) -> None:
     (mistake,) = mistakes("", tmp_path, {**MINIMUM, "BRIDGE_RABBITMQ_URL": url})
     assert mistake.startswith("BRIDGE_RABBITMQ_URL: rabbitmq.url: ")
+
+
+@pytest.mark.parametrize("token", ["", " ", "short", "fifteen-letters", " padded-to-16   "])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - where strangers are
+def test_a_token_that_can_be_guessed_is_refused_however_it_is_given(token: str, host: str, tmp_path: Path) -> None:
+    """An empty one would open the page to everybody who says so."""
+    secret = tmp_path / "token"
+    secret.write_text(f"{token}\n")
+    ways = (
+        (f'[status]\nhost = "{host}"\ntoken = "{token}"\n', MINIMUM),
+        (f'[status]\nhost = "{host}"\ntoken_file = "{secret}"\n', MINIMUM),
+        ("", {**MINIMUM, "BRIDGE_STATUS_HOST": host, "BRIDGE_STATUS_TOKEN": token}),
+        ("", {**MINIMUM, "BRIDGE_STATUS_HOST": host, "BRIDGE_STATUS_TOKEN_FILE": str(secret)}),
+    )
+    for text, environment in ways:
+        told = mistakes(text, tmp_path, environment)
+        assert any("can be guessed" in mistake or "is empty" in mistake for mistake in told), (text, told)
+
+
+def test_a_variable_that_should_name_the_file_with_the_token_and_is_empty_is_a_mistake(tmp_path: Path) -> None:
+    (mistake,) = mistakes("", tmp_path, {**MINIMUM, "BRIDGE_STATUS_TOKEN_FILE": ""})
+    assert mistake.startswith("BRIDGE_STATUS_TOKEN_FILE: status.token_file: the secret in . cannot be read")
+
+
+def test_a_token_of_sixteen_characters_will_do(tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("0123456789abcdef\n")
+    assert load({**MINIMUM, "BRIDGE_STATUS_TOKEN": "0123456789abcdef"}).status.secret_token == "0123456789abcdef"
+    status = load({**MINIMUM, "BRIDGE_STATUS_TOKEN_FILE": str(secret)}).status
+    assert status.secret_token == "0123456789abcdef"
+
+
+def test_lists_of_the_status_page_come_from_variables_too() -> None:
+    status = load({**MINIMUM, "BRIDGE_STATUS_HOSTS": "a, b", "BRIDGE_STATUS_PROXIES": "10.0.0.1,fd00::/8"}).status
+    assert (status.hosts, status.proxies) == (("a", "b"), ("10.0.0.1", "fd00::/8"))

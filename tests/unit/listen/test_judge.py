@@ -1,9 +1,14 @@
+import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bridge.errors import FileUnusable
 from bridge.listen.judge import App, Judge, Verdict
@@ -137,3 +142,124 @@ def test_a_user_whose_name_has_colons_cannot_pass_it_off_as_the_app_object(name:
     login = read(json.dumps({"mt": "AppLogin", **cut}))
     assert is_proven(login, challenge=CHALLENGE, password=PASSWORD), "or there is nothing to refuse"
     assert Judge([App("app", None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is Verdict.AMBIGUOUS
+
+
+GUID_OF_A_USER = "3954ae7854c96301c9dd009033400109"
+PIECES = st.sampled_from(
+    [
+        "app",
+        ":",
+        "::",
+        "0" * 32,
+        '{"appobj":"app","pbx":"p"',
+        '{"a":"',
+        '"',
+        "}",
+        '"}',
+        "{}",
+        ",",
+        "x",
+        "APP",
+        "",
+        ":app:",
+    ]
+)
+CRAFTED = st.lists(PIECES, max_size=6).map("".join)
+NO_COLON = st.text(st.characters(exclude_characters=":", codec="utf-8"), max_size=8)
+
+
+def cuts(joined: str) -> Iterator[m.AppLogin]:
+    """Every way of cutting what was signed, up to the challenge, into fields."""
+    digest = hashlib.sha256(f"{joined}:{CHALLENGE}:{PASSWORD}".encode()).hexdigest()
+    tokens = joined.split(":")
+    for ends in combinations(range(1, len(tokens) + 1), 5):
+        begins = (0, *ends[:-1])
+        parts = [":".join(tokens[begin:end]) for begin, end in zip(begins, ends, strict=True)]
+        rest = tokens[ends[-1] :]
+        info = ":".join(rest) if rest else None
+        app, domain, sip, guid, dn = parts
+        told = json.dumps({"mt": "AppLogin", "app": app, "domain": domain, "sip": sip, "guid": guid, "dn": dn})
+        text = f'{told[:-1]},"digest":"{digest}"' + ("}" if info is None else f',"info":{info}}}')
+        message = read_message(text.encode())
+        if isinstance(message, m.AppLogin):
+            yield message
+
+
+@given(
+    app=NO_COLON,
+    domain=NO_COLON,
+    sip=st.one_of(CRAFTED, NO_COLON).filter(lambda name: name != "app"),
+    dn=st.one_of(CRAFTED, NO_COLON),
+    cn=CRAFTED,
+    challenge=CRAFTED,
+)
+def test_nothing_that_the_pbx_signs_for_a_user_is_the_app_however_it_is_cut(  # noqa: PLR0913, PLR0917 - what is signed
+    app: str, domain: str, sip: str, dn: str, cn: str, challenge: str
+) -> None:
+    """A user may choose names, and has the PBX sign any challenge that ends with ours."""
+    told = {"appobj": "app", "appdn": "app", "pbx": "pbx-main", "cn": cn, "apps": []}
+    info = json.dumps(told, separators=(",", ":"), ensure_ascii=False)
+    joined = ":".join([app, domain, sip, GUID_OF_A_USER, dn, info, *([challenge] if challenge else [])])
+    judge = Judge([App("app", None, lambda: PASSWORD)])
+    for login in cuts(joined):
+        assert judge.judge(login, CHALLENGE).verdict is not Verdict.GOOD, login
+
+
+@pytest.mark.parametrize(("sip", "dn", "challenge"), [
+    (f"app:{'0' * 32}", '{"appobj":"app","pbx":"hq","a"', "1}"),
+    (f"app:{'0' * 32}", '{"appobj":"app","pbx":"hq","a":"', '"}'),
+])  # fmt: skip
+def test_not_even_one_that_was_signed_without_info(sip: str, dn: str, challenge: str) -> None:
+    """The guid of the user then stands where the App object's name for people is."""
+    joined = f"x:example.com:{sip}:{GUID_OF_A_USER}:{dn}:{challenge}"
+    verdicts = {Judge([App("app", None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict for login in cuts(joined)}
+    assert Verdict.NO_GUID in verdicts, "or there is nothing to refuse"
+    assert Verdict.GOOD not in verdicts
+
+
+@pytest.mark.parametrize(("name", "sip"), [
+    ("app", "APP"),
+    ("Kelvin", "\u212aelvin"),
+    ("straße", "STRASSE"),
+    ("é", "e\u0301"),
+    ("app", "app "),
+    ("app", "app\0"),
+])  # fmt: skip
+def test_a_name_that_looks_like_the_apps_is_another_one(name: str, sip: str) -> None:
+    login = read(login_of(CHALLENGE, sip=sip, info={"appobj": sip, "pbx": "p"}))
+    assert Judge([App(name, None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is Verdict.UNKNOWN_APP
+    login = read(login_of(CHALLENGE, sip=sip, info={"appobj": name, "pbx": "p"}))
+    assert Judge([App(name, None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is Verdict.USER
+
+
+@pytest.mark.parametrize(("changes", "verdict"), [
+    ({"dn": "a:b"}, Verdict.AMBIGUOUS),
+    ({"domain": "a:b"}, Verdict.AMBIGUOUS),
+    ({"guid": "no guid"}, Verdict.NO_GUID),
+    ({"guid": "0" * 31}, Verdict.NO_GUID),
+    ({"guid": "0" * 32 + "\n"}, Verdict.NO_GUID),
+    ({"dn": "f" * 32}, Verdict.NO_GUID),
+    ({"guid": ""}, Verdict.GOOD),
+    ({"dn": ""}, Verdict.GOOD),
+    ({"dn": "Konten für RabbitMQ"}, Verdict.GOOD),
+])  # fmt: skip
+def test_each_field_has_the_form_that_a_pbx_gives_it(changes: dict[str, str], verdict: Verdict) -> None:
+    login = read(login_of(CHALLENGE, **changes))
+    assert Judge([App("app", None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is verdict
+
+
+def test_an_app_may_be_bound_to_pbxs_and_to_a_certificate() -> None:
+    """One password does not speak for every PBX then."""
+    bound = Judge([App("app", None, lambda: PASSWORD, frozenset({"hq", "branch"}), b"f" * 32)])
+    for pbx, fingerprint, verdict in (
+        ("hq", b"f" * 32, Verdict.GOOD),
+        ("branch", b"f" * 32, Verdict.GOOD),
+        ("HQ", b"f" * 32, Verdict.OTHER_PBX),
+        ("other", b"f" * 32, Verdict.OTHER_PBX),
+        ("hq", b"g" * 32, Verdict.NO_CERTIFICATE),
+        ("hq", None, Verdict.NO_CERTIFICATE),
+    ):
+        login = read(login_of(CHALLENGE, info={"appobj": "app", "pbx": pbx}))
+        assert bound.judge(login, CHALLENGE, fingerprint).verdict is verdict, (pbx, fingerprint)
+    unnamed = read(login_of(CHALLENGE, info={"appobj": "app"}))
+    assert bound.judge(unnamed, CHALLENGE, b"f" * 32).verdict is Verdict.OTHER_PBX

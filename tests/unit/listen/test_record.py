@@ -5,7 +5,7 @@ import orjson
 import pytest
 
 from bridge.listen.judge import Verdict
-from bridge.listen.record import INTERVAL_SECONDS, MAX_CHARACTERS, Record, brief
+from bridge.listen.record import INTERVAL_SECONDS, MAX_CHARACTERS, MAX_REASONS, OTHER, Record, brief
 
 
 def test_the_same_refusal_is_told_once_in_a_while_with_its_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +37,11 @@ def test_nothing_that_could_forge_or_flood_a_line_gets_into_it(text: str) -> Non
     cleaned = brief(text)
     assert cleaned.isprintable()
     assert len(cleaned) <= MAX_CHARACTERS
+
+
+def test_reasons_that_the_other_end_may_choose_are_bounded() -> None:
+    record = Record(lambda: 0.0)
+    for number in range(MAX_REASONS + 100):
+        record.refused(f"a name: {number}", "192.0.2.1")
+    assert len(record.refusals) == MAX_REASONS + 1
+    assert record.refusals[OTHER] == 100

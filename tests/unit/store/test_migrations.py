@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -151,15 +152,21 @@ def test_a_migrated_store_has_the_tables_of_a_new_one(path: Path, tmp_path: Path
         assert not old.execute("PRAGMA foreign_key_check").fetchall()
 
 
-def test_a_migration_that_fails_leaves_the_store_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    last = migrations()[-1]
-    broken = type(last)(last.number, last.name, f"{last.statements};\nSELECT * FROM nowhere;")
-    monkeypatch.setattr("bridge.store.sqlite.migrations", lambda: (*migrations()[:-1], broken))
+@pytest.mark.parametrize("number", range(3, migrations()[-1].number + 1))
+def test_a_migration_that_fails_leaves_the_store_as_it_was_before_it(
+    number: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = [
+        replace(step, statements=f"{step.statements};\nSELECT * FROM nowhere;") if step.number == number else step
+        for step in migrations()
+    ]
+    monkeypatch.setattr("bridge.store.sqlite.migrations", lambda: broken)
     with pytest.raises(Exception, match="nowhere"):
         SqliteStore(path).open()
     monkeypatch.undo()
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
-        assert connection.execute("SELECT count(*) FROM outbox").fetchone() == (14,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (number - 1,)
+        if number == 3:
+            assert connection.execute("SELECT count(*) FROM outbox").fetchone() == (14,)
     with SqliteStore(path) as store:
         assert store.backlog.rows == 4

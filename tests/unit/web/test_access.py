@@ -28,8 +28,16 @@ def test_a_name_that_was_configured_is_known() -> None:
     assert Gate(None, ["Bridge.example"]).knows(asked(Host="bridge.example:8080"))
 
 
-def test_with_a_token_any_name_will_do() -> None:
-    assert Gate(TOKEN).knows(asked(Host="bridge:8080"))
+def test_with_a_token_the_name_counts_as_well() -> None:
+    """A page from elsewhere must not get at the cookie, nor use a browser to guess."""
+    assert not Gate(TOKEN).knows(asked(Host="evil.example"))
+    assert Gate(TOKEN, ["bridge"]).knows(asked(Host="bridge:8080"))
+
+
+@pytest.mark.parametrize("token", ["", " " * 20, "short", "fifteen-letters", "padded-to-16    "])
+def test_a_token_that_can_be_guessed_opens_no_page(token: str) -> None:
+    with pytest.raises(ValueError, match="at least 16"):
+        Gate(token)
 
 
 def test_without_a_token_everybody_may_look() -> None:
@@ -56,4 +64,4 @@ def test_a_browser_brings_it_once_and_comes_back_with_a_cookie_that_is_not_the_t
     assert cookie["samesite"] == "Lax"
     back = asked(Cookie=f"{cookie.key}={cookie.value}")
     assert gate.admits(back)
-    assert not Gate("another token").admits(back)
+    assert not Gate("another token of the page").admits(back)
