@@ -46,7 +46,7 @@ class Live:
     broker: str = ""
     """What the broker's side is doing, and what is wrong with it."""
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By name: ``is_usable``, ``doing``, ``problem``, ``last_progress_at``."""
+    """By name: ``is_usable``, ``doing``, ``problem``, ``last_progress_at``, ``held_back``."""
 
     @classmethod
     def of(cls, status: Mapping[str, Any] | None) -> "Live":
@@ -214,15 +214,25 @@ def _why(event: RecordedEvent, state: State, events: Sequence[RecordedEvent], li
             at = f" at position {first.position}" if first is not None else ""
             return f"an earlier event of the account is parked{at}, and this one waits behind it: account-bridge parked"
         case _:
-            doubt = "it was sent, but no confirm came; it is sent again with the same id, and "
-            return f"{doubt if event.is_in_doubt else ''}{_delay(live)}"
+            doubt = ""
+            if event.is_in_doubt:
+                sent = "may have been sent" if _held_back(event, live) else "was sent, but no confirm came"
+                doubt = f"it {sent}; it is sent again with the same id, and "
+            return f"{doubt}{_delay(event, live)}"
 
 
-def _delay(live: Live) -> str:
+def _held_back(event: RecordedEvent, live: Live) -> str:
+    """Return why the exchange does not take the first event of its PBX that waits; empty where it does."""
+    return str(live.sources.get(event.source, {}).get("held_back", ""))
+
+
+def _delay(event: RecordedEvent, live: Live) -> str:
     if not live.is_running:
         return "no bridge runs on this store, so nothing is sent: start account-bridge run"
     if not live.is_broker_usable:
         return f"nothing goes out at present: {live.broker}"
+    if held_back := _held_back(event, live):
+        return f"what waits of {event.source} is held back: {held_back}"
     return "it waits for its turn, behind what was made before it"
 
 

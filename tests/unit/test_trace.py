@@ -84,6 +84,23 @@ def test_what_was_sent_without_a_confirm_says_that_it_is_sent_again(path: Path) 
     assert "no confirm came; it is sent again with the same id" in first.why
 
 
+@pytest.mark.parametrize(
+    "why", ["no queue takes events with the routing key 'hq.account.updated'", "the broker refused"]
+)
+def test_what_the_exchange_does_not_take_says_so(path: Path, why: str) -> None:
+    """Held back as a whole: the event asked for may be the one that is not taken, or wait behind it."""
+    with SqliteStore(path) as store:
+        store.exchange.mark_in_doubt(unsent(store.exchange)[:1])
+    held = replace(WELL, sources={"hq": {**WELL.sources["hq"], "held_back": why}})
+    first, later = explained(path, held).events
+    assert first.why.startswith(
+        "it may have been sent; it is sent again with the same id, and what waits of hq is held"
+    )
+    assert later.why == f"what waits of hq is held back: {why}"
+    away = replace(held, is_broker_usable=False, broker="no connection")
+    assert explained(path, away).events[1].why == "nothing goes out at present: no connection"
+
+
 def test_a_parked_event_that_was_tried_again_is_told_once(path: Path) -> None:
     with SqliteStore(path) as store:
         store.exchange.park(unsent(store.exchange)[0], "it is too large", NOW)
