@@ -88,7 +88,7 @@ def test_a_trace_as_json_has_every_event(environment: dict[str, str]) -> None:
     code, command = run("trace", "user403", "--json", environment=environment)
     assert code == 0
     (found,) = orjson.loads("\n".join(command.out))["accounts"]
-    assert found["events"][0]["routing_key"] == "hq.account.created"
+    assert found["events"][0]["routing_key"] == "hq.account.initial"
     code, command = run("trace", found["events"][0]["event"], "--json", environment=environment)
     assert orjson.loads("\n".join(command.out))["accounts"] == [found]
 
