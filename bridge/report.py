@@ -295,8 +295,8 @@ def _sentence(part: Part, now: datetime) -> str:
 
 
 def _held_back(part: SourcePart, now: datetime) -> str:
-    since = "" if part.held_since is None else f" for {age_words(now - part.held_since)}"
-    return f"{_waiting(part.unsent)}, held back{since}: {ended(part.held_back)}"
+    since = "" if part.held_since is None else f", the first for {age_words(now - part.held_since)}"
+    return f"{_waiting(part.unsent)}{since}: {ended(part.held_back)}"
 
 
 def completeness(part: SourcePart, now: datetime) -> str:

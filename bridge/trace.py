@@ -280,7 +280,7 @@ def _delay(event: RecordedEvent, live: Live) -> str:
     if not live.is_broker_usable:
         return f"nothing goes out at present: {live.broker}"
     if held_back := _held_back(event, live):
-        return f"what waits of {event.source} is held back: {held_back}"
+        return f"what waits of {event.source} does not go out: {held_back}"
     return "it waits for its turn, behind what was made before it"
 
 

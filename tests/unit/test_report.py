@@ -55,7 +55,7 @@ def test_a_pbx_whose_events_nobody_takes_says_so_first_and_since_when() -> None:
     part.is_held_back(why, "event_unroutable", NOW + timedelta(seconds=2))
     later = NOW + timedelta(seconds=8)
     said = sentences(told, later)
-    assert f"hq: 6 events wait, held back for 8 s: {why}." in said
+    assert f"hq: 6 events wait, the first for 8 s: {why}." in said
     assert not [sentence for sentence in said if sentence.startswith("branch: 0")]
     (problem,) = as_json(told, later)["problems"]
     assert (problem.where, problem.cause, problem.since) == ("hq", "event_unroutable", NOW)

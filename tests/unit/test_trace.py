@@ -94,9 +94,9 @@ def test_what_the_exchange_does_not_take_says_so(path: Path, why: str) -> None:
     held = replace(WELL, sources={"hq": {**WELL.sources["hq"], "held_back": why}})
     first, later = explained(path, held).events
     assert first.why.startswith(
-        "it may have been sent; it is sent again with the same id, and what waits of hq is held"
+        "it may have been sent; it is sent again with the same id, and what waits of hq does not go"
     )
-    assert later.why == f"what waits of hq is held back: {why}"
+    assert later.why == f"what waits of hq does not go out: {why}"
     away = replace(held, is_broker_usable=False, broker="no connection")
     assert explained(path, away).events[1].why == "nothing goes out at present: no connection"
 
