@@ -19,7 +19,7 @@ from bridge.normalize import Rules
 from bridge.reader import AtOnce, HandOn, Heard
 from bridge.retrying import Patience, cause_of, keep_trying, level_of
 from bridge.secret import scrub
-from bridge.status import Board, Level
+from bridge.status import Board, Level, SourcePart
 from bridge.walk.schedule import Habits, WalkSchedule
 from bridge.wording import held_words
 
@@ -256,15 +256,32 @@ class FollowedPbx:
         self._show_pause()
 
     def _show_pause(self) -> None:
-        part, pause = self._part, self._pause
-        was_paused, part.is_paused = part.is_paused, pause is not None
-        if pause is not None:
-            reason = f" ({pause.reason})" if pause.reason else ""
-            part.problem = part.cause = ""
-            part.does(f"paused by an operator{reason}", Level.PAUSED, utc_now())
-            part.since = pause.since
-        elif was_paused:
-            part.does("starting", Level.WARN, utc_now())
+        show_pause(self._part, self._pause)
+
+
+def show_pause(part: SourcePart, pause: Pause | None, *, otherwise: str = "starting") -> None:
+    """Show whether a PBX is paused; one that was, and is not any more, does what *otherwise* says."""
+    was_paused, part.is_paused = part.is_paused, pause is not None
+    if pause is not None:
+        reason = f" ({pause.reason})" if pause.reason else ""
+        part.problem = part.cause = ""
+        part.does(f"paused by an operator{reason}", Level.PAUSED, utc_now())
+        part.since = pause.since
+    elif was_paused:
+        part.does(otherwise, Level.WARN, utc_now())
+
+
+async def shown_as_known(
+    name: SourceName, part: SourcePart, store: Remembering, *, offload: Offload
+) -> tuple[Pause | None, Certificate | None]:
+    """Show what the store knows of the last proven walk of a PBX, and return whether that is paused, and the walk."""
+    pause = (await offload(store.paused)).get(name)
+    certificate = await offload(store.certificate, name)
+    if certificate is not None:
+        part.certified(certificate)
+        # Whatever became of the store, this PBX was compared with it since.
+        part.warning = held_words(name, certificate.held)
+    return pause, certificate
 
 
 async def recalled(  # noqa: PLR0913 - its parts
@@ -282,14 +299,10 @@ async def recalled(  # noqa: PLR0913 - its parts
 ) -> FollowedPbx:
     """Show on *board* what an earlier bridge knew of *pbx*, and return it, to be followed from where it stands."""
     name, part = pbx.name, board.sources[pbx.name]
-    pause = (await offload(store.paused)).get(name)
-    certificate = await offload(store.certificate, name)
+    pause, certificate = await shown_as_known(name, part, store, offload=offload)
     verified_at, unseen = None, 0
     if certificate is not None:
         verified_at, unseen = certificate.verified_at.astimezone(), certificate.absent - certificate.held
-        part.certified(certificate)
-        # Whatever became of the store, this PBX was compared with it since.
-        part.warning = held_words(name, certificate.held)
     schedule = WalkSchedule(name, habits, verified_at, absent=unseen, steady=steady)
     part.second_look_at = schedule.second_look_at(utc_now().astimezone())
     place = await offload(store.place, name)

@@ -388,6 +388,8 @@ class SourceRecord:
     deleted: int
     """Deleted ones, kept so that their revisions go on."""
     paused: Pause | None
+    is_complete: bool = True
+    """False as long as no walk has told everything in its present lineage."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ def _problems_of(name: str, part: SourcePart, board: Board, now: datetime) -> It
     elif part.level is not Level.OK and part.level is not Level.PAUSED:
         yield _failing(name, part)
     if part.held_back:
-        yield Problem(name, part.held_cause, Level.WARN, None, ended(part.held_back))
+        yield Problem(name, part.held_cause, Level.WARN, part.held_since, ended(part.held_back))
     if part.walk is not None and board.is_stalled(part, now):
         yield Problem(
             name,
@@ -195,6 +195,7 @@ def sentences(board: Board, now: datetime) -> list[str]:
     """Return what a person wants to know first."""
     told = [in_local_words(sentence) for sentence in headline(board, now)]
     told += [ended(problem.words) for problem in problems(board, now) if problem.cause in _NOT_OF_A_PART]
+    told += [f"{name}: {_held_back(part, now)}" for name, part in board.sources.items() if part.held_back]
     told += [f"{name}: {_sentence(part, now)} {completeness(part, now)}" for name, part in board.sources.items()]
     if board.door is not None:
         told.append(board.door.sentence())
@@ -310,6 +311,11 @@ def _sentence(part: Part, now: datetime) -> str:
     if part.last_progress_at is not None:
         words += f", last answer {age_words(now - part.last_progress_at)} ago"
     return f"{words}. {ended(part.problem)}" if part.problem else f"{words}."
+
+
+def _held_back(part: SourcePart, now: datetime) -> str:
+    since = "" if part.held_since is None else f", the first for {age_words(now - part.held_since)}"
+    return f"{_waiting(part.unsent)}{since}: {ended(part.held_back)}"
 
 
 def completeness(part: SourcePart, now: datetime) -> str:

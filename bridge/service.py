@@ -14,7 +14,7 @@ from bridge.delivery.contracts import Outbox, Publisher
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import Brake
 from bridge.errors import PbxUnreachable
-from bridge.following import FollowedPbx, Pbx, Remembering, reading, recalled
+from bridge.following import FollowedPbx, Pbx, Remembering, reading, recalled, show_pause, shown_as_known
 from bridge.intake import Told
 from bridge.interpreter import tune
 from bridge.logs import get_logger
@@ -34,6 +34,9 @@ STORE_STUCK: Final = timedelta(minutes=1)
 """The store is asked something every second; an answer may take as long as a backup that holds the file."""
 
 HOUSEKEEPING_STUCK: Final = timedelta(minutes=10)
+
+WAITS_FOR_PROOF: Final = "waiting for the broker: its log has to be compared with the store"
+"""What a PBX does that is not read yet."""
 
 APART_SECONDS: Final = 0.01
 """Between dialling one PBX and the next at the start: a thousand logins at once cost 13 KB of memory each for ever."""
@@ -175,6 +178,10 @@ class Bridge:
         )
         self._is_proven = False
         """True once PBXs are read, since the store is known to be the newest state of itself."""
+        self._early_pauses: dict[SourceName, Pause | None] = {}
+        """What operators decided about PBXs that were not followed yet."""
+        self._early_walks: dict[SourceName, bool] = {}
+        """Walks that operators wanted of such, and whether these may delete whatever they do not see."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until *stop* is set, then commit what was read and wait for the confirms of what was sent.
@@ -212,17 +219,35 @@ class Bridge:
 
     async def _begin(self, group: asyncio.TaskGroup) -> None:
         """Read, as soon as no number can be given twice, and send, once the log was compared."""
+        renewed = await self._offload(self._why_renewed)  # a walk may have told everything until the broker is reached
         if self._store.is_proven:
             self._begin_reading()
         else:
-            for part in self.board.sources.values():
-                part.does("waiting for the broker: its log has to be compared with the store", Level.WARN, utc_now())
+            for name in list(self.board.sources):
+                await self._show_waiting(SourceName(name))
         if await self._sinks.prove():
-            log.warning("store.renewed", problem=self._store.restored)
-            for name in self._store.incomplete() & self.board.sources.keys():
-                self.board.sources[name].warning = f"A full walk has to end before all is told: {self._store.restored}."
+            log.warning("store.renewed", problem=await self._offload(self._why_renewed) or renewed)
+            await self._show_renewed()
         self._begin_reading()
         self._sinks.start(group)
+
+    def _why_renewed(self) -> str:
+        return self._store.restored
+
+    async def _show_renewed(self) -> None:
+        """Show of which PBXs not everything is told anew yet."""
+        why = await self._offload(self._why_renewed)
+        for name in await self._offload(self._store.incomplete) & self.board.sources.keys():
+            self.board.sources[name].begins_anew()
+            self.board.sources[name].warning = f"A full walk has to end before all is told: {why}."
+
+    async def _show_waiting(self, name: SourceName) -> None:
+        """Show what the store knows of a PBX that is not read yet."""
+        part = self.board.sources[name]
+        pause, _ = await shown_as_known(name, part, self._store, offload=self._offload)
+        if not self._is_proven:
+            part.does(WAITS_FOR_PROOF, Level.WARN, utc_now())
+            show_pause(part, self._early_pauses.get(name, pause))
 
     def _begin_reading(self) -> None:
         if not self._is_proven:
@@ -242,6 +267,10 @@ class Bridge:
             on_told=self._told,
             on_keeping=partial(self._sinks.wake, pbx.name),
         )
+        if pbx.name in self._early_pauses:
+            followed.hold(self._early_pauses.pop(pbx.name))
+        if pbx.name in self._early_walks:
+            followed.resync(accept_deletions=self._early_walks.pop(pbx.name))
         await followed.follow(first_pause_seconds)
 
     async def meet(self, caller: Caller, newcomers: Newcomers) -> Meeting:
@@ -284,8 +313,12 @@ class Bridge:
         """Follow one more PBX from now on, or from the start if the bridge does not run yet; *part* is its place."""
         self.board.sources[pbx.name] = part
         self._pbxs.append(pbx)
-        if self._is_proven and not self._is_stopping:
+        if self._is_stopping:
+            return
+        if self._is_proven:
             self._start_reading([pbx])
+        elif self._group is not None:
+            self._group.create_task(self._show_waiting(pbx.name), name=f"show {pbx.name}")
 
     def beat(self, name: SourceName) -> None:
         """Record that the reading of a PBX is alive, although there may be nothing to read."""
@@ -303,32 +336,41 @@ class Bridge:
 
         With *accept_deletions* the accounts that this walk does not see may be deleted, however many they are.
         """
+        if name not in self.board.sources:
+            return False
         followed = self._followed.get(name)
         if followed is None:
-            return False
-        followed.resync(accept_deletions=accept_deletions)
-        self._walk_check.set()
+            self._early_walks[name] = accept_deletions or self._early_walks.get(name, False)
+        else:
+            followed.resync(accept_deletions=accept_deletions)
+            self._walk_check.set()
         return True
 
     async def pause(self, name: SourceName, reason: str) -> bool:
         """Read a PBX no more until ``resume``, restarts included; False where there is none of that name."""
-        followed = self._followed.get(name)
-        if followed is None:
+        if name not in self.board.sources:
             return False
         pause = Pause(utc_now(), reason)
         await self._offload(self._store.pause, name, pause)
         log.warning("source.paused", source=name, reason=reason)
-        followed.hold(pause)
+        self._hold(name, pause)
         return True
 
     async def resume(self, name: SourceName) -> bool:
         """Read a PBX again; False where there is none of that name, or it was not paused."""
-        followed = self._followed.get(name)
-        if followed is None or not await self._offload(self._store.resume, name):
+        if name not in self.board.sources or not await self._offload(self._store.resume, name):
             return False
         log.info("source.resumed", source=name)
-        followed.hold(None)
+        self._hold(name, None)
         return True
+
+    def _hold(self, name: SourceName, pause: Pause | None) -> None:
+        followed = self._followed.get(name)
+        if followed is not None:
+            followed.hold(pause)
+        else:  # it is not read before the log was compared with the store
+            self._early_pauses[name] = pause
+            show_pause(self.board.sources[name], pause, otherwise="starting" if self._is_proven else WAITS_FOR_PROOF)
 
     async def parked(self) -> Sequence[Parked]:
         """Return the events that the broker refused for good, the oldest first."""

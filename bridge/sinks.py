@@ -130,8 +130,8 @@ class _Sink:
         words = scrub(str(problem))
         self.board.beat(self.task)
         self.tally.doubt()
-        if (part := self.board.sources.get(row.source)) is not None:
-            part.held_back, part.held_cause = words, cause_of(problem)
+        if self.part is self.board.broker and (part := self.board.sources.get(row.source)) is not None:
+            part.is_held_back(words, cause_of(problem), utc_now())
         told = {"source": row.source, "event_id": row.event_id, "position": row.position}
         log.warning("event.not_taken", **told, problem=words, again_in_seconds=round(pause_seconds, 1))
 

@@ -5,7 +5,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
@@ -96,7 +96,7 @@ class PbxSource:
             async with asyncio.timeout(self._pace.answer_timeout):
                 socket.send(conversation.say(m.AppChallenge()))
                 while True:
-                    event = conversation.receive(await socket.receive())
+                    event = self._understood(conversation, await socket.receive(), early)
                     match event:
                         case m.AppChallengeResult(challenge=challenge):
                             digest = login_digest(app=self._app, challenge=challenge, password=password)
@@ -118,6 +118,18 @@ class PbxSource:
             if conversation.state == "judging":
                 raise PbxRefusedLogin(self._refusal()) from closed
             raise PbxUnreachable(f"{self._url} closed the connection before the login: {reason_of(closed)}") from closed
+
+    def _understood(self, conversation: Conversation, data: bytes | str, early: Sequence[Event]) -> Event:
+        try:
+            return conversation.receive(data)
+        except PbxBrokeProtocol as problem:
+            unreadable = [event.reason for event in early if isinstance(event, m.Unreadable)]
+            count = "1 message" if len(unreadable) == 1 else f"{len(unreadable)} messages"
+            before = f", after {count} that could not be read (the first: {unreadable[0]})" if unreadable else ""
+            raise PbxBrokeProtocol(
+                f"{self._url} does not log us in as a PBX does: {problem}{before}. Is this the address of a PBX (its "
+                "path is usually /PBX0/APPS/websocket), and is there nothing in between that changes what it says?"
+            ) from problem
 
     def _refusal(self) -> str:
         return (

@@ -200,6 +200,7 @@ class SourcePart(Part):
     """Why the exchange does not take its next event, so that those behind it wait; empty while it does."""
     held_cause: str = ""
     """The same in one word, for machines."""
+    held_since: datetime | None = None
     in_doubt: int = 0
     """Its events that may have reached the broker although no confirm came; they are sent again."""
 
@@ -217,6 +218,16 @@ class SourcePart(Part):
     def unseen(self) -> int:
         """How many accounts wait for another walk to tell whether they are gone."""
         return self.absent - self.deletions_held
+
+    def is_held_back(self, why: str, cause: str, now: datetime) -> None:
+        """Record that the exchange did not take its next event, once more or for the first time."""
+        self.held_back, self.held_cause = why, cause
+        self.held_since = self.held_since or now
+
+    def goes_out(self) -> None:
+        """Record that the exchange took its next event."""
+        self.held_back = self.held_cause = ""
+        self.held_since = None
 
     def certified(self, certificate: Certificate) -> None:
         """Record what a proven walk found."""
@@ -241,6 +252,7 @@ class SourcePart(Part):
         self.last_confirm_at = _moved(self.last_confirm_at, by)
         self.caught_up_at = _moved(self.caught_up_at, by)
         self.second_look_at = _moved(self.second_look_at, by)
+        self.held_since = _moved(self.held_since, by)
         if self.walk is not None:
             self.walk.started_at += by
             self.walk.progress_at += by

@@ -108,7 +108,7 @@ class Tally:
             if (part := board.sources.get(source)) is not None:
                 part.unsent = max(0, part.unsent - count)
                 part.last_confirm_at = now
-                part.held_back = part.held_cause = ""
+                part.goes_out()
         if board.in_doubt:
             self.doubt()
 

@@ -12,7 +12,16 @@ from typing import Any, Final
 
 import orjson
 
-from bridge.model import AccountGuid, ChangeKind, KnownAccount, Published, RecordedEvent, SourceRecord
+from bridge.model import (
+    AccountGuid,
+    ChangeKind,
+    Cursor,
+    KnownAccount,
+    Published,
+    RecordedEvent,
+    SourceRecord,
+    Token,
+)
 from bridge.normalize import account_key
 from bridge.report import ended, plural
 from bridge.wording import name_of, shown
@@ -46,7 +55,7 @@ class Live:
     broker: str = ""
     """What the broker's side is doing, and what is wrong with it."""
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By name: ``is_usable``, ``doing``, ``problem``, ``last_progress_at``."""
+    """By name: ``is_usable``, ``doing``, ``problem``, ``last_progress_at``, ``held_back``."""
 
     @classmethod
     def of(cls, status: Mapping[str, Any] | None) -> "Live":
@@ -119,6 +128,42 @@ def former(event: RecordedEvent, who: str) -> bool:
     return bool(account) and (is_meant(account, who) or is_meant(data.get("previous", {}) | {"guid": ""}, who))
 
 
+def as_told(event: RecordedEvent) -> KnownAccount:
+    """Return the account that *event* told of, as it was then: the mirror may have begun anew since."""
+    told = orjson.loads(event.body)
+    data = told["data"]
+    tokens = {name: Token(orjson.dumps(value).decode()) for name, value in data.get("cursor", {}).items()}
+    return KnownAccount(
+        number=0,
+        source=event.source,
+        key=str(event.account_key),
+        cursor=Cursor(**tokens),
+        account=data["account"],
+        revision=data["revision"],
+        is_deleted=data["change"] == ChangeKind.DELETED,
+        last_walk=0,
+        missed=0,
+        lineage=told.get("lineage", ""),  # a version before lineages has none
+        sequence=event.sequence,
+    )
+
+
+def unfinished(sources: Iterable[SourceRecord], renewed: Mapping[str, Any] | None) -> str:
+    """Return which PBXs have not told everything yet, and since when it is told anew; empty where all have."""
+    names = [source.name for source in sources if not source.is_complete]
+    if not names:
+        return ""
+    unread = f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} not been read to {_its(names)} end"
+    if renewed is None:
+        return f"{unread} yet."
+    since = _at(datetime.fromisoformat(renewed["at"]))
+    return f"Everything is told anew since {since}, and {unread} in this lineage yet."
+
+
+def _its(names: Sequence[str]) -> str:
+    return "its" if len(names) == 1 else "their"
+
+
 def near(accounts: Iterable[KnownAccount], who: str) -> list[str]:
     """Return what somebody may have meant by *who*: words that contain it, then those that look alike."""
     wanted = who.casefold()
@@ -141,12 +186,14 @@ def trace(  # noqa: PLR0913 - what a trace weighs
     source: SourceRecord,
     live: Live,
     *,
+    renewed: Mapping[str, Any] | None = None,
     unpublished: Sequence[str] = (),
     keep_days: float = 7,
 ) -> Trace:
     """Return what became of the changes of one account.
 
-    *events* are all that the outbox has of it, the oldest first; *unpublished* names the fields that the configuration
+    *events* are all that the outbox has of it, the oldest first; *renewed* is what was noted when everything began to
+    be told anew, as long as that is not done; *unpublished* names the fields that the configuration
     keeps back.
     """
     told = [_told(event, events, live) for event in events]
@@ -158,11 +205,12 @@ def trace(  # noqa: PLR0913 - what a trace weighs
         is_deleted=known.is_deleted,
         revision=known.revision,
         sentences=[
-            _who(known),
+            _who(known, source),
+            *_told_anew(known, source, renewed),
             *_unread(source, live),
             *_last_change(known, events, told, keep_days),
-            *_since_then(known, events, source),
-            *_read(source, live),
+            *(() if _is_former(known, source) else _since_then(known, events, source)),
+            *(_read(source, live) if source.is_complete or renewed is None else ()),
             *_fields(unpublished),
         ],
         events=told,
@@ -214,24 +262,49 @@ def _why(event: RecordedEvent, state: State, events: Sequence[RecordedEvent], li
             at = f" at position {first.position}" if first is not None else ""
             return f"an earlier event of the account is parked{at}, and this one waits behind it: account-bridge parked"
         case _:
-            doubt = "it was sent, but no confirm came; it is sent again with the same id, and "
-            return f"{doubt if event.is_in_doubt else ''}{_delay(live)}"
+            doubt = ""
+            if event.is_in_doubt:
+                sent = "may have been sent" if _held_back(event, live) else "was sent, but no confirm came"
+                doubt = f"it {sent}; it is sent again with the same id, and "
+            return f"{doubt}{_delay(event, live)}"
 
 
-def _delay(live: Live) -> str:
+def _held_back(event: RecordedEvent, live: Live) -> str:
+    """Return why the exchange does not take the first event of its PBX that waits; empty where it does."""
+    return str(live.sources.get(event.source, {}).get("held_back", ""))
+
+
+def _delay(event: RecordedEvent, live: Live) -> str:
     if not live.is_running:
         return "no bridge runs on this store, so nothing is sent: start account-bridge run"
     if not live.is_broker_usable:
         return f"nothing goes out at present: {live.broker}"
+    if held_back := _held_back(event, live):
+        return f"what waits of {event.source} does not go out: {held_back}"
     return "it waits for its turn, behind what was made before it"
 
 
-def _who(known: KnownAccount) -> str:
+def _is_former(known: KnownAccount, source: SourceRecord) -> bool:
+    return known.lineage != source.lineage
+
+
+def _told_anew(known: KnownAccount, source: SourceRecord, renewed: Mapping[str, Any] | None) -> Iterator[str]:
+    if _is_former(known, source) and source.is_complete:
+        yield f"When everything was told anew, {source.name} did not have it any more."
+    elif renewed is not None and not source.is_complete:
+        yield unfinished([source], renewed)
+
+
+def _who(known: KnownAccount, source: SourceRecord) -> str:
     account = known.account
     numbers = ", ".join(map(str, account.get("numbers") or ()))
     named = (("user name", account.get("h323")), ("extension", numbers), ("guid", account["guid"]))
     told = [f"{name} {value}" for name, value in named if value]
     gone = ", deleted" if known.is_deleted else ""
+    if _is_former(known, source):
+        return (
+            f"{shown(name_of(account))} was an account of {known.source} in a former lineage ({'; '.join(told)}{gone})."
+        )
     return f"{shown(name_of(account))} is an account of {known.source} ({'; '.join(told)}{gone})."
 
 

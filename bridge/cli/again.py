@@ -1,6 +1,7 @@
 """``replay`` and ``snapshot``: events to one queue only."""
 
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from uuid import uuid4
 import click
 
 from bridge.broker import Topology, connect
-from bridge.cli.common import QUEUE, config_option, print_json, run_now, settings_of, time_option
+from bridge.cli.common import FAILED, QUEUE, config_option, print_json, run_now, settings_of, time_option
 from bridge.cli.look import meant
 from bridge.clock import utc_now
 from bridge.config.settings import Settings
@@ -21,6 +22,7 @@ from bridge.publisher import Publisher
 from bridge.resend import Sender, Snapshot, as_row, is_replayable, sending
 from bridge.store.reader import StoreReader
 from bridge.tls import client_context
+from bridge.trace import unfinished
 
 queue_option = click.option("--queue", required=True, type=QUEUE, help="The queue that gets them; nobody else does.")
 
@@ -75,21 +77,32 @@ def snapshot(config: Path | None, queue: str, source: str | None, *, as_json: bo
     """
     settings = _settings(config)
 
-    async def sent_all() -> tuple[int, int]:
+    async def sent_all() -> tuple[int, int, str]:
         with StoreReader(settings.store.path) as store:
-            known = [found.name for found in store.sources()]
-            if source is not None and source not in known:
-                raise BridgeError(f"no PBX in this store is called {source!r}; there is {', '.join(known) or 'none'}")
+            known = store.sources()
+            names = [found.name for found in known]
+            if source is not None and source not in names:
+                raise BridgeError(f"no PBX in this store is called {source!r}; there is {', '.join(names) or 'none'}")
+            renewed = store.renewed
             async with _sender(settings, queue, "snapshot") as sender:
-                return await Snapshot(store, uuid4().hex, utc_now, source).send(sender)
+                sent, again = await Snapshot(store, uuid4().hex, utc_now, source).send(sender)
+        untold = unfinished((found for found in known if source in {None, found.name}), renewed)
+        return sent, again, untold if renewed is not None or not sent + again else ""
 
-    count, again = run_now(sent_all())
+    count, again, untold = run_now(sent_all())
+    _tell_snapshot(queue, count, again, untold, as_json=as_json)
+    if untold:
+        sys.exit(FAILED)
+
+
+def _tell_snapshot(queue: str, count: int, again: int, untold: str, *, as_json: bool) -> None:
     if as_json:
-        print_json({"queue": queue, "sent": count, "again": again})
+        print_json({"queue": queue, "sent": count, "again": again, "unfinished": untold})
         return
     more = f"; {again} were sent once more, since they changed meanwhile" if again else ""
     nobody = "no account is there, and nothing was sent"
-    click.echo(f"{count} accounts were sent to {queue}, and confirmed{more}" if count + again else nobody)
+    said = f"{count} accounts were sent to {queue}, and confirmed{more}" if count + again else nobody
+    click.echo(f"{said}. {untold} Ask for the snapshot once more then" if untold else said)
 
 
 def _settings(config: Path | None) -> Settings:

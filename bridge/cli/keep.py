@@ -17,6 +17,7 @@ from bridge.normalize import account_key
 from bridge.store.backup import back_up, put_back
 from bridge.store.reader import StoreReader
 from bridge.store.sqlite import SqliteStore
+from bridge.trace import unfinished
 
 MAX_SUGGESTED: Final = 3
 
@@ -97,8 +98,12 @@ def forget_command(config: Path | None, guid: str, *, discard_unsent: bool, as_j
 
 def _no_account(store: StoreReader, guid: str) -> str:
     named = [str(known.account["guid"]) for known in meant(store, guid)]
-    hint = f"; did you mean {' or '.join(named[:MAX_SUGGESTED])}?" if named else ". account-bridge accounts lists them"
-    return f"no account has the guid {guid!r}{hint}"
+    others = [name for name in named if account_key(AccountGuid(name)) != account_key(AccountGuid(guid))]
+    hint = (
+        f"; did you mean {' or '.join(others[:MAX_SUGGESTED])}?" if others else ". account-bridge accounts lists them"
+    )
+    untold = f". {unfinished(store.sources(), store.renewed)}" if store.renewed is not None else ""
+    return f"no account has the guid {guid!r}{hint}{untold}"
 
 
 COMMANDS: Final = (backup, restore, forget_command)

@@ -20,7 +20,19 @@ from bridge.errors import BridgeError, NobodyAnswers
 from bridge.model import KnownAccount, SourceName
 from bridge.report import in_future
 from bridge.store.reader import StoreReader
-from bridge.trace import Live, State, Trace, former, has_usn, is_meant, near, trace, words_of
+from bridge.trace import (
+    Live,
+    State,
+    Trace,
+    as_told,
+    former,
+    has_usn,
+    is_meant,
+    near,
+    trace,
+    unfinished,
+    words_of,
+)
 from bridge.wording import clean, name_of, shown
 
 MAX_TRACED: Final = 5
@@ -50,6 +62,7 @@ def trace_command(config: Path | None, who: str, *, as_json: bool) -> None:
                 store.events_of(known.source, known.key),
                 sources[known.source],
                 live,
+                renewed=store.renewed,
                 unpublished=_unpublished(settings, known.source),
                 keep_days=settings.replay.keep_days,
             )
@@ -82,9 +95,10 @@ def accounts(config: Path | None, source: str | None, wanted: str | None, *, del
     console = Console(highlight=False, soft_wrap=True)
     count = 0
     with StoreReader(settings.store.path) as store:
-        known_sources = [known.name for known in store.sources()]
-        if source is not None and source not in known_sources:
-            raise BridgeError(_no_source(source, known_sources))
+        known_sources = store.sources()
+        names = [known.name for known in known_sources]
+        if source is not None and source not in names:
+            raise BridgeError(_no_source(source, names))
         for known in store.accounts():
             if known.is_deleted == deleted and source in {None, known.source} and _has(known, wanted):
                 count += 1
@@ -93,8 +107,15 @@ def accounts(config: Path | None, source: str | None, wanted: str | None, *, del
                 else:
                     console.print(_line(known))
         suggestions = near(store.accounts(), wanted) if wanted and not count else []
-    if not count and not as_json:
-        console.print(Text(clean(_none(wanted, suggestions, deleted=deleted))))
+        renewed = store.renewed
+    if as_json:
+        return
+    untold = unfinished((known for known in known_sources if source in {None, known.name}), renewed)
+    if not count:
+        nobody = _none(wanted, suggestions, deleted=deleted, is_read=bool(known_sources))
+        console.print(Text(clean(f"{nobody} {untold}" if untold and (renewed or not (wanted or deleted)) else nobody)))
+    elif renewed and untold:
+        console.print(Text(untold))
 
 
 def _live(settings: Settings) -> Live:
@@ -110,8 +131,7 @@ def meant(store: StoreReader, who: str) -> Sequence[KnownAccount]:
     if _EVENT_ID.fullmatch(who):
         event = store.event(who.lower())
         if event is not None and event.account_key is not None:
-            known = store.account(event.source, event.account_key)
-            return [known] if known is not None else []
+            return list(_known(store, event.source, event.account_key))
     found = [known for known in store.accounts() if is_meant(known.account, who)]
     found = found or [known for known in store.accounts() if has_usn(known, who)]
     return found or list(_formerly(store, who))
@@ -125,19 +145,30 @@ def _formerly(store: StoreReader, who: str) -> Iterator[KnownAccount]:
             if event.account_key is not None and former(event, who):
                 seen[event.source, event.account_key] = None
     for source, key in seen:
-        known = store.account(source, key)
-        if known is not None:
-            yield known
+        yield from _known(store, source, key)
+
+
+def _known(store: StoreReader, source: SourceName, key: str) -> Iterator[KnownAccount]:
+    """Yield an account as the mirror has it or, where that began anew without it, as it was told of last."""
+    known = store.account(source, key)
+    if known is not None:
+        yield known
+        return
+    told = [event for event in store.events_of(source, key) if event.forgotten_at is None]
+    yield from map(as_told, told[-1:])
 
 
 def _nobody(store: StoreReader, who: str, settings: Settings) -> list[str]:
     sentences = [f"No account answers to {who!r}, and none did in the events that are kept."]
+    sources = store.sources()
+    if untold := unfinished(sources, store.renewed):
+        sentences.append(untold)
     if suggestions := near(store.accounts(), who):
         sentences.append(f"Did you mean {' or '.join(repr(word) for word in suggestions)}?")
     hidden = {name for pbx in settings.pbx for name in _unpublished(settings, pbx.name)}
     if hidden:
         sentences.append(f"By configuration nobody can be found by {', '.join(sorted(hidden))}: try the guid.")
-    for source in store.sources():
+    for source in sources:
         verified = (
             f"its last full walk was proven {source.verified_at.astimezone():%Y-%m-%d %H:%M:%S}"
             f"{in_future(source.verified_at, datetime.now(UTC))}"
@@ -145,7 +176,7 @@ def _nobody(store: StoreReader, who: str, settings: Settings) -> list[str]:
             else "no full walk of it was proven yet"
         )
         sentences.append(f"{source.name} has {source.accounts} accounts; {verified}.")
-    if not store.sources():
+    if not sources:
         sentences.append("No PBX was ever read into this store.")
     return sentences
 
@@ -179,11 +210,13 @@ def _has(known: KnownAccount, wanted: str | None) -> bool:
     return any(text in word.casefold() for word in words_of(known.account)) or text in known.key
 
 
-def _none(wanted: str | None, suggestions: Sequence[str], *, deleted: bool) -> str:
+def _none(wanted: str | None, suggestions: Sequence[str], *, deleted: bool, is_read: bool) -> str:
     if wanted is not None:
         maybe = f" Did you mean {' or '.join(repr(word) for word in suggestions)}?" if suggestions else ""
         return f"No account has {wanted!r} in its extension, names, addresses or guid.{maybe}"
-    return "No account is deleted." if deleted else "No account is known yet: no PBX was read into this store."
+    if deleted:
+        return "No account is deleted."
+    return "No account is known." if is_read else "No account is known yet: no PBX was read into this store."
 
 
 def _no_source(name: str, known: Sequence[str]) -> str:

@@ -133,6 +133,7 @@ class StoreReader:
                 accounts=row["accounts"],
                 deleted=row["deleted"],
                 paused=paused.get(row["name"]),
+                is_complete=bool(row["is_complete"]),
             )
             for row in self._rows("sources")
         ]

@@ -137,6 +137,24 @@ class Reading:
         return [heard.row.account_guid for heard in self.heard if isinstance(heard, Deliver)]
 
 
+async def test_what_is_no_login_says_what_could_not_be_read_and_what_to_look_at() -> None:
+    async def babble(socket: ServerConnection) -> None:
+        async for _ in socket:
+            await socket.send("}{ not JSON")
+            await socket.send("[" * 5000)
+            await socket.send(m.AppChallengeResult("0123456789abcdef").to_json())
+
+    pbx = OddPbx([])
+    async with serve(babble, "127.0.0.1", 0) as server:
+        pbx.port = server.sockets[0].getsockname()[1]
+        with pytest.raises(PbxBrokeProtocol) as ended:
+            async with asyncio.timeout(10):
+                await Reading(pbx).source.read(Cursor(), Reading(pbx).hand_on)
+    words = str(ended.value)
+    assert "AppChallengeResult has no place in a conversation that is judging, after 4 messages" in words
+    assert "(the first: not valid JSON). Is this the address of a PBX" in words
+
+
 async def test_a_list_is_read_to_its_end_and_handed_on_in_order() -> None:
     async with OddPbx([account(1), account(2), NOTHING]).served() as pbx, Reading(pbx).going_on() as reading:
         await reading.until(WalkEnded(is_proven=True, until=row(2).cursor))

@@ -47,6 +47,22 @@ def test_sent_is_not_claimed_where_a_pbx_is_not_read() -> None:
     assert headline(deaf, NOW)[0] == ("5 events wait for the broker.",)
 
 
+def test_a_pbx_whose_events_nobody_takes_says_so_first_and_since_when() -> None:
+    told = board(NOW, "hq", "branch")
+    part, why = told.sources["hq"], "no queue takes events with the routing key 'hq.account.initial'"
+    told.unsent = part.unsent = 6
+    part.is_held_back(why, "event_unroutable", NOW)
+    part.is_held_back(why, "event_unroutable", NOW + timedelta(seconds=2))
+    later = NOW + timedelta(seconds=8)
+    said = sentences(told, later)
+    assert f"hq: 6 events wait, the first for 8 s: {why}." in said
+    assert not [sentence for sentence in said if sentence.startswith("branch: 0")]
+    (problem,) = as_json(told, later)["problems"]
+    assert (problem.where, problem.cause, problem.since) == ("hq", "event_unroutable", NOW)
+    part.goes_out()
+    assert (why in " ".join(sentences(told, later)), problems(told, later)) == (False, [])
+
+
 def test_control_characters_in_a_name_reach_no_terminal() -> None:
     evil = board()
     evil.sources["hq"].last_change = LastChange(NOW, "\x1b[31mred\x07", "new name")

@@ -12,6 +12,7 @@ from bridge.errors import (
     BridgeError,
     BrokerRefusedLogin,
     BrokerUnreachable,
+    EventUnroutable,
     LogUnreadable,
     StoreOutdated,
     StoreUnusable,
@@ -33,11 +34,12 @@ AWAY, REFUSED = BrokerUnreachable("nobody answers"), BrokerRefusedLogin("the pas
 
 
 class Broker:
-    """Confirms what it gets, unless it is slow; *problem* keeps sessions from starting."""
+    """Confirms what it gets, unless it is slow; *problem* keeps sessions from starting, *refusal* is for all rows."""
 
     def __init__(self) -> None:
         self.sent: list[OutboxRow] = []
         self.problem: BridgeError | None = None
+        self.refusal: BridgeError | None = None
         self.is_quick = asyncio.Event()
         self.is_quick.set()
         self._news = asyncio.Event()
@@ -62,7 +64,10 @@ class Broker:
             await self._news.wait()
         await self.is_quick.wait()
         told, self._told = self._told, len(self.sent)
-        return Outcomes(range(told + 1, self._told + 1), ())
+        tags = range(told + 1, self._told + 1)
+        if self.refusal is not None:
+            return Outcomes((), [(tag, self.refusal) for tag in tags])
+        return Outcomes(tags, ())
 
 
 class Site:
@@ -246,6 +251,19 @@ async def test_a_log_that_cannot_be_read_while_running_disturbs_nobody(
     async with site.publishing():
         await until(lambda: len(site.asked) == 2)
         await until(lambda: len(site.published) == 2)
+
+
+async def test_what_the_exchange_does_not_take_is_shown_until_it_does(site: Site) -> None:
+    await site.sinks.prove()
+    site.broker.refusal = EventUnroutable("no queue takes it")
+    part = site.board.sources[HQ]
+    async with site.publishing():
+        await until(lambda: part.held_back)
+        assert (part.held_back, part.held_cause) == ("no queue takes it", "event_unroutable")
+        site.broker.refusal = None
+        site.sinks.wake_all()
+        await until(lambda: len(site.published) == 2)
+    assert {part.held_back, part.held_cause, part.held_since} == {"", None}
 
 
 async def test_a_stop_waits_for_the_confirms_of_what_was_sent_and_sends_nothing_more(site: Site) -> None:

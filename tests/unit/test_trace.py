@@ -7,11 +7,11 @@ import orjson
 import pytest
 
 from bridge.delivery.ingest import ingest
-from bridge.model import Cursor, KnownAccount, Pause, RecordedEvent, SourceName, SourceRecord
+from bridge.model import Cursor, KnownAccount, Pause, RecordedEvent, SourceName
 from bridge.normalize import Rules
 from bridge.store.reader import StoreReader
 from bridge.store.sqlite import SqliteStore
-from bridge.trace import Live, State, Trace, former, has_usn, is_meant, near, trace
+from bridge.trace import Live, State, Trace, as_told, former, has_usn, is_meant, near, trace, unfinished
 from tests.support.events import LINEAGE
 from tests.support.outbox import send_all, unsent
 from tests.support.rows import HQ, chain, row
@@ -84,6 +84,23 @@ def test_what_was_sent_without_a_confirm_says_that_it_is_sent_again(path: Path) 
     assert "no confirm came; it is sent again with the same id" in first.why
 
 
+@pytest.mark.parametrize(
+    "why", ["no queue takes events with the routing key 'hq.account.updated'", "the broker refused"]
+)
+def test_what_the_exchange_does_not_take_says_so(path: Path, why: str) -> None:
+    """Held back as a whole: the event asked for may be the one that is not taken, or wait behind it."""
+    with SqliteStore(path) as store:
+        store.exchange.mark_in_doubt(unsent(store.exchange)[:1])
+    held = replace(WELL, sources={"hq": {**WELL.sources["hq"], "held_back": why}})
+    first, later = explained(path, held).events
+    assert first.why.startswith(
+        "it may have been sent; it is sent again with the same id, and what waits of hq does not go"
+    )
+    assert later.why == f"what waits of hq does not go out: {why}"
+    away = replace(held, is_broker_usable=False, broker="no connection")
+    assert explained(path, away).events[1].why == "nothing goes out at present: no connection"
+
+
 def test_a_parked_event_that_was_tried_again_is_told_once(path: Path) -> None:
     with SqliteStore(path) as store:
         store.exchange.park(unsent(store.exchange)[0], "it is too large", NOW)
@@ -151,8 +168,8 @@ def test_a_paused_pbx_and_one_that_is_away_are_named(path: Path) -> None:
     asked = Live(is_running=True, is_broker_usable=True, sources={"hq": {**away, "problem": "Is it up?"}})
     assert "Is it up? Its last answer came" in words(explained(path, asked))
     assert "is being read" not in words(found)
-    source = SourceRecord(HQ, Cursor(), 1, LINEAGE, 1, None, 1, 0, Pause(NOW, "maintenance"))
     with StoreReader(path) as store:
+        source = replace(store.sources()[0], paused=Pause(NOW, "maintenance"))
         known = store.account(HQ, "anna")
         assert known is not None
         found = trace(known, [], source, WELL)
@@ -165,12 +182,44 @@ def test_what_the_configuration_keeps_back_is_named(path: Path) -> None:
     assert "shows nowhere: emails" in words(explained(path, unpublished=["emails"]))
 
 
+def test_an_account_of_a_former_lineage_is_told_of_from_its_events(path: Path) -> None:
+    with SqliteStore(path) as store:
+        send_all(store.exchange, NOW + timedelta(hours=1))
+    renewed = {"at": NOW.isoformat(), "why": "it is a copy", "lineage": "later"}
+    with StoreReader(path) as store:
+        events = store.events_of(HQ, "anna")
+        known = as_told(events[-1])
+        assert known == replace(store.account(HQ, "anna") or known, number=0)
+        anew = replace(store.sources()[0], lineage="later", is_complete=False)
+    found = trace(known, events, anew, WELL, renewed=renewed)
+    assert found.sentences[0].startswith("anna was an account of hq in a former lineage (user name anna; extension 405")
+    since = f"{NOW.astimezone():%Y-%m-%d %H:%M:%S}"
+    assert found.sentences[1] == (
+        f"Everything is told anew since {since}, and hq has not been read to its end in this lineage yet."
+    )
+    assert "Its last change was seen" in words(found)
+    for untrue in ("full walk", "told nothing else"):
+        assert untrue not in words(found)
+    gone = trace(known, events, replace(anew, is_complete=True), WELL)
+    assert gone.sentences[1] == "When everything was told anew, hq did not have it any more."
+
+
+def test_what_is_not_read_to_its_end_is_named_and_since_when_it_is_told_anew(path: Path) -> None:
+    with StoreReader(path) as store:
+        (hq,) = store.sources()
+    assert unfinished([hq], None) == "hq has not been read to its end yet."
+    assert unfinished([hq, replace(hq, name=SourceName("branch"))], None) == (
+        "hq and branch have not been read to their end yet."
+    )
+    assert not unfinished([replace(hq, is_complete=True)], {"at": NOW.isoformat()})
+
+
 def test_the_full_walk_that_saw_it_is_named(path: Path) -> None:
     assert "No full walk of hq was proven yet." in words(explained(path))
     with StoreReader(path) as store:
         known = store.account(HQ, "anna")
+        verified = replace(store.sources()[0], verified_at=NOW, is_complete=True)
     assert known is not None
-    verified = SourceRecord(HQ, Cursor(), 1, LINEAGE, 0, NOW, 1, 0, None)
     assert "found it as it was published" in words(trace(known, [], verified, WELL))
 
 

@@ -252,7 +252,7 @@ FROM account JOIN source ON source.id = source_id WHERE source.name = :source AN
 SELECT coalesce(max(position), 0) FROM outbox;
 
 -- sources: every PBX that was ever followed
-SELECT name, guid, usn, ausn, sequence, lineage, walk, verified_at,
+SELECT name, guid, usn, ausn, sequence, lineage, walk, verified_at, is_complete,
     (SELECT count(*) FROM account WHERE source_id = source.id AND NOT is_deleted) AS accounts,
     (SELECT count(*) FROM account WHERE source_id = source.id AND is_deleted) AS deleted
 FROM source ORDER BY name;
