@@ -2,8 +2,9 @@
 
 CloudEvents 1.0, structured mode: the whole event is one JSON object in the message body.
 
-The id is the name of the event's place: lineage, source and sequence. It is given once, with the outbox row, as the
-bytes are, so it cannot name two things, whatever the PBX does with its own numbers.
+The id is the name of the event's place: lineage, source and sequence; a certificate's that of lineage, source and walk.
+It is given once, with the outbox row, as the bytes are, so it cannot name two things, whatever the PBX does with its
+own numbers. The events of a snapshot have ids of their own.
 
 What comes from outside is read here and nowhere else: every number has bounds, so that an event that nobody meant
 cannot stand in the way of all later ones, and whatever is wrong is ``BadEvent``.
@@ -59,7 +60,7 @@ class AccountChanged:
     revision: int
     """Counts the changes of this account from 1, without gaps."""
     sequence: int
-    """Counts the events of this source from 1, without gaps."""
+    """Counts the changes of this source from 1, without gaps; in a snapshot, that of the last change."""
     lineage: str
     """A generation of what the bridge knows of this source; later ones are greater, as text. Revisions and sequences
     count within one and start again in the next."""

@@ -187,7 +187,7 @@ def _parking(bridge: Steered) -> list[web.RouteDef]:
         position = int(request.match_info["position"])
         if not await bridge.retry(position):
             return _missing(not_parked(position))
-        return web.Response(text=f"event {position} is sent once more\n")
+        return web.Response(text=f"{retried(position)}\n")
 
     async def discard(request: web.Request) -> web.Response:
         position = int(request.match_info["position"])
@@ -215,6 +215,14 @@ def paused(name: str) -> str:
     return (
         f"{name} is paused: its PBX is not asked any more, also after a restart. What was read is still sent, and the "
         f"PBX keeps what changes. To go on: account-bridge resume {name}"
+    )
+
+
+def retried(position: int, when: str = "") -> str:
+    """Return what becomes of the parked event with this number, and *when*; empty: at once."""
+    return (
+        f"event {position} is sent once more{when and f' {when}'}, at the end of what waits and under a new number; "
+        "should it be refused again, account-bridge parked lists it by that"
     )
 
 

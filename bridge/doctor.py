@@ -218,8 +218,8 @@ async def _listeners(connection: AbstractConnection, topology: Topology) -> Asyn
             yield Finding(
                 "listeners",
                 Level.WARN,
-                "no queue is configured and there is no log: an event that no queue takes is held back, and everything "
-                f"behind it. {who}",
+                "no queue is configured and there is no log: an event that no queue takes is held back, with what "
+                f"comes behind it from the same PBX. {who}",
             )
 
 

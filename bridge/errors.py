@@ -26,7 +26,7 @@
         ├── BadConfig            the configuration cannot be used
         ├── StoreUnusable        the file cannot be opened, written or understood
         ├── StoreInUse           another bridge holds it
-        ├── StoreOutdated        the log has more than it ever gave: the next start begins a new lineage
+        ├── StoreOutdated        the log has more than it ever gave: opened next, it begins a new lineage
         ├── CursorMoved          another bridge moved the cursor under our feet
         ├── LogReplaced          the log is another one than was read, so that a place in it means nothing
         └── PlaceMovedBack       the place kept by a reader is behind what it dealt with: entries would be left out
@@ -77,7 +77,7 @@ class BrokerDidNotConfirm(Transient):
 
 
 class EventUnroutable(BrokerDidNotConfirm):
-    """No queue takes an event, so the broker returned it: held back, and everything behind it."""
+    """No queue takes an event, so the broker returned it: held back, and what comes behind it from the same PBX."""
 
 
 class EventForbidden(Transient):

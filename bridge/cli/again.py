@@ -34,7 +34,7 @@ queue_option = click.option("--queue", required=True, type=QUEUE, help="The queu
 @click.option("--account", "who", help="Only of this one: extension, name, guid …")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def replay(config: Path | None, queue: str, since: datetime, who: str | None, *, as_json: bool) -> None:
-    """Send published events to one queue again: same ids, same bytes, with the header x-label: replay.
+    """Send published events to one queue again, same ids, with the header x-label: replay.
 
     An inbox that has seen them does nothing; one that lost its state gets them back.
     """

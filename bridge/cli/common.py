@@ -31,14 +31,12 @@ IN_PROCESS_LIST: Final = (
 
 Result = TypeVar("Result")
 
-config_option = click.option(
-    "--config",
-    "config",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar=CONFIG_VARIABLE,
-    help="The TOML file with the settings. BRIDGE_… variables win over it.",
-)
+CONFIG_FILE: Final = click.Path(dir_okay=False, path_type=Path)
+CONFIG_HELP: Final = "The TOML file with the settings. BRIDGE_… variables win over it."
 
+config_option = click.option("--config", "config", type=CONFIG_FILE, envvar=CONFIG_VARIABLE, help=CONFIG_HELP)
+own_config_option = click.option("--config", "own_config", type=CONFIG_FILE, help=CONFIG_HELP)
+"""For a subcommand, beside that of its group, which reads the variable and counts where this one is not given."""
 
 YEARS: Final = range(1970, 9999)
 """Of times that brokers and databases can be asked about."""

@@ -14,6 +14,7 @@ from bridge.cli.operate import done_by_bridge
 from bridge.errors import BridgeError
 from bridge.model import AccountGuid
 from bridge.normalize import account_key
+from bridge.report import plural
 from bridge.store.backup import back_up, put_back
 from bridge.store.reader import StoreReader
 from bridge.store.sqlite import SqliteStore
@@ -48,13 +49,16 @@ def backup(config: Path | None, file: Path, *, as_json: bool) -> None:
 def restore(config: Path | None, file: Path, *, as_json: bool) -> None:
     """Put a copy in the place of the store of a stopped bridge.
 
-    The next start begins a new lineage and reads every PBX from its start, so that no number is used twice and nothing
-    is missed.
+    The next time the store is opened, by check too, a new lineage begins, so that no number is used twice; the next
+    start reads every PBX from its start, so that nothing is missed.
     """
     path = settings_of(config, require=False, level="error").store.path
     kept = put_back(file, path, datetime.now(UTC))
     where = f"; what was there is now {kept}" if kept is not None else ""
-    words = f"{path} is now the copy {file}{where}. The next start begins a new lineage with a full walk"
+    words = (
+        f"{path} is now the copy {file}{where}. The next time it is opened, by check too, a new lineage begins; the "
+        "next start walks every PBX"
+    )
     say(words, as_json=as_json, kept=str(kept) if kept is not None else None)
 
 
@@ -75,16 +79,18 @@ def forget_command(config: Path | None, guid: str, *, discard_unsent: bool, as_j
         if not store.knows(account_key(AccountGuid(guid))):
             raise BridgeError(_no_account(store, guid))
 
+    way_out = "Wait until that is done, or stop the bridge and add --discard-unsent"
+
     def forgotten(store: SqliteStore) -> bytes:
+        nonlocal way_out
+        way_out = "Run the bridge until that is done, or add --discard-unsent"
         key = account_key(AccountGuid(guid))
         return orjson.dumps(store.forget(key, datetime.now(UTC), discard_unsent=discard_unsent))
 
     done = orjson.loads(done_by_bridge(config, "POST", f"/forget/{quote(guid, safe='')}", offline=forgotten))
     if done["unsent"] and not done["events"]:
-        raise BridgeError(
-            f"{done['unsent']} events of the account are not sent yet, so nothing was forgotten. Wait until they are, "
-            "or stop the bridge and add --discard-unsent"
-        )
+        waiting = f"{plural(done['unsent'], 'event')} of the account {'is' if done['unsent'] == 1 else 'are'}"
+        raise BridgeError(f"{waiting} not sent yet, so nothing was forgotten. {way_out}")
     if as_json:
         print_json(done)
         return

@@ -18,13 +18,14 @@ from bridge.cli.common import (
     LARGEST,
     config_option,
     json_option,
+    own_config_option,
     print_json,
     run_now,
     safe_json,
     say,
     settings_of,
 )
-from bridge.control import ask, no_pbx, not_parked, not_paused, parked_as_json, paused, resumed, socket_path
+from bridge.control import ask, no_pbx, not_parked, not_paused, parked_as_json, paused, resumed, retried, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.model import Pause, SourceName
 from bridge.report import plural
@@ -188,14 +189,19 @@ def parked_group(context: click.Context, config: Path | None, *, as_json: bool) 
 @parked_group.command()
 @click.argument("position", type=click.IntRange(1, LARGEST))
 @click.pass_obj
+@own_config_option
 @json_option
-def retry(config: Path | None, position: int, *, as_json: bool) -> None:
-    """Send a parked event once more, for instance after the broker's limit was raised."""
+def retry(config: Path | None, position: int, own_config: Path | None, *, as_json: bool) -> None:
+    """Send a parked event once more, for instance after the broker's limit was raised.
+
+    It goes to the end of what waits, under a new number: by that it is listed should it be refused again.
+    """
+    config = own_config or config
 
     def unpark(store: SqliteStore) -> bytes:
         if not store.unpark(position):
             raise BridgeError(not_parked(position))
-        return f"event {position} is sent once more when the bridge runs".encode()
+        return retried(position, "when the bridge runs").encode()
 
     say(done_by_bridge(config, "POST", f"/parked/{position}/retry", offline=unpark).decode().strip(), as_json=as_json)
 
@@ -205,9 +211,11 @@ def retry(config: Path | None, position: int, *, as_json: bool) -> None:
 @click.option("--reason", required=True, help="Why; kept with the event and in the log.")
 @click.confirmation_option(prompt="No subscriber will ever hear of this change. Discard it?")
 @click.pass_obj
+@own_config_option
 @json_option
-def discard(config: Path | None, position: int, reason: str, *, as_json: bool) -> None:
+def discard(config: Path | None, position: int, reason: str, own_config: Path | None, *, as_json: bool) -> None:
     """Never send a parked event; what waits behind it goes out."""
+    config = own_config or config
 
     def dropped(store: SqliteStore) -> bytes:
         if not store.discard(position, reason, datetime.now(UTC)):

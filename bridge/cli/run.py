@@ -73,7 +73,10 @@ async def _bridge(settings: Settings, hard_end: HardEnd) -> None:
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def check(config: Path | None, *, as_json: bool) -> None:
-    """Try the store, the PBXs and the broker for real, and say what is wrong and how to mend it."""
+    """Try the store, the PBXs and the broker for real, and say what is wrong and how to mend it.
+
+    On a stopped bridge it opens the store as run does: it brings the tables up to date, and may begin a new lineage.
+    """
     settings = settings_of(config, level="error")
     console = Console(highlight=False, soft_wrap=True)
 

@@ -55,6 +55,6 @@ def damaged(path: Path, problem: object) -> str:
     """Return that the file is not what it should be, and what to do."""
     what = " ".join(str(problem).split())
     return (
-        f"the store {path} is damaged or no store of a bridge ({what}). Put a backup in its place, or move the file "
-        "away: a new walk then publishes the present state"
+        f"the store {path} is damaged or no store of a bridge ({what}). Put a backup in its place, or move it and "
+        f"{path.name}.lock away: everything is told anew then"
     )

@@ -136,7 +136,7 @@ async def test_a_store_damaged_under_a_killed_bridge_is_refused_each_time(tmp_pa
             code, refused = await asyncio.to_thread(run, "run", environment=settings)
             assert code == 1
             assert "is damaged" in refused.err[-1]
-            assert "Put a backup in its place, or move the file away" in refused.err[-1]
+            assert "Put a backup in its place, or move it and bridge.db.lock away" in refused.err[-1]
 
 
 async def test_a_store_moved_away_is_told_anew_in_a_later_lineage(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ WELL = {
     'account_bridge_task_limit_seconds{task="publish"}': 300,
 }
 HQ = {"pbx": "hq"}
+CAUSES_OF_A_QUEUE = ("event_unroutable", "broker_did_not_confirm")
 
 DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text("utf-8"))
 COMPOSE = (Path(__file__).parents[2] / "compose.yaml").read_text("utf-8")
@@ -186,11 +187,14 @@ def test_while_all_is_well_no_alert_fires(tmp_path: Path) -> None:
         ),
         (
             "AccountBridgeUnroutable",
-            {
-                "account_bridge_broker_usable": 0,
-                'account_bridge_problem{cause="event_unroutable", where="broker"}': 1,
-            },
+            {'account_bridge_problem{cause="event_unroutable", where="hq"}': 1},
             1,
+            {},
+        ),
+        (
+            "AccountBridgeEventRefused",
+            {'account_bridge_problem{cause="broker_did_not_confirm", where="hq"}': 1},
+            2,
             {},
         ),
         ("AccountBridgeEventsLate", {"account_bridge_outbox_oldest_age_seconds": 301}, 1, {}),
@@ -213,6 +217,12 @@ def test_it_fires_in_its_time_and_not_before(
 ) -> None:
     fires(tmp_path, {**WELL, **broken}, {}, f"{minutes * 60 - 15}s")
     fires(tmp_path, {**WELL, **broken}, {alert: labels}, f"{minutes * 60 + 30}s")
+
+
+def test_a_broker_that_is_away_is_told_whatever_waits_for_a_queue(tmp_path: Path) -> None:
+    waiting = {f'account_bridge_problem{{cause="{cause}", where="hq"}}': 1 for cause in CAUSES_OF_A_QUEUE}
+    away = {**WELL, **waiting, "account_bridge_broker_usable": 0}
+    fires(tmp_path, away, {"AccountBridgeBrokerAway": {}, "AccountBridgeUnroutable": {}}, "150s")
 
 
 def test_no_alert_goes_untested() -> None:

@@ -71,7 +71,9 @@ def test_a_backup_is_told_and_put_back(path: Path, environment: dict[str, str]) 
 
 
 def test_forgetting_refuses_what_is_not_sent_unless_told(path: Path, environment: dict[str, str]) -> None:
-    assert "2 events of the account are not sent yet" in refused(environment, "forget", "anna", "--yes")
+    words = refused(environment, "forget", "anna", "--yes")
+    assert "2 events of the account are not sent yet" in words
+    assert "Run the bridge until that is done, or add --discard-unsent" in words
     assert done(environment, "forget", "ANNA", "--yes", "--discard-unsent")["events"] == 2
     with StoreReader(path) as store:
         assert len(store.unsent()) == 1
@@ -89,3 +91,13 @@ def test_an_account_that_is_there_keeps_its_entry(environment: dict[str, str]) -
 def test_a_guid_that_is_not_there_suggests_one(environment: dict[str, str]) -> None:
     assert "no account has the guid '403'; did you mean" in refused(environment, "forget", "403", "--yes")
     assert "account-bridge accounts lists them" in refused(environment, "forget", "xyzzy", "--yes")
+
+
+@pytest.mark.parametrize("decision", [["retry", "7"], ["discard", "7", "--yes", "--reason", "why"]])
+def test_the_settings_may_be_named_before_what_is_decided_and_behind_it(path: Path, decision: list[str]) -> None:
+    file, other = path.with_name("bridge.toml"), path.with_name("other.toml")
+    file.write_text(f'[store]\nurl = "sqlite:///{path}"\n')
+    other.write_text('[store]\nurl = "sqlite:///nowhere.db"\n')
+    by_variable = {"BRIDGE_CONFIG": str(other)}
+    for arguments in (["--config", str(file), *decision], [*decision, "--config", str(file)]):
+        assert "no event is parked at position 7" in refused(by_variable, "parked", *arguments)
