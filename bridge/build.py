@@ -377,6 +377,9 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
         contents = await scan_log(
             connection, topology, places=places, wanted=wanted, given=given, on_progress=on_progress
         )
+    if settings.listen is None:  # what another bridge told of a PBX that it took over is no news about ours
+        ours = {pbx.name for pbx in settings.pbx}
+        contents = replace(contents, newest={name: found for name, found in contents.newest.items() if name in ours})
     if not topology.log_partitions:
         return contents
     try:

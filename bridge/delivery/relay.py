@@ -89,7 +89,7 @@ class _Lane:
     has_refused: bool = False
     """True while a row of it was not taken and it is not known yet what becomes of all others on their way."""
     refusals: int = 0
-    """How often its first row was not taken, since it had its whole share of the window last."""
+    """How often its first row was not taken, less how often all that was sent at a time was: its pause grows with it."""
     narrow: int = 0
     """While it is not 0, so many rows are sent at a time, and the next ones when all of them were taken."""
     suspect_through: int = 0
@@ -105,7 +105,7 @@ class _Lane:
 
     def widen(self, share: int) -> None:
         """Let twice as many rows go, up to *share*, now that all on their way were taken."""
-        self.narrow *= 2
+        self.narrow, self.refusals = self.narrow * 2, max(0, self.refusals - 1)
         if self.narrow >= share:
             self.narrow = self.refusals = 0
 

@@ -2,12 +2,15 @@
 
 The system's lock keeps a second bridge out. The *life* (an incarnation: a word that changes with every start and clean
 stop and stands in the store as well) gives away a store that was replaced by an older copy of itself. Beside it stands
-the newest lineage that was given, so that the next one is newer even where the store is lost.
+the newest lineage that was given, so that the next one is newer even where the store is lost, and the highest position
+that is durable in the store, which gives away a copy of the same life.
 """
 
 import fcntl
 import os
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +19,7 @@ from bridge.store.files import open_own
 from bridge.store.sentences import cannot_open
 
 _MAX_BYTES: Final = 200
+_POSITION: Final = "position:"
 
 
 class StoreLock:
@@ -24,6 +28,9 @@ class StoreLock:
     def __init__(self, store: Path) -> None:
         self._store = store
         self._file: int | None = None
+        self._words: AbstractSet[str] = frozenset()
+        self.position = 0
+        """What the file said when it was taken: so far the store had given positions, at least."""
 
     def __repr__(self) -> str:
         return f"<StoreLock of {self._store}, {'free' if self._file is None else 'held'}>"
@@ -50,10 +57,26 @@ class StoreLock:
                 "Stop it first, or give this one a store of its own"
             ) from problem
         self._file = file
-        return frozenset(_words(file)[1:])  # read under the lock: who had it before may have been stopping just now
+        words = _words(file)[1:]  # read under the lock: who had it before may have been stopping just now
+        given = [word for word in words if word.startswith(_POSITION)]
+        self.position = max((int(word.removeprefix(_POSITION)) for word in given), default=0)
+        return frozenset(words) - frozenset(given)
 
-    def expect(self, words: AbstractSet[str]) -> None:
-        """Write down, durably, which lives the store may have from now on, and its newest lineage.
+    def expect(self, words: AbstractSet[str], position: int) -> None:
+        """Write down, durably, which lives the store may have from now on, its newest lineage, and its position.
+
+        Raises:
+            StoreUnusable: it cannot be written.
+
+        """
+        self._words = words
+        self.note(position)
+        if self._file is not None:
+            with self._translated():
+                os.fsync(self._file)
+
+    def note(self, position: int) -> None:
+        """Write down that *position* is durable in the store: what a kill leaves of that is enough, so nothing waits.
 
         Raises:
             StoreUnusable: it cannot be written.
@@ -61,10 +84,14 @@ class StoreLock:
         """
         if self._file is None:
             return
-        text = " ".join([str(os.getpid()), *sorted(words)]).encode()
-        try:
+        text = " ".join([str(os.getpid()), *sorted(self._words), f"{_POSITION}{position}"]).encode()
+        with self._translated():
             os.pwrite(self._file, text.ljust(_MAX_BYTES), 0)
-            os.fsync(self._file)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as problem:
             raise StoreUnusable(f"{self._store}.lock cannot be written: {problem.strerror}") from problem
 

@@ -182,8 +182,10 @@ class SqliteStore:
             for made in transaction.made:
                 self._sources.pop(made, None)
             raise
-        for sink in self._sinks if transaction.added else ():
-            sink.count_added(transaction.added)
+        if transaction.added:
+            self._lock.note(self.exchange.last_given())
+            for sink in self._sinks:
+                sink.count_added(transaction.added)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -338,7 +340,8 @@ class SqliteStore:
         lineage = new_lineage(self._clock(), self._lineages | self._remembered)
         self._lineages.add(lineage)
         before = {word for word in self._remembered if birth_of(word) is None}
-        self._lock.expect({self._life, lineage} if self._life else before | {lineage})
+        position = self.exchange.last_given()
+        self._lock.expect({self._life, lineage} if self._life else before | {lineage}, position)
         return lineage
 
     def _recognise(self) -> None:
@@ -349,6 +352,8 @@ class SqliteStore:
             why = f"it is {orjson.loads(copied)['why']}"
         elif life and self._remembered and life not in self._remembered:
             why = "it is another file than the one that was last open here"
+        elif life and self._lock.position > (given := self.exchange.last_given()):
+            why = f"it has positions up to {given}, and the file that was last open here up to {self._lock.position}"
         with self.together():
             if RENEWED in self._meta and not self.incomplete():
                 self._drop(RENEWED)
@@ -550,9 +555,10 @@ class SqliteStore:
         """Give the file a new life; both the old one and the new one count while it is written."""
         before, self._life = self._meta.get("life", b"").decode(), secrets.token_hex(8)
         newest = max(self._lineages | {word for word in self._remembered if birth_of(word) is not None}, default="")
-        self._lock.expect({self._life, before, newest} - {""})
+        position = self.exchange.last_given()
+        self._lock.expect({self._life, before, newest} - {""}, position)
         self._note("life", self._life.encode())
-        self._lock.expect({self._life, newest} - {""})
+        self._lock.expect({self._life, newest} - {""}, position)
 
     def _recover(self) -> None:
         """Look after a store whose bridge was killed: is the file whole, and what may have been on its way?"""

@@ -1,7 +1,7 @@
 """The bridge before it is known whether its store is the newest state of itself, and just after."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -76,7 +76,7 @@ class Site:
             read_log=self._read_log,
         )
 
-    async def _read_log(self, _places: Mapping[str, tuple[int, str]], _wanted: frozenset[str]) -> LogContents:
+    async def _read_log(self, *_: object) -> LogContents:
         await self.reached.wait()
         return self.in_log
 

@@ -187,6 +187,29 @@ def test_an_older_file_put_back_by_hand_begins_a_new_lineage(path: Path, older: 
         assert lineage_of(store) == lineage, "that happens once"
 
 
+def test_a_copy_made_while_the_bridge_ran_is_known_after_a_kill(path: Path) -> None:
+    """It has the same life as the file that it replaces; the lock file knows how far that one was."""
+    lock = path.with_name("bridge.db.lock")
+    with opened(path) as store:
+        tell(store, 1)
+        store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # noqa: SLF001 - so that a plain copy has everything
+        shutil.copyfile(path, path.with_name("hot"))
+        tell(store, 2)
+        before, killed = lineage_of(store), lock.read_bytes()
+        shutil.copyfile(path, path.with_name("killed"))
+        shutil.copyfile(f"{path}-wal", path.with_name("killed-wal"))
+    for name, is_renewed in (("killed", False), ("hot", True)):
+        lock.write_bytes(killed)
+        shutil.copyfile(path.with_name(name), path)
+        if name == "killed":
+            shutil.copyfile(path.with_name("killed-wal"), f"{path}-wal")
+        with opened(path) as store:
+            assert (lineage_of(store) > before) is is_renewed, name
+            tell(store, 3)
+    with opened(path) as store:
+        assert store.place(HQ).sequence == 1, "that happens once"
+
+
 def test_a_copy_made_while_the_bridge_ran_is_known_after_a_clean_stop(path: Path) -> None:
     with opened(path) as store:
         tell(store, 1)
