@@ -94,7 +94,7 @@ async def test_a_backup_put_back_uses_no_number_twice_and_ends_with_the_truth(
             place.pbx.change_display_name(second, "after the copy")
             early.deliveries += (await place.witness(until=2)).deliveries
             assert await stopped(bridge) == 0
-        assert "begins a new lineage" in await told(place, "restore", "--yes", str(tmp_path / "copy.db"))
+        assert "a new lineage begins" in await told(place, "restore", "--yes", str(tmp_path / "copy.db"))
         place.pbx.change_display_name(third, "while nobody looked")
         with place.bridge() as bridge:
             late = await place.witness(until=10)

@@ -100,5 +100,5 @@ DROP TABLE log_queue;
 DROP TABLE former_outbox;
 DELETE FROM meta WHERE name IN ('lineage', 'unchecked', 'restored', 'log_unchecked', 'log_confirmed', 'log_former');
 INSERT INTO meta (name, value)
-SELECT 'copied', CAST('{"why": "a store of an earlier version, whose events had other ids"}' AS BLOB) WHERE EXISTS (SELECT 1 FROM source)
+SELECT 'copied', CAST('{"why": "the store of a version whose events had other ids"}' AS BLOB) WHERE EXISTS (SELECT 1 FROM source)
 ON CONFLICT (name) DO UPDATE SET value = excluded.value;
