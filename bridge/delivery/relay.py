@@ -89,7 +89,7 @@ class _Lane:
     has_refused: bool = False
     """True while a row of it was not taken and it is not known yet what becomes of all others on their way."""
     refusals: int = 0
-    """How often its first row was not taken, less how often all that was sent at a time was: its pause grows with it."""
+    """How often its first row was not taken, less how often all that was sent at a time was; its pause grows so."""
     narrow: int = 0
     """While it is not 0, so many rows are sent at a time, and the next ones when all of them were taken."""
     suspect_through: int = 0

@@ -111,7 +111,13 @@ def test_at_the_first_reading_what_was_sent_is_a_snapshot(tmp_path: Path, path: 
 
 
 @pytest.mark.usefixtures("path")
-def test_who_cannot_be_forgotten_yet_is_not_suggested_instead() -> None:
-    told = run("forget", "anna", "--yes")
+def test_who_is_not_known_yet_is_not_suggested_instead() -> None:
+    told = run("forget", "nobody", "--yes")
     assert "did you mean" not in str(told.exception)
     assert UNTOLD in str(told.exception)
+
+
+def test_who_is_known_from_a_former_lineage_only_is_forgotten(path: Path) -> None:
+    told = run("forget", "anna", "--yes")
+    assert told.exit_code == 0, told.output
+    assert b"1001" not in path.read_bytes()
