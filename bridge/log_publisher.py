@@ -99,6 +99,9 @@ class LogPublisher:
     def __repr__(self) -> str:
         return f"<LogPublisher {self._producer()} to {self._topology.log}>"
 
+    def reconsider(self) -> None:
+        """Take the news that what was refused may be taken now: a session knows by its connection alone what is not."""
+
     @asynccontextmanager
     async def session(self) -> AsyncIterator["LogSession"]:
         """Connect, check or declare the streams, take the fences, ask what is there already, and write while inside.

@@ -85,6 +85,10 @@ class Publisher:
     def __repr__(self) -> str:
         return f"<Publisher to {self._topology.exchange}>"
 
+    def reconsider(self) -> None:
+        """Forget what is known of the broker's limits: somebody may have raised them."""
+        self._size_limit.body_bytes = None
+
     @asynccontextmanager
     async def session(self) -> AsyncIterator["PublisherSession"]:
         """Connect, check or declare the topology, take the fences, and publish while inside.
@@ -135,7 +139,7 @@ class SizeLimit:
             return None
         return BrokerRefusedEvent(
             f"the broker does not take an event as large as this one: {len(row.body)} bytes, and max_message_size is "
-            f"{self.body_bytes}. Raise that in its rabbitmq.conf, and start the bridge anew"
+            f"{self.body_bytes}. Raise that in its rabbitmq.conf and start it anew, then try the event once more"
         )
 
 

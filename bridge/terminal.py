@@ -56,6 +56,9 @@ class TerminalPublisher:
         self._told = 0
         self._news = asyncio.Event()
 
+    def reconsider(self) -> None:
+        """Take the news that what was refused may be taken now: nothing was."""
+
     @asynccontextmanager
     async def session(self) -> AsyncIterator["TerminalPublisher"]:
         """Publish while inside."""

@@ -120,6 +120,9 @@ class Publisher(Protocol):
     def session(self) -> AbstractAsyncContextManager[Session]:
         """Return a new session; raises what keeps it from starting."""
 
+    def reconsider(self) -> None:
+        """Take the news that what was refused for good may be taken now."""
+
 
 Result = TypeVar("Result")
 

@@ -170,6 +170,7 @@ class OutboxRelay:
         for lane in self._lanes.values():
             lane.not_before = 0.0
         self._may_have_lanes = True
+        self._publisher.reconsider()
         self._wake.set()
 
     def stop(self) -> None:

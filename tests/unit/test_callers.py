@@ -27,6 +27,9 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 class NoBroker:
     """Is never asked for anything here."""
 
+    def reconsider(self) -> None:
+        """Take the news that what was refused may be taken now."""
+
     async def session(self) -> None:
         raise AssertionError
 

@@ -51,6 +51,9 @@ class SilentSource:
 class NoBroker:
     """Nobody reaches it to publish."""
 
+    def reconsider(self) -> None:
+        """Take the news that what was refused may be taken now."""
+
     def session(self) -> NoReturn:
         raise BrokerUnreachable("nobody answers")
 

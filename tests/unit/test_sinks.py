@@ -45,6 +45,9 @@ class Broker:
         self._news = asyncio.Event()
         self._told = 0
 
+    def reconsider(self) -> None:
+        """Take the news that what was refused may be taken now."""
+
     @asynccontextmanager
     async def session(self) -> AsyncIterator["Broker"]:
         if self.problem is not None:

@@ -63,6 +63,9 @@ class Broker:
             self.failed = where
             raise BrokerUnreachable(where)
 
+    def reconsider(self) -> None:
+        """Take the news that what was refused may be taken now."""
+
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Failing]:
         self.call("on opening")

@@ -64,6 +64,9 @@ class HandHeldBroker:
         self._refused: list[tuple[int, BridgeError]] = []
         self._news = asyncio.Condition()
 
+    def reconsider(self) -> None:
+        """Take the news that what was refused may be taken now."""
+
     @asynccontextmanager
     async def session(self) -> AsyncIterator["HandHeldBroker"]:
         self._fail("session")
