@@ -87,7 +87,7 @@ class Publisher:
 
     def reconsider(self) -> None:
         """Forget what is known of the broker's limits: somebody may have raised them."""
-        self._size_limit.body_bytes = None
+        self._size_limit.reconsider()
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator["PublisherSession"]:
@@ -132,6 +132,17 @@ class SizeLimit:
     """The largest body that the broker takes, as far as it is known: the broker tells only by refusing a larger one."""
 
     body_bytes: int | None = None
+    is_doubtful: bool = False
+    """True while the next refusal counts for nothing: a channel keeps the limit that there was when it was opened."""
+
+    def learn(self, problem: BaseException | None) -> None:
+        """Take note of what ended a session."""
+        if (found := max_message_size_in(problem)) is not None:
+            self.body_bytes, self.is_doubtful = None if self.is_doubtful else found, False
+
+    def reconsider(self) -> None:
+        """Forget the limit: it may have been raised."""
+        self.body_bytes, self.is_doubtful = None, True
 
     def refusal_of(self, row: OutboxRow) -> BridgeError | None:
         """Return why *row* is too large; ``None`` where it is not, or where the limit is unknown."""
@@ -243,7 +254,7 @@ class PublisherSession(ConfirmingSession):
     def _on_closed(self, closing: "asyncio.Future[Any]") -> None:
         problem = asyncio.CancelledError() if closing.cancelled() else closing.exception()
         # The refusal names no message. With the limit known, the next session can tell which.
-        self._size_limit.body_bytes = max_message_size_in(problem) or self._size_limit.body_bytes
+        self._size_limit.learn(problem)
         what, command = f"the exchange {self._topology.exchange}", permission_command(self._connection, self._topology)
         self.end(translation(problem or ConnectionError("closed"), None, what, command))
 
