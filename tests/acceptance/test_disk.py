@@ -77,7 +77,7 @@ async def everything_arrives(broker: PrivateBroker, settings: dict[str, str], pb
 async def test_a_full_disk_stops_the_bridge_with_a_sentence_and_loses_nothing(disk: Disk) -> None:
     pbx = Pbx(accounts=ACCOUNTS, app="app", password=PASSWORD)
     async with serve(pbx) as served:
-        settings = environment(disk.folder, served.url, NOWHERE)
+        settings = environment(disk.folder, served.url, NOWHERE, BRIDGE_RABBITMQ_LOG_STREAM="false")
         with Command("run", environment=settings) as bridge:
             assert await asyncio.to_thread(bridge.wait) == 1
         assert "is full. Make room and start the bridge again; nothing is lost" in bridge.err[-1]
