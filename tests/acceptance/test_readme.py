@@ -6,6 +6,7 @@ import sqlite3
 import tomllib
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bridge.cli.main import commands
 from bridge.config.loading import load_settings
 from bridge.config.settings import Settings
 from bridge.model import ChangeKind
+from bridge.store.lineage import new_lineage
 from tests.benchmark.node import CACHE, NodeMissingError, prepare
 from tests.support.certificates import written
 from tests.support.events import body, certificate_body, change
@@ -99,7 +101,7 @@ async def all_people(folder: Path, broker: PrivateBroker, found: Callable[[], se
 
 async def a_new_lineage(broker: PrivateBroker) -> None:
     """Tell as a bridge would that lost its store, and finds one account that is left."""
-    lineage = "99990101T000000000Z-0000"
+    lineage = new_lineage(datetime.now(UTC), ())
     told = change("anna", kind=ChangeKind.INITIAL)
     messages = [
         ("hq.account.initial", body(told, lineage=lineage)),
