@@ -62,7 +62,7 @@ const pbx = {
   open: () => send({ mt: "AppChallenge" }),
   AppChallengeResult: ({ challenge }) => {
     const info = { appobj: app, appdn: "Überall/Konten", appurl: "https://x/y", pbx: "node", cn: app, apps: [] };
-    logIn({ app: "acct", domain: "example.com", sip: app, guid: "0".repeat(32), dn: "Überall: Konten", info }, challenge);
+    logIn({ app: "acct", domain: "example.com", sip: app, guid: "0".repeat(32), dn: "Überall, Konten", info }, challenge);
   },
   AppLoginResult: ({ ok }) => {
     tell({ loggedIn: ok === true });
