@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 
 from aio_pika.abc import AbstractConnection
 
-from bridge.broker import Topology, connect, declare, hold_fence, verify
+from bridge.broker import Topology, connect, declare, hold_fence, permission_command, verify
 from bridge.build import needs_streams, source_of
 from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.settings import Settings
+from bridge.consumer.session import Inflow
 from bridge.errands import depth, may_publish, server_of
-from bridge.errors import BridgeError, BrokerUnreachable, PbxNotTrusted, StoreInUse
+from bridge.errors import BridgeError, BrokerUnreachable, PbxNotTrusted, StoreInUse, TopologyMismatch
 from bridge.model import Cursor
 from bridge.reader import Heard
 from bridge.status import Level, SourcePart
@@ -175,6 +176,8 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
             what = "permissions"
             await may_publish(connection, topology)
             yield Finding(what, Level.OK, f"may write to {topology.exchange}")
+            if topology.is_log_bound:
+                yield await _readable(connection, topology)
             for pbx in settings.pbx:
                 yield await _fence(connection, f"{rabbitmq.exchange}.writer.{pbx.name}", topology)
             async for finding in _listeners(connection, topology):
@@ -184,6 +187,17 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
         if isinstance(problem.__cause__, ssl.SSLCertVerificationError):
             shown = await _shown_by([url for url in rabbitmq.urls if url.startswith("amqps:")], 5671, rabbitmq.trust)
         yield Finding(what, Level.ERROR, f"{problem}{shown}")
+
+
+async def _readable(connection: AbstractConnection, topology: Topology) -> Finding:
+    """Begin to read the log, since a start compares the store with it."""
+    try:
+        (await Inflow.begin(connection, topology.log, prefetch=1, arguments={"x-stream-offset": "last"})).stop()
+    except TopologyMismatch as problem:
+        command = permission_command(connection, topology)
+        words = f"each start tells everything anew, since the log cannot be read: {problem}. The whole line: {command}"
+        return Finding("permissions", Level.ERROR, words)
+    return Finding("permissions", Level.OK, f"may read {topology.log}")
 
 
 async def _fence(connection: AbstractConnection, name: str, topology: Topology) -> Finding:

@@ -31,6 +31,7 @@ _NOT_OF_A_PART: Final = {
     "insecure",
     FILE_UNUSABLE,
     STORE_LOCKED,
+    "log_unreadable",
     "pbx_waits",
     "pbx_unlike_before",
 }
@@ -79,6 +80,9 @@ def _problems(board: Board, now: datetime) -> Iterator[Problem]:
 def _problems_of_outbox(board: Board, now: datetime) -> Iterator[Problem]:
     if words := board.locked():
         yield Problem("outbox", STORE_LOCKED, Level.WARN, None, ended(f"{words[:1].upper()}{words[1:]}"))
+    if board.uncompared:
+        words = f"Each start tells everything anew, under a new lineage: {board.uncompared}"
+        yield Problem("log", "log_unreadable", Level.WARN, None, ended(words))
     if board.full:
         yield Problem("outbox", "outbox_full", Level.PAUSED, None, board.full)
     if board.is_late(now) and board.oldest is not None:

@@ -217,6 +217,7 @@ class Sinks:
                     contents = await read_log(places, wanted, given)
                 except LogUnreadable as problem:
                     log.warning("store.not_compared_with_the_log", problem=str(problem))
+                    self._board.uncompared = scrub(str(problem))
                     doubt = f"nobody can tell whether it is the newest state of itself: {problem}"
                     renewed = await self._offload(self._store.compare, None, doubt)
                     return

@@ -334,6 +334,8 @@ class Board:
     """Where PBXs may dial us; ``None`` where they may not."""
     insecurities: Sequence[str] = ()
     """Sentences about what was configured to be insecure on purpose."""
+    uncompared: str = ""
+    """Why the log could not be compared with the store at the start, so that everything is told anew each time."""
     unsent: int = 0
     """Events that are to be sent, held ones not among them."""
     unsent_bytes: int = 0
@@ -432,7 +434,12 @@ class Board:
     def _own(self, now: datetime) -> Iterator[Level]:
         if self.locked():
             yield Level.WARN
-        if self.insecurities or self.parked or (self.log is not None and (self.log.parked or self.log.warning)):
+        if (
+            self.insecurities
+            or self.uncompared
+            or self.parked
+            or (self.log is not None and (self.log.parked or self.log.warning))
+        ):
             yield Level.WARN
         if any(way.file_trouble for way in self.ways):
             yield Level.WARN

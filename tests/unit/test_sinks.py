@@ -20,6 +20,7 @@ from bridge.errors import (
 )
 from bridge.model import LogContents, Numbers, OutboxRow, SourceName
 from bridge.normalize import Rules
+from bridge.report import problems
 from bridge.sinks import STOP_SECONDS, Sinks, StreamSink
 from bridge.status import Level, LogPart
 from bridge.store.backup import back_up
@@ -152,6 +153,11 @@ async def test_a_log_that_cannot_be_read_to_its_end_proves_nothing(site: Site) -
     assert await site.sinks.prove()
     assert site.store.place(HQ).lineage > lineage
     assert "its end did not come in time" in site.store.restored
+    told = [problem for problem in problems(site.board, NOW) if problem.cause == "log_unreadable"]
+    assert [problem.words for problem in told] == [
+        "Each start tells everything anew, under a new lineage: its end did not come in time."
+    ]
+    assert site.board.level(NOW) is not Level.OK
 
 
 async def test_a_log_that_is_ahead_means_that_the_store_is_an_older_copy(site: Site) -> None:
