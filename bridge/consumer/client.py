@@ -98,20 +98,23 @@ async def settle(message: AbstractIncomingMessage, how: Literal["ack", "reject"]
         log.info("delivery.comes_again", extra={"message_id": message.message_id, "problem": str(problem)})
 
 
-async def delivery_of(message: AbstractIncomingMessage) -> Delivery | None:
-    """Return the change in *message*; ``None`` for other kinds of events, and for what is none, which is put aside."""
-    delivery = await _delivery_of(message, {ACCOUNT_CHANGED})
+async def delivery_of(message: AbstractIncomingMessage, *, is_of_log: bool = False) -> Delivery | None:
+    """Return the change in *message*; ``None`` for other kinds of events, and for what is none, which is put aside.
+
+    Of the log nothing can be put aside: the broker ends the connection of whoever rejects an entry of a stream.
+    """
+    delivery = await _delivery_of(message, {ACCOUNT_CHANGED}, aside="ack" if is_of_log else "reject")
     return delivery if isinstance(delivery, Delivery) else None
 
 
 async def _delivery_of(
-    message: AbstractIncomingMessage, kinds: Collection[str]
+    message: AbstractIncomingMessage, kinds: Collection[str], *, aside: Literal["ack", "reject"] = "reject"
 ) -> Delivery | CertificateDelivery | None:
     try:
         event = event_of(message, kinds)
     except BadEvent as problem:
         log_bad_event(message, problem)
-        await settle(message, "reject")
+        await settle(message, aside)
         return None
     if isinstance(event, AccountChanged):
         return Delivery(message.body, message, event)
@@ -357,11 +360,10 @@ async def subscribe(  # noqa: PLR0913 - what a subscriber may say
     """Receive the changes in *queue*, or without a name those from now on, in a queue that goes with the connection.
 
     For one connection only; ``Subscriber`` outlives it. A named queue is made where there is none, as ``Subscriber``
-    makes it, and used as it is where it exists. With *start* the
-    log of the exchange is read instead, from its first change, from a time, or from an offset, and then on with
-    what comes; of a log in several *partitions* all at once, in order for each account. What is no account change
-    is skipped, and dead-lettered where it is broken. Inside, iterate; the iteration ends with the error that ended
-    the connection.
+    makes it, and used as it is where it exists. With *start* the log of the exchange is read instead, from its first
+    change, from a time, or from an offset, and then on with what comes; of a log in several *partitions* all at once,
+    in order for each account. What is no account change is skipped, and in a queue dead-lettered where it is broken.
+    Inside, iterate; the iteration ends with the error that ended the connection.
 
     Raises:
         BrokerUnreachable: no connection, or it broke.
@@ -382,15 +384,15 @@ async def subscribe(  # noqa: PLR0913 - what a subscriber may say
             names = [f"{exchange}.subscriber.{uuid4().hex}"]
             await provide_temporary(connection, names[0], exchange, keys)
         inflows = [await Inflow.begin(connection, name, prefetch=prefetch, arguments=arguments) for name in names]
-        async with aclosing(_deliveries(inflows)) as deliveries:
+        async with aclosing(_deliveries(inflows, is_of_log=start is not None)) as deliveries:
             yield deliveries
 
 
-async def _deliveries(inflows: Sequence[Inflow]) -> AsyncGenerator[Delivery, None]:
+async def _deliveries(inflows: Sequence[Inflow], *, is_of_log: bool) -> AsyncGenerator[Delivery, None]:
     """Yield what any of *inflows* receives, until one of them ends."""
     if len(inflows) == 1:
         while (message := await inflows[0].next()) is not None:
-            delivery = await delivery_of(message)
+            delivery = await delivery_of(message, is_of_log=is_of_log)
             if delivery is not None:
                 yield delivery
         return
@@ -404,7 +406,7 @@ async def _deliveries(inflows: Sequence[Inflow]) -> AsyncGenerator[Delivery, Non
                 if message is None:
                     return
                 waiting[asyncio.ensure_future(inflow.next())] = inflow
-                delivery = await delivery_of(message)
+                delivery = await delivery_of(message, is_of_log=is_of_log)
                 if delivery is not None:
                     yield delivery
     finally:

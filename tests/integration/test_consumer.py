@@ -698,6 +698,23 @@ async def test_what_is_no_account_change_is_passed_over_in_the_log(
     assert [record.message for record in caplog.records].count("delivery.not_an_event") == 1
 
 
+async def test_what_is_no_event_ends_nobody_who_follows_the_log(place: Place) -> None:
+    """The broker ends the connection of whoever rejects an entry of a stream."""
+    await place.make_log()
+    await place.publish(b"no event", 1, b"no event either", 2)
+    seen: list[int] = []
+    async with subscribe([place.broker.url], exchange=place.exchange, start="first") as deliveries:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            async for delivery in deliveries:
+                await delivery.ack()
+                seen.append(delivery.event.revision)
+                if seen == [1, 2]:
+                    await place.publish(3)
+                if len(seen) == 3:
+                    break
+    assert seen == [1, 2, 3]
+
+
 def test_the_example_applies_each_change_once_though_it_is_killed_again_and_again(
     broker: PrivateBroker, tmp_path: Path
 ) -> None:
