@@ -54,7 +54,7 @@ async def checked(settings: dict[str, str]) -> tuple[int, str]:
 async def test_check_finds_nothing_wrong_where_nothing_is(settings: dict[str, str], served: Served) -> None:
     code, printed = await checked({**settings, "BRIDGE_PBX_URL": served.url})
     assert code == 0, printed
-    assert printed.count("ok  ") == len(printed.splitlines()) == 11
+    assert printed.count("ok  ") == len(printed.splitlines()) == 12
     assert "logged in as app; the first account came after" in printed
 
 
@@ -183,6 +183,18 @@ async def test_a_missing_permission_is_named_with_the_line_that_gives_it(
     code, printed = await checked({**settings, "BRIDGE_PBX_URL": served.url, "BRIDGE_RABBITMQ_URL": url})
     assert code == 1
     assert "rabbitmqctl set_permissions -p / reader '^pbx" in printed
+
+
+async def test_a_log_that_may_not_be_read_is_named_with_what_comes_of_it(
+    settings: dict[str, str], served: Served, broker: PrivateBroker
+) -> None:
+    broker.ctl("add_user", "writer", "pw-of-writer")
+    broker.ctl("set_permissions", "writer", r"^pbx\.accounts", r"^pbx\.accounts", r"^pbx\.accounts(\.writer.*|)$")
+    url = broker.url_of("writer", "pw-of-writer")
+    code, printed = await checked({**settings, "BRIDGE_PBX_URL": served.url, "BRIDGE_RABBITMQ_URL": url})
+    assert code == 1
+    assert "FAIL  permissions    each start tells everything anew, since the log cannot be read" in printed
+    assert "rabbitmqctl set_permissions -p / writer '^pbx" in printed
 
 
 async def test_a_check_sends_nothing_and_tells_who_listens(
