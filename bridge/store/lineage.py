@@ -8,8 +8,8 @@ concluded from it. What waits is still sent as it was numbered; the mirror start
 
 Three things say that a store may be an older state of itself: it says so (``backup`` writes that into every copy); the
 lock file beside it expects another incarnation, or knows higher positions; the log at the broker has a higher number of
-its lineage, for any source, or cannot be read to its end. The first two are asked whenever it is opened, the log at every
-start. Where there is no log to be read, the lock file has to answer alone.
+its lineage, for any source, or cannot be read to its end. The first two are asked whenever it is opened, the log at
+every start. Where there is no log to be read, the lock file has to answer alone.
 """
 
 import re
