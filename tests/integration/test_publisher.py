@@ -464,7 +464,9 @@ async def test_an_event_that_is_too_large_is_known_from_then_on() -> None:
             assert isinstance(await failure_of(session), BrokerRefusedEvent)
         async with publisher.session() as session:
             assert isinstance(session.refusal_of(large), BrokerRefusedEvent)
-            assert re.search(r"1001 bytes.*max_message_size is 1000.*try the event once more", str(session.refusal_of(large)))
+            assert re.search(
+                r"1001 bytes.*max_message_size is 1000.*try the event once more", str(session.refusal_of(large))
+            )
             assert session.refusal_of(fits) is None
             await session.send([fits])
             await all_confirmed(session, 1)
