@@ -16,6 +16,7 @@ them: one way in, room for so much and no more, deadlines, and an end.
 import asyncio
 import ssl
 import urllib.parse
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class Allowance:
     frames: int
 
 
-class WebSocket(asyncio.Protocol):
+class WebSocket(asyncio.Protocol, ABC):
     """One connection. Subclasses bring the opening (``_shake``).
 
     *write_seconds* is how long output may stay unread. With an *allowance* the other end is a stranger until ``trust``.
@@ -243,9 +244,9 @@ class WebSocket(asyncio.Protocol):
 
     # For subclasses.
 
+    @abstractmethod
     def _shake(self, greeting: Request | Response) -> None:
         """Deal with the other end's half of the opening."""
-        raise NotImplementedError
 
     def _opening_over(self) -> None:
         """Take note that the opening is over, whatever came of it."""

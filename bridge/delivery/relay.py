@@ -341,7 +341,12 @@ class OutboxRelay:
         """Let the lane wait that somebody else sends for; a sink with one lane has none to spare."""
         lane = self._lanes.get(SourceName(failure.source))
         if lane is not None and lane.in_flight and len(self._lanes) > 1:
-            self._let_wait(lane, lane.in_flight[0].row, failure)
+            self._retry_alone(lane.in_flight[0], failure)
+
+    def _retry_alone(self, sent: _Sent, failure: BridgeError) -> None:
+        """Let the lane wait whose row ended the session; it is tried with nothing else on its way, for it may once more."""
+        sent.lane.suspect_through = sent.row.position
+        self._let_wait(sent.lane, sent.row, failure)
 
     def _blame_oldest(self, failure: BridgeError) -> None:
         """Let the lane wait of which a row was confirmed by nobody for so long that it ended the session."""
@@ -377,7 +382,7 @@ class OutboxRelay:
             await self._park(waiting[0].row, str(failure))
         else:
             self._suspect_nobody()
-            self._let_wait(waiting[0].lane, waiting[0].row, failure)
+            self._retry_alone(waiting[0], failure)
 
     async def _park(self, row: OutboxRow, reason: str) -> None:
         await self._offload(self._store.park, row, reason, self._clock())

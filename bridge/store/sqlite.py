@@ -138,7 +138,7 @@ class SqliteStore:
                 one was here.
 
         """
-        self._remembered = self._lock.take()
+        self._remembered, self._life = self._lock.take(), ""
         try:
             self._refuse_if_missing()
             with self._translated():
@@ -339,9 +339,12 @@ class SqliteStore:
     def _new_lineage(self) -> str:
         lineage = new_lineage(self._clock(), self._lineages | self._remembered)
         self._lineages.add(lineage)
-        before = {word for word in self._remembered if birth_of(word) is None}
-        position = self.exchange.last_given()
-        self._lock.expect({self._life, lineage} if self._life else before | {lineage}, position)
+        given = self.exchange.last_given()
+        if self._life:
+            self._lock.expect({self._life, lineage}, given)
+        else:  # nothing of this is durable yet: should it end here, the next start has to find out the same
+            before = {word for word in self._remembered if birth_of(word) is None}
+            self._lock.expect(before | {lineage}, max(given, self._lock.position))
         return lineage
 
     def _recognise(self) -> None:

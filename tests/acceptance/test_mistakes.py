@@ -174,27 +174,28 @@ def test_status_of_no_bridge_says_so(settings: dict[str, str]) -> None:
     assert re.search(r"no bridge answers at \S+bridge.db.sock. Is it running", command.printed)
 
 
-async def test_a_missing_permission_is_named_with_the_line_that_gives_it(
-    settings: dict[str, str], served: Served, broker: PrivateBroker
+@pytest.mark.parametrize(
+    ("user", "writable", "readable", "words"),
+    [
+        ("reader", r"^pbx\.accounts\.", r"^pbx\.accounts", ""),
+        (
+            "writer",
+            r"^pbx\.accounts",
+            r"^pbx\.accounts(\.writer.*|)$",
+            "FAIL  permissions    each start tells everything anew, since the log cannot be read",
+        ),
+    ],
+)
+async def test_a_missing_permission_is_named_with_the_line_that_gives_it(  # noqa: PLR0913, PLR0917 - its cases
+    settings: dict[str, str], served: Served, broker: PrivateBroker, user: str, writable: str, readable: str, words: str
 ) -> None:
-    broker.ctl("add_user", "reader", "pw-of-reader")
-    broker.ctl("set_permissions", "reader", r"^pbx\.accounts", r"^pbx\.accounts\.", r"^pbx\.accounts")
-    url = broker.url_of("reader", "pw-of-reader")
+    broker.ctl("add_user", user, "pw-of-somebody")
+    broker.ctl("set_permissions", user, r"^pbx\.accounts", writable, readable)
+    url = broker.url_of(user, "pw-of-somebody")
     code, printed = await checked({**settings, "BRIDGE_PBX_URL": served.url, "BRIDGE_RABBITMQ_URL": url})
     assert code == 1
-    assert "rabbitmqctl set_permissions -p / reader '^pbx" in printed
-
-
-async def test_a_log_that_may_not_be_read_is_named_with_what_comes_of_it(
-    settings: dict[str, str], served: Served, broker: PrivateBroker
-) -> None:
-    broker.ctl("add_user", "writer", "pw-of-writer")
-    broker.ctl("set_permissions", "writer", r"^pbx\.accounts", r"^pbx\.accounts", r"^pbx\.accounts(\.writer.*|)$")
-    url = broker.url_of("writer", "pw-of-writer")
-    code, printed = await checked({**settings, "BRIDGE_PBX_URL": served.url, "BRIDGE_RABBITMQ_URL": url})
-    assert code == 1
-    assert "FAIL  permissions    each start tells everything anew, since the log cannot be read" in printed
-    assert "rabbitmqctl set_permissions -p / writer '^pbx" in printed
+    assert words in printed
+    assert f"rabbitmqctl set_permissions -p / {user} '^pbx" in printed
 
 
 async def test_a_check_sends_nothing_and_tells_who_listens(

@@ -518,6 +518,15 @@ async def test_what_nobody_may_publish_and_who_else_publishes_for_it_stops_one_l
         await site.broker.fail(EventForbidden("not this topic"))
     assert [found.source for found, _, _ in site.stops] == [BRANCH, HQ]
     assert not site.store.parked(), "the user may be allowed to"
+    async with site.failing(EventForbidden):
+        site.take(BRANCH, "y")
+        site.relay.wake_all()
+        await site.broker.has_sent(1)
+        first = site.sent[0]
+        await asyncio.sleep(0.05)
+        assert site.sent == [first], "nothing else is on its way, or it would be sent once more"
+        await site.broker.fail(EventForbidden("not this topic"))
+    assert len(site.stops) == 3, "and nobody has to be looked for"
 
 
 async def test_others_are_not_sent_one_by_one_while_the_suspects_wait(site: Site) -> None:

@@ -210,6 +210,30 @@ def test_a_copy_made_while_the_bridge_ran_is_known_after_a_kill(path: Path) -> N
         assert store.place(HQ).sequence == 1, "that happens once"
 
 
+def test_a_copy_is_known_once_more_where_its_new_lineage_was_not_yet_durable(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = path.with_name("bridge.db.lock")
+    with opened(path) as store:
+        tell(store, 1)
+        store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # noqa: SLF001 - so that a plain copy has everything
+        shutil.copyfile(path, path.with_name("hot"))
+        tell(store, 2)
+        before, killed = lineage_of(store), lock.read_bytes()
+    shutil.copyfile(path.with_name("hot"), path)
+    lock.write_bytes(killed)
+
+    def killed_in_between(store: SqliteStore, _why: str) -> None:
+        store._new_lineage()  # noqa: SLF001 - the first thing that renewing does
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(SqliteStore, "_renew", killed_in_between)
+        opened(path).open()
+    with opened(path) as store:
+        assert lineage_of(store) > before
+
+
 def test_a_copy_made_while_the_bridge_ran_is_known_after_a_clean_stop(path: Path) -> None:
     with opened(path) as store:
         tell(store, 1)
