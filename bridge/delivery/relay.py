@@ -344,7 +344,7 @@ class OutboxRelay:
             self._retry_alone(lane.in_flight[0], failure)
 
     def _retry_alone(self, sent: _Sent, failure: BridgeError) -> None:
-        """Let the lane wait whose row ended the session; it is tried with nothing else on its way, for it may once more."""
+        """Let the lane wait whose row ended the session, and try that with nothing else on its way: it may again."""
         sent.lane.suspect_through = sent.row.position
         self._let_wait(sent.lane, sent.row, failure)
 
