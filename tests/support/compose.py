@@ -19,7 +19,9 @@ def services() -> dict[str, str]:
 
 def setup_script() -> str:
     """Return the program that ``setup`` runs, as compose hands it over."""
-    return textwrap.dedent(TEXT.partition("  setup:\n    content: |\n")[2]).replace("$$", "$")
+    program = re.search(r"      - \|\n((?:        .*\n|\n)+)", services()["setup"])
+    assert program is not None
+    return textwrap.dedent(program[1]).replace("$$", "$")
 
 
 class Made:
