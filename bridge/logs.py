@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 
 import structlog
 
-from bridge.secret import is_telling, scrub
-from bridge.urls import HIDDEN
+from bridge.security.secret import is_telling, scrub
+from bridge.security.urls import HIDDEN
 
 Format = Literal["auto", "text", "json"]
 

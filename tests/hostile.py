@@ -29,10 +29,10 @@ from typing import Final
 
 import aio_pika
 
-from bridge.listen.server import TIDY_SECONDS
+from bridge.pbx.inbound.server import TIDY_SECONDS
+from bridge.pbx.wire.login import login_digest
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import keep_calling
-from bridge.wire.login import login_digest
 from tests.support.dialled_site import PASSWORD, DialledSite, dialled_site, pbx_called
 from tests.support.dialling import login_of
 from tests.support.process import Command

@@ -13,11 +13,11 @@ import click
 import orjson
 
 from bridge import logs
+from bridge.config.base import short as check_key
 from bridge.config.loading import CONFIG_VARIABLE, load_settings
 from bridge.config.settings import Settings
-from bridge.config.table import short as check_key
 from bridge.config.tables import check_amqp, check_exchange, check_queue
-from bridge.secret import scrub
+from bridge.security.secret import scrub
 
 FAILED: Final = 1
 MISUSED: Final = 2

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Final, Self
 
 from bridge.cli.common import HUNG
-from bridge.secret import scrub
-from bridge.status import Board
+from bridge.observability.status import Board
+from bridge.security.secret import scrub
 
 STOP_SECONDS: Final = 25.0
 """For a stop, whoever wants it: an operator, or a task that cannot go on. Docker and Kubernetes kill after 30."""

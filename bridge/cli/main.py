@@ -15,10 +15,10 @@ from typing import Final
 import click
 
 from bridge import __version__
-from bridge.cli import again, bundle, contract, keep, look, operate, pretend, run, settings, watch
+from bridge.cli import accounts, config, control, replay, run, schema, simulate, store, support_bundle, tail
 from bridge.cli.common import FAILED, MISUSED
 from bridge.errors import BadConfig, BridgeError
-from bridge.secret import scrub
+from bridge.security.secret import scrub
 
 STOPPED: Final = 130
 
@@ -40,15 +40,15 @@ def commands() -> None:
 
 for command in (
     *run.COMMANDS,
-    *operate.COMMANDS,
-    *look.COMMANDS,
-    *keep.COMMANDS,
-    *bundle.COMMANDS,
-    *settings.COMMANDS,
-    *again.COMMANDS,
-    *watch.COMMANDS,
-    *contract.COMMANDS,
-    *pretend.COMMANDS,
+    *control.COMMANDS,
+    *accounts.COMMANDS,
+    *store.COMMANDS,
+    *support_bundle.COMMANDS,
+    *config.COMMANDS,
+    *replay.COMMANDS,
+    *tail.COMMANDS,
+    *schema.COMMANDS,
+    *simulate.COMMANDS,
 ):
     commands.add_command(command)
 

@@ -11,18 +11,19 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from bridge import __version__, control, logs
-from bridge.build import built, listening, page
+from bridge import __version__, logs
 from bridge.cli.common import FAILED, config_option, print_json, run_now, settings_of, stop_signals
 from bridge.cli.hard_end import HardEnd
 from bridge.cli.shadow import play_shadow
-from bridge.cli.watch import shower
+from bridge.cli.tail import shower
 from bridge.config.loading import load_settings
 from bridge.config.settings import Settings
-from bridge.doctor import Finding, examine
-from bridge.secret import scrub
-from bridge.status import Level
-from bridge.wording import clean
+from bridge.events.wording import clean
+from bridge.observability.status import Level
+from bridge.ops import control_socket
+from bridge.ops.check import Finding, examine
+from bridge.runtime.wiring import built, listening, page
+from bridge.security.secret import scrub
 
 log = logs.get_logger(__name__)
 
@@ -62,7 +63,9 @@ async def _bridge(settings: Settings, hard_end: HardEnd) -> None:
     with built(settings) as bridge, stop_signals() as stop:
         hard_end.watch(bridge.board, stop.is_set)
         async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(control.serve(bridge, control.socket_path(settings.store.path)))
+            await stack.enter_async_context(
+                control_socket.serve(bridge, control_socket.socket_path(settings.store.path))
+            )
             await stack.enter_async_context(page(settings, bridge.board))
             await stack.enter_async_context(listening(settings, bridge))
             stack.callback(hard_end.stop)  # whatever the reason was

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from bridge.build import built
 from bridge.cli.common import stop_signals
-from bridge.cloudevents import AccountChanged
 from bridge.config.settings import Settings
-from bridge.service import Bridge
-from bridge.terminal import TerminalPublisher
+from bridge.events.cloudevents import AccountChanged
+from bridge.ops.terminal import TerminalPublisher
+from bridge.runtime.bridge import Bridge
+from bridge.runtime.wiring import built
 
 LOOK_SECONDS: Final = 0.1
 """How often it is looked whether all is read, with ``--once``."""

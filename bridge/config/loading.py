@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from bridge.config.base import Table
+from bridge.config.diagnostics import Key, Places, did_you_mean, lines_of
 from bridge.config.pbx_tables import AppTable
 from bridge.config.settings import Settings
-from bridge.config.table import Table
 from bridge.errors import BadConfig
-from bridge.mistakes import Key, Places, did_you_mean, lines_of
-from bridge.secret import hide, make_public
-from bridge.urls import secrets_in
+from bridge.security.secret import hide, make_public
+from bridge.security.urls import secrets_in
 
 PREFIX: Final = "BRIDGE_"
 CONFIG_VARIABLE: Final = "BRIDGE_CONFIG"

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from bridge.config.table import (
+from bridge.config.base import (
     FieldNames,
     Fingerprint,
     Name,
@@ -20,10 +20,10 @@ from bridge.config.table import (
     url_of,
     usable,
 )
-from bridge.listen.identity import without_case
 from bridge.model import SourceName
-from bridge.secret import Secret
-from bridge.tls import ServerCertificate, read_fingerprint
+from bridge.pbx.inbound.identity import without_case
+from bridge.security.secret import Secret
+from bridge.security.tls import ServerCertificate, read_fingerprint
 
 DEFAULT_PATH: Final = "/PBX0/APPS/websocket"
 

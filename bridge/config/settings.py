@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import model_validator
 
+from bridge.config.base import Table
 from bridge.config.pbx_tables import ListenTable, PbxTable
-from bridge.config.table import Table
 from bridge.config.tables import (
     LogTable,
     PublishTable,
@@ -22,7 +22,7 @@ from bridge.config.tables import (
 )
 from bridge.errors import FileUnusable
 from bridge.model import SourceName
-from bridge.urls import HIDDEN, scheme_of, without_password
+from bridge.security.urls import HIDDEN, scheme_of, without_password
 
 
 class Settings(Table):

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from bridge.config.table import (
+from bridge.config.base import (
     MAX_EXCHANGE_CHARACTERS,
     Age,
     FieldNames,
@@ -26,9 +26,9 @@ from bridge.config.table import (
     usable,
 )
 from bridge.errors import BadConfig
-from bridge.secret import Secret
-from bridge.urls import Url, split_urls, vhost_of
-from bridge.web.access import MIN_TOKEN_CHARACTERS
+from bridge.observability.web.access import MIN_TOKEN_CHARACTERS
+from bridge.security.secret import Secret
+from bridge.security.urls import Url, split_urls, vhost_of
 
 EXCHANGE: Final = "pbx.accounts"
 

@@ -29,13 +29,13 @@ where each account stands, ``position_sqlite`` and ``position_postgres`` where a
 names is public. What is for PostgreSQL is imported from its own module, since it needs ``psycopg``.
 """
 
-from bridge.cloudevents import AccountChanged, SourceVerified
-from bridge.consumer.client import CertificateDelivery, Delivery, Subscriber, subscribe
-from bridge.consumer.inbox import Inbox
-from bridge.consumer.inbox_sqlite import SqliteInbox
-from bridge.consumer.log import LogCertificate, LogEntry, LogReader
-from bridge.consumer.position import Place
-from bridge.consumer.position_sqlite import SqlitePosition
+from bridge.consumer.inbox.rule import Inbox
+from bridge.consumer.inbox.sqlite import SqliteInbox
+from bridge.consumer.log.position import Place
+from bridge.consumer.log.position_sqlite import SqlitePosition
+from bridge.consumer.log.reader import LogCertificate, LogEntry, LogReader
+from bridge.consumer.subscriber import CertificateDelivery, Delivery, Subscriber, subscribe
+from bridge.events.cloudevents import AccountChanged, SourceVerified
 
 __all__ = [
     "AccountChanged",

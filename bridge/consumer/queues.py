@@ -10,9 +10,9 @@ from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aiormq.exceptions import ChannelPreconditionFailed
 
-from bridge.broker import DEADLINE_SECONDS, Topology
-from bridge.broker_errors import translated
-from bridge.consumer.session import log
+from bridge.broker.connection import DEADLINE_SECONDS, Topology
+from bridge.broker.errors import translated
+from bridge.consumer.connection import log
 from bridge.errors import TopologyMismatch
 
 Step = Callable[[AbstractChannel], Awaitable[object]]

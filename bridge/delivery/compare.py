@@ -1,8 +1,8 @@
 """Is a row what the mirror says? Asked where a PBX may have been set back; nothing is written."""
 
-from bridge.delivery.contracts import Store
+from bridge.delivery.sink import Store
+from bridge.events.normalize import Rules, account_key, account_of
 from bridge.model import Row, SourceName
-from bridge.normalize import Rules, account_key, account_of
 
 
 def agrees(store: Store, source: SourceName, row: Row, *, is_news: bool, rules: Rules) -> bool:

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from bridge import cloudevents
-from bridge.delivery.contracts import Store, Transaction
+from bridge.delivery.sink import Store, Transaction
 from bridge.errors import CursorMoved
-from bridge.judgement import Judgement, judge, judge_missing, judge_repair
+from bridge.events import cloudevents
+from bridge.events.diff import Judgement, judge, judge_missing, judge_repair
+from bridge.events.normalize import Rules, account_key
 from bridge.model import (
     AccountChange,
     AccountGuid,
@@ -19,7 +20,6 @@ from bridge.model import (
     Row,
     SourceName,
 )
-from bridge.normalize import Rules, account_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Protocol
 
-from bridge.delivery.contracts import Offload, Outbox
+from bridge.delivery.sink import Offload, Outbox
 from bridge.errors import StoreOutdated
 from bridge.model import OutboxRow
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from bridge import cloudevents
-from bridge.delivery.contracts import Store
 from bridge.delivery.ingest import Ingested, Posting, moved
+from bridge.delivery.sink import Store
 from bridge.errors import CursorMoved
+from bridge.events import cloudevents
+from bridge.events.normalize import Rules, account_key, digest
 from bridge.model import AccountChange, Certificate, Cursor, NewEvent, Row, SourceName
-from bridge.normalize import Rules, account_key, digest
 
 PAGE_ACCOUNTS: Final = 500
 """Deleted in one transaction."""

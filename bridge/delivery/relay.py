@@ -18,7 +18,7 @@ from datetime import datetime
 from itertools import takewhile
 from typing import Any, Final, Protocol
 
-from bridge.delivery.contracts import Offload, Outbox, Publisher, Session
+from bridge.delivery.sink import Offload, Outbox, Publisher, Session
 from bridge.errors import (
     BridgeError,
     BrokerDidNotConfirm,

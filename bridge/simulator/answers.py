@@ -4,13 +4,13 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
+from bridge.pbx.wire import messages as m
 from bridge.simulator import writing
 from bridge.simulator.changelist import Entry
 from bridge.simulator.modes import Dup, Error, Guid, Hold, Idle, Modes, Push, Speed, Stale
 from bridge.simulator.oracle import Delivery
 from bridge.simulator.pbx import Pbx, Peer
 from bridge.simulator.reading import Reader
-from bridge.wire import messages as m
 
 NOT_ALLOWED: Final = 1008
 EVERY_FIFTH: Final = 5

@@ -4,12 +4,12 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from bridge.pbx.wire import messages as m
+from bridge.pbx.wire.login import digests_match, login_digest
 from bridge.simulator import writing
 from bridge.simulator.modes import Challenge, Modes, PbxInfo, Refusal, Second
 from bridge.simulator.modes import Login as LoginMode
 from bridge.simulator.pbx import Pbx, Peer
-from bridge.wire import messages as m
-from bridge.wire.login import digests_match, login_digest
 
 FIELDS: Final = ("app", "domain", "sip", "guid", "dn", "digest")
 GOODBYE: Final = 1000

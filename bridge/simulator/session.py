@@ -9,13 +9,13 @@ from typing import Final
 
 import orjson
 
+from bridge.pbx.wire import messages as m
 from bridge.simulator import writing
 from bridge.simulator.answers import Answers
 from bridge.simulator.directory import Call
 from bridge.simulator.login import Login
 from bridge.simulator.modes import AppInfo, KeepAlive, Modes, PbxInfo
 from bridge.simulator.pbx import CUT, Pbx
-from bridge.wire import messages as m
 
 NOT_ALLOWED: Final = 1008
 

@@ -5,7 +5,7 @@ import json
 import re
 from pathlib import Path
 
-from bridge.listen.identity import Identity
+from bridge.pbx.inbound.identity import Identity
 from bridge.simulator.server import call, keep_calling
 from tests.support.certificates import fingerprint_of, written
 from tests.support.dialled_site import PASSWORD, DialledSite, dialled_site, pbx_called

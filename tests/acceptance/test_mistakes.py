@@ -12,10 +12,10 @@ import pytest
 import trustme
 
 from bridge.delivery.ingest import ingest
-from bridge.normalize import Rules
+from bridge.events.normalize import Rules
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import Served, serve
-from bridge.store.sqlite import SqliteStore
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.process import Command, run
 from tests.support.rabbit import PrivateBroker
 from tests.support.rows import batch, row

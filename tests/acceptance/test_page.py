@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from bridge.model import KeptEvent, SourceName
-from bridge.status import Board, LastChange, Level, WalkProgress
-from bridge.web.server import Views, serve
+from bridge.observability.status import Board, LastChange, Level, WalkProgress
+from bridge.observability.web.server import Views, serve
 from tests.support.awkward import AWKWARD
 from tests.support.boards import board as board_at
 from tests.support.browser import CONTRAST, look

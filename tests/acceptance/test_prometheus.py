@@ -27,7 +27,7 @@ async def test_prometheus_sees_what_the_bridge_tells_and_raises_the_alarm(
     tmp_path: Path, broker: PrivateBroker
 ) -> None:
     port = free_port()
-    tokens = tmp_path / "bridge.secret", tmp_path / "prometheus.secret"
+    tokens = tmp_path / "bridge.security.secret", tmp_path / "prometheus.secret"
     tokens[0].write_text(TOKEN)
     tokens[1].write_text("of another bridge")
     pbx = Pbx(accounts=5, app="app", password=PASSWORD)

@@ -13,7 +13,7 @@ import aio_pika
 import orjson
 from websockets.asyncio.client import connect
 
-from bridge.wire.login import login_digest
+from bridge.pbx.wire.login import login_digest
 
 APP = "bench"
 PASSWORD = "benchmark"

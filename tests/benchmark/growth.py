@@ -12,9 +12,9 @@ from typing import Any
 
 from bridge.delivery.ingest import ingest
 from bridge.delivery.reconcile import WalkRecord, begin_walk, sight
+from bridge.events.normalize import Rules
 from bridge.model import Batch, Cursor, Row
-from bridge.normalize import Rules
-from bridge.store.sqlite import SqliteStore
+from bridge.store.sqlite.store import SqliteStore
 from tests.benchmark import sides
 from tests.benchmark.figures import Figure
 from tests.benchmark.plots import Line, Plot

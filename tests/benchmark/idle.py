@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bridge.service import Bridge
+from bridge.runtime.bridge import Bridge
 from tests.benchmark import sides, site
 from tests.benchmark.figures import Figure
 from tests.benchmark.plots import Line, Plot

@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bridge.cloudevents import ACCOUNT_CHANGED, decode
-from bridge.intake import Told
+from bridge.events.cloudevents import ACCOUNT_CHANGED, decode
 from bridge.model import OutboxRow
-from bridge.wire import messages
-from bridge.wire.protocol import Answer, Conversation, Event
+from bridge.pbx.wire import messages
+from bridge.pbx.wire.protocol import Answer, Conversation, Event
+from bridge.runtime.committer import Told
 from tests.benchmark import sides, site
 from tests.benchmark.bare import PER_SECOND
 from tests.benchmark.figures import Figure, percentile

@@ -9,16 +9,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from bridge.broker import Topology
+from bridge.broker.connection import Topology
+from bridge.broker.publisher import Publisher
+from bridge.broker.stream.publisher import LogPublisher, producer_of
 from bridge.clock import utc_now
 from bridge.delivery.log_recovery import DeduplicatingSession, recover
 from bridge.delivery.relay import OutboxRelay
 from bridge.errors import BridgeError
-from bridge.log_publisher import LogPublisher, producer_of
 from bridge.model import OutboxRow
-from bridge.publisher import Publisher
-from bridge.service import StoreThread
-from bridge.store.sqlite import SqliteStore
+from bridge.runtime.bridge import StoreThread
+from bridge.store.sqlite.store import SqliteStore
 from tests.benchmark import outbox, sides, site
 from tests.benchmark.figures import Figure
 from tests.benchmark.running import Benchmark, Run

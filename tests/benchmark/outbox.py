@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bridge import cloudevents
+from bridge.events import cloudevents
 from bridge.model import NewEvent, OutboxRow, SourceName
-from bridge.store.sqlite import SqliteStore
+from bridge.store.sqlite.store import SqliteStore
 from tests.benchmark import node, sides, site
 from tests.benchmark.bare import EVENT_BYTES
 from tests.benchmark.figures import Figure

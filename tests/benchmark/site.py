@@ -11,14 +11,14 @@ from uuid import uuid4
 import aio_pika
 
 from bridge import logs
-from bridge.broker import Subscription, Topology, connect
-from bridge.broker import declare as declare_topology
-from bridge.build import built
+from bridge.broker.connection import Subscription, Topology, connect
+from bridge.broker.connection import declare as declare_topology
 from bridge.config.loading import load_settings
 from bridge.config.settings import Settings
-from bridge.intake import Told
 from bridge.model import OutboxRow
-from bridge.service import Bridge
+from bridge.runtime.bridge import Bridge
+from bridge.runtime.committer import Told
+from bridge.runtime.wiring import built
 from tests.benchmark.bare import APP, PASSWORD
 from tests.support.process import PATIENCE_SECONDS, Command
 

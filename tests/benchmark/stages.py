@@ -7,20 +7,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bridge.cloudevents import encode, event_id, routing_key
+from bridge.broker.frames import publish_frames
 from bridge.delivery.ingest import ingest
-from bridge.frames import publish_frames
-from bridge.judgement import judge
+from bridge.events.cloudevents import encode, event_id, routing_key
+from bridge.events.diff import judge
+from bridge.events.normalize import Rules
 from bridge.model import Batch, Cursor, OutboxRow, Row
-from bridge.normalize import Rules
+from bridge.pbx.walk.actions import Ask, Deliver, Pace
+from bridge.pbx.walk.walker import Walker
+from bridge.pbx.wire import messages as m
+from bridge.pbx.wire.login import login_digest
+from bridge.pbx.wire.protocol import Conversation, Party
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.session import Connection, Reply
-from bridge.store.sqlite import SqliteStore
-from bridge.walk.decisions import Ask, Deliver, Pace
-from bridge.walk.walker import Walker
-from bridge.wire import messages as m
-from bridge.wire.login import login_digest
-from bridge.wire.protocol import Conversation, Party
+from bridge.store.sqlite.store import SqliteStore
 from tests.benchmark import sides
 from tests.benchmark.bare import APP, PASSWORD
 from tests.benchmark.figures import Figure

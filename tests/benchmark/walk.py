@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bridge.cloudevents import ACCOUNT_CHANGED
-from bridge.intake import Told
+from bridge.events.cloudevents import ACCOUNT_CHANGED
 from bridge.model import Cursor, OutboxRow
-from bridge.reader import Heard
-from bridge.source import PbxSource
-from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan
+from bridge.pbx.outbound import PbxSource
+from bridge.pbx.reader import Heard
+from bridge.pbx.walk.actions import CaughtUp, Deliver, EpochBegan
+from bridge.runtime.committer import Told
 from tests.benchmark import node, sides, site
 from tests.benchmark.bare import APP, PASSWORD
 from tests.benchmark.figures import Figure

@@ -10,7 +10,7 @@ import aio_pika
 import orjson
 from aio_pika.abc import AbstractIncomingMessage
 
-from bridge.broker_errors import translated
+from bridge.broker.errors import translated
 from bridge.errors import BridgeError
 from tests.chaos.counting import Arrival
 

@@ -8,15 +8,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bridge.broker import Topology, connect, declare
-from bridge.log_publisher import provide_log
+from bridge.broker.connection import Topology, connect, declare
+from bridge.broker.stream.publisher import provide_log
+from bridge.events.normalize import Rules, account_of
 from bridge.model import AccountGuid, Cursor, Row
-from bridge.normalize import Rules, account_of
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.people import info_of
 from bridge.simulator.server import Served, serve
-from bridge.store.backup import put_back
-from bridge.store.reader import StoreReader
+from bridge.store.sqlite.backup import put_back
+from bridge.store.sqlite.reader import StoreReader
 from tests.chaos.appliers import Applier, SqliteEffects, TextEffects, inbox_program
 from tests.chaos.errors import CannotRunError, StandstillError
 from tests.chaos.faults import Link

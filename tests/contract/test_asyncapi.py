@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from jsonschema import Draft7Validator, Draft202012Validator, ValidationError
 
-from bridge import cloudevents
 from bridge.config.loading import load_settings
-from bridge.contract import ACCOUNT, ASYNCAPI, CERTIFICATE, documents, schema
 from bridge.delivery.ingest import ingest
-from bridge.store.sqlite import SqliteStore
-from bridge.wanted import offer_of, rules_of
+from bridge.events import cloudevents
+from bridge.events.asyncapi import ACCOUNT, ASYNCAPI, CERTIFICATE, documents, schema
+from bridge.runtime.from_settings import offer_of, rules_of
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW
 from tests.support.outbox import unsent
 from tests.support.process import run

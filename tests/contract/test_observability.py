@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bridge.metrics import FAMILIES, PREFIX
+from bridge.observability.metrics import FAMILIES, PREFIX
 from tests.support.promtool import ALERTS, alert_names, fires, promtool
 
 FOLDER = ALERTS.parent

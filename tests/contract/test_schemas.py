@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
-from bridge import cloudevents
 from bridge.delivery.ingest import ingest
+from bridge.events import cloudevents
+from bridge.events.normalize import FIELDS, OPTIONAL_FIELDS, Projection, Rules
 from bridge.model import AccountGuid, Certificate, Cursor, Row, Token
-from bridge.normalize import FIELDS, OPTIONAL_FIELDS, Projection, Rules
-from bridge.store.sqlite import SqliteStore
-from bridge.wire import messages as m
+from bridge.pbx.wire import messages as m
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.events import LINEAGE
 from tests.support.outbox import unsent
 from tests.support.rows import GUID, HQ, batch, row

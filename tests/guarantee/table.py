@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from bridge.simulator.modes import ALL_WORDS, Modes
-from bridge.store.sqlite import SqliteStore
+from bridge.store.sqlite.store import SqliteStore
 from tests.guarantee.test_every_behaviour import can_be_proven, can_be_read, check_events, check_mirror, play
 from tests.support.world import World
 

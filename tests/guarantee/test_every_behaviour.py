@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from bridge.cloudevents import AccountChanged
+from bridge.events.cloudevents import AccountChanged
+from bridge.events.normalize import account_key
 from bridge.model import ChangeKind, LogContents
-from bridge.normalize import account_key
 from bridge.simulator.modes import ALL_WORDS, Modes
 from bridge.simulator.pbx import Pbx, Snapshot
-from bridge.store.backup import put_back
-from bridge.store.sqlite import SqliteStore
+from bridge.store.sqlite.backup import put_back
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.world import EPOCH, World
 
 CASES = 5000

@@ -8,10 +8,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from bridge.normalize import account_key
+from bridge.events.normalize import account_key
 from bridge.simulator.modes import Modes
 from bridge.simulator.pbx import Pbx
-from bridge.store.sqlite import SqliteStore
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.world import World
 
 SOON = 900

@@ -11,8 +11,8 @@ import trustme
 from aio_pika import Message
 from aio_pika.abc import AbstractConnection
 
-from bridge.broker import Subscription, Topology, connect, declare, hold_fence, verify
-from bridge.broker_errors import translated
+from bridge.broker.connection import Subscription, Topology, connect, declare, hold_fence, verify
+from bridge.broker.errors import translated
 from bridge.errors import BrokerRefusedLogin, BrokerUnreachable, TopologyMismatch
 from tests.support.rabbit import PrivateBroker, free_port
 

@@ -21,12 +21,12 @@ from aio_pika.abc import AbstractChannel
 from pamqp.commands import Basic
 
 import bridge.consumer
-from bridge.broker import Subscription, Topology, connect, declare
-from bridge.cloudevents import ACCOUNT_CHANGED, SOURCE_VERIFIED, AccountChanged, SourceVerified
-from bridge.consumer.client import Subscriber, subscribe
-from bridge.consumer.inbox_sqlite import SqliteInbox
-from bridge.consumer.log import LogEntry, LogReader
+from bridge.broker.connection import Subscription, Topology, connect, declare
+from bridge.consumer.inbox.sqlite import SqliteInbox
+from bridge.consumer.log.reader import LogEntry, LogReader
+from bridge.consumer.subscriber import Subscriber, subscribe
 from bridge.errors import BadEvent, BridgeError, BrokerRefusedLogin, PbxUnreachable, StoreUnusable, TopologyMismatch
+from bridge.events.cloudevents import ACCOUNT_CHANGED, SOURCE_VERIFIED, AccountChanged, SourceVerified
 from tests.support.events import LINEAGE, body, certificate_body, change
 from tests.support.rabbit import PrivateBroker, free_port
 

@@ -13,10 +13,10 @@ import structlog
 from structlog.testing import capture_logs
 
 from bridge.clock import steady
-from bridge.control import ask, serve, socket_path
 from bridge.errors import BadConfig, BridgeError, NobodyAnswers
 from bridge.model import AccountGuid, Caller, Forgotten, Parked, SourceName
-from bridge.status import Board, Door, LastChange, Level, Part, SourcePart
+from bridge.observability.status import Board, Door, LastChange, Level, Part, SourcePart
+from bridge.ops.control_socket import ask, serve, socket_path
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 BODY = orjson.dumps({"subject": "a1", "data": {"account": {"display_name": "Erika", "emails": ["erika@example.com"]}}})

@@ -12,11 +12,11 @@ from uuid import uuid4
 
 import pytest
 
-from bridge.broker import Subscription, Topology, connect
+from bridge.broker.connection import Subscription, Topology, connect
+from bridge.broker.publisher import Publisher
+from bridge.broker.stream.publisher import LogPublisher
 from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerUnreachable
-from bridge.log_publisher import LogPublisher
 from bridge.model import OutboxRow, SourceName
-from bridge.publisher import Publisher
 from tests.support.outcomes import all_confirmed
 from tests.support.proxy import Proxy
 from tests.support.rabbit import PrivateBroker

@@ -17,7 +17,8 @@ from tests.support.site import site
 PATCH = """
 import asyncio, sys, time
 from datetime import timedelta
-from bridge import service, sinks
+from bridge.runtime import bridge
+from bridge.runtime import sinks
 from bridge.cli import hard_end, main
 {patch}
 times = hard_end.HardEnd.__init__.__kwdefaults__

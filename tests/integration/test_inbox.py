@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
-from bridge.cloudevents import AccountChanged, SourceVerified
-from bridge.consumer.inbox_postgres import AsyncPostgresInbox, PostgresInbox
-from bridge.consumer.inbox_sqlite import SqliteInbox
+from bridge.consumer.inbox.postgres import AsyncPostgresInbox, PostgresInbox
+from bridge.consumer.inbox.sqlite import SqliteInbox
 from bridge.errors import StoreUnusable
+from bridge.events.cloudevents import AccountChanged, SourceVerified
+from bridge.events.normalize import account_key
 from bridge.model import AccountGuid, ChangeKind
-from bridge.normalize import account_key
 from tests.support.events import LATER_LINEAGE, LINEAGE, event, verified
 
 POSTGRES_URL = os.environ.get("TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from bridge.delivery.ingest import ingest
-from bridge.normalize import Rules
-from bridge.store.reader import StoreReader
-from bridge.store.sqlite import SqliteStore
+from bridge.events.normalize import Rules
+from bridge.store.sqlite.reader import StoreReader
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.process import run
 from tests.support.rows import HQ, batch, row
 

@@ -14,14 +14,14 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from bridge.errors import BadConfig
-from bridge.listen import server
-from bridge.listen.gate import Bounds, Ticket
-from bridge.listen.identity import Identity
-from bridge.listen.judge import App, Verdict
+from bridge.pbx.inbound import server
+from bridge.pbx.inbound.admission import Bounds, Ticket
+from bridge.pbx.inbound.authentication import App, Verdict
+from bridge.pbx.inbound.identity import Identity
+from bridge.pbx.walk.actions import EpochBegan, WalkEnded
+from bridge.security.tls import ServerCertificate, Trust, client_context
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import call
-from bridge.tls import ServerCertificate, Trust, client_context
-from bridge.walk.decisions import EpochBegan, WalkEnded
 from tests.support.certificates import fingerprint_of, written
 from tests.support.dialling import PASSWORD, Door, answer_of, challenged, introduce, log_in, login_of, until
 
@@ -68,7 +68,7 @@ async def test_a_pbx_that_dials_is_read_to_its_end_like_one_that_we_dial() -> No
 async def test_logins_that_real_pbxs_sent_get_in_and_altered_ones_do_not(
     vector: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, is_altered: bool
 ) -> None:
-    monkeypatch.setattr("bridge.wire.messages.new_challenge", lambda: vector["challenge"])
+    monkeypatch.setattr("bridge.pbx.wire.messages.new_challenge", lambda: vector["challenge"])
     told = {name: vector[name] for name in ("app", "domain", "sip", "guid", "dn", "digest")}
     told["guid"] = "0" * 32 if is_altered else told["guid"]
     apps = [App(vector["sip"], None, lambda: vector["password"])]
@@ -462,7 +462,7 @@ async def test_a_crowd_of_silent_strangers_keeps_no_pbx_out() -> None:
 
 
 async def test_guesses_wait_longer_each_time_and_a_pbx_elsewhere_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.listen.gate.FIRST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr("bridge.pbx.inbound.admission.FIRST_PAUSE_SECONDS", 0.2)
     monkeypatch.setattr(server, "REFUSAL_SECONDS", 0.0)
     took = []
     async with Door().open() as door:

@@ -13,8 +13,8 @@ import aio_pika
 import pytest
 
 from bridge.errors import BadConfig, BrokerUnreachable, StoreOutdated
-from bridge.store.backup import back_up
-from bridge.store.sqlite import SqliteStore
+from bridge.store.sqlite.backup import back_up
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.logs import Reading, read_log
 from tests.support.logwriter import NOW, LogWriter, changes, everything_written, take
 from tests.support.outbox import unsent
@@ -228,8 +228,8 @@ async def test_an_event_too_large_for_a_frame_waits_with_its_account_and_gets_a_
     with writer.store() as store:
         take(store, row("a", 1), row("b", 2, cn="x" * 5000), row("c", 3), row("b", 4), row("d", 5))
         with monkeypatch.context() as smaller:
-            smaller.setattr("bridge.log_publisher._FRAME_OVERHEAD_BYTES", (1 << 20) - 1600)
-            smaller.setattr("bridge.log_publisher._MUCH_OVERHEAD_BYTES", 1 << 20)
+            smaller.setattr("bridge.broker.stream.publisher._FRAME_OVERHEAD_BYTES", (1 << 20) - 1600)
+            smaller.setattr("bridge.broker.stream.publisher._MUCH_OVERHEAD_BYTES", 1 << 20)
             await writer.write(store)
             assert [parked.sequence for parked in writer.refused] == [2]
             take(store, row("b", 6, cn="later"), row("e", 7))

@@ -15,14 +15,14 @@ from aio_pika.abc import AbstractIncomingMessage
 from rstream.constants import Key
 from rstream.schema import QueryOffset, QueryOffsetResponse
 
-from bridge.consumer import log as log_module
-from bridge.consumer.log import LogCertificate, LogEntry, LogReader
-from bridge.consumer.position import Place
-from bridge.consumer.position_postgres import AsyncPostgresPosition, PostgresPosition
-from bridge.consumer.position_sqlite import SqlitePosition
-from bridge.consumer.session import Inflow
+from bridge.broker.stream.connection import connect_stream
+from bridge.consumer.connection import Inflow
+from bridge.consumer.log import reader as log_module
+from bridge.consumer.log.position import Place
+from bridge.consumer.log.position_postgres import AsyncPostgresPosition, PostgresPosition
+from bridge.consumer.log.position_sqlite import SqlitePosition
+from bridge.consumer.log.reader import LogCertificate, LogEntry, LogReader
 from bridge.errors import LogReplaced, StoreUnusable, TopologyMismatch
-from bridge.streams import connect_stream
 from tests.support.events import certificate_body
 from tests.support.followers import (
     DEADLINE_SECONDS,

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.consumer import native
-from bridge.consumer.log import LogEntry, LogReader
+from bridge.consumer.log import stream as native
+from bridge.consumer.log.reader import LogEntry, LogReader
 from bridge.errors import TopologyMismatch
 from tests.support.followers import (
     DEADLINE_SECONDS,

@@ -9,10 +9,10 @@ import orjson
 import pytest
 from aio_pika.abc import AbstractConnection
 
-from bridge.broker import Topology, connect, declare
+from bridge.broker.connection import Topology, connect, declare
 from bridge.errors import BrokerUnreachable, LogUnreadable
-from bridge.log_scan import MARK, scan_log
 from bridge.model import LogContents, SourceName
+from bridge.runtime.log_scan import MARK, scan_log
 from tests.support.rabbit import PrivateBroker
 
 HQ = SourceName("hq")

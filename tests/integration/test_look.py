@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from bridge.delivery.ingest import ingest
-from bridge.normalize import Rules
-from bridge.store.sqlite import SqliteStore
+from bridge.events.normalize import Rules
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.process import PATIENCE_SECONDS, Command, run
 from tests.support.rows import batch, row
 

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from bridge.consumer.log import LogEntry
-from bridge.consumer.position import Place
-from bridge.consumer.position_postgres import AsyncPostgresPosition
+from bridge.consumer.log.position import Place
+from bridge.consumer.log.position_postgres import AsyncPostgresPosition
+from bridge.consumer.log.reader import LogEntry
 from bridge.errors import PlaceMovedBack
 from tests.support.events import event
 from tests.support.followers import DEADLINE_SECONDS, POSTGRES, Crm, PostgresCrm, SqliteCrm, postgres_crm

@@ -9,7 +9,9 @@ from uuid import uuid4
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
-from bridge.broker import FENCES_AT_ONCE, Subscription, Topology, connect, verify
+from bridge.broker.connection import FENCES_AT_ONCE, Subscription, Topology, connect, verify
+from bridge.broker.frames import DOUBT_HEADER, ID_HEADER
+from bridge.broker.publisher import Publisher, PublisherSession
 from bridge.errors import (
     BridgeError,
     BrokerDidNotConfirm,
@@ -19,9 +21,7 @@ from bridge.errors import (
     EventUnroutable,
     TopologyMismatch,
 )
-from bridge.frames import DOUBT_HEADER, ID_HEADER
 from bridge.model import OutboxRow, SourceName
-from bridge.publisher import Publisher, PublisherSession
 from tests.support.outcomes import all_confirmed, all_outcomes
 from tests.support.rabbit import PrivateBroker
 from tests.support.rows import HQ

@@ -11,12 +11,12 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from bridge.errors import PbxBrokeProtocol, PbxRefusedLogin, PbxUnreachable
 from bridge.model import AccountGuid, Cursor, Row, Token
-from bridge.reader import Heard
-from bridge.source import PbxSource
-from bridge.walk.decisions import CaughtUp, Deliver, EpochBegan, Pace, Sighted, WalkBegan, WalkEnded
-from bridge.walk.walker import Walker
-from bridge.wire import messages as m
-from bridge.wire.protocol import Conversation, Party
+from bridge.pbx.outbound import PbxSource
+from bridge.pbx.reader import Heard
+from bridge.pbx.walk.actions import CaughtUp, Deliver, EpochBegan, Pace, Sighted, WalkBegan, WalkEnded
+from bridge.pbx.walk.walker import Walker
+from bridge.pbx.wire import messages as m
+from bridge.pbx.wire.protocol import Conversation, Party
 
 GUID = Token('"g"')
 Say = Callable[[ServerConnection, str], Awaitable[None]]

@@ -10,8 +10,8 @@ import trustme
 from rstream import schema
 from rstream.encoding import encode_frame
 
+from bridge.broker.stream.connection import connect_stream
 from bridge.errors import BridgeError, BrokerRefusedLogin, BrokerUnreachable, TopologyMismatch
-from bridge.streams import connect_stream
 from tests.support.rabbit import PrivateBroker, free_port
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

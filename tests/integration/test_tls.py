@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import trustme
 
-from bridge.broker import connect
+from bridge.broker.connection import connect
 from bridge.errors import BridgeError, BrokerRefusedLogin, PbxNotTrusted, PbxUnreachable
 from bridge.model import Cursor
-from bridge.reader import Heard
+from bridge.pbx.outbound import PbxSource
+from bridge.pbx.reader import Heard
+from bridge.security.tls import ServerCertificate, Trust, as_text, client_context, presented_fingerprint
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import serve
-from bridge.source import PbxSource
-from bridge.tls import ServerCertificate, Trust, as_text, client_context, presented_fingerprint
 from tests.support.certificates import authority_file, fingerprint_of, written
 from tests.support.rabbit import PrivateBroker, free_port
 

@@ -15,13 +15,13 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
-from bridge.listen.identity import Identity
-from bridge.listen.judge import App, Judge, Verdict
+from bridge.pbx.inbound.authentication import App, Judge, Verdict
+from bridge.pbx.inbound.identity import Identity
+from bridge.pbx.wire.login import is_proven, login_digest
+from bridge.pbx.wire.messages import AppLogin
+from bridge.pbx.wire.parser import read_message
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import serve
-from bridge.wire.login import is_proven, login_digest
-from bridge.wire.messages import AppLogin
-from bridge.wire.reading import read_message
 from tests.support.dialling import PASSWORD, Door, answer_of, until
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data/vendor-clients.json").read_text("utf-8"))
@@ -127,7 +127,7 @@ def test_a_colon_in_the_name_for_people_is_all_that_is_wrong_with_them(recording
 async def test_where_they_log_in_as_the_app_object_the_door_lets_them_in_and_reads_them_to_the_end(
     recording: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.wire.messages.new_challenge", lambda: recording["challenge"])
+    monkeypatch.setattr("bridge.pbx.wire.messages.new_challenge", lambda: recording["challenge"])
     async with Door().open() as door, dialled(door.url, recording) as socket:
         judged, left = await said_until_judged(socket, recording)
         assert judged == {"mt": "AppLoginResult", "ok": True}
@@ -156,7 +156,7 @@ async def test_where_they_log_in_as_anybody_else_it_does_not(
     recording: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their digests are good, for they know the password. But ``sip`` names no App object, or somebody else's."""
-    monkeypatch.setattr("bridge.wire.messages.new_challenge", lambda: recording["challenge"])
+    monkeypatch.setattr("bridge.pbx.wire.messages.new_challenge", lambda: recording["challenge"])
     async with Door().open() as door, dialled(door.url, recording) as socket:
         assert await said_until_judged(socket, recording) == ({"mt": "AppLoginResult"}, [])
         async with asyncio.timeout(20):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bridge.listen.identity import Identity
+from bridge.pbx.inbound.identity import Identity
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import serve
 from tests.support.dialling import PASSWORD, Door, until

@@ -7,11 +7,11 @@ import aiohttp
 import pytest
 
 from bridge.errors import BadConfig, StoreUnusable
-from bridge.metrics import exposition
 from bridge.model import KeptEvent
-from bridge.status import Board, Level
-from bridge.web import crowd, server
-from bridge.web.server import HEADERS, Views, serve
+from bridge.observability.metrics import exposition
+from bridge.observability.status import Board, Level
+from bridge.observability.web import connection_limits, server
+from bridge.observability.web.server import HEADERS, Views, serve
 from tests.support.boards import board as board_at
 from tests.support.boards import wait
 
@@ -169,7 +169,7 @@ async def is_open(reader: asyncio.StreamReader) -> bool:
 
 
 async def test_whoever_does_not_finish_a_request_is_hung_up_on(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crowd, "HEADER_SECONDS", 0.3)
+    monkeypatch.setattr(connection_limits, "HEADER_SECONDS", 0.3)
     async with serve(board, host=LOCAL, port=0) as port, asyncio.timeout(10):
         for reader, writer in (await asyncio.open_connection(LOCAL, port), await half_a_request(port)):
             with contextlib.suppress(ConnectionResetError):
@@ -198,7 +198,9 @@ async def test_a_connection_that_asks_no_more_and_one_that_reads_no_answer_end(
 async def test_visitors_who_only_hold_connections_make_room_for_those_who_ask(
     board: Board, http: aiohttp.ClientSession
 ) -> None:
-    async with serve(board, host=LOCAL, port=0, token=TOKEN, room=crowd.Room(total=20, per_address=8)) as port:
+    async with serve(
+        board, host=LOCAL, port=0, token=TOKEN, room=connection_limits.Room(total=20, per_address=8)
+    ) as port:
         url = f"http://{LOCAL}:{port}"
         assert (await http.get(f"{url}/status", headers={"Authorization": f"Bearer {TOKEN}"})).status == 200
         held = [await half_a_request(port) for _ in range(12)]
@@ -217,7 +219,7 @@ async def test_visitors_who_only_hold_connections_make_room_for_those_who_ask(
 async def test_each_wrong_token_makes_the_next_one_from_there_wait_longer(
     board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crowd, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(connection_limits, "FIRST_PAUSE_SECONDS", 0.05)
     async with serve(board, host=LOCAL, port=0, token=TOKEN, proxies=[LOCAL]) as port:
 
         async def took(token: str, address: str, status: int) -> float:

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from bridge.status import Board, Level, Part, SourcePart
+from bridge.observability.status import Board, Level, Part, SourcePart
 
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 

@@ -10,8 +10,8 @@ from uuid import uuid4
 
 import trustme
 
+from bridge.security.tls import Trust, client_context
 from bridge.simulator.pbx import Pbx
-from bridge.tls import Trust, client_context
 from tests.support.certificates import authority_file, written
 from tests.support.process import Command
 from tests.support.rabbit import PrivateBroker

@@ -8,17 +8,17 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from bridge.forwarded import Proxies
-from bridge.listen.caller import CallingPbx
-from bridge.listen.gate import Bounds, Gate
-from bridge.listen.identity import Identity, Visit
-from bridge.listen.judge import App, Judge
-from bridge.listen.server import Listener, Place
 from bridge.model import Cursor
-from bridge.reader import Heard
-from bridge.tls import ServerCertificate
-from bridge.walk.decisions import Deliver, Pace
-from bridge.wire.login import login_digest
+from bridge.pbx.inbound.admission import Bounds, Gate
+from bridge.pbx.inbound.authentication import App, Judge
+from bridge.pbx.inbound.identity import Identity, Visit
+from bridge.pbx.inbound.server import Listener, Place
+from bridge.pbx.inbound.source import CallingPbx
+from bridge.pbx.reader import Heard
+from bridge.pbx.walk.actions import Deliver, Pace
+from bridge.pbx.wire.login import login_digest
+from bridge.security.forwarded import Proxies
+from bridge.security.tls import ServerCertificate
 
 PASSWORD = "pl4nted-s3cret"
 PACE = Pace(poll_interval=60, answer_timeout=5)

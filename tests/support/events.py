@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from bridge import cloudevents
-from bridge.cloudevents import AccountChanged, SourceVerified
+from bridge.events import cloudevents
+from bridge.events.cloudevents import AccountChanged, SourceVerified
 from bridge.model import AccountChange, Certificate, ChangeKind, Cursor, SourceName, Token
 
 BEGIN = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)

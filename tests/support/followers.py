@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import psycopg
 
-from bridge.consumer.log import LogEntry, LogReader
-from bridge.consumer.position_postgres import PostgresPosition
-from bridge.consumer.position_sqlite import SqlitePosition
+from bridge.consumer.log.position_postgres import PostgresPosition
+from bridge.consumer.log.position_sqlite import SqlitePosition
+from bridge.consumer.log.reader import LogEntry, LogReader
 
 POSTGRES = os.environ.get("TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 DEADLINE_SECONDS = 40

@@ -9,7 +9,7 @@ from pathlib import Path
 import aio_pika
 import orjson
 
-from bridge.log_scan import MARK
+from bridge.runtime.log_scan import MARK
 from tests.support.rabbit import GivenBroker, PrivateBroker
 from tests.support.site import Site, site
 

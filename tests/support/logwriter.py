@@ -10,16 +10,16 @@ from uuid import uuid4
 
 import aio_pika
 
-from bridge.broker import Topology, declare
+from bridge.broker.connection import Topology, declare
+from bridge.broker.stream.publisher import LogPublisher, producer_of, provide_log
 from bridge.delivery.ingest import Ingested, ingest
 from bridge.delivery.log_recovery import DeduplicatingSession, recover
 from bridge.delivery.relay import OutboxRelay
 from bridge.errors import BridgeError
-from bridge.log_publisher import LogPublisher, producer_of, provide_log
-from bridge.log_scan import scan_log
+from bridge.events.normalize import Rules
 from bridge.model import Batch, Cursor, OutboxRow, Row
-from bridge.normalize import Rules
-from bridge.store.sqlite import SqliteStore
+from bridge.runtime.log_scan import scan_log
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.rabbit import GivenBroker, PrivateBroker
 from tests.support.rows import HQ, row
 

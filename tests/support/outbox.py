@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from bridge.model import OutboxRow
-from bridge.store.outbox import SqliteOutbox
+from bridge.store.sqlite.outbox import SqliteOutbox
 
 
 def unsent(outbox: SqliteOutbox, limit: int = 10_000) -> Sequence[OutboxRow]:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from bridge.delivery.contracts import Session
+from bridge.delivery.sink import Session
 from bridge.errors import BridgeError
 
 SECONDS = 30

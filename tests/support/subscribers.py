@@ -2,10 +2,10 @@
 
 import sqlite3
 
-from bridge.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode, decode_certificate
-from bridge.consumer.inbox_sqlite import SqliteInbox
+from bridge.consumer.inbox.sqlite import SqliteInbox
+from bridge.events.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode, decode_certificate
+from bridge.events.normalize import account_key
 from bridge.model import AccountGuid, ChangeKind, OutboxRow, Published
-from bridge.normalize import account_key
 
 
 class IdTable:

@@ -14,8 +14,8 @@ from websockets.protocol import Protocol, Side
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from bridge.listen.accepted import AcceptedConnection
-from bridge.websocket import Allowance, DialledWebSocket, WebSocket
+from bridge.pbx.inbound.connection import AcceptedConnection
+from bridge.pbx.websocket import Allowance, DialledWebSocket, WebSocket
 
 MOST = 80_000
 """Bytes of a message that our end takes."""

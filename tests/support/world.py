@@ -14,26 +14,26 @@ from typing import Any, TypeVar
 
 import orjson
 
-from bridge import cloudevents
-from bridge.cloudevents import AccountChanged
 from bridge.delivery.reconcile import Brake
 from bridge.errors import BridgeError, StoreOutdated, Transient
-from bridge.intake import Intake, Told
-from bridge.listen.judge import App, Judge, Verdict
+from bridge.events import cloudevents
+from bridge.events.cloudevents import AccountChanged
+from bridge.events.normalize import Rules, account_key, account_of
 from bridge.model import AccountGuid, Certificate, Cursor, LogContents, Mirrored, OutboxRow, Row, SourceName
-from bridge.normalize import Rules, account_key, account_of
-from bridge.reader import Heard
+from bridge.observability.status import SourcePart
+from bridge.pbx.inbound.authentication import App, Judge, Verdict
+from bridge.pbx.reader import Heard
+from bridge.pbx.walk.actions import Ask, Pace, Reached, Say
+from bridge.pbx.walk.schedule import Habits, WalkSchedule
+from bridge.pbx.walk.walker import Walker
+from bridge.pbx.wire import messages as m
+from bridge.pbx.wire.login import login_digest
+from bridge.pbx.wire.protocol import Conversation, Event, Party
+from bridge.runtime.committer import Intake, Told
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.people import Record, info_of
 from bridge.simulator.session import Close, Connection, Reply
-from bridge.status import SourcePart
-from bridge.store.sqlite import SqliteStore
-from bridge.walk.decisions import Ask, Pace, Reached, Say
-from bridge.walk.schedule import Habits, WalkSchedule
-from bridge.walk.walker import Walker
-from bridge.wire import messages as m
-from bridge.wire.login import login_digest
-from bridge.wire.protocol import Conversation, Event, Party
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.subscribers import IdTable, Inbox
 
 EPOCH = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

@@ -6,7 +6,7 @@ import pytest
 import structlog
 
 from bridge import logs
-from bridge.secret import hide
+from bridge.security.secret import hide
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ from yarl import URL
 
 from bridge.config.loading import load_settings
 from bridge.config.settings import Settings
-from bridge.configfile import in_effect
+from bridge.config.template import in_effect
 from bridge.errors import BadConfig, FileUnusable
-from bridge.wanted import habits_of, limits_of, offer_of, pace_of, topology_of
+from bridge.runtime.from_settings import habits_of, limits_of, offer_of, pace_of, topology_of
 from tests.support.settings import MINIMUM, load, mistakes, without_broker
 
 

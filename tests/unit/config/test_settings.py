@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from bridge.secret import scrub
+from bridge.security.secret import scrub
 from tests.support.settings import MINIMUM, load, mistakes, without_broker
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import commands
 
-from bridge.config.table import short
+from bridge.config.base import short
 from bridge.config.tables import check_exchange, check_queue
 from tests.support.settings import MINIMUM, load, mistakes
 

@@ -8,9 +8,9 @@ import pytest
 
 from bridge.delivery.compare import agrees
 from bridge.delivery.ingest import ingest
+from bridge.events.normalize import Rules
 from bridge.model import Row, SourceName
-from bridge.normalize import Rules
-from bridge.store.sqlite import SqliteStore
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.rows import HQ, batch, row
 
 RULES = Rules(key=b"k" * 32)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from bridge.confirming import ConfirmingSession
+from bridge.broker.session import ConfirmingSession
 from bridge.delivery.ingest import ingest
 from bridge.delivery.relay import OutboxRelay
 from bridge.errors import BridgeError, BrokerUnreachable
+from bridge.events.normalize import Rules
 from bridge.model import OutboxRow
-from bridge.normalize import Rules
-from bridge.retrying import Patience, keep_trying
-from bridge.store.sqlite import SqliteStore
+from bridge.runtime.retry import Patience, keep_trying
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW
 from tests.support.rows import batch, row
 from tests.support.world import at_once

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import cloudevents
 from bridge.delivery.ingest import ingest
 from bridge.errors import CursorMoved
+from bridge.events import cloudevents
+from bridge.events.normalize import Rules
 from bridge.model import Batch, ChangeKind, Row
-from bridge.normalize import Rules
-from bridge.store.sqlite import SqliteStore
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.outbox import unsent
 from tests.support.rows import HQ, batch, chain, cursor, row
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.broker.stream.partitions import partition_of
 from bridge.delivery import log_recovery
 from bridge.delivery.log_recovery import recover
 from bridge.errors import StoreOutdated
 from bridge.model import LogContents, OutboxRow
-from bridge.partitions import partition_of
-from bridge.store.sqlite import SqliteStore
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.logwriter import NOW, at_once, changes, take
 from tests.support.outbox import send_all, unsent
 from tests.support.rows import HQ, row

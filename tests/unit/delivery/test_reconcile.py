@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from bridge import cloudevents
 from bridge.delivery.ingest import ingest
 from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, caught_up, sight, sweep
+from bridge.events import cloudevents
+from bridge.events.normalize import Rules
 from bridge.model import Certificate, ChangeKind, Cursor, Reason, Row
-from bridge.normalize import Rules
-from bridge.store.sqlite import SqliteStore
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.outbox import unsent
 from tests.support.rows import HQ, batch, cursor, row
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.confirms import Outcomes
+from bridge.broker.confirms import Outcomes
 from bridge.delivery import relay as relaying
 from bridge.delivery.ingest import ingest
 from bridge.delivery.relay import OutboxRelay
@@ -28,9 +28,9 @@ from bridge.errors import (
     EventUnroutable,
     FenceHeld,
 )
+from bridge.events.normalize import Rules
 from bridge.model import Batch, NewEvent, OutboxRow, SourceName
-from bridge.normalize import Rules
-from bridge.store.sqlite import SqliteStore
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.outbox import unsent
 from tests.support.rows import row
 
@@ -852,7 +852,7 @@ async def _now(call: Callable[..., Result], /, *args: Any) -> Result:
 
 
 def _all(store: SqliteStore) -> list[Any]:
-    from bridge.store.reader import StoreReader  # noqa: PLC0415
+    from bridge.store.sqlite.reader import StoreReader  # noqa: PLC0415
 
     with StoreReader(store._path) as reader:  # noqa: SLF001 - beside the store, as an operator looks
         return [event for page in reader.events() for event in page]

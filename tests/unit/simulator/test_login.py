@@ -3,12 +3,12 @@ import json
 import pytest
 
 from bridge.model import Cursor
+from bridge.pbx.wire import messages as m
+from bridge.pbx.wire.login import login_digest
+from bridge.pbx.wire.protocol import Conversation, Party
 from bridge.simulator.modes import Modes
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.session import Close, Connection, Reply
-from bridge.wire import messages as m
-from bridge.wire.login import login_digest
-from bridge.wire.protocol import Conversation, Party
 from tests.support.pbx_reader import Caller, inside
 
 

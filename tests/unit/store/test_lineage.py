@@ -8,15 +8,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bridge import cloudevents
 from bridge.delivery.ingest import ingest
 from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, caught_up, sweep
 from bridge.errors import StoreOutdated, StoreUnusable
+from bridge.events import cloudevents
+from bridge.events.normalize import Rules
 from bridge.model import Batch, LogContents, OutboxRow, SourceName
-from bridge.normalize import Rules
-from bridge.store.backup import back_up, put_back
 from bridge.store.lineage import birth_of, new_lineage
-from bridge.store.sqlite import SqliteStore
+from bridge.store.sqlite.backup import back_up, put_back
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.outbox import send_all, unsent
 from tests.support.rows import HQ, row
 

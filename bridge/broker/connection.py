@@ -1,0 +1,450 @@
+"""The broker: connections whose failures speak our language, and the exchange and queues we want to find there.
+
+A connection here is used until its first failure and then thrown away; nothing restores itself behind our back.
+"""
+
+import asyncio
+import re
+import shlex
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote
+
+import aio_pika
+import aiormq.exceptions as amqp
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aiormq.abc import ChannelFrame
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
+from pamqp import commands
+from pamqp.exceptions import PAMQPException
+from yarl import URL
+
+from bridge.broker.errors import translated
+from bridge.errors import BridgeError, BrokerRefusedLogin, BrokerUnreachable, FenceHeld, TopologyMismatch
+from bridge.model import OutboxRow, SourceName
+
+DEADLINE_SECONDS: Final = 10.0
+"""For one answer of the broker."""
+
+CLOSE_SECONDS: Final = 3.0
+"""For a farewell; then the socket is cut."""
+
+FENCES_AT_ONCE: Final = 256
+"""Declared in one write, with one answer. A broker declares about 300 in a second, so the deadline holds for each."""
+
+HEARTBEAT_SECONDS: Final = 10
+"""Asked of the broker. A connection on which nothing arrives counts as dead after three of them and a bit (33 s)."""
+
+
+SEGMENT_BYTES: Final = 500_000_000
+"""RabbitMQ's own default for the pieces of a stream."""
+
+SEGMENTS: Final = 10
+"""A log is kept in at least so many pieces, and loses one at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A queue that is declared before its subscriber first connects."""
+
+    queue: str
+    keys: Sequence[str] = ("*.account.*",)
+    delivery_limit: int = 100
+    """After so many deliveries without an acknowledgement a change is put aside. Every end of a connection counts as
+    one for whatever was under way, so a low limit puts aside sound changes of a subscriber that restarts often."""
+    queue_type: str = "quorum"
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """What the bridge wants to find at the broker: a topic exchange, a log of everything, queues of subscribers."""
+
+    exchange: str = "pbx.accounts"
+    has_log: bool = True
+    log_max_age: str = "30D"
+    log_max_bytes: int = 5_000_000_000
+    log_partitions: int = 0
+    """How many streams the log is, where it is written by the stream protocol; 0: the exchange feeds it."""
+    subscriptions: Sequence[Subscription] = ()
+
+    @property
+    def log(self) -> str:
+        """Name of the stream that keeps everything."""
+        return f"{self.exchange}.log"
+
+    @property
+    def log_streams(self) -> Sequence[str]:
+        """Names of the streams that are the log."""
+        if self.log_partitions <= 1:
+            return [self.log]
+        return [f"{self.log}-{number}" for number in range(self.log_partitions)]
+
+    @property
+    def log_arguments(self) -> Mapping[str, Any]:
+        """How long the log keeps things."""
+        segment = self.log_max_bytes // SEGMENTS
+        # Whole segments are removed, and they are of 500 MB unless something else is said: too much for a small log.
+        smaller = {"x-stream-max-segment-size-bytes": segment} if segment < SEGMENT_BYTES else {}
+        return {
+            "x-queue-type": "stream",
+            "x-max-age": self.log_max_age,
+            "x-max-length-bytes": self.log_max_bytes,
+            **smaller,
+        }
+
+    @property
+    def is_log_bound(self) -> bool:
+        """Whether the exchange feeds the log."""
+        return self.has_log and not self.log_partitions
+
+    @property
+    def dead_letter_exchange(self) -> str:
+        """Where messages go that a subscriber could not handle."""
+        return f"{self.exchange}.dead"
+
+    @property
+    def queues(self) -> Sequence[str]:
+        """Names of the queues of the subscribers."""
+        return [wanted.queue for wanted in self.subscriptions]
+
+
+@asynccontextmanager
+async def connect(  # noqa: PLR0913 - how patient to be, by name
+    urls: Sequence[str],
+    *,
+    client_name: str,
+    deadline_seconds: float = DEADLINE_SECONDS,
+    close_seconds: float = CLOSE_SECONDS,
+    heartbeat_seconds: int = HEARTBEAT_SECONDS,
+    ssl_context: ssl.SSLContext | None = None,
+    on_progress: Callable[[], None] = lambda: None,
+) -> AsyncIterator[AbstractConnection]:
+    """Connect to the first of *urls* that lets us in, and close behind the caller, within *close_seconds*.
+
+    *deadline_seconds* is for each of them, and later for each ``step``; *on_progress* is called behind either. A
+    ``heartbeat`` in an URL counts more than *heartbeat_seconds*.
+
+    Raises:
+        BrokerUnreachable: none of them answers; the sentence names each.
+        BrokerRefusedLogin: none lets us in, and at least one because user, password or virtual host are wrong, or
+            because its certificate does not verify.
+
+    """
+    connection = await _first_connection(
+        urls, client_name, deadline_seconds, heartbeat_seconds, ssl_context, on_progress
+    )
+    try:
+        yield connection
+    finally:
+        try:
+            with suppress(BridgeError), translated(None):  # it is thrown away: how its end went makes no difference
+                async with in_time(connection, close_seconds):
+                    await connection.close()
+        finally:
+            _line_of(connection).cut()
+
+
+async def _first_connection(  # noqa: PLR0913, PLR0917 - private, and called once
+    urls: Sequence[str],
+    client_name: str,
+    deadline_seconds: float,
+    heartbeat_seconds: int,
+    context: ssl.SSLContext | None,
+    on_progress: Callable[[], None],
+) -> AbstractConnection:
+    problems: list[BridgeError] = []
+    for url in urls:
+        # Both go into the URL, where every version of the client library looks for them.
+        target = URL(url)
+        heartbeat = target.query.get("heartbeat", str(heartbeat_seconds))
+        target = target.update_query(heartbeat=heartbeat, name=client_name)
+        connection = aio_pika.Connection(target, ssl_context=context if target.scheme == "amqps" else None)
+        line = connection.kwargs[_LINE] = _Line(deadline_seconds, on_progress)
+        try:
+            with translated(url):
+                async with in_time(connection):
+                    await connection.connect()
+        except BaseException as problem:
+            line.cut()
+            if not isinstance(problem, (BrokerUnreachable, BrokerRefusedLogin)):
+                raise
+            problems.append(problem)
+            line.on_progress()  # there may be another host
+        else:
+            return connection
+    raise _worst_of(problems)
+
+
+_LINE: Final = "transport_factory"
+"""What the client library calls it among the arguments of a connection."""
+
+
+class _Line(TransportFactory):
+    """Opens the socket of a connection, can cut it, and knows how long an answer may take.
+
+    The client library keeps the socket to itself, and its farewell waits for a broker that may never answer: for as
+    long as there is something to write, or for the end of TLS.
+    """
+
+    def __init__(self, deadline_seconds: float, on_progress: Callable[[], None]) -> None:
+        self.deadline_seconds = deadline_seconds
+        self.on_progress = on_progress
+        self._transport: asyncio.WriteTransport | None = None
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
+        reader, writer = await factory.create(url, **kwargs)
+        self._transport = writer.transport
+        return reader, writer
+
+    def cut(self) -> None:
+        """Let go of the socket at once, which ends whatever still waits for the broker; nothing where it is closed."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _line_of(connection: AbstractConnection) -> _Line:
+    line = connection.kwargs.get(_LINE)
+    return line if isinstance(line, _Line) else _Line(DEADLINE_SECONDS, lambda: None)  # opened by somebody else
+
+
+@asynccontextmanager
+async def in_time(connection: AbstractConnection, seconds: float | None = None) -> AsyncIterator[None]:
+    """Cut *connection* where what is done inside takes longer than *seconds*, or than its deadline.
+
+    Cancelling alone does not end it: the client library answers a cancellation by writing that a channel or the
+    connection is closed, and waits for room to do so.
+
+    Raises:
+        TimeoutError: it took longer, whatever the client library makes of its end.
+
+    """
+    line = _line_of(connection)
+    seconds = line.deadline_seconds if seconds is None else seconds
+    cutting = asyncio.get_running_loop().call_later(seconds, line.cut)
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except (OSError, amqp.AMQPError, PAMQPException, RuntimeError) as problem:
+        if limit.expired():
+            raise TimeoutError from problem
+        raise
+    finally:
+        cutting.cancel()
+    line.on_progress()
+
+
+def _worst_of(problems: Sequence[BridgeError]) -> BridgeError:
+    """Return what to tell of several hosts: a refusal, which somebody has to mend, rather than a host that is down."""
+    if not problems:
+        return BrokerUnreachable("no broker is configured: set rabbitmq.url")
+    refusal = next((problem for problem in problems if isinstance(problem, BrokerRefusedLogin)), None)
+    if refusal is not None or len(problems) == 1:
+        return refusal or problems[0]
+    several = BrokerUnreachable("; ".join(map(str, problems)))
+    several.__cause__ = problems[-1]
+    return several
+
+
+async def declare(connection: AbstractConnection, topology: Topology) -> None:
+    """Make sure that everything in *topology* is there.
+
+    Raises:
+        TopologyMismatch: something is there in another form, or may not be declared by this user.
+        BrokerUnreachable: the connection broke, or the broker is still starting.
+
+    """
+    try:
+        await _declare(connection, topology)
+    except TopologyMismatch as problem:
+        if isinstance(problem.__cause__, amqp.ChannelNotFoundEntity):
+            # A starting broker lets clients in before it has found all of its queues again.
+            raise BrokerUnreachable(f"the broker is still starting: {problem}") from problem
+        raise
+
+
+async def _declare(connection: AbstractConnection, topology: Topology) -> None:
+    name = topology.exchange
+    async with step(connection, f"the exchange {name}", topology) as channel:
+        await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
+    if topology.is_log_bound:
+        async with step(connection, f"the stream {topology.log}", topology) as channel:
+            stream = await channel.declare_queue(topology.log, durable=True, arguments=dict(topology.log_arguments))
+            await stream.bind(name, "#")
+    elif topology.has_log:
+        # It may still be bound from former times, and would have everything twice. No error where it is not.
+        async with step(connection, f"the binding of the stream {topology.log}", topology) as channel:
+            former = await channel.get_queue(topology.log, ensure=False)
+            await former.unbind(name, "#")
+    for subscription in topology.subscriptions:
+        await _declare_subscription(connection, topology, subscription)
+
+
+async def _declare_subscription(connection: AbstractConnection, topology: Topology, wanted: Subscription) -> None:
+    dead, dead_exchange = f"{wanted.queue}.dead", topology.dead_letter_exchange
+    async with step(connection, f"the exchange {dead_exchange}", topology) as channel:
+        await channel.declare_exchange(dead_exchange, aio_pika.ExchangeType.DIRECT, durable=True)
+    for queue, more in (
+        (dead, {}),
+        (
+            wanted.queue,
+            {"x-dead-letter-exchange": dead_exchange, "x-dead-letter-routing-key": wanted.queue}
+            | ({"x-delivery-limit": wanted.delivery_limit} if wanted.queue_type == "quorum" else {}),
+        ),
+    ):
+        async with step(connection, f"the queue {queue}", topology) as channel:
+            arguments: dict[str, Any] = {"x-queue-type": wanted.queue_type, **more}
+            declared = await channel.declare_queue(queue, durable=True, arguments=arguments)
+            if queue == dead:
+                await declared.bind(dead_exchange, wanted.queue)
+            else:
+                for key in wanted.keys:
+                    await declared.bind(topology.exchange, key)
+
+
+async def verify(connection: AbstractConnection, topology: Topology) -> None:
+    """Look for everything in *topology* without changing anything, which takes no rights at all.
+
+    The broker tells only whether there is something of that name: not of which type, and not how it is bound. What a
+    wrong exchange does not deliver comes back when it is published, and is held.
+
+    Raises:
+        TopologyMismatch: something is missing.
+        BrokerUnreachable: the connection broke.
+
+    """
+    async with step(connection, f"the exchange {topology.exchange}", topology) as channel:
+        await channel.declare_exchange(topology.exchange, aio_pika.ExchangeType.TOPIC, durable=True, passive=True)
+    for queue in [topology.log] * topology.is_log_bound + [*topology.queues]:
+        async with step(connection, f"the queue {queue}", topology) as channel:
+            await channel.declare_queue(queue, passive=True)
+
+
+async def hold_fence(connection: AbstractConnection, name: str, topology: Topology) -> None:
+    """Declare an exclusive queue that lives as long as *connection*: no second writer gets past it.
+
+    Without it, messages that the broker still holds of a connection that died could land behind those of the next one.
+
+    Raises:
+        BrokerUnreachable: another connection holds it; waiting helps if that one is dying.
+        TopologyMismatch: this user may not declare it.
+
+    """
+    await hold_fences(connection, [name], topology)
+
+
+async def hold_fences(connection: AbstractConnection, names: Sequence[str], topology: Topology) -> None:
+    """Declare several of them, see ``hold_fence``: many in one write and with one answer.
+
+    Raises:
+        FenceHeld: another connection holds one of them, and the sentence names it.
+        BrokerUnreachable: no answer in time.
+        TopologyMismatch: this user may not declare one of them.
+
+    """
+    for start in range(0, len(names), FENCES_AT_ONCE):
+        some = names[start : start + FENCES_AT_ONCE]
+        try:
+            async with step(connection, "the fences", topology) as channel:
+                await _declare_fences(channel, some)
+        except TopologyMismatch:
+            await _name_the_refused(connection, some, topology)
+
+
+async def _declare_fences(channel: AbstractChannel, names: Sequence[str]) -> None:
+    underlay: Any = await channel.get_underlay_channel()  # its queue is not in the library's abstract class
+    frames = [commands.Queue.Declare(queue=name, durable=False, exclusive=True, nowait=True) for name in names]
+    await underlay.write_queue.put(ChannelFrame.marshall(underlay.number, frames))
+    # The broker takes what a channel says one by one, so that this answer is for all. Of a refusal it says nothing but
+    # that it closes the channel.
+    await channel.declare_queue(names[-1], passive=True)
+
+
+async def _name_the_refused(connection: AbstractConnection, names: Sequence[str], topology: Topology) -> None:
+    """Ask for each of *names* by itself, since one of them was refused; none is, where it has become free meanwhile."""
+    for name in names:
+        try:
+            async with step(connection, f"the fence {name}", topology) as channel:
+                await channel.declare_queue(name, durable=False, exclusive=True)
+        except TopologyMismatch as problem:
+            if isinstance(problem.__cause__, amqp.ChannelLockedResource):
+                raise FenceHeld(
+                    f"another connection publishes for this source (it holds the queue {name}): either our own last "
+                    "one, whose end the broker will notice soon, or a second bridge for the same PBX, which must be "
+                    "stopped",
+                    name,
+                ) from problem
+            raise
+
+
+class LateFences:
+    """Fences of sources that turn up while publishing, each taken before the first event of its source is sent.
+
+    *fence_of* names them, *held* are taken already; without *fence_of* none are.
+    """
+
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        topology: Topology,
+        fence_of: Callable[[SourceName], str] | None,
+        held: Sequence[str],
+    ) -> None:
+        self._connection = connection
+        self._topology = topology
+        self._fence_of = fence_of
+        self._held = set(held)
+        self._source_of: Mapping[str, SourceName] = {}
+
+    def __repr__(self) -> str:
+        return f"<LateFences {len(self._held)} held>"
+
+    def missing(self, rows: Sequence[OutboxRow]) -> Sequence[str]:
+        """Return the fences that have to be taken before *rows* may be sent."""
+        if self._fence_of is None:
+            return []
+        wanted = {self._fence_of(source): source for source in dict.fromkeys(row.source for row in rows)}
+        self._source_of = wanted
+        return [fence for fence in wanted if fence not in self._held]
+
+    async def hold(self, fences: Sequence[str]) -> None:
+        """Take *fences*, which were missing.
+
+        Raises:
+            FenceHeld: another connection holds that of a source.
+            BrokerUnreachable: there was no answer in time.
+            TopologyMismatch: this user may not declare it.
+
+        """
+        try:
+            await hold_fences(self._connection, fences, self._topology)
+        except FenceHeld as problem:
+            problem.source = self._source_of[problem.fence]
+            raise
+        self._held.update(fences)
+
+
+@asynccontextmanager
+async def step(connection: AbstractConnection, what: str, topology: Topology) -> AsyncIterator[AbstractChannel]:
+    """Open a channel for one thing, since a refusal closes its channel, and say what was refused.
+
+    A broker that takes longer for it than the deadline of *connection* is hung up on: see ``in_time``.
+    """
+    with translated(None, what, permission_command(connection, topology)):
+        async with in_time(connection):
+            channel = await connection.channel(publisher_confirms=False)
+            yield channel
+            await channel.close()
+
+
+def permission_command(connection: AbstractConnection, topology: Topology) -> str:
+    """Return the line that allows the user of *connection* everything in *topology*, and little else."""
+    url: URL = getattr(connection, "url", URL())  # not in the library's abstract class
+    prefixes = [re.escape(topology.exchange)]
+    prefixes += [re.escape(queue) for queue in topology.queues if not queue.startswith(topology.exchange)]
+    pattern = f"^{prefixes[0]}" if len(prefixes) == 1 else f"^({'|'.join(prefixes)})"
+    vhost = unquote(url.raw_path.removeprefix("/")) or "/"
+    return shlex.join(["rabbitmqctl", "set_permissions", "-p", vhost, url.user or "guest", pattern, pattern, pattern])

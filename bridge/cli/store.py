@@ -1,0 +1,115 @@
+"""``backup``, ``restore`` and ``forget``: what the store keeps."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import click
+import orjson
+
+from bridge.cli.accounts import meant
+from bridge.cli.common import config_option, json_option, print_json, say, settings_of
+from bridge.cli.control import done_by_bridge
+from bridge.errors import BridgeError
+from bridge.events.normalize import account_key
+from bridge.model import AccountGuid
+from bridge.observability.report import plural
+from bridge.ops.trace import unfinished
+from bridge.store.sqlite.backup import back_up, put_back
+from bridge.store.sqlite.reader import StoreReader
+from bridge.store.sqlite.store import SqliteStore
+
+MAX_SUGGESTED: Final = 3
+
+
+@click.command()
+@config_option
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@json_option
+def backup(config: Path | None, file: Path, *, as_json: bool) -> None:
+    """Copy the store into a new FILE, while the bridge goes on.
+
+    The copy holds personal data and the key of the store: only its owner may read it. Put it back with restore.
+    """
+    path = settings_of(config, require=False, level="error").store.path
+    try:
+        size = back_up(path, file, datetime.now(UTC))
+    except FileExistsError as problem:
+        raise BridgeError(f"{file} is there already; name a file that is not") from problem
+    words = f"{path} is copied to {file} ({size / 1_000_000:.1f} MB), as of now"
+    say(words, as_json=as_json, file=str(file), bytes=size)
+
+
+@click.command()
+@config_option
+@click.argument("file", type=click.Path(dir_okay=False, exists=True, path_type=Path))
+@click.confirmation_option(prompt="Put this copy in the place of the store? The present one is kept beside it.")
+@json_option
+def restore(config: Path | None, file: Path, *, as_json: bool) -> None:
+    """Put a copy in the place of the store of a stopped bridge.
+
+    The next time the store is opened, by check too, a new lineage begins, so that no number is used twice; the next
+    start reads every PBX from its start, so that nothing is missed.
+    """
+    path = settings_of(config, require=False, level="error").store.path
+    kept = put_back(file, path, datetime.now(UTC))
+    where = f"; what was there is now {kept}" if kept is not None else ""
+    words = (
+        f"{path} is now the copy {file}{where}. The next time it is opened, by check too, a new lineage begins; the "
+        "next start walks every PBX"
+    )
+    say(words, as_json=as_json, kept=str(kept) if kept is not None else None)
+
+
+@click.command("forget")
+@config_option
+@click.argument("guid")
+@click.option("--discard-unsent", is_flag=True, help="Also events not sent yet, which then never are; bridge stopped.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.confirmation_option(prompt="This cannot be undone. Forget what is known of the person behind this account?")
+def forget_command(config: Path | None, guid: str, *, discard_unsent: bool, as_json: bool) -> None:
+    """Take the personal data of an account out of the store.
+
+    For accounts that are gone from the PBX; of one that is still there only the events of the past are cleared.
+    Backups, the log at the broker and what subscribers keep have to be looked after on their own.
+    """
+    path = settings_of(config, require=False, level="error").store.path
+    with StoreReader(path) as store:
+        if not store.knows(account_key(AccountGuid(guid))):
+            raise BridgeError(_no_account(store, guid))
+
+    way_out = "Wait until that is done, or stop the bridge and add --discard-unsent"
+
+    def forgotten(store: SqliteStore) -> bytes:
+        nonlocal way_out
+        way_out = "Run the bridge until that is done, or add --discard-unsent"
+        key = account_key(AccountGuid(guid))
+        return orjson.dumps(store.forget(key, datetime.now(UTC), discard_unsent=discard_unsent))
+
+    done = orjson.loads(done_by_bridge(config, "POST", f"/forget/{quote(guid, safe='')}", offline=forgotten))
+    if done["unsent"] and not done["events"]:
+        waiting = f"{plural(done['unsent'], 'event')} of the account {'is' if done['unsent'] == 1 else 'are'}"
+        raise BridgeError(f"{waiting} not sent yet, so nothing was forgotten. {way_out}")
+    if as_json:
+        print_json(done)
+        return
+    click.echo(f"{done['events']} events and {done['accounts']} entries of the mirror keep nothing but numbers now")
+    for name in done["present_at"]:
+        click.echo(
+            f"{name} still has the account, so its entry stays and its next change is published: delete it there, "
+            "then forget it once more"
+        )
+
+
+def _no_account(store: StoreReader, guid: str) -> str:
+    named = [str(known.account["guid"]) for known in meant(store, guid)]
+    others = [name for name in named if account_key(AccountGuid(name)) != account_key(AccountGuid(guid))]
+    hint = (
+        f"; did you mean {' or '.join(others[:MAX_SUGGESTED])}?" if others else ". account-bridge accounts lists them"
+    )
+    untold = f". {unfinished(store.sources(), store.renewed)}" if store.renewed is not None else ""
+    return f"no account has the guid {guid!r}{hint}{untold}"
+
+
+COMMANDS: Final = (backup, restore, forget_command)

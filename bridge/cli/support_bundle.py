@@ -1,0 +1,117 @@
+"""``support-bundle``: what somebody who helps needs to know, in one file that may be sent to them."""
+
+import os
+import platform
+import sqlite3
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import orjson
+
+from bridge import __version__, logs
+from bridge.cli.common import config_option, json_option, run_now, say, settings_of
+from bridge.config.settings import Settings
+from bridge.errors import BridgeError
+from bridge.observability.report import without_people
+from bridge.ops.control_socket import ask, socket_path
+from bridge.store.sqlite.reader import StoreReader
+
+PACKAGES: Final = ("aio-pika", "aiormq", "aiohttp", "websockets", "orjson", "pydantic", "structlog", "tenacity")
+
+
+@click.command("support-bundle")
+@config_option
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="The file; by default one in here.")
+@json_option
+def support_bundle(config: Path | None, output: Path | None, *, as_json: bool) -> None:
+    """Write a zip file for a ticket: versions, settings, status, store statistics, recent log lines.
+
+    No password, no token and nothing about any person is in it; it is plain text, look for yourself.
+    """
+    settings = settings_of(config, require=False, level="error")
+    file = output or Path(f"account-bridge-support-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip")
+    parts = {
+        "about.json": _json(_about()),
+        "settings.json": _json(settings.redacted()),
+        "store.json": _json(_told(lambda: _store(settings))),
+        "status.json": _json(_told(lambda: without_people(orjson.loads(_bridge(settings, "/status"))))),
+        "log.jsonl": _lines(settings),
+    }
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as problem:
+        raise BridgeError(f"{file} cannot be written: {problem.strerror}. Name another one with --output") from problem
+    with os.fdopen(descriptor, "wb") as written, zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for name, content in parts.items():
+            bundle.writestr(name, content)
+    say(f"{file}: {', '.join(parts)}", as_json=as_json, file=str(file))
+
+
+def _about() -> Mapping[str, Any]:
+    return {
+        "made_at": datetime.now(UTC),
+        "account-bridge": __version__,
+        "python": sys.version,
+        "sqlite": sqlite3.sqlite_version,
+        "system": platform.platform(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _store(settings: Settings) -> Mapping[str, Any]:
+    path = settings.store.path
+    files = {file.name: file.stat().st_size for file in sorted(path.parent.glob(f"{path.name}*")) if file.is_file()}
+    with StoreReader(path) as store:
+        return {
+            "files": files,
+            "renewed": store.renewed,
+            "sources": [asdict(source) for source in store.sources()],
+            "outbox": store.outbox(),
+            "waiting_or_held": [
+                {
+                    "position": event.position,
+                    "routing_key": event.routing_key,
+                    "bytes": len(event.body),
+                    "created_at": event.created_at,
+                    "in_doubt": event.is_in_doubt,
+                    "held": event.is_held,
+                    "parked": event.parked_reason,
+                }
+                for event in store.unsent()
+            ],
+        }
+
+
+def _lines(settings: Settings) -> bytes:
+    try:
+        lines = _bridge(settings, "/logs").splitlines()
+    except BridgeError as problem:
+        return _json({"problem": str(problem)}, indent=False)
+    return b"\n".join(_json(orjson.loads(line), indent=False) for line in lines)
+
+
+def _bridge(settings: Settings, target: str) -> bytes:
+    return run_now(ask(socket_path(settings.store.path), "GET", target))
+
+
+def _told(part: Callable[[], Any]) -> Any:
+    """Return what *part* returns, or why it cannot: a bundle of half the truth is better than none."""
+    try:
+        return part()
+    except BridgeError as problem:
+        return {"problem": str(problem)}
+
+
+def _json(content: Any, *, indent: bool = True) -> bytes:
+    plain = orjson.loads(orjson.dumps(content, option=orjson.OPT_UTC_Z))
+    return orjson.dumps(logs.scrub_all(plain), option=orjson.OPT_INDENT_2 if indent else 0)
+
+
+COMMANDS: Final = (support_bundle,)

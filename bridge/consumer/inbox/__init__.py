@@ -1,0 +1,1 @@
+"""Which changes were applied already: one rule, kept in SQLite or PostgreSQL."""

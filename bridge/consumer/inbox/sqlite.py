@@ -1,0 +1,91 @@
+"""The inbox in the caller's SQLite file."""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+
+from bridge.consumer.inbox.rule import COMMITS_AT_ONCE, NO_TABLES, Answer, Query, Statements
+from bridge.errors import StoreUnusable
+from bridge.events.cloudevents import AccountChanged, SourceVerified
+from bridge.model import AccountGuid
+
+_LEGACY_TRANSACTIONS: Final = -1
+"""``sqlite3.LEGACY_TRANSACTION_CONTROL``, which Python 3.11 does not name since it knows nothing else."""
+
+
+class SqliteInbox:
+    """Where each account stands, on the caller's connection and in the caller's transaction.
+
+    Opens no transaction and ends none, except that creating the table begins one as any statement does. Errors of the
+    database are the caller's, as ``sqlite3`` raises them.
+
+    Args:
+        connection: on which the effect of a change is written too.
+        table: the name of the inbox's table; two subscribers in one file need two.
+
+    Raises:
+        ValueError: *table* is no plain lower-case name.
+
+    """
+
+    def __init__(self, connection: sqlite3.Connection, *, table: str = "pbx_inbox") -> None:
+        self._connection = connection
+        self._statements = Statements(table, collation="BINARY")
+        self._table = table
+
+    def __repr__(self) -> str:
+        return f"<SqliteInbox {self._table}>"
+
+    def create_tables(self) -> None:
+        """Create the table where it is missing; to be called once, before the first change."""
+        self._execute(self._statements.creating)
+
+    def accept(self, event: AccountChanged) -> bool:
+        """Record *event* in the caller's open transaction, and return whether to apply it: it is newer than what was.
+
+        Raises:
+            StoreUnusable: there is no table, or the connection commits each statement at once, which would record the
+                change as applied before it is.
+            sqlite3.Error: from the database.
+
+        """
+        if commits_at_once(self._connection):
+            raise StoreUnusable(COMMITS_AT_ONCE)
+        return self._execute(self._statements.accepting(event)).changed == 1
+
+    def gone(self, certificate: SourceVerified) -> Sequence[AccountGuid]:
+        """Return the accounts that are gone by *certificate*, as they were spelled, and record that they are.
+
+        None, unless it completes a lineage, and each account once, however often the certificate is delivered. Nothing
+        of an older lineage is accepted any more. Raises what ``accept`` raises.
+        """
+        if commits_at_once(self._connection):
+            raise StoreUnusable(COMMITS_AT_ONCE)
+        steps = self._statements.completing(certificate)
+        try:
+            query = next(steps)
+            while True:
+                query = steps.send(self._execute(query))
+        except StopIteration as done:
+            found: Sequence[AccountGuid] = done.value
+            return found
+
+    def _execute(self, query: Query) -> Answer:
+        cursor = self._connection.cursor()
+        cursor.row_factory = None  # the caller's connection may make anything of a row
+        try:
+            cursor.execute(query.sql, query.parameters)
+            return Answer(cursor.fetchall(), cursor.rowcount)
+        except sqlite3.OperationalError as problem:
+            if "no such table" in str(problem):
+                raise StoreUnusable(f"{NO_TABLES} ({problem})") from problem
+            raise
+        finally:
+            cursor.close()
+
+
+def commits_at_once(connection: sqlite3.Connection) -> bool:
+    """Tell whether a statement on *connection* would be committed by itself."""
+    mode = getattr(connection, "autocommit", _LEGACY_TRANSACTIONS)
+    begins_by_itself = connection.isolation_level is not None if mode == _LEGACY_TRANSACTIONS else not mode
+    return not connection.in_transaction and not begins_by_itself

@@ -1,0 +1,1 @@
+"""A row becomes an account, a difference, a CloudEvent; and the words and the document that tell of them."""

@@ -1,0 +1,1 @@
+"""How the bridge is doing: status, sentences, metrics, spans, the page, dashboards and alert rules."""

@@ -1,0 +1,365 @@
+"""The board in words, for people, and in JSON, for machines."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+
+from bridge.events.wording import clean, shown
+from bridge.observability.status import LEVELS, Board, Door, Level, LogPart, Part, SourcePart, age_words
+
+Sentence = tuple[str | datetime, ...]
+"""Words and moments; whoever shows it knows the reader's clock and puts the moments into words."""
+
+IN_FUTURE: Final = "in the future: the clock was wrong when it was written"
+"""Said of a moment that was recorded and has not come yet."""
+
+FILE_UNUSABLE: Final = "file_unusable"
+STORE_LOCKED: Final = "store_locked"
+
+_NOT_TOLD: Final = {"steady", "pace", "expected", "scrub", "locked"}
+"""Members of the board that are no news to anybody."""
+
+_NOT_OF_A_PART: Final = {
+    "task_stuck",
+    "outbox_full",
+    "events_late",
+    "events_parked",
+    "walk_stalled",
+    "insecure",
+    FILE_UNUSABLE,
+    STORE_LOCKED,
+    "log_unreadable",
+    "pbx_waits",
+    "pbx_unlike_before",
+}
+"""Causes of which the sentence about an end of the bridge does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that somebody should know."""
+
+    where: str
+    """``bridge``, ``outbox``, ``broker``, or the name of a PBX."""
+    cause: str
+    """One word for machines: the same as in metrics."""
+    level: Level
+    since: datetime | None
+    words: str
+    """What is wrong and what to do."""
+
+
+def problems(board: Board, now: datetime) -> list[Problem]:
+    """Return what is wrong, the worst first."""
+    found = list(_problems(board, now))
+    return sorted(found, key=lambda problem: -LEVELS.index(problem.level))
+
+
+def _problems(board: Board, now: datetime) -> Iterator[Problem]:
+    for words in board.stuck():
+        yield Problem(
+            "bridge", "task_stuck", Level.ERROR, None, f"{words}. Restart the bridge; nothing is lost".capitalize()
+        )
+    if board.broker.level is not Level.OK:
+        yield _failing("broker", board.broker)
+    if board.log is not None:
+        yield from _problems_of_log(board.log)
+    yield from _problems_of_outbox(board, now)
+    for sentence in board.insecurities:
+        yield Problem("bridge", "insecure", Level.WARN, None, sentence)
+    yield from _problems_of_files(board)
+    if board.door is not None:
+        yield from _problems_of_door(board.door)
+    for name, part in board.sources.items():
+        yield from _problems_of(name, part, board, now)
+
+
+def _problems_of_outbox(board: Board, now: datetime) -> Iterator[Problem]:
+    if words := board.locked():
+        yield Problem("outbox", STORE_LOCKED, Level.WARN, None, ended(f"{words[:1].upper()}{words[1:]}"))
+    if board.uncompared:
+        words = f"Each start tells everything anew, under a new lineage: {board.uncompared}"
+        yield Problem("log", "log_unreadable", Level.WARN, None, ended(words))
+    if board.full:
+        yield Problem("outbox", "outbox_full", Level.PAUSED, None, board.full)
+    if board.is_late(now) and board.oldest is not None:
+        waited = age_words(now - board.oldest)
+        yield Problem(
+            "outbox",
+            "events_late",
+            Level.ERROR,
+            board.oldest,
+            f"The oldest event has waited for {waited}; more than {age_words(board.max_unsent_age)} is too long",
+        )
+    if board.parked:
+        yield Problem("outbox", "events_parked", Level.WARN, None, _parked_words(board))
+
+
+def _problems_of_door(door: Door) -> Iterator[Problem]:
+    for caller in door.waiting.values():
+        words = (
+            f"A new PBX, {clean(caller.pbx)} of {clean(caller.domain)}, dials from {clean(caller.address)} and waits "
+            f"for your yes: account-bridge admit {caller.source}"
+        )
+        yield Problem("door", "pbx_waits", Level.WARN, None, words)
+
+
+def _problems_of_files(board: Board) -> Iterator[Problem]:
+    ways = zip(("broker", "log"), board.ways, strict=False)  # there may be no log of our own
+    for where, part in (*ways, *board.sources.items()):
+        if part.file_trouble:
+            yield Problem(where, FILE_UNUSABLE, Level.WARN, None, part.file_trouble)
+
+
+def _problems_of_log(part: LogPart) -> Iterator[Problem]:
+    if part.level is not Level.OK:
+        yield _failing("log", part)
+    if part.parked:
+        words = (
+            f"The log refused {plural(part.parked, 'event')} for good{_behind(part.held - part.parked)}. "
+            "Why, and what to do: account-bridge parked"
+        )
+        yield Problem("log", "events_parked", Level.WARN, None, words)
+    if part.warning:
+        yield Problem("log", "log_lost_events", Level.WARN, None, part.warning)
+
+
+def _problems_of(name: str, part: SourcePart, board: Board, now: datetime) -> Iterator[Problem]:
+    if part.is_paused:
+        words = f"{part.doing[:1].upper()}{part.doing[1:]}. To read it again: account-bridge resume {name}"
+        yield Problem(name, "pbx_paused", Level.PAUSED, part.since, words)
+    elif part.level is not Level.OK and part.level is not Level.PAUSED:
+        yield _failing(name, part)
+    if part.held_back:
+        yield Problem(name, part.held_cause, Level.WARN, part.held_since, ended(part.held_back))
+    if part.walk is not None and board.is_stalled(part, now):
+        yield Problem(
+            name,
+            "walk_stalled",
+            Level.WARN,
+            part.walk.progress_at,
+            f"The full walk is stuck: {part.walk.accounts} accounts were read, and none for "
+            f"{age_words(now - part.walk.progress_at)}. Is the PBX overloaded? Changes that are heard "
+            "still flow",
+        )
+    if part.warning:
+        yield Problem(name, "deletions_held", Level.WARN, None, part.warning)
+    if part.oddity:
+        yield Problem(name, "pbx_unlike_before", Level.WARN, None, part.oddity)
+    if part.doubt:
+        yield Problem(name, "api_not_listed", Level.WARN, None, part.doubt)
+
+
+def _parked_words(board: Board) -> str:
+    return (
+        f"The broker refused {plural(board.parked, 'event')} for good{_behind(board.held - board.parked)}. "
+        "Why, and what to do: account-bridge parked"
+    )
+
+
+def headline(board: Board, now: datetime) -> list[Sentence]:
+    """Return the few sentences that somebody in a hurry wants: is everything sent, and is it alive?"""
+    told: list[Sentence] = [(_in_short(board, now),)]
+    changes = [part.last_change for part in board.sources.values() if part.last_change is not None]
+    if changes:
+        last = max(changes, key=lambda change: change.at)
+        told.append(("Last change ", last.at, ", ", shown(last.account), f", {last.what}."))
+    heard = [(part.last_progress_at, name) for name, part in board.sources.items() if part.last_progress_at]
+    if heard:
+        at, name = min(heard)  # of several PBXs the one that was silent for longest
+        told.append((f"Last answer from {name} {age_words(now - at)} ago.",))
+    return told
+
+
+def _in_short(board: Board, now: datetime) -> str:
+    waiting = board.unsent + board.held
+    unwritten = 0 if board.log is None else board.log.unsent + board.log.held
+    if board.held and not board.unsent:
+        return f"All but {plural(board.held, 'event')} sent, which {'is' if board.held == 1 else 'are'} held back."
+    unread = [name for name, part in board.sources.items() if not part.is_usable and not part.is_paused]
+    if waiting:
+        if not board.broker.is_usable:
+            return f"{_waiting(waiting)} for the broker."
+        return f"{_waiting(waiting)} to be sent."
+    if unwritten:
+        return f"Everything sent, but {_waiting(unwritten)} to be written to the log."
+    if unread and board.level(now) is not Level.OK:
+        return f"Everything heard is sent, but {_names(unread)} {'is' if len(unread) == 1 else 'are'} not read."
+    return "Everything sent."
+
+
+def _names(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def sentences(board: Board, now: datetime) -> list[str]:
+    """Return what a person wants to know first."""
+    told = [in_local_words(sentence) for sentence in headline(board, now)]
+    told += [ended(problem.words) for problem in problems(board, now) if problem.cause in _NOT_OF_A_PART]
+    told += [f"{name}: {_held_back(part, now)}" for name, part in board.sources.items() if part.held_back]
+    told += [f"{name}: {_sentence(part, now)} {completeness(part, now)}" for name, part in board.sources.items()]
+    if board.door is not None:
+        told.append(board.door.sentence())
+    told.append(f"Broker: {_sentence(board.broker, now)}")
+    if board.log is not None:
+        told.append(f"Log: {_sentence(board.log, now)}")
+    return told
+
+
+def liveness(board: Board) -> tuple[bool, str]:
+    """Return whether the process is alive, not whether changes flow, and why."""
+    stuck = board.stuck()
+    return not stuck, "\n".join(stuck) or "the event loop turns, and every task makes progress"
+
+
+def as_json(board: Board, now: datetime) -> Mapping[str, Any]:
+    """Return the whole board for machines; ages are in seconds."""
+    return {
+        "level": board.level(now),
+        "ready": board.is_ready(now),
+        "alive": not board.stuck(),
+        "now": now,
+        "headline": [[_as_member(part) for part in sentence] for sentence in headline(board, now)],
+        "problems": problems(board, now),
+        "sentences": sentences(board, now),
+        **{name: value for name, value in _members(board).items() if name not in _NOT_TOLD},
+        "ended": board.ended(),
+        "oldest_unsent_seconds": _seconds(board.oldest_unsent_at, now),
+        "broker": {**_members(board.broker), "ages": {"confirm": _seconds(board.broker.last_progress_at, now)}},
+        "door": None if board.door is None else _members(board.door),
+        "log": None if board.log is None else _members(board.log),
+        "sources": {name: _source(board, part, now) for name, part in board.sources.items()},
+        "tasks": {
+            name: {
+                "progress_age_seconds": round(task.age(board.steady()).total_seconds(), 3),
+                "limit_seconds": task.limit.total_seconds(),
+                "is_stuck": task.is_stuck(board.steady()),
+            }
+            for name, task in board.tasks.items()
+        },
+        "max_unsent_age": board.max_unsent_age.total_seconds(),
+        "max_walk_stall": board.max_walk_stall.total_seconds(),
+    }
+
+
+def without_people(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``as_json`` told without the names of accounts, to be sent to somebody who helps."""
+    kept = {name: value for name, value in told.items() if name not in {"headline", "sentences"}}
+    sources = told.get("sources", {})
+    kept["sources"] = {name: {**part, "last_change": None} for name, part in sources.items()}
+    return kept
+
+
+def _source(board: Board, part: SourcePart, now: datetime) -> dict[str, Any]:
+    return {
+        **_members(part),
+        "cursor": {name: orjson.Fragment(token) for name, token in _members(part.cursor).items() if token is not None},
+        "level": board.level_of(part, now),
+        "is_walk_stalled": board.is_stalled(part, now),
+        "completeness": completeness(part, now),
+        "ages": {
+            "answer": _seconds(part.last_progress_at, now),
+            "change": _seconds(part.last_change_at, now),
+            "confirm": _seconds(part.last_confirm_at, now),
+            "caught_up": _seconds(part.caught_up_at, now),
+            "verified": _seconds(part.verified_at, now),
+        },
+    }
+
+
+def in_local_words(sentence: Sentence) -> str:
+    """Return *sentence* with its moments in the time of this machine."""
+    return "".join(f"{part.astimezone():%H:%M}" if isinstance(part, datetime) else clean(part) for part in sentence)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return *count* and *noun*, which takes an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def ended(sentence: str) -> str:
+    """Return *sentence* with its full stop."""
+    return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
+
+
+def _behind(count: int) -> str:
+    return f", and {count} {'waits' if count == 1 else 'wait'} behind" if count else ""
+
+
+def _waiting(count: int) -> str:
+    return f"{plural(count, 'event')} {'waits' if count == 1 else 'wait'}"
+
+
+def _failing(where: str, part: Part) -> Problem:
+    words = part.problem or f"{part.doing[:1].upper()}{part.doing[1:]}"
+    return Problem(where, part.cause or "not_connected", part.level, part.level_since or part.since, words)
+
+
+def _as_member(part: str | datetime) -> str | dict[str, datetime]:
+    return {"at": part} if isinstance(part, datetime) else part
+
+
+def _members(value: Any) -> dict[str, Any]:
+    return {member.name: getattr(value, member.name) for member in fields(value)}
+
+
+def _seconds(since: datetime | None, now: datetime) -> float | None:
+    return None if since is None else round((now - since).total_seconds(), 3)
+
+
+def _sentence(part: Part, now: datetime) -> str:
+    words = f"{part.doing} for {age_words(now - part.since)}"
+    if part.last_progress_at is not None:
+        words += f", last answer {age_words(now - part.last_progress_at)} ago"
+    return f"{words}. {ended(part.problem)}" if part.problem else f"{words}."
+
+
+def _held_back(part: SourcePart, now: datetime) -> str:
+    since = "" if part.held_since is None else f", the first for {age_words(now - part.held_since)}"
+    return f"{_waiting(part.unsent)}{since}: {ended(part.held_back)}"
+
+
+def completeness(part: SourcePart, now: datetime) -> str:
+    """Return what the last proven full walk of a PBX says about what is known of it."""
+    if part.verified_at is None:
+        words = "Deletions unknown: no full walk was proven yet."
+    else:
+        found = f"{_found(part, now)}, " if part.accounts is not None else ""
+        words = f"{found}verified {_moment(part.verified_at, now)}. Deletions {part.deletions}."
+    return f"{words} {ended(part.warning)}" if part.warning else words
+
+
+def _found(part: SourcePart, now: datetime) -> str:
+    if not part.absent:
+        return plural(part.accounts or 0, "account") + ("" if part.warning else ", all match")
+    words = f"{part.seen} match"
+    if part.unseen:
+        words += f", {part.unseen} {_were(part.unseen)} not seen; a second walk {_second_walk(part, now)}"
+    if held := part.deletions_held:
+        words += f"{';' if part.unseen else ','} {held} {_were(held)} not seen, whose deletion is held"
+    return words
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
+def _second_walk(part: SourcePart, now: datetime) -> str:
+    if part.walk is not None:
+        return "is under way"
+    at = part.second_look_at
+    if at is None or at <= now:
+        return "decides as soon as it can begin"
+    return f"at {at.astimezone():%H:%M} decides"
+
+
+def _moment(at: datetime, now: datetime) -> str:
+    return f"{at.astimezone():%Y-%m-%d %H:%M}{in_future(at, now)}"
+
+
+def in_future(at: datetime, now: datetime) -> str:
+    """Return what is to be said about a recorded moment that lies in the future, or nothing where it does not."""
+    return f" ({IN_FUTURE})" if at > now else ""

@@ -1,0 +1,164 @@
+"""Events to one queue only, beside the live ones and without disturbing them: a replay of what was sent, or a snapshot.
+
+Both read the store as any operator's command does and publish on a connection of their own, through an exchange that
+leads to that one queue. Live events go on to arrive there meanwhile, in any order with these.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from bridge.broker.publisher import Publisher, PublisherSession
+from bridge.events import cloudevents
+from bridge.model import AccountChange, ChangeKind, KnownAccount, OutboxRow, RecordedEvent, SourceName
+
+PAGE_ACCOUNTS = 256
+
+
+class Looked(Protocol):
+    """What a snapshot needs of a store."""
+
+    def accounts(self) -> Iterator[KnownAccount]:
+        """Yield the whole mirror."""
+
+    def account(self, source: SourceName, key: str) -> KnownAccount | None:
+        """Return one account of the mirror."""
+
+    def events(self, *, after: int) -> Iterator[list[RecordedEvent]]:
+        """Yield pages of events behind position *after*."""
+
+    def last_position(self) -> int:
+        """Return the position of the newest event."""
+
+
+class Sender:
+    """Sends rows and waits for their confirms, page by page."""
+
+    def __init__(self, session: PublisherSession) -> None:
+        self._session = session
+        self._sent = 0
+        self.confirmed = 0
+
+    def __repr__(self) -> str:
+        return f"<Sender {self.confirmed} confirmed>"
+
+    async def send(self, rows: Iterable[OutboxRow]) -> None:
+        """Return once the broker confirmed all of *rows*.
+
+        Raises:
+            BridgeError: what ended the session, or why the broker did not take one of them; ``confirmed`` tells how
+                far it came.
+
+        """
+        page = list(rows)
+        if not page:
+            return
+        for refusal in filter(None, map(self._session.refusal_of, page)):
+            raise refusal
+        await self._session.send(page)
+        self._sent += len(page)
+        while self.confirmed < self._sent:
+            outcomes = await self._session.outcomes()
+            self.confirmed += len(outcomes.confirmed)
+            for _, refusal in outcomes.refused:
+                raise refusal
+
+
+@asynccontextmanager
+async def sending(publisher: Publisher) -> AsyncIterator[Sender]:
+    """Send while inside."""
+    async with publisher.session() as session:
+        yield Sender(session)
+
+
+def is_replayable(event: RecordedEvent) -> bool:
+    """Tell whether *event* was sent and can be sent again just as it was."""
+    return (
+        event.event_type == cloudevents.ACCOUNT_CHANGED
+        and event.published_at is not None
+        and event.discarded_reason is None
+        and event.forgotten_at is None
+    )
+
+
+def as_row(event: RecordedEvent) -> OutboxRow:
+    """Return *event* as it was sent."""
+    return OutboxRow(
+        position=event.position,
+        source=event.source,
+        sequence=event.sequence,
+        event_id=event.event_id,
+        event_type=event.event_type,
+        routing_key=event.routing_key,
+        body=event.body,
+        created_at=event.created_at,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One snapshot: the present state of all accounts, and of those that change while it is sent."""
+
+    store: Looked
+    run: str
+    """Makes its events' ids its own."""
+    clock: Callable[[], datetime]
+    source: str | None = None
+    """Only this one."""
+
+    async def send(self, sender: Sender) -> tuple[int, int]:
+        """Return how many accounts were sent, and how many of them once more because they changed meanwhile.
+
+        A state is read, then sent; a change in between may overtake it on the live way. So what changed since the
+        beginning is sent once more, until nothing did.
+
+        Raises:
+            BridgeError: what ended the sending.
+
+        """
+        mark = self.store.last_position()
+        count = again = 0
+        page: list[KnownAccount] = []
+        for known in self.store.accounts():
+            if not known.is_deleted and self.source in {None, known.source}:
+                page.append(known)
+            if len(page) == PAGE_ACCOUNTS:
+                await sender.send(self._told(page))
+                count, page = count + len(page), []
+        await sender.send(self._told(page))
+        count += len(page)
+        while changed := self._changed_since(mark):
+            mark = self.store.last_position()
+            present = [self.store.account(source, key) for source, key in changed]
+            for start in range(0, len(present), PAGE_ACCOUNTS):
+                await sender.send(self._told(filter(None, present[start : start + PAGE_ACCOUNTS])))
+            again += len(changed)
+        return count, again
+
+    def _changed_since(self, mark: int) -> list[tuple[SourceName, str]]:
+        found = {
+            (event.source, event.account_key): None
+            for page in self.store.events(after=mark)
+            for event in page
+            if event.account_key is not None and self.source in {None, event.source}
+        }
+        return list(found)
+
+    def _told(self, page: Iterable[KnownAccount]) -> Iterator[OutboxRow]:
+        for known in page:
+            change = AccountChange(
+                source=known.source,
+                kind=ChangeKind.DELETED if known.is_deleted else ChangeKind.INITIAL,
+                account=known.account,
+                changed=(),
+                previous={},
+                revision=known.revision,
+                cursor=known.cursor,
+            )
+            sequence, lineage, now = known.sequence, known.lineage, self.clock()
+            identity = cloudevents.snapshot_id(change, lineage, self.run)
+            body = cloudevents.encode(change, identity=identity, sequence=sequence, lineage=lineage, time=now)
+            key = cloudevents.routing_key(change)
+            yield OutboxRow(0, known.source, sequence, identity, cloudevents.ACCOUNT_CHANGED, key, body, now)

@@ -1,0 +1,139 @@
+"""A PBX that dials us, as a source: whatever connection it made last is the one that is read."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, NoReturn
+
+from websockets.exceptions import ConnectionClosed
+
+from bridge.errors import PbxUnreachable
+from bridge.model import Cursor
+from bridge.pbx.inbound.connection import AcceptedConnection
+from bridge.pbx.inbound.identity import Identity, confirmed
+from bridge.pbx.reader import AtOnce, HandOn, Reader, reason_of
+from bridge.pbx.walk.actions import Pace
+from bridge.pbx.websocket import GOING_AWAY, NORMAL, OUR_FAULT
+from bridge.pbx.wire import messages as m
+from bridge.pbx.wire.protocol import Conversation, Event
+
+WAITING_SECONDS: Final = 60.0
+"""How often we say that we still wait for a PBX to dial."""
+
+
+@dataclass(slots=True)
+class Call:
+    """A connection on which a PBX has logged in."""
+
+    identity: Identity
+    socket: AcceptedConnection
+    conversation: Conversation
+    early: Sequence[Event] = ()
+    """What came with the login."""
+    info: m.PbxInfo | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it is of no more use."""
+    is_replaced: bool = False
+    code: int = NORMAL
+    """What the PBX is told when it is over."""
+    guid: str = ""
+    """Of the App object in its login."""
+
+    def replace(self) -> None:
+        """Give it up for a newer one, without waiting for a goodbye: it may be half dead."""
+        self.is_replaced = True
+        self.over.set()
+        self.socket.abort()
+
+    async def until_over(self) -> None:
+        """Wait until nobody reads it any more, or the PBX hangs up."""
+        self.socket.gone.add_done_callback(lambda _: self.over.set())
+        await self.over.wait()
+
+
+class CallingPbx:
+    """One PBX that dials us. It is read by one task and on one connection at a time, so no two walks ever overlap.
+
+    *on_state* is told ``waiting for the PBX to dial``, once a minute, and ``reading``.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        pace: Pace,
+        *,
+        on_state: Callable[[str], None] = lambda _state: None,
+        on_noise: Callable[[str], None] = lambda _reason: None,
+        on_info: Callable[[m.PbxInfo], None] = lambda _info: None,
+    ) -> None:
+        self.identity = identity
+        self._peer = f"PBX {identity.pbx} of {identity.domain}"
+        self._reader = Reader(self._peer, pace, on_noise=on_noise, on_event=self._heard)
+        self._on_state = on_state
+        self._on_info = on_info
+        self._next: Call | None = None
+        self._current: Call | None = None
+        self._news = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<CallingPbx {self.identity}, {'connected' if self.is_connected else 'away'}>"
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection, read or about to be."""
+        return any(call is not None and not call.over.is_set() for call in (self._current, self._next))
+
+    def request_walk(self) -> None:
+        """Have the list read from its start once more, as soon as the PBX is there and the live cursor at rest."""
+        self._reader.request_walk()
+
+    def offer(self, call: Call) -> None:
+        """Read *call* from now on; an older connection is given up, since a PBX that dials again has lost it."""
+        for older in (self._current, self._next):
+            if older is not None:
+                older.replace()
+        self._next = call
+        self._news.set()
+        if call.info is not None:
+            self._on_info(call.info)
+
+    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:
+        """Wait for the PBX to dial, and read on from *since* on that connection until it is of no more use.
+
+        Raises:
+            PbxUnreachable: it hung up, does not answer, or has dialled anew.
+            PbxBrokeProtocol: what came makes no sense.
+            PbxRefusedRequest: the PBX answers questions with errors.
+
+        """
+        call = await self._call()
+        call.code = OUR_FAULT
+        try:
+            self._on_state("reading")
+            await self._reader.read(call.socket, call.conversation, call.early, since, hand_on, at_once)
+        except asyncio.CancelledError:
+            call.code = GOING_AWAY
+            raise
+        except ConnectionClosed as closed:
+            if call.is_replaced:
+                raise PbxUnreachable(f"{self._peer} dialled anew, and its former connection was closed") from closed
+            raise PbxUnreachable(f"{self._peer} hung up: {reason_of(closed)}") from closed
+        finally:
+            call.over.set()
+            self._current = None
+
+    async def _call(self) -> Call:
+        while self._next is None or self._next.over.is_set():
+            self._on_state("waiting for the PBX to dial")
+            self._news.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WAITING_SECONDS):
+                    await self._news.wait()
+        self._current, self._next = self._next, None
+        return self._current
+
+    def _heard(self, event: Event) -> None:
+        if isinstance(event, m.PbxInfo):
+            confirmed(self.identity, event)
+            self._on_info(event)

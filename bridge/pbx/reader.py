@@ -1,0 +1,301 @@
+"""Reads a PBX's accounts over a connection on which somebody has logged in: ``Walker`` decides what to ask, and when.
+
+A message is dealt with in the turn of the event loop in which it came, and the next question leaves before anything is
+done with its row, let alone before that is durable: a walk is bound by the round trip to the PBX and nothing else.
+What was read and not committed is read again after a crash, and the mirror swallows it.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, NoReturn
+
+from websockets.exceptions import ConnectionClosed
+
+from bridge.errors import BridgeError, PbxBrokeProtocol, PbxUnreachable
+from bridge.logs import get_logger
+from bridge.model import Cursor
+from bridge.pbx.walk.actions import (
+    Action,
+    Ask,
+    CaughtUp,
+    Compare,
+    Deliver,
+    Doubted,
+    EpochBegan,
+    Pace,
+    Reached,
+    Say,
+    Sighted,
+    WalkBegan,
+    WalkEnded,
+)
+from bridge.pbx.walk.walker import Walker
+from bridge.pbx.websocket import TOO_BIG, WebSocket
+from bridge.pbx.wire import messages as m
+from bridge.pbx.wire.protocol import Conversation, Event
+
+Heard = Deliver | Sighted | EpochBegan | CaughtUp | WalkBegan | WalkEnded | Compare | Doubted
+"""What a source hands on."""
+
+HandOn = Callable[[Heard], Awaitable[None]]
+"""Takes the next thing, and may let us wait, which stops the reading."""
+
+AtOnce = Callable[[Heard], bool]
+"""The same without waiting: takes the next thing if there is room for it, and returns whether it did."""
+
+
+_TO_SAY: Final = (Ask, Say)
+
+log = get_logger(__name__)
+
+
+def _nobody_waits() -> None:
+    """Wake nobody."""
+
+
+class Reader:
+    """Reads one connection after the other.
+
+    *peer* is what sentences call the other end, *on_event* hears everything that comes, before it is acted upon.
+    """
+
+    def __init__(
+        self,
+        peer: str,
+        pace: Pace,
+        *,
+        on_noise: Callable[[str], None] = lambda _reason: None,
+        on_event: Callable[[Event], None] = lambda _event: None,
+    ) -> None:
+        self._peer = peer
+        self._pace = pace
+        self._on_noise = on_noise
+        self._on_event = on_event
+        self._is_walk_wanted = False
+        self._wake: Callable[[], None] = _nobody_waits
+        self._reached: Reached | None = None
+        """What the connection before came to."""
+
+    def __repr__(self) -> str:
+        return f"<Reader of {self._peer}>"
+
+    def request_walk(self) -> None:
+        """Have the list read from its start once more, beside the live cursor, as soon as that is at rest."""
+        self._is_walk_wanted = True
+        self._wake()
+
+    async def read(  # noqa: PLR0913, PLR0917 - a connection, how far it has come, and where it leads
+        self,
+        socket: WebSocket,
+        conversation: Conversation,
+        early: Sequence[Event],
+        since: Cursor,
+        hand_on: HandOn,
+        at_once: AtOnce | None = None,
+    ) -> NoReturn:
+        """Read on from *since* until the connection is of no more use; *early* came before, and *hand_on* may wait.
+
+        *at_once* is asked first, and *hand_on* gets what it has no room for.
+
+        Raises:
+            PbxUnreachable: nobody answers.
+            PbxBrokeProtocol: what came makes no sense.
+            PbxRefusedRequest: the PBX answers questions with errors.
+            ConnectionClosed: it broke.
+            Exception: what *hand_on* or *at_once* raised; those of the reading itself are ``contained``.
+
+        """
+        walker = Walker(since, self._pace, chance=random.random, reached=self._reached)
+        reading = _Reading(
+            socket, conversation, walker, hand_on=hand_on, at_once=at_once, on_event=self._heard, peer=self._peer
+        )
+        self._wake = reading.wake
+        try:
+            with contained(self._peer):
+                reading.begin(early)
+            while True:
+                if self._is_walk_wanted:
+                    self._is_walk_wanted = False
+                    with contained(self._peer):
+                        reading.want_walk()
+                await reading.go_on()
+        except ConnectionClosed as closed:
+            if socket.is_stalled:
+                raise PbxUnreachable(f"{self._peer} does not take what we send") from closed
+            raise
+        finally:
+            reading.end()
+            self._wake = _nobody_waits
+            self._reached = walker.reached
+
+    def _heard(self, event: Event) -> None:
+        if isinstance(event, m.Unreadable):
+            self._on_noise(event.reason)
+        self._on_event(event)
+
+
+class _Reading:
+    """One connection being read.
+
+    Messages and the passing of time are dealt with where they happen. What that leads to is handed on there, too; what
+    finds no room is left for ``go_on``, and until that is done the connection holds further messages back.
+    """
+
+    def __init__(  # noqa: PLR0913 - a connection, how far it has come, and where it leads
+        self,
+        socket: WebSocket,
+        conversation: Conversation,
+        walker: Walker,
+        *,
+        hand_on: HandOn,
+        at_once: AtOnce | None,
+        on_event: Callable[[Event], None],
+        peer: str,
+    ) -> None:
+        self._socket = socket
+        self._conversation = conversation
+        self._walker = walker
+        self._hand_on = hand_on
+        self._at_once = at_once
+        self._on_event = on_event
+        self._peer = peer
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._news = asyncio.Event()
+        """Set when there is something for ``go_on``."""
+        self._left: deque[Heard] = deque()
+        """What found no room."""
+        self._problem: Exception | None = None
+        """What ends the reading."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, early: Sequence[Event]) -> None:
+        """Ask the first question, and take what came *early*."""
+        self._carry_out(self._walker.begin(self._now()))
+        for event in early:
+            self._carry_out(self._walker.heard(event, self._now()))
+        self._socket.listen(self._take, self.wake)
+
+    def end(self) -> None:
+        """Deal with nothing more."""
+        self._socket.hold()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def go_on(self) -> None:
+        """Wait for what cannot be done at once, and do it."""
+        await self._news.wait()
+        self._news.clear()
+        while self._left:
+            await self._hand_on(self._left[0])
+            self._left.popleft()
+        if self._problem is not None:
+            raise self._problem
+        self._socket.go_on()
+        if self._left:
+            return
+        self._mind_the_time()
+        if self._socket.is_over and self._problem is None:
+            raise self._socket.end
+
+    def want_walk(self) -> None:
+        """Have the list read from its start once more."""
+        self._carry_out(self._walker.want_walk(self._now()))
+
+    def wake(self) -> None:
+        """Have ``go_on`` look what there is to do."""
+        self._news.set()
+
+    def _take(self, data: bytes) -> None:
+        try:
+            event = self._conversation.receive(data)
+            self._on_event(event)
+            self._carry_out(self._walker.heard(event, self._now()))
+        except Exception as problem:  # noqa: BLE001 - raised where somebody waits for it
+            self._stop_at(_planned(problem, self._peer))
+
+    def _time_passed(self) -> None:
+        self._timer = None
+        if self._left or self._problem is not None:
+            return
+        try:
+            self._carry_out(self._walker.pass_time(self._now()))
+        except Exception as problem:  # noqa: BLE001 - the same
+            self._stop_at(_planned(problem, self._peer))
+
+    def _stop_at(self, problem: Exception) -> None:
+        self._problem = problem
+        self._socket.hold()
+        self.wake()
+
+    def _carry_out(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Ask):
+                self._socket.send(self._conversation.ask(action.cursor))
+            elif isinstance(action, Say):
+                self._socket.send(self._conversation.say(action.message))
+        try:
+            for action in actions:
+                if not isinstance(action, _TO_SAY) and (
+                    self._left or self._at_once is None or not self._at_once(action)
+                ):
+                    self._left.append(action)
+        except Exception as problem:  # noqa: BLE001 - of whoever takes things, who gets it back as it is
+            self._stop_at(problem)
+            return
+        if self._left:
+            self._socket.hold()
+            self.wake()
+        else:
+            self._mind_the_time()
+
+    def _mind_the_time(self) -> None:
+        """Have the walker told of the time when it wants to; later than that is moved only when it comes."""
+        wake_at = self._walker.wake_at
+        if self._timer is not None:
+            if self._timer.when() <= wake_at:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(wake_at, self._time_passed)
+
+
+@contextmanager
+def contained(peer: str) -> Iterator[None]:
+    """Let what goes wrong inside be the trouble of this connection and of nobody else, with a traceback in the log.
+
+    Raises:
+        PbxBrokeProtocol: instead of any exception that nobody planned, RecursionError and MemoryError included.
+
+    """
+    try:
+        yield
+    except Exception as problem:
+        planned = _planned(problem, peer)
+        if planned is problem:
+            raise
+        raise planned from problem
+
+
+def _planned(problem: Exception, peer: str) -> Exception:
+    """Return what ends the reading because of *problem*."""
+    if isinstance(problem, (BridgeError, ConnectionClosed)):
+        return problem
+    log.error("source.message_failed", peer=peer, exc_info=problem)
+    return PbxBrokeProtocol(
+        f"something that {peer} said could not be dealt with ({type(problem).__name__}); the log has more"
+    )
+
+
+def reason_of(closed: ConnectionClosed) -> str:
+    """Return how a connection ended, in words."""
+    frame = closed.rcvd or closed.sent
+    if frame is None:
+        return "cut without a goodbye"
+    if frame.code == TOO_BIG and not frame.reason.startswith("a message in"):
+        return "a message was larger than max_message_bytes"
+    if closed.rcvd is None and frame.reason:
+        return f"closed with code {frame.code}, because of {frame.reason}"
+    return f"closed with code {frame.code}"

@@ -1,0 +1,227 @@
+"""What a PBX says, read as values: tolerant, any property may be missing, null or unknown."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import orjson
+
+from bridge.model import AccountGuid, Cursor, Row, Token
+from bridge.pbx.wire import messages as m
+
+API_NAMES = frozenset({m.API, "PbxImpersonation"})
+"""What ``api`` may say in an answer. The vendor's page names both in different places; only the first is plausible."""
+
+MAX_PROPERTIES: Final = 100
+"""Of a login, which has eight: a stranger sent it, and they are looked at one by one."""
+
+DELETION_WORDS = frozenset({"del", "delete", "deleted", "remove", "removed"})
+
+
+def read_message(data: bytes | str) -> m.Message:
+    """Return the message in *data*. Never raises: what cannot be read comes back as ``Unreadable``."""
+    try:
+        return _read(_decode(data), data)
+    except _Unusable as unusable:
+        return m.Unreadable(str(unusable))
+    except RecursionError:
+        return m.Unreadable("nested too deeply")
+    except ValueError:
+        return m.Unreadable("not valid JSON")
+
+
+def _read(content: Any, data: bytes | str) -> m.Message:
+    if not isinstance(content, dict):
+        raise _Unusable(f"a JSON {type(content).__name__} where an object belongs")
+    mt = content.get("mt")
+    if not isinstance(mt, str):
+        raise _Unusable("no message type (mt)")
+    reader = _READERS.get(mt)
+    if reader is None:
+        return m.Other(mt)
+    try:
+        return reader(content, data)
+    except _Unusable as unusable:
+        raise _Unusable(f"{mt}: {unusable}") from None
+
+
+class _Unusable(Exception):  # noqa: N818 - never leaves this module
+    """Something of the wrong type where we cannot do without it."""
+
+
+def _decode(data: bytes | str) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        # A PBX that cuts a name in the middle of a character sends invalid UTF-8 or half a surrogate pair; the
+        # rest of such a message is still worth reading.
+        text = _text_of(data)
+    with suppress(orjson.JSONDecodeError):
+        return orjson.loads(text)
+    mended = json.dumps(json.loads(text), ensure_ascii=False)
+    return orjson.loads(mended.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _text_of(data: bytes | str) -> str:
+    return data.decode(errors="replace") if isinstance(data, bytes) else data
+
+
+def _cursor(content: Mapping[str, Any], data: bytes | str) -> Cursor:
+    guid, usn, ausn = content.get("guid"), content.get("usn"), content.get("ausn")
+    if float in (type(guid), type(usn), type(ausn)):
+        # Also an integer beyond 64 bits. Its text, not its value, is what we owe back.
+        written = json.loads(_text_of(data), parse_float=_Written, parse_int=_Written)
+        guid, usn, ausn = (
+            written[name] if isinstance(value, float) else value
+            for name, value in (("guid", guid), ("usn", usn), ("ausn", ausn))
+        )
+    return Cursor(_token("guid", guid), _token("usn", usn), _token("ausn", ausn))
+
+
+class _Written(str):
+    """A number as it was written."""
+
+    __slots__ = ()
+
+
+def _token(name: str, value: Any) -> Token | None:
+    if isinstance(value, _Written):
+        return Token(str(value))
+    if isinstance(value, str):
+        return Token(orjson.dumps(value).decode()) if value else None
+    if value is None:
+        return None
+    if isinstance(value, int):
+        return Token(orjson.dumps(value).decode())
+    raise _Unusable(f"{name} is neither text nor number")
+
+
+def _read_account_result(content: dict[str, Any], data: bytes | str) -> m.Message:
+    src = _text(content, "src") or None
+    complaint = content.get("error") or content.get("errorText") or content.get("err")
+    if complaint:
+        return m.RequestError(complaint if isinstance(complaint, str) else "without a text", src)
+    api = content.get("api")
+    if api is not None and not (isinstance(api, str) and api in API_NAMES):
+        return m.Other(f"{content['mt']} of another api")
+    cursor = _cursor(content, data)
+    account_guid = content.get("account-guid")
+    if account_guid is None or account_guid == "":
+        return m.NoAccount(cursor, src)
+    if isinstance(account_guid, (bool, dict, list)):
+        raise _Unusable("account-guid is neither text nor number")
+    h323 = content.get("account-h323")
+    info = content.get("info")
+    row = Row(
+        cursor,
+        AccountGuid(str(account_guid)),
+        h323 if isinstance(h323, str) and h323 else None,
+        info if isinstance(info, dict) and info else None,
+        _says_deleted(content),
+    )
+    return m.AccountRow(row, src)
+
+
+def _read_deletion(content: dict[str, Any], data: bytes | str) -> m.Message:
+    result = _read_account_result(content, data)
+    if not isinstance(result, m.AccountRow):
+        return result
+    row = result.row
+    return m.AccountRow(Row(row.cursor, row.account_guid, row.h323, row.info, is_deleted=True), result.src)
+
+
+def _says_deleted(content: Mapping[str, Any]) -> bool:
+    if content.get("deleted") is True or content.get("del") is True:
+        return True
+    update = content.get("update")
+    return isinstance(update, str) and update.lower() in DELETION_WORDS
+
+
+def _read_login(content: dict[str, Any], data: bytes | str) -> m.Message:
+    told = {name: _text(content, name) for name in ("app", "digest", "domain", "sip", "guid", "dn")}
+    info = content.get("info")
+    if info is None:
+        return m.AppLogin(**told)
+    try:
+        return m.AppLogin(**told, info=orjson.dumps(info).decode(), info_as_sent=_as_sent(_text_of(data), "info"))
+    except (ValueError, IndexError, RecursionError, orjson.JSONEncodeError):
+        raise _Unusable("info is nested too deeply, or beside too much, or not valid JSON") from None
+
+
+_DECODER: Final = json.JSONDecoder(parse_int=str, parse_float=str)
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
+
+
+def _as_sent(text: str, name: str) -> str | None:
+    """Return the characters of a property's value in the JSON object *text*; of several, those that count: the last.
+
+    Raises:
+        ValueError: it has more properties than any login.
+
+    """
+    found, left = None, MAX_PROPERTIES
+    place = _after_space(text, text.index("{") + 1)
+    while text[place] != "}":
+        left -= 1
+        if left < 0:
+            raise ValueError("too many properties")
+        key, place = _DECODER.raw_decode(text, place)
+        start = _after_space(text, _after_space(text, place) + 1)
+        _, place = _DECODER.raw_decode(text, start)
+        if key == name:
+            found = text[start:place]
+        place = _after_space(text, place)
+        if text[place] == ",":
+            place = _after_space(text, place + 1)
+    return found
+
+
+def _after_space(text: str, place: int) -> int:
+    gap = _SPACE.match(text, place)
+    return place if gap is None else gap.end()
+
+
+def _read_login_result(content: dict[str, Any], data: bytes | str) -> m.Message:
+    del data
+    if content.get("ok") is True:
+        return m.LoginAccepted()
+    return m.LoginRefused(_text(content, "errorText") or _text(content, "error"))
+
+
+def _read_pbx_info(content: dict[str, Any], data: bytes | str) -> m.Message:
+    del data
+    apis = content.get("apis")
+    named = tuple(api for api in apis if isinstance(api, str)) if isinstance(apis, list) else ()
+    return m.PbxInfo(_text(content, "domain"), _text(content, "pbx"), named, _text(content, "version"))
+
+
+_READERS: Final[dict[str, Callable[[dict[str, Any], bytes | str], m.Message]]] = {
+    "AppChallenge": lambda _content, _data: m.AppChallenge(),
+    # Old firmware sent the challenge as a number.
+    "AppChallengeResult": lambda content, _data: m.AppChallengeResult(_text(content, "challenge")),
+    "AppLogin": _read_login,
+    "AppLoginResult": _read_login_result,
+    "PbxInfo": _read_pbx_info,
+    "AppInfo": lambda content, _data: m.AppInfo(_text(content, "app"), _text(content, "src") or None),
+    "AppInfoResult": lambda content, _data: m.AppInfoResult(_text(content, "app"), _text(content, "src") or None),
+    "CheckBuild": lambda content, _data: m.CheckBuild(_text(content, "url")),
+    "CheckBuildResult": lambda _content, _data: m.CheckBuildResult(),
+    "KeepAlive": lambda _content, _data: m.KeepAlive(),
+    "AccountInfo": lambda content, data: m.AccountInfo(_text(content, "src"), _cursor(content, data)),
+    "AccountInfoResult": _read_account_result,
+    "AccountInfoDel": _read_deletion,
+    "AccountDelete": _read_deletion,
+    "Error": lambda content, _data: m.RequestError(
+        _text(content, "errorText") or _text(content, "error"), _text(content, "src") or None
+    ),
+}
+
+
+def _text(content: Mapping[str, Any], name: str) -> str:
+    """Return a property as text; missing, null and structured values are the empty text."""
+    value = content.get(name)
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""

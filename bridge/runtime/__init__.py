@@ -1,0 +1,1 @@
+"""The running bridge: its parts, and how they are put together from the settings."""

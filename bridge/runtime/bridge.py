@@ -1,0 +1,441 @@
+"""Runs the parts and stops them: PBXs being followed, the sinks of the outbox, and housekeeping."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
+
+from bridge.clock import utc_now
+from bridge.delivery.limits import Limits
+from bridge.delivery.reconcile import Brake
+from bridge.delivery.sink import Outbox, Publisher
+from bridge.errors import PbxUnreachable
+from bridge.events.normalize import Rules, account_key
+from bridge.logs import get_logger
+from bridge.model import AccountGuid, Caller, Forgotten, Meeting, Newcomers, OutboxRow, Parked, Pause, SourceName
+from bridge.observability.status import Board, Level, SourcePart
+from bridge.pbx.walk.schedule import Habits
+from bridge.runtime.committer import Told
+from bridge.runtime.interpreter import tune
+from bridge.runtime.outbox_monitor import Counted, CountedOutbox, Tally
+from bridge.runtime.sinks import Comparable, ReadLog, Sinks, StreamSink
+from bridge.runtime.source_worker import FollowedPbx, Pbx, Remembering, reading, recalled, show_pause, shown_as_known
+
+PRUNE_ROWS: Final = 500
+PRUNE_SECONDS: Final = 60.0
+WALK_CHECK_SECONDS: Final = 5.0
+DISK_CHECK_SECONDS: Final = 1.0
+
+STORE_STUCK: Final = timedelta(minutes=1)
+"""The store is asked something every second; an answer may take as long as a backup that holds the file."""
+
+HOUSEKEEPING_STUCK: Final = timedelta(minutes=10)
+
+WAITS_FOR_PROOF: Final = "waiting for the broker: its log has to be compared with the store"
+"""What a PBX does that is not read yet."""
+
+APART_SECONDS: Final = 0.01
+"""Between dialling one PBX and the next at the start: a thousand logins at once cost 13 KB of memory each for ever."""
+
+log = get_logger(__name__)
+
+Result = TypeVar("Result")
+
+
+class StoreThread:
+    """The ``Offload`` of ``delivery``: one thread, so that calls happen one at a time and in order.
+
+    The order is that in which they were given, whether awaited or not: so what is asked of the outbox while a group is
+    being kept is answered with that.
+    """
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+
+    def __call__(self, call: Callable[..., Result], /, *args: Any) -> Awaitable[Result]:
+        """Return what ``call(*args)`` returns."""
+        return asyncio.get_running_loop().run_in_executor(self._executor, partial(call, *args))
+
+    def close(self) -> None:
+        """Finish what was begun."""
+        self._executor.shutdown(wait=True)
+
+
+class KnowsCallers(Protocol):
+    """What is known of PBXs that dial."""
+
+    def meet(self, caller: Caller, at: datetime, newcomers: Newcomers) -> Meeting:
+        """Take note that a PBX has logged in, and return whether it may be let in."""
+
+    def admit(self, caller: Caller, at: datetime) -> bool:
+        """Let a PBX in from now on; False where its name is another's."""
+
+    def acknowledge(self, source: SourceName) -> bool:
+        """Take what was odd about a PBX for right; False where no PBX of that name has dialled."""
+
+    def known(self, since: datetime) -> Sequence[Caller]:
+        """Return the PBXs that have dialled *since* then."""
+
+    def oddity(self, source: SourceName) -> str:
+        """Return what is odd about a PBX, as a sentence."""
+
+
+class KeptStore(Remembering, Comparable, Counted, Protocol):
+    """What a running bridge needs of a store beside what following, publishing and counting need."""
+
+    @property
+    def exchange(self) -> "KeptOutbox":
+        """What it has for the exchange."""
+
+    @property
+    def restored(self) -> str:
+        """Why a new lineage began for all sources, as long as not all of them are told anew."""
+
+    def incomplete(self) -> AbstractSet[SourceName]:
+        """Return the sources of which no walk has told everything in their present lineage."""
+
+    def unpark(self, position: int) -> bool:
+        """Have a parked row tried once more, and return whether there was one at *position*."""
+
+    def discard(self, position: int, reason: str, at: datetime) -> bool:
+        """Never send a parked row, let go what waits behind it, and return whether there was one at *position*."""
+
+    def pause(self, source: SourceName, pause: Pause) -> None:
+        """Record that *source* is not to be read."""
+
+    def resume(self, source: SourceName) -> bool:
+        """Record that *source* may be read again, and return whether it was paused."""
+
+    def forget(self, key: str, at: datetime, *, discard_unsent: bool) -> Forgotten:
+        """Take the personal data of an account out of mirror and events."""
+
+    @property
+    def book(self) -> "KnowsCallers":
+        """The PBXs that dial."""
+
+    def prune(self, before: datetime, limit: int) -> int:
+        """Forget up to *limit* rows published before that time, and return how many that were."""
+
+
+class KeptOutbox(Outbox, CountedOutbox, Protocol):
+    """What a running bridge needs of the outbox for the exchange."""
+
+
+class Bridge:
+    """Everything running: reads all PBXs, relays the outbox, prunes, and keeps the board."""
+
+    def __init__(  # noqa: PLR0913 - its parts
+        self,
+        store: KeptStore,
+        pbxs: Sequence[Pbx],
+        publisher: Publisher,
+        *,
+        rules: Rules,
+        board: Board,
+        window: int = 256,
+        keep: timedelta = timedelta(days=7),
+        brake: Brake = Brake(),  # noqa: B008 - frozen, so sharing it is safe
+        habits: Habits = Habits(),  # noqa: B008 - the same
+        limits: Limits = Limits(),  # noqa: B008 - the same
+        stream: StreamSink | None = None,
+        on_told: Callable[[Told], None] = lambda _told: None,
+        on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
+        read_log: ReadLog | None = None,
+    ) -> None:
+        self.board = board
+        self._store = store
+        self._pbxs = list(pbxs)
+        self._readers: list[asyncio.Task[None]] = []
+        self._group: asyncio.TaskGroup | None = None
+        """What readers run in, while the bridge does."""
+        self._is_stopping = False
+        self._rules = rules
+        self._keep = keep
+        self._on_told = on_told
+        self._brake = brake
+        self._habits = habits
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._walk_check = asyncio.Event()
+        self._followed: dict[SourceName, FollowedPbx] = {}
+        self._offload = StoreThread()
+        behind = None if stream is None else stream.outbox
+        self._tally = Tally(board, store, self._offload, limits, self._has_room, behind)
+        self._sinks = Sinks(
+            store,
+            publisher,
+            stream,
+            board=board,
+            tally=self._tally,
+            offload=self._offload,
+            window=window,
+            on_published=on_published,
+            read_log=read_log,
+        )
+        self._is_proven = False
+        """True once PBXs are read, since the store is known to be the newest state of itself."""
+        self._early_pauses: dict[SourceName, Pause | None] = {}
+        """What operators decided about PBXs that were not followed yet."""
+        self._early_walks: dict[SourceName, bool] = {}
+        """Walks that operators wanted of such, and whether these may delete whatever they do not see."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until *stop* is set, then commit what was read and wait for the confirms of what was sent.
+
+        Raises:
+            Fatal: nothing can be done by waiting; everything durable stays as it is.
+
+        """
+        tune()
+        try:
+            await self._tally.begin()
+            await self._measure()
+            for watched, limit in (("store", STORE_STUCK), ("prune", HOUSEKEEPING_STUCK)):
+                self.board.watch(watched, limit)
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                beginning = group.create_task(self._begin(group), name="begin")
+                pruning = group.create_task(self._keep_pruning(), name="prune")
+                walking = group.create_task(self._keep_walking(), name="walk")
+                measuring = group.create_task(self._keep_measuring(), name="measure")
+                for task in (pruning, walking, measuring):
+                    self.board.expect(task.get_name(), task)
+                await stop.wait()
+                log.info("bridge.stopping")
+                self._is_stopping = True
+                self.board.expect_nothing()
+                for task in (beginning, *self._readers, pruning, walking, measuring):
+                    task.cancel()
+                await self._sinks.wind_down()
+                log.info("bridge.stopped")
+        except ExceptionGroup as failures:
+            raise _first(failures) from None
+        finally:
+            self._offload.close()
+
+    async def _begin(self, group: asyncio.TaskGroup) -> None:
+        """Read, as soon as no number can be given twice, and send, once the log was compared."""
+        renewed = await self._offload(self._why_renewed)  # a walk may have told everything until the broker is reached
+        if self._store.is_proven:
+            self._begin_reading()
+        else:
+            for name in list(self.board.sources):
+                await self._show_waiting(SourceName(name))
+        if await self._sinks.prove():
+            log.warning("store.renewed", problem=await self._offload(self._why_renewed) or renewed)
+            await self._show_renewed()
+        self._begin_reading()
+        self._sinks.start(group)
+
+    def _why_renewed(self) -> str:
+        return self._store.restored
+
+    async def _show_renewed(self) -> None:
+        """Show of which PBXs not everything is told anew yet."""
+        why = await self._offload(self._why_renewed)
+        for name in await self._offload(self._store.incomplete) & self.board.sources.keys():
+            self.board.sources[name].begins_anew()
+            self.board.sources[name].warning = f"A full walk has to end before all is told: {why}."
+
+    async def _show_waiting(self, name: SourceName) -> None:
+        """Show what the store knows of a PBX that is not read yet."""
+        part = self.board.sources[name]
+        pause, _ = await shown_as_known(name, part, self._store, offload=self._offload)
+        if not self._is_proven:
+            part.does(WAITS_FOR_PROOF, Level.WARN, utc_now())
+            show_pause(part, self._early_pauses.get(name, pause))
+
+    def _begin_reading(self) -> None:
+        if not self._is_proven:
+            self._is_proven = True
+            self._start_reading(self._pbxs)
+
+    async def _follow(self, pbx: Pbx, first_pause_seconds: float) -> None:
+        followed = self._followed[pbx.name] = await recalled(
+            pbx,
+            self._store,
+            offload=self._offload,
+            board=self.board,
+            has_room=self._has_room,
+            rules=self._rules,
+            brake=self._brake,
+            habits=self._habits,
+            on_told=self._told,
+            on_keeping=partial(self._sinks.wake, pbx.name),
+        )
+        if pbx.name in self._early_pauses:
+            followed.hold(self._early_pauses.pop(pbx.name))
+        if pbx.name in self._early_walks:
+            followed.resync(accept_deletions=self._early_walks.pop(pbx.name))
+        await followed.follow(first_pause_seconds)
+
+    async def meet(self, caller: Caller, newcomers: Newcomers) -> Meeting:
+        """Take note that a PBX has logged in, and return whether it may be let in; a new one may have to wait.
+
+        Raises:
+            PbxUnreachable: the bridge is stopping.
+            StoreUnusable: the store cannot be written.
+
+        """
+        if self._is_stopping:
+            raise PbxUnreachable("the bridge is stopping")
+        meeting = await self._offload(self._store.book.meet, caller, utc_now(), newcomers)
+        if meeting is Meeting.WAITS and self.board.door is not None:
+            self.board.door.expect(caller)
+        return meeting
+
+    async def oddity(self, name: SourceName) -> str:
+        """Return what is odd about a PBX that dialled, as a sentence; empty where nothing is."""
+        return await self._offload(self._store.book.oddity, name)
+
+    async def callers(self, since: datetime) -> Sequence[Caller]:
+        """Return the PBXs that have dialled *since* then."""
+        return await self._offload(self._store.book.known, since)
+
+    async def admit(self, name: SourceName) -> bool:
+        """Say yes to a new PBX that waits, or to what is odd about a known one; False where there is none like that."""
+        waiting = {} if self.board.door is None else self.board.door.waiting
+        if name in waiting:
+            is_admitted = await self._offload(self._store.book.admit, waiting[name], utc_now())
+            waiting.pop(name, None)
+        else:
+            is_admitted = await self._offload(self._store.book.acknowledge, name)
+            if name in self.board.sources:
+                self.board.sources[name].oddity = ""
+        log.info("listen.admitted", source=name, is_admitted=is_admitted)
+        return is_admitted
+
+    def follow(self, pbx: Pbx, part: SourcePart) -> None:
+        """Follow one more PBX from now on, or from the start if the bridge does not run yet; *part* is its place."""
+        self.board.sources[pbx.name] = part
+        self._pbxs.append(pbx)
+        if self._is_stopping:
+            return
+        if self._is_proven:
+            self._start_reading([pbx])
+        elif self._group is not None:
+            self._group.create_task(self._show_waiting(pbx.name), name=f"show {pbx.name}")
+
+    def beat(self, name: SourceName) -> None:
+        """Record that the reading of a PBX is alive, although there may be nothing to read."""
+        self.board.beat(reading(name))
+
+    def _start_reading(self, pbxs: Iterable[Pbx]) -> None:
+        if self._group is not None:
+            for number, pbx in enumerate(pbxs):
+                reader = self._group.create_task(self._follow(pbx, number * APART_SECONDS), name=reading(pbx.name))
+                self._readers.append(reader)
+                self.board.expect(reading(pbx.name), reader)
+
+    def resync(self, name: SourceName, *, accept_deletions: bool) -> bool:
+        """Walk a PBX from its start as soon as it is reached; False where there is none of that name.
+
+        With *accept_deletions* the accounts that this walk does not see may be deleted, however many they are.
+        """
+        if name not in self.board.sources:
+            return False
+        followed = self._followed.get(name)
+        if followed is None:
+            self._early_walks[name] = accept_deletions or self._early_walks.get(name, False)
+        else:
+            followed.resync(accept_deletions=accept_deletions)
+            self._walk_check.set()
+        return True
+
+    async def pause(self, name: SourceName, reason: str) -> bool:
+        """Read a PBX no more until ``resume``, restarts included; False where there is none of that name."""
+        if name not in self.board.sources:
+            return False
+        pause = Pause(utc_now(), reason)
+        await self._offload(self._store.pause, name, pause)
+        log.warning("source.paused", source=name, reason=reason)
+        self._hold(name, pause)
+        return True
+
+    async def resume(self, name: SourceName) -> bool:
+        """Read a PBX again; False where there is none of that name, or it was not paused."""
+        if name not in self.board.sources or not await self._offload(self._store.resume, name):
+            return False
+        log.info("source.resumed", source=name)
+        self._hold(name, None)
+        return True
+
+    def _hold(self, name: SourceName, pause: Pause | None) -> None:
+        followed = self._followed.get(name)
+        if followed is not None:
+            followed.hold(pause)
+        else:  # it is not read before the log was compared with the store
+            self._early_pauses[name] = pause
+            show_pause(self.board.sources[name], pause, otherwise="starting" if self._is_proven else WAITS_FOR_PROOF)
+
+    async def parked(self) -> Sequence[Parked]:
+        """Return the events that the broker refused for good, the oldest first."""
+        return await self._offload(self._store.parked)
+
+    async def forget(self, guid: AccountGuid) -> Forgotten:
+        """Take the personal data of an account out of the store, unless events of it are to be sent yet."""
+        done = await self._offload(partial(self._store.forget, account_key(guid), utc_now(), discard_unsent=False))
+        log.info("account.forgotten", accounts=done.accounts, events=done.events, unsent=done.unsent)
+        return done
+
+    async def retry(self, position: int) -> bool:
+        """Send a parked event once more, and return whether there was one at *position*."""
+        is_found = await self._offload(self._store.unpark, position)
+        self._released()
+        return is_found
+
+    async def discard(self, position: int, reason: str) -> bool:
+        """Never send a parked event, and return whether there was one at *position*."""
+        is_found = await self._offload(self._store.discard, position, reason, utc_now())
+        await self._tally.begin()
+        if is_found:
+            log.warning("event.discarded", position=position, reason=reason)
+        self._released()
+        return is_found
+
+    def _released(self) -> None:
+        self._tally.doubt()
+        self._tally.count()
+        self._sinks.wake_all()
+
+    async def _keep_walking(self) -> None:
+        while True:
+            now = utc_now().astimezone()
+            for followed in self._followed.values():
+                followed.walk_if_due(now)
+            self._walk_check.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WALK_CHECK_SECONDS):
+                    await self._walk_check.wait()
+
+    async def _keep_pruning(self) -> None:
+        while True:
+            while await self._offload(self._store.prune, utc_now() - self._keep, PRUNE_ROWS) == PRUNE_ROWS:
+                continue
+            self.board.beat("prune")
+            await asyncio.sleep(PRUNE_SECONDS)
+
+    async def _keep_measuring(self) -> None:
+        now = asyncio.get_running_loop().time
+        while True:
+            begun = now()
+            await asyncio.sleep(DISK_CHECK_SECONDS)
+            self.board.loop_lag_seconds = now() - begun - DISK_CHECK_SECONDS
+            await self._measure()
+
+    async def _measure(self) -> None:
+        await self._tally.measure(utc_now())
+        self.board.beat("store")
+
+    def _told(self, told: Told) -> None:
+        self._tally.told(told)
+        self._on_told(told)
+
+
+def _first(failures: ExceptionGroup[Exception]) -> Exception:
+    first = failures.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first

@@ -1,0 +1,405 @@
+"""What one source reads becomes durable, in groups: all that came during one commit goes into the next.
+
+So the groups grow as the reading gets faster than the disk, and a lone change waits for nobody. While one row follows
+the other, as in a full walk, a group takes a moment to gather: a commit costs as much for one row as for many.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from itertools import groupby
+from typing import Any, Final, TypeVar
+
+from bridge.delivery.compare import agrees
+from bridge.delivery.ingest import Ingested, ingest
+from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, caught_up, sight, sweep
+from bridge.delivery.sink import Offload, Store
+from bridge.events.cloudevents import event_id
+from bridge.events.normalize import Rules, Unexpected
+from bridge.events.wording import headline, held_words, name_of
+from bridge.logs import get_logger
+from bridge.model import AccountChange, Batch, Certificate, Cursor, Place, Row, SourceName
+from bridge.observability.status import LastChange, Level, SourcePart, WalkProgress
+from bridge.pbx.reader import Heard
+from bridge.pbx.walk.actions import CaughtUp, Compare, Deliver, Doubted, EpochBegan, Sighted, WalkBegan, WalkEnded
+from bridge.pbx.walk.schedule import WalkSchedule
+
+GATHER_SECONDS: Final = 0.05
+"""How long a group gathers at most. Measured at 1 ms round trip: 270 µs of CPU per account, 1270 µs without."""
+
+CLOSE_SECONDS: Final = 0.005
+CLOSE_ROWS: Final = 16
+"""Groups gather after so many rows in a row of which none came later than that behind the one before."""
+
+PROGRESS_ROWS: Final = 1000
+"""Between two lines in the log about a long walk."""
+
+_ROWS: Final = (Deliver, Sighted)
+
+Result = TypeVar("Result")
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What came of a group, for whoever listens."""
+
+    source: SourceName
+    changes: Sequence[AccountChange] = ()
+    certificate: Certificate | None = None
+    began_at: datetime | None = None
+    """When making the group durable began."""
+    lineage: str = ""
+    sequence: int = 0
+    """Of the last of the changes."""
+
+    @property
+    def identified(self) -> Sequence[tuple[str, AccountChange]]:
+        """The changes with the ids of their events."""
+        first = self.sequence - len(self.changes) + 1
+        numbered = enumerate(self.changes, first)
+        return [(event_id(self.lineage, self.source, number), change) for number, change in numbered]
+
+
+class Intake:
+    """Between the source that reads and the store that keeps, for one PBX.
+
+    *on_told* is called when changes are durable, and with the certificate of every proven full walk. *on_keeping* is
+    called as soon as the store was given something that may put events into the outbox: whoever asks for them then is
+    answered right behind that, a change of threads earlier than by asking when they are durable.
+    """
+
+    def __init__(  # noqa: PLR0913 - its parts
+        self,
+        name: SourceName,
+        store: Store,
+        *,
+        rules: Rules,
+        run: Offload,
+        clock: Callable[[], datetime],
+        part: SourcePart,
+        brake: Brake,
+        on_told: Callable[[Told], None],
+        schedule: WalkSchedule,
+        on_keeping: Callable[[], None] = lambda: None,
+        ask_ahead: int = 256,
+    ) -> None:
+        self.cursor = Cursor()
+        """Where the store stands, for all this intake knows."""
+        self.accepts_deletions = False
+        """True once an operator has said yes to the deletions that the brake holds."""
+        self._name = name
+        self._store = store
+        self._rules = rules
+        self._run = run
+        self._clock = clock
+        self._part = part
+        self._brake = brake
+        self._on_told = on_told
+        self._on_keeping = on_keeping
+        self._schedule = schedule
+        self._ask_ahead = ask_ahead
+        self._waiting: list[Heard] = []
+        """What is to be committed next."""
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._all_durable = asyncio.Event()
+        self._all_durable.set()
+        self._enough_rows = max(1, ask_ahead // 2)
+        """So many are a group at once: the reading goes on into the other half while they are committed."""
+        self._is_enough = asyncio.Event()
+        self._close_rows = 0
+        self._last_put = 0.0
+        self._walk: WalkRecord | None = None
+        self._lineage = ""
+        self._is_initial = False
+        self._may_be_at_end = False
+        """True after an end that was not proven, while no account came behind it."""
+        """True until the source was caught up for the first time in its lineage."""
+        self._is_first_reading = False
+        """True while the walk under way, if any, is made of what the live cursor delivers."""
+        self._unexpected = Unexpected()
+        self._rows_of_walk = 0
+
+    def __repr__(self) -> str:
+        return f"<Intake of {self._name}, {len(self._waiting)} waiting>"
+
+    def stand_at(self, place: Place) -> None:
+        """Go on from where the store stands."""
+        self.cursor, self._is_initial, self._lineage = place.cursor, place.is_initial, place.lineage
+
+    async def put(self, heard: Heard) -> None:
+        """Take the next thing; waits while ``ask_ahead`` wait to be committed, which in turn stops the reading."""
+        while not self.take_at_once(heard):
+            self._room.clear()
+            await self._room.wait()
+
+    def take_at_once(self, heard: Heard) -> bool:
+        """Take the next thing if there is room for it, and return whether there was."""
+        waiting = len(self._waiting)
+        if waiting >= self._ask_ahead:
+            return False
+        self._waiting.append(heard)
+        if not waiting:
+            self._news.set()
+            self._all_durable.clear()
+        now = time.monotonic()
+        self._close_rows = self._close_rows + 1 if now - self._last_put < CLOSE_SECONDS else 0
+        self._last_put = now
+        if waiting + 1 >= self._enough_rows or not isinstance(heard, _ROWS):
+            self._is_enough.set()
+        return True
+
+    async def settle(self) -> None:
+        """Wait until everything taken is durable."""
+        self._is_enough.set()
+        await self._all_durable.wait()
+
+    def abandon_walk(self) -> None:
+        """Forget the full walk under way: its connection is gone, and with it what it would have proven."""
+        if self._walk is not None:
+            self._walk = self._part.walk = None
+            self._walk_is_over(is_proven=False)
+
+    def start_over(self, place: Place) -> None:
+        """Forget what was taken and could not be made durable, and go on from *place*, where the store stands."""
+        self._waiting.clear()
+        self._news.clear()
+        self._is_enough.clear()
+        self._room.set()
+        self._all_durable.set()
+        self.abandon_walk()
+        self.stand_at(place)
+
+    async def keep_committing(self) -> None:
+        """Commit group after group, for ever.
+
+        Raises:
+            Fatal: the store cannot be written, or another bridge moved the cursor.
+
+        """
+        while True:
+            await self._news.wait()
+            if self._close_rows >= CLOSE_ROWS:
+                await self._gather()
+            group, self._waiting = self._waiting, []
+            self._news.clear()
+            self._room.set()
+            await self.commit(group)
+            del group  # or an idle PBX would keep it in memory, with all that its accounts tell
+            if not self._waiting:
+                self._all_durable.set()
+
+    async def _gather(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_SECONDS):
+                await self._is_enough.wait()
+        self._is_enough.clear()
+
+    async def commit(self, group: Sequence[Heard]) -> None:
+        """Make *group* durable, in order.
+
+        Raises:
+            Fatal: the store cannot be written, or another bridge moved the cursor.
+
+        """
+        for kind, heard in groupby(group, key=type):
+            await self._take(kind, list(heard))
+
+    async def _take(self, kind: type, group: list[Any]) -> None:
+        if kind is Deliver:
+            await self._deliver(group)
+        elif kind is Sighted:
+            await self._sight(group)
+        for heard in group:
+            match heard:
+                case EpochBegan(start=start):
+                    await self._begin_walk("reading the whole list", start)
+                case WalkBegan():
+                    await self._begin_walk("reading the whole list once more")
+                case CaughtUp(is_proven=is_proven, trouble=trouble):
+                    await self._caught_up(is_proven=is_proven)
+                    if trouble:
+                        self._part.fails(trouble, Level.WARN, self._clock())
+                        log.warning("source.troubled", source=self._name, problem=trouble)
+                case WalkEnded(is_proven=is_proven, until=until):
+                    await self._end_walk(is_proven=is_proven, until=until)
+                case Compare() | Doubted():
+                    await self._weigh(heard)
+
+    def _keep(self, call: Callable[[], Result]) -> Awaitable[Result]:
+        done = self._run(call)
+        self._on_keeping()
+        return done
+
+    async def _deliver(self, group: Sequence[Deliver]) -> None:
+        rows = [heard.row for heard in group]
+        until = group[-1].until
+        batch = Batch(self._name, self.cursor, until, rows)
+        now = self._clock()
+        done = await self._keep(partial(ingest, self._store, batch, rules=self._rules, now=now))
+        self._stand_at(until)
+        self._may_be_at_end = False
+        if self._walk is not None:
+            self._walk.heard_live(rows)
+        self._part.rows += len(rows)
+        if self._is_first_reading:
+            self._walk_proceeds(len(rows))
+        self._note_progress(rows)
+        self._tell(done, now)
+
+    async def _sight(self, group: Sequence[Sighted]) -> None:
+        rows = [heard.row for heard in group]
+        if self._walk is not None:
+            now = self._clock()
+            await self._run(partial(sight, self._store, self._name, rows, self._walk, rules=self._rules, now=now))
+            self._walk_proceeds(len(rows))
+        self._note_progress(rows)
+
+    async def _move(self, until: Cursor) -> None:
+        if until != self.cursor:
+            batch = Batch(self._name, self.cursor, until, ())
+            await self._run(partial(ingest, self._store, batch, rules=self._rules, now=self._clock()))
+            self._stand_at(until)
+
+    async def _weigh(self, heard: Compare | Doubted) -> None:
+        if isinstance(heard, Compare):
+            row, is_news = heard.row, heard.is_news
+            if await self._run(partial(agrees, self._store, self._name, row, is_news=is_news, rules=self._rules)):
+                return
+            what = "numbers that it has used before" if is_news else "another content with the same numbers"
+            heard = Doubted(f"the first account it told has {what}")
+        log.info("source.doubted", source=self._name, reason=heard.why, evident=heard.is_evident)
+        self._schedule.doubt(is_evident=heard.is_evident)
+
+    def _stand_at(self, cursor: Cursor) -> None:
+        self.cursor = self._part.cursor = cursor
+
+    async def _begin_walk(self, doing: str, start: Cursor | None = None) -> None:
+        """Begin a full walk; with *start*, that of another list, whose cursor stands there."""
+        now, is_new_epoch = self._clock(), start is not None
+        self._walk = WalkRecord(now)
+        self._part.walk = WalkProgress(now, now, expected=self._part.accounts)
+        self._is_first_reading = is_new_epoch
+        self._rows_of_walk = 0
+        self._schedule.began(is_new_epoch=is_new_epoch)
+        if is_new_epoch:
+            self._part.begins_anew()
+        epoch = None if start is None else (self.cursor, start)
+        await self._run(partial(begin_walk, self._store, self._name, epoch=epoch))
+        if start is not None:
+            self._stand_at(start)
+        self._part.does(doing, Level.OK, self._clock())
+        log.info("walk.started", source=self._name)
+
+    async def _caught_up(self, *, is_proven: bool) -> None:
+        now = self._clock()
+        # One lost answer looks like the end of the list; two in a row, with no account between them, do not.
+        ends_initial = self._is_initial and (is_proven or self._may_be_at_end)
+        self._may_be_at_end = True
+        if ends_initial or (self._walk is not None and self._walk.suspects):
+            repair = partial(caught_up, self._store, self._name, self._walk, rules=self._rules, now=now)
+            done = await self._keep(partial(repair, ends_initial=ends_initial))
+            self._is_initial &= not ends_initial
+            self._tell(done, now)
+        if is_proven:
+            self._part.caught_up_at = now
+        if self._rows_of_walk and self._walk is None:
+            log.debug("source.caught_up", source=self._name, accounts=self._rows_of_walk, proven=is_proven)
+            self._rows_of_walk = 0
+        if self._walk is None:
+            self._rest(is_proven=is_proven)
+
+    async def _end_walk(self, *, is_proven: bool, until: Cursor) -> None:
+        await self._move(until)
+        walk, self._walk = self._walk, None
+        self._part.walk = None
+        self._rest(is_proven=is_proven)
+        if walk is None:
+            return
+        if not is_proven:
+            log.info("walk.ended_unproven", source=self._name, accounts=self._rows_of_walk, deletions="unknown")
+            self._part.deletions = "unknown"
+            self._walk_is_over(is_proven=False)
+            return
+        certificate, deleted = await self._keep(
+            partial(
+                sweep,
+                self._store,
+                self._name,
+                walk,
+                rules=self._rules,
+                now=self._clock(),
+                brake=self._brake,
+                is_accepted=self.accepts_deletions,
+            )
+        )
+        self.accepts_deletions = False
+        self._certify(certificate)
+        self._note_changes(deleted)
+        self._walk_is_over(is_proven=True, absent=certificate.absent - certificate.held)
+        at = certificate.verified_at
+        self._on_told(Told(self._name, deleted, certificate, at, self._lineage, certificate.sequence))
+
+    def _walk_is_over(self, *, is_proven: bool, absent: int = 0) -> None:
+        now = self._clock().astimezone()
+        self._schedule.over(now, is_proven=is_proven, absent=absent)
+        self._part.second_look_at = self._schedule.second_look_at(now)
+
+    def _certify(self, certificate: Certificate) -> None:
+        self._rows_of_walk = 0
+        part = self._part
+        part.certified(certificate)
+        log.info(
+            "source.verified",
+            source=self._name,
+            accounts=certificate.accounts,
+            seen=certificate.accounts - certificate.absent,
+            repaired=certificate.repaired,
+            deleted=certificate.deleted,
+            held=certificate.held,
+            absent=certificate.absent,
+            seconds=round((certificate.verified_at - certificate.started_at).total_seconds(), 1),
+        )
+        part.warning = held_words(self._name, certificate.held)
+        if certificate.held:
+            log.warning("deletions.held", source=self._name, accounts=certificate.held, remedy=part.warning)
+
+    def _rest(self, *, is_proven: bool) -> None:
+        doing = "up to date" if is_proven else "up to date, as far as silence tells"
+        self._part.does(doing, Level.OK, self._clock())
+
+    def _tell(self, done: Ingested, began_at: datetime) -> None:
+        if done.changes:
+            self._note_changes(done.changes)
+            place = done.place
+            told = Told(self._name, done.changes, None, began_at, place.lineage, place.sequence)
+            self._on_told(told)
+
+    def _note_changes(self, changes: Sequence[AccountChange]) -> None:
+        if changes:
+            last, now = changes[-1], self._clock()
+            self._part.changes += len(changes)
+            self._part.last_change_at = now
+            words = headline(last.kind, last.reason, last.changed)
+            self._part.last_change = LastChange(now, name_of(last.account), words)
+
+    def _walk_proceeds(self, accounts: int) -> None:
+        if (walk := self._part.walk) is not None:
+            walk.accounts += accounts
+            walk.progress_at = self._clock()
+
+    def _note_progress(self, rows: Sequence[Row]) -> None:
+        before, self._rows_of_walk = self._rows_of_walk, self._rows_of_walk + len(rows)
+        if before // PROGRESS_ROWS != self._rows_of_walk // PROGRESS_ROWS:
+            log.info("walk.progress", source=self._name, accounts=self._rows_of_walk)
+        for row in rows:
+            if unknown := self._unexpected.unknown_in(row):
+                log.info("info.unknown_fields", source=self._name, names=unknown)
+            if cut := self._unexpected.cut_in(row):
+                log.warning("info.cut", source=self._name, names=cut)

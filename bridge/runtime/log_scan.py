@@ -1,0 +1,185 @@
+"""The log, read to its end: which numbers it has, so that a store can tell whether it is the newest state of itself.
+
+A stream tells of no end, and silence proves nothing. So a mark is put behind everything: an event that only the log
+gets, through an exchange of its own, and that every reader passes over by its type. What was read when the mark comes
+is all there was. The offset of the mark is where the next reading goes on. A mark tells which numbers were given when
+it was put: a log that the bridge writes itself may be far behind the exchange, or not reached at all.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+from uuid import uuid4
+
+import aio_pika
+import orjson
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+
+from bridge.broker.admin import detour
+from bridge.broker.connection import DEADLINE_SECONDS, Topology, permission_command
+from bridge.broker.errors import translated
+from bridge.broker.frames import APP_ID
+from bridge.consumer.connection import Inflow
+from bridge.errors import BrokerUnreachable, LogUnreadable, TopologyMismatch
+from bridge.events.cloudevents import CONTENT_TYPE, LINEAGE
+from bridge.model import LogContents, Numbers, SourceName
+
+MARK: Final = "pbx.log.mark"
+"""Type of the message that is put behind everything."""
+
+PREFETCH: Final = 1000
+
+STALL_SECONDS: Final = 30.0
+"""Without another message, before the end has come: the log cannot be read."""
+
+PLACE_SECONDS: Final = 5.0
+"""For the message at the place to go on from; a log that does not have it is read from its first message."""
+
+WHOLE_SECONDS: Final = 600.0
+"""For all of it: some five million messages on a small machine."""
+
+
+async def scan_log(  # noqa: PLR0913 - what makes a reading
+    connection: AbstractConnection,
+    topology: Topology,
+    *,
+    places: Mapping[str, tuple[int, str]],
+    wanted: Collection[str] = (),
+    given: Mapping[SourceName, Numbers] = MappingProxyType({}),
+    stall_seconds: float = STALL_SECONDS,
+    on_progress: Callable[[], None] = lambda: None,
+) -> LogContents:
+    """Return what the log has behind *places*, or where one is unknown or not there any more, all it has.
+
+    Events whose id is *wanted* are looked for in all of it. *given* is what the mark tells. *on_progress* is called
+    again and again meanwhile.
+
+    Raises:
+        LogUnreadable: there is no log, this user may not read or mark it, or its end did not come in time.
+        BrokerUnreachable: the connection broke.
+
+    """
+    found = _Found(wanted, given, on_progress)
+    ends: dict[str, tuple[int, str]] = {}
+    for stream in topology.log_streams:
+        place = None if wanted else places.get(stream)
+        try:
+            async with asyncio.timeout(WHOLE_SECONDS):
+                ends[stream] = await _scan(connection, topology, stream, place, found, stall_seconds)
+        except TimeoutError as problem:
+            raise LogUnreadable(f"the log {stream} could not be read to its end in time") from problem
+        except TopologyMismatch as problem:
+            raise LogUnreadable(f"the log {stream} cannot be read to its end: {problem}") from problem
+    return LogContents(found.newest, frozenset(found.events), places=ends)
+
+
+@dataclass(slots=True)
+class _Found:
+    wanted: Collection[str]
+    given: Mapping[SourceName, Numbers]
+    on_progress: Callable[[], None]
+    newest: dict[SourceName, Numbers] = field(default_factory=dict)
+    events: set[str] = field(default_factory=set)
+
+    def take(self, body: bytes) -> None:
+        """Take note of an event, or of a mark; what is none of ours is passed over."""
+        with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            event = orjson.loads(body)
+            if event.get("type") == MARK:
+                for name, (lineage, sequence, walk) in event["data"]["given"].items():
+                    self._note(SourceName(str(name)), str(lineage), int(sequence), int(walk))
+                return
+            source = SourceName(str(event["source"]).removeprefix("/pbx/"))
+            walk = event["data"].get("walk", 0)
+            is_ours = self._note(source, str(event["lineage"]), int(event["sequence"]), int(walk))
+            if is_ours and event["id"] in self.wanted:
+                self.events.add(event["id"])
+
+    def _note(self, source: SourceName, lineage: str, sequence: int, walk: int) -> bool:
+        """Take note of numbers, and return whether they are any: a former version's lineages had no order."""
+        if LINEAGE.fullmatch(lineage) is None:
+            return False
+        numbers = (lineage, sequence, walk)
+        self.newest[source] = max(numbers, self.newest.get(source, numbers))
+        return True
+
+
+async def _scan(  # noqa: PLR0913, PLR0917 - private: the parts of one reading
+    connection: AbstractConnection,
+    topology: Topology,
+    stream: str,
+    place: tuple[int, str] | None,
+    found: _Found,
+    stall_seconds: float,
+) -> tuple[int, str]:
+    mark = uuid4().hex
+    await _put_mark(connection, topology, stream, mark, found.given)
+    reading = None if place is None else await _read_on(connection, stream, place)
+    if reading is None:
+        reading = await _begin(connection, stream, "first")
+    count = 0
+    while (message := await _next(reading, stall_seconds)).message_id != mark:
+        found.take(message.body)
+        count += 1
+        if count * 2 % PREFETCH == 0:
+            found.on_progress()
+            await message.ack(multiple=True)
+    reading.stop()
+    return _offset(message), mark
+
+
+async def _read_on(connection: AbstractConnection, stream: str, place: tuple[int, str]) -> Inflow | None:
+    """Return what is behind *place*; ``None`` where that is not in this log, or not any more."""
+    reading = await _begin(connection, stream, place[0])
+    try:
+        message = await _next(reading, PLACE_SECONDS)
+    except TimeoutError:
+        message = None
+    if message is not None and (_offset(message), message.message_id) == place:
+        return reading
+    reading.stop()
+    return None
+
+
+async def _put_mark(
+    connection: AbstractConnection, topology: Topology, stream: str, mark: str, given: Mapping[SourceName, Numbers]
+) -> None:
+    what = f"a mark in the log {stream}"
+    async with detour(connection, topology, stream) as name:
+        with translated(None, what, permission_command(connection, topology)):
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                channel = await connection.channel(publisher_confirms=True)
+                exchange = await channel.get_exchange(name, ensure=False)
+                told = {"specversion": "1.0", "id": mark, "source": "/account-bridge", "type": MARK}
+                message = aio_pika.Message(
+                    orjson.dumps({**told, "data": {"given": dict(given)}}),
+                    type=MARK,
+                    message_id=mark,
+                    content_type=CONTENT_TYPE,
+                    delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+                    app_id=APP_ID,
+                )
+                await exchange.publish(message, "")
+                await channel.close()
+
+
+async def _begin(connection: AbstractConnection, stream: str, offset: str | int) -> Inflow:
+    return await Inflow.begin(connection, stream, prefetch=PREFETCH, arguments={"x-stream-offset": offset})
+
+
+async def _next(reading: Inflow, seconds: float) -> AbstractIncomingMessage:
+    async with asyncio.timeout(seconds):
+        message = await reading.next()
+    if message is None:
+        raise BrokerUnreachable("the reading of the log was stopped")
+    return message
+
+
+def _offset(message: AbstractIncomingMessage) -> int:
+    offset = message.headers.get("x-stream-offset")
+    if not isinstance(offset, int):
+        raise TopologyMismatch(f"the queue {message.routing_key} is no stream, so it cannot be the log")
+    return offset

@@ -1,0 +1,174 @@
+"""What the board says about the outbox: how much waits, of whom, in doubt or parked, and whether there is room left."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+from bridge.delivery.limits import Limits
+from bridge.delivery.sink import Offload
+from bridge.logs import get_logger
+from bridge.model import Backlog, OutboxRow, Parked, SourceName, Waiting
+from bridge.observability.status import Board
+from bridge.runtime.committer import Told
+
+BLOCKED: Final = "broker_blocked"
+"""The cause on the board while the broker takes nothing because of an alarm of its own."""
+
+log = get_logger(__name__)
+
+
+class Counted(Protocol):
+    """What counting needs of a store."""
+
+    @property
+    def backlog(self) -> Backlog:
+        """What the outbox has that is not done; may be asked from any thread."""
+
+    def free_bytes(self) -> int:
+        """Return how much its disk has left."""
+
+    def parked(self) -> Sequence[Parked]:
+        """Return the parked rows, the oldest first."""
+
+    @property
+    def exchange(self) -> "CountedOutbox":
+        """What it has for the exchange."""
+
+
+class CountedOutbox(Protocol):
+    """What counting needs of the outbox, by source."""
+
+    def waiting(self) -> Mapping[SourceName, Waiting]:
+        """Return what is not done, by source; takes the longer the more waits."""
+
+    def doubtful(self) -> Mapping[SourceName, int]:
+        """Return how many rows may have reached the broker although no confirm came, by source."""
+
+
+class Behind(Protocol):
+    """What counting needs of the part of the store that is for the log, where the bridge writes that itself."""
+
+    @property
+    def backlog(self) -> Backlog:
+        """What the log still wants; may be asked from any thread."""
+
+
+class Tally:
+    """Keeps the numbers of *board* up to date; *has_room* is set while no limit is reached."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - whatever is counted
+        self,
+        board: Board,
+        store: Counted,
+        offload: Offload,
+        limits: Limits,
+        has_room: asyncio.Event,
+        behind: Behind | None = None,
+    ) -> None:
+        self._board = board
+        self._behind = behind
+        self._store = store
+        self._offload = offload
+        self._limits = limits
+        self._has_room = has_room
+        self._may_have_doubts = True
+        """True where rows may have come into doubt, or out of it, or been parked, since they were counted last."""
+
+    def __repr__(self) -> str:
+        return f"<Tally {self._store.backlog}>"
+
+    async def begin(self) -> None:
+        """Count what an earlier bridge left behind; also after an operator's decision about some of it."""
+        for name, waiting in (await self._offload(self._store.exchange.waiting)).items():
+            if (part := self._board.sources.get(name)) is not None:  # one that is not configured any more may be left
+                part.unsent = waiting.rows
+        self.doubt()
+
+    def doubt(self) -> None:
+        """Say that rows may be in doubt, or parked, that were not before."""
+        self._may_have_doubts = True
+
+    def told(self, told: Told) -> None:
+        """Count what has become durable."""
+        self._board.sources[told.source].unsent += len(told.changes) + (told.certificate is not None)
+        self.count()
+
+    def published(self, rows: Sequence[OutboxRow], now: datetime) -> None:
+        """Count what the broker confirmed."""
+        self.count()
+        board = self._board
+        board.published += len(rows)
+        board.oldest_unsent_at = rows[-1].created_at if board.unsent else None
+        board.last_lag_seconds = max(0.0, (now - rows[0].created_at).total_seconds())
+        board.broker.last_progress_at = now
+        board.broker.proves(now)
+        for source, count in Counter(row.source for row in rows).items():
+            if (part := board.sources.get(source)) is not None:
+                part.unsent = max(0, part.unsent - count)
+                part.last_confirm_at = now
+                part.goes_out()
+        if board.in_doubt:
+            self.doubt()
+
+    def written(self, rows: Sequence[OutboxRow], now: datetime) -> None:
+        """Count what the log confirmed."""
+        self.count()
+        if (part := self._board.log) is not None:
+            part.written += len(rows)
+            part.oldest_unsent_at = rows[-1].created_at if part.unsent else None
+            part.last_progress_at = now
+            part.proves(now)
+
+    async def measure(self, now: datetime) -> None:
+        """Look at the clock, at the disk, at what is in doubt, and at who waits for a good reason."""
+        board = self._board
+        if by := board.keep_pace(now):
+            log.warning("clock.set", seconds=round(by.total_seconds(), 1))
+        board.free_bytes = await self._offload(self._store.free_bytes)
+        self.count()
+        if self._may_have_doubts:
+            await self._count_doubts()
+        if not board.unsent:
+            board.broker.proves(now)  # nothing is left that it could have refused
+        if not board.unsent or board.broker.cause == BLOCKED:
+            board.beat("publish")
+        if board.log is not None and not board.log.unsent:
+            board.log.proves(now)
+            board.beat("write log")
+        for name, part in board.sources.items():
+            if board.full or part.is_paused:
+                board.beat(f"read {name}")
+
+    def count(self) -> None:
+        """Bring the board up to date with the outbox, and look whether there is still room in it."""
+        board, backlog = self._board, self._store.backlog
+        board.unsent, board.unsent_bytes = backlog.rows, backlog.bytes
+        board.held, board.parked = backlog.held_rows, backlog.parked
+        board.oldest_unsent_at = (board.oldest_unsent_at or datetime.now(UTC)) if board.unsent else None
+        if board.log is not None and self._behind is not None:
+            part, behind = board.log, self._behind.backlog
+            part.unsent, part.unsent_bytes = behind.rows, behind.bytes
+            part.held, part.parked = behind.held_rows, behind.parked
+            part.oldest_unsent_at = (part.oldest_unsent_at or datetime.now(UTC)) if part.unsent else None
+            backlog = max(backlog, behind, key=lambda one: one.bytes + one.held_bytes)
+        full = self._limits.reached(backlog, board.free_bytes, is_full=bool(board.full))
+        if full and not board.full:
+            self._has_room.clear()
+            log.warning("outbox.full", problem=full)
+        elif board.full and not full:
+            self._has_room.set()
+            log.info("outbox.has_room")
+        board.full = full
+
+    async def _count_doubts(self) -> None:
+        self._may_have_doubts = False
+        board = self._board
+        doubtful = await self._offload(self._store.exchange.doubtful)
+        parked = await self._offload(self._store.parked) if board.parked else ()
+        parked_of = Counter(row.source for row in parked)
+        board.in_doubt = sum(doubtful.values())
+        for name, part in board.sources.items():
+            part.in_doubt = doubtful.get(SourceName(name), 0)
+            part.parked = parked_of[SourceName(name)]

@@ -1,0 +1,97 @@
+"""The files that one end of the bridge is made of, secrets and certificates, and whose trouble they are."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final, NoReturn, Protocol, TypeVar
+
+from bridge.logs import get_logger
+from bridge.model import Cursor
+from bridge.observability.status import Part
+from bridge.pbx.reader import AtOnce, HandOn
+from bridge.security.secret import scrub
+
+LOOK_SECONDS: Final = 30.0
+"""Between two looks at files of which the former content is in use."""
+
+Used = TypeVar("Used")
+
+log = get_logger(__name__)
+
+
+class Source(Protocol):
+    """Reads one PBX."""
+
+    def request_walk(self) -> None:
+        """Read the list from its start once more, as soon as that is possible."""
+
+    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:
+        """Read on from *since* until that is of no more use, and raise why."""
+
+
+class Files:
+    """Tells *part*, and the log, what is wrong with the files of the end called *name* while it works all the same.
+
+    *troubles* are asked for that: each returns a sentence, or nothing where all is well.
+    """
+
+    def __init__(self, name: str, part: Part, troubles: Sequence[Callable[[], str]]) -> None:
+        self._name = name
+        self._part = part
+        self._troubles = troubles
+        self._next_look: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Files of {self._name}, {self._part.file_trouble or 'all well'}>"
+
+    def look(self) -> None:
+        """Look at them now, and again as long as something is wrong."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
+        words = scrub("; ".join(filter(None, (trouble() for trouble in self._troubles))))
+        if words:
+            words = f"{words}. The former content is used meanwhile"
+            self._next_look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self.look)
+        if words != self._part.file_trouble:
+            if words:
+                log.warning("file.unusable", of=self._name, problem=words)
+            else:
+                log.info("file.usable_again", of=self._name)
+        self._part.file_trouble = words
+
+
+class FileReadingSource:
+    """A *source* whose certificates are looked at before each connection."""
+
+    def __init__(self, source: Source, refresh: Callable[[], None]) -> None:
+        self._source = source
+        self._refresh = refresh
+
+    def __repr__(self) -> str:
+        return repr(self._source)
+
+    def request_walk(self) -> None:
+        """Have the list read from its start once more."""
+        self._source.request_walk()
+
+    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:
+        """Read on from *since* until that is of no more use.
+
+        Raises:
+            FileUnusable: a certificate cannot be used, and none ever could.
+            BridgeError: from the source.
+
+        """
+        self._refresh()
+        await self._source.read(since, hand_on, at_once)
+
+
+def looking(files: Files, use: Callable[[], Used]) -> Callable[[], Used]:
+    """Return what does *use*, which reads them, and then looks at *files*."""
+
+    def used() -> Used:
+        value = use()  # where that fails, nothing former is in use, and who asked hears why
+        files.look()
+        return value
+
+    return used

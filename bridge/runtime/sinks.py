@@ -1,0 +1,315 @@
+"""The sinks: the exchange, and the log where the bridge writes that itself. Each has a relay of its own.
+
+Nothing is numbered and nothing is sent before it is known that the store is the newest state of itself: see
+``store.lineage``.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final, Protocol
+
+from bridge.clock import utc_now
+from bridge.delivery.log_recovery import DeduplicatingSession, NumberedOutbox, recover
+from bridge.delivery.relay import OutboxRelay
+from bridge.delivery.sink import Offload, Outbox, Publisher
+from bridge.errors import BridgeError, BrokerDidNotConfirm, LogUnreadable, Misconfigured, Transient
+from bridge.logs import get_logger
+from bridge.model import LogContents, Numbers, OutboxRow, SourceName
+from bridge.observability.status import Board, Level, LogPart, Part
+from bridge.runtime.outbox_monitor import Behind, Tally
+from bridge.runtime.retry import Patience, cause_of, keep_trying, level_of
+from bridge.security.secret import scrub
+
+STOP_SECONDS: Final = 10.0
+"""How long a stop waits for what is sent to be confirmed."""
+
+BROKER_PAUSE_SECONDS: Final = 15.0
+"""Between two attempts to reach the broker, at most: one that is back, or set right, should not wait for long."""
+
+PUBLISHING: Final = "publish"
+WRITING_LOG: Final = "write log"
+"""What the watchdog calls the work of the two sinks."""
+
+RELAY_STUCK: Final = timedelta(minutes=1)
+"""Every step of publishing has a deadline of its own that is far below, and tells of its end."""
+
+MARK_EVENTS: Final = 50_000
+"""Published events after which the log is read to its end once more, so that the next start has little to read."""
+
+MARK_SECONDS: Final = 10.0
+"""The same, where the bridge writes the log itself, and that has not everything that the exchange has."""
+
+log = get_logger(__name__)
+
+ReadLog = Callable[
+    [Mapping[str, tuple[int, str]], frozenset[str], Mapping[SourceName, Numbers]], Awaitable[LogContents]
+]
+"""Reads the log to its end, from these places on, looks for these events in all of it, and tells it these numbers."""
+
+
+class LogOutbox(NumberedOutbox, Behind, Protocol):
+    """What the store has for the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSink:
+    """The log, written by the stream protocol: its part of the store, who writes it, and how that is shown."""
+
+    outbox: LogOutbox
+    publisher: Publisher
+    part: LogPart
+
+
+class Comparable(Protocol):
+    """A store that may be an older state of itself, which only the log can tell."""
+
+    @property
+    def exchange(self) -> Outbox:
+        """What it has for the exchange."""
+
+    def looked_for(self) -> Mapping[str, int]:
+        """Return the events, by id, that an earlier generation may have written to the log."""
+
+    def log_places(self) -> Mapping[str, tuple[int, str]]:
+        """Return where the log was read to its end last, by stream."""
+
+    def given(self) -> Mapping[SourceName, Numbers]:
+        """Return the highest numbers that were given, by source."""
+
+    @property
+    def is_proven(self) -> bool:
+        """True once it is known to be the newest state of itself: only then may it give numbers."""
+
+    def compare(self, log: LogContents | None, doubt: str = "") -> bool:
+        """Compare with what the log has, and return whether everything is told anew; ``None``: nobody can tell.
+
+        Raises:
+            StoreOutdated: the log is ahead of a store that has given numbers already.
+
+        """
+
+
+@dataclass(slots=True)
+class _Sink:
+    """One of the sinks, which is tried again by itself; it is told what becomes of rows."""
+
+    name: str
+    task: str
+    """What the watchdog calls its work."""
+    board: Board
+    part: Part
+    tally: Tally
+    count: Callable[[Sequence[OutboxRow], datetime], None]
+    patience: Patience
+
+    def published(self, rows: Sequence[OutboxRow]) -> None:
+        """Take the news that the sink confirmed *rows*, and that this is recorded."""
+        now = utc_now()
+        self.patience.progress()
+        self.board.beat(self.task)
+        self.count(rows, now)
+
+    def alive(self) -> None:
+        """Take the news that the relay goes on, although there may be nothing that it could send."""
+        self.board.beat(self.task)
+
+    def parked(self, row: OutboxRow, reason: str) -> None:
+        """Take the news that *row* was refused for good."""
+        self.patience.progress()
+        self.tally.doubt()
+        self.tally.count()
+        told = {"source": row.source, "event_id": row.event_id, "position": row.position}
+        log.error("event.parked", **told, refused_by=self.name, reason=reason)
+
+    def stopped(self, row: OutboxRow, problem: BridgeError, pause_seconds: float) -> None:
+        """Take the news that the lane of *row* waits, since the sink did not take it."""
+        words = scrub(str(problem))
+        self.board.beat(self.task)
+        self.tally.doubt()
+        if self.part is self.board.broker and (part := self.board.sources.get(row.source)) is not None:
+            part.is_held_back(words, cause_of(problem), utc_now())
+        told = {"source": row.source, "event_id": row.event_id, "position": row.position}
+        log.warning("event.not_taken", **told, problem=words, again_in_seconds=round(pause_seconds, 1))
+
+    def failed(self, problem: BridgeError, pause_seconds: float) -> None:
+        """Take the news that a session ended, or could not begin."""
+        level, now = level_of(problem), utc_now()
+        words, needs_proof = scrub(str(problem)), isinstance(problem, BrokerDidNotConfirm)
+        self.part.fails(words, level, now, cause=cause_of(problem), needs_proof=needs_proof)
+        self.board.beat(self.task)
+        self.tally.doubt()
+        write = log.error if level is Level.ERROR else log.warning
+        write(f"{self.name}.failed", problem=str(problem), again_in_seconds=round(pause_seconds, 1))
+
+
+class Sinks:
+    """All sinks of the outbox. *on_published* is called with what the exchange confirmed."""
+
+    def __init__(  # noqa: PLR0913 - its parts
+        self,
+        store: Comparable,
+        publisher: Publisher,
+        stream: StreamSink | None,
+        *,
+        board: Board,
+        tally: Tally,
+        offload: Offload,
+        window: int,
+        on_published: Callable[[Sequence[OutboxRow]], None],
+        read_log: ReadLog | None,
+    ) -> None:
+        self._store = store
+        self._stream = stream
+        self._board = board
+        self._tally = tally
+        self._offload = offload
+        self._window = window
+        self._on_published = on_published
+        self._read_log = read_log
+        self._since_mark = 0
+        self._wants_mark = asyncio.Event()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._exchange = self._sink("broker", PUBLISHING, board.broker, self._published)
+        self._relays = {"broker": (self._exchange, self._relay(self._exchange, store.exchange, publisher))}
+        if stream is not None:
+            sink = self._sink("log", WRITING_LOG, stream.part, tally.written)
+            self._relays["log"] = (sink, self._relay(sink, stream.outbox, stream.publisher, self._recover))
+
+    def _sink(self, name: str, task: str, part: Part, count: Callable[[Sequence[OutboxRow], datetime], None]) -> _Sink:
+        patience = Patience(transient_max_seconds=BROKER_PAUSE_SECONDS, misconfigured_seconds=BROKER_PAUSE_SECONDS)
+        return _Sink(name, task, self._board, part, self._tally, count, patience)
+
+    def _relay(
+        self,
+        sink: _Sink,
+        outbox: Outbox,
+        publisher: Publisher,
+        prepare: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> OutboxRelay:
+        return OutboxRelay(
+            outbox, publisher, sink, offload=self._offload, clock=utc_now, window=self._window, prepare=prepare
+        )
+
+    async def prove(self) -> bool:
+        """Return once the store is the newest state of itself, and whether a new lineage had to begin for that.
+
+        Tried again for as long as the broker is not reached: nothing else can be done meanwhile.
+
+        Raises:
+            Fatal: from the store.
+
+        """
+        self._board.watch(self._exchange.task, RELAY_STUCK)
+        if self._read_log is None:
+            return await self._offload(self._store.compare, None)
+        renewed = False
+
+        async def compare(read_log: ReadLog) -> None:
+            nonlocal renewed
+            contents, wanted = None, frozenset(await self._offload(self._store.looked_for))
+            while contents is None or wanted:
+                places, given = await self._offload(self._store.log_places), await self._offload(self._store.given)
+                try:
+                    contents = await read_log(places, wanted, given)
+                except LogUnreadable as problem:
+                    log.warning("store.not_compared_with_the_log", problem=str(problem))
+                    self._board.uncompared = scrub(str(problem))
+                    doubt = f"nobody can tell whether it is the newest state of itself: {problem}"
+                    renewed = await self._offload(self._store.compare, None, doubt)
+                    return
+                renewed = await self._offload(self._store.compare, contents)
+                # A new lineage that began just now has something to look for: what waits may be in the log.
+                wanted = frozenset(await self._offload(self._store.looked_for))
+
+        await keep_trying(partial(compare, self._read_log), self._exchange.patience, self._exchange.failed)
+        return renewed
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        """Begin to send, in *group*; what ends one of the sinks for good ends that."""
+        for name, (sink, relay) in self._relays.items():
+            self._board.watch(sink.task, RELAY_STUCK)
+            running = group.create_task(keep_trying(relay.run, sink.patience, sink.failed), name=f"relay to the {name}")
+            self._running[name] = running
+            self._board.expect(sink.task, running)
+        if self._read_log is not None:
+            self._running["mark"] = group.create_task(self._keep_marking(self._read_log), name="mark the log")
+
+    def wake(self, source: SourceName) -> None:
+        """Say that there may be new rows of *source*."""
+        for _, relay in self._relays.values():
+            relay.wake(source)
+
+    def wake_all(self) -> None:
+        """Say that rows which were held may be sent now."""
+        for _, relay in self._relays.values():
+            relay.wake_all()
+
+    async def wind_down(self) -> None:
+        """Send nothing more, and wait for the confirms of what was sent."""
+        for _, relay in self._relays.values():
+            relay.stop()
+        # Otherwise there is nothing to wait for, least of all a broker that is away.
+        finishing = [
+            self._running[name]
+            for name, (_, relay) in self._relays.items()
+            if relay.is_in_session and name in self._running
+        ]
+        if finishing:
+            await asyncio.wait(finishing, timeout=STOP_SECONDS)
+        for name, (_, relay) in self._relays.items():
+            if relay.in_flight:
+                log.warning("bridge.stopping_with_unconfirmed", rows=relay.in_flight, to=name)
+        for task in self._running.values():
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running.values())
+
+    async def _keep_marking(self, read_log: ReadLog) -> None:
+        """Read the log to its end after many events, and see that nobody else has given later numbers.
+
+        Raises:
+            StoreOutdated: somebody has.
+
+        """
+        marked: Mapping[SourceName, Numbers] = {}
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if self._stream is None else MARK_SECONDS):
+                    await self._wants_mark.wait()
+            given = await self._offload(self._store.given)
+            is_behind = self._stream is not None and self._stream.outbox.backlog.rows > 0
+            if not (self._wants_mark.is_set() or (is_behind and given != marked)):
+                continue
+            self._wants_mark.clear()
+            self._since_mark = 0
+            try:
+                contents = await read_log(await self._offload(self._store.log_places), frozenset(), given)
+            except (Transient, Misconfigured) as problem:
+                log.info("log.not_marked", problem=str(problem))
+                continue
+            marked = given
+            await self._offload(self._store.compare, contents)
+
+    async def _recover(self, session: DeduplicatingSession) -> None:
+        if self._stream is None:
+            return
+        part = self._stream.part
+        recovered, warning = await recover(session, self._stream.outbox, offload=self._offload, now=utc_now())
+        part.settled += recovered
+        part.written += recovered
+        if warning and warning != part.warning:
+            log.error("log.lost_events", problem=warning)
+        part.warning = warning or part.warning
+        log.info("log.settled", last=max(session.lasts, default=0), rows=recovered)
+        self._tally.count()
+
+    def _published(self, rows: Sequence[OutboxRow], now: datetime) -> None:
+        self._tally.published(rows, now)
+        self._on_published(rows)
+        self._since_mark += len(rows)
+        if self._since_mark >= MARK_EVENTS:
+            self._wants_mark.set()

@@ -1,0 +1,353 @@
+"""Following one PBX: what it tells is read and becomes durable, again after every failure, and never while paused."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from traceback import format_exception
+from typing import Any, Final, NoReturn, Protocol
+
+from bridge.clock import steady, utc_now
+from bridge.delivery.reconcile import Brake
+from bridge.delivery.sink import Offload, Store
+from bridge.errors import BridgeError, Fatal, OutboxFull, PbxReadingFailed
+from bridge.events.normalize import Rules
+from bridge.events.wording import held_words
+from bridge.logs import get_logger
+from bridge.model import Certificate, Cursor, Pause, Place, SourceName
+from bridge.observability.status import Board, Level, SourcePart
+from bridge.pbx.reader import AtOnce, HandOn, Heard
+from bridge.pbx.walk.schedule import Habits, WalkSchedule
+from bridge.runtime.committer import Intake, Told
+from bridge.runtime.retry import Patience, cause_of, keep_trying, level_of
+from bridge.security.secret import scrub
+
+TRACEBACK_FRAMES: Final = 50
+"""Of the last calls before something failed; an endless recursion has a thousand."""
+
+log = get_logger(__name__)
+
+
+class Source(Protocol):
+    """Reads one PBX, whoever of the two dials."""
+
+    def request_walk(self) -> None:
+        """Read the list from its start once more, as soon as that is possible."""
+
+    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:
+        """Read on from *since* until that is of no more use, and raise why; *at_once* is asked before *hand_on*."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pbx:
+    """One PBX to follow."""
+
+    name: SourceName
+    source: Source
+    ask_ahead: int = 256
+    """Rows that may be read and not yet committed."""
+    rules: Rules | None = None
+    """How its rows are judged, where that is not as those of the other PBXs are."""
+    max_silence: timedelta = timedelta(minutes=15)
+    """Without an answer, a failure or another attempt for so long, the reading task itself is stuck."""
+
+
+class Remembering(Store, Protocol):
+    """What following needs of a store beside what ingesting does: it remembers each PBX."""
+
+    def place(self, source: SourceName) -> Place:
+        """Return where *source* stands."""
+
+    def paused(self) -> Mapping[SourceName, Pause]:
+        """Return the PBXs that an operator wants not to be read."""
+
+    def certificate(self, source: SourceName) -> Certificate | None:
+        """Return what the last proven full walk of the present epoch found, if there was one."""
+
+
+def reading(name: SourceName) -> str:
+    """Return what the watchdog calls the reading of a PBX."""
+    return f"read {name}"
+
+
+class FollowedPbx:
+    """A PBX being followed, from where its *intake* stands; not read while the outbox is full.
+
+    *has_room* is set while that is not so; *place* is asked where the store stands.
+    """
+
+    def __init__(  # noqa: PLR0913 - its parts
+        self,
+        pbx: Pbx,
+        intake: Intake,
+        schedule: WalkSchedule,
+        *,
+        place: Callable[[], Awaitable[Place]],
+        board: Board,
+        has_room: asyncio.Event,
+    ) -> None:
+        self._name = pbx.name
+        self._task = reading(pbx.name)
+        self._source = pbx.source
+        self._intake = intake
+        self._schedule = schedule
+        self._place = place
+        self._board = board
+        self._part = board.sources[pbx.name]
+        self._has_room = has_room
+        self._patience = Patience()
+        self._heard_at: float | None = None
+        """When the PBX told something last, by the steady clock."""
+        self._paused_at = 0.0
+        """Since when it is paused, or was when this process began, by the steady clock."""
+        self._is_spoilt = False
+        """True once a commit failed: the intake has something that is not durable and never will be."""
+        self._pause: Pause | None = None
+        """What an operator said who wants it not to be read."""
+        self._may_read = asyncio.Event()
+        """Cleared while that is so."""
+        self._may_read.set()
+        self._pausing = asyncio.Event()
+        """Set while that is so, for who reads at the moment."""
+
+    def __repr__(self) -> str:
+        return f"<FollowedPbx {self._name}, {self._part.doing}>"
+
+    async def follow(self, first_pause_seconds: float = 0.0) -> None:
+        """Read for ever, begun after a pause; cancelled, it makes durable what was read.
+
+        Raises:
+            Fatal: nothing can be done by waiting.
+
+        """
+        await asyncio.sleep(first_pause_seconds)
+        await keep_trying(self._read_and_commit, self._patience, self._failed)
+
+    async def _read_and_commit(self) -> None:
+        """Read until that is of no more use; whatever happens meanwhile is the trouble of this PBX.
+
+        Raises:
+            BridgeError: why it is of no more use.
+
+        """
+        failure: Exception | None = None
+        try:
+            if self._is_spoilt:
+                self._intake.start_over(await self._place())
+                self._is_spoilt = False
+            async with asyncio.TaskGroup() as group:
+                committing = group.create_task(self._intake.keep_committing())
+                try:
+                    await self._read()
+                finally:
+                    if not committing.done():
+                        settling = asyncio.create_task(self._intake.settle())
+                        await asyncio.wait([settling, committing], return_when=asyncio.FIRST_COMPLETED)
+                        settling.cancel()
+                    self._is_spoilt = committing.done()
+        except Exception as problem:  # noqa: BLE001 - whatever it is, it is told, and concerns this PBX only
+            failure = problem
+        if failure is not None:
+            ours, task = self._ours(failure), asyncio.current_task()
+            if task is not None and task.cancelling() and not isinstance(ours, Fatal):
+                raise asyncio.CancelledError  # the group tells of failures instead, and nothing is to be tried again
+            raise ours
+
+    def _ours(self, failure: Exception) -> BridgeError:
+        """Return the error of ours that *failure* is, or one that says that nobody thought of it."""
+        failures = list(_leaves(failure))
+        foreseen = [each for each in failures if isinstance(each, BridgeError)]
+        for each in failures:
+            if not isinstance(each, BridgeError):
+                told = "".join(format_exception(each, limit=-TRACEBACK_FRAMES))
+                log.error("source.reading_failed", source=self._name, exception=told)
+        fatal = [each for each in foreseen if isinstance(each, Fatal)]
+        if fatal or len(foreseen) == len(failures):
+            return (fatal or foreseen)[0]
+        unforeseen = next(each for each in failures if not isinstance(each, BridgeError))
+        failed = PbxReadingFailed(
+            f"reading this PBX failed in a way that nobody thought of ({type(unforeseen).__name__}); the log has the "
+            "traceback, please report it. It is tried again, and the other PBXs go on"
+        )
+        failed.__cause__ = unforeseen
+        return failed
+
+    async def _read(self) -> None:
+        await self._intake.settle()
+        self._intake.abandon_walk()
+        if self._board.full:
+            self._part.fails(self._board.full, Level.PAUSED, utc_now(), cause="outbox_full")
+            await self._has_room.wait()
+        while True:
+            await self._may_read.wait()
+            self._board.beat(self._task)
+            await _unless(self._pausing, self._source.read(self._intake.cursor, self._hand_on, self._take_at_once))
+            await self._intake.settle()
+            self._intake.abandon_walk()
+            self._show_pause()  # over whatever the reading said last
+
+    async def _hand_on(self, heard: Heard) -> None:
+        self._progress()
+        await self._intake.put(heard)
+
+    def _take_at_once(self, heard: Heard) -> bool:
+        self._progress()
+        return self._intake.take_at_once(heard)
+
+    def _progress(self) -> None:
+        """Record that the PBX told something.
+
+        Raises:
+            OutboxFull: nothing more is to be read for now.
+
+        """
+        if self._board.full:
+            raise OutboxFull(self._board.full)
+        seconds = steady()
+        if self._patience.is_tried:
+            if self._heard_at is not None:
+                self._schedule.came_back(timedelta(seconds=seconds - self._heard_at))
+            self._patience.progress()
+        self._heard_at = seconds
+        self._part.last_progress_at = utc_now()
+        self._board.beat(self._task)
+
+    def _failed(self, problem: BridgeError, pause_seconds: float) -> None:
+        level = level_of(problem)
+        now = utc_now()
+        self._part.fails(scrub(str(problem)), level, now, cause=cause_of(problem))
+        self._board.beat(self._task)
+        write = log.error if level is Level.ERROR else log.warning
+        write("source.failed", source=self._name, problem=str(problem), again_in_seconds=round(pause_seconds, 1))
+
+    def ask_for_walk(self) -> None:
+        """Want a full walk, which no quiet hours hold up."""
+        self._schedule.ask()
+
+    def resync(self, *, accept_deletions: bool) -> None:
+        """Want a full walk; with *accept_deletions* the accounts that it does not see may be deleted, however many."""
+        self._intake.accepts_deletions = accept_deletions
+        self.ask_for_walk()
+
+    def walk_if_due(self, now: datetime) -> None:
+        """Begin a full walk if there is a reason for one and the PBX is reached; *now* is local and aware."""
+        reason = self._schedule.due(now)
+        if reason and self._part.is_usable:
+            log.debug("walk.wanted", source=self._name, reason=reason)
+            self._source.request_walk()
+
+    def hold(self, pause: Pause | None) -> None:
+        """Read no more because of *pause*; again where it is ``None``."""
+        before, self._pause = self._pause, pause
+        if pause is not None:
+            if before is None:
+                self._paused_at = steady()
+            self._may_read.clear()
+            self._pausing.set()
+        else:
+            self._pausing.clear()
+            self._may_read.set()
+            if before is not None:
+                away = utc_now() - before.since
+                if away < timedelta(0):
+                    away = timedelta.max  # the clock was wrong then or is now: nobody knows for how long
+                self._schedule.came_back(max(away, timedelta(seconds=steady() - self._paused_at)))
+        self._show_pause()
+
+    def _show_pause(self) -> None:
+        show_pause(self._part, self._pause)
+
+
+def show_pause(part: SourcePart, pause: Pause | None, *, otherwise: str = "starting") -> None:
+    """Show whether a PBX is paused; one that was, and is not any more, does what *otherwise* says."""
+    was_paused, part.is_paused = part.is_paused, pause is not None
+    if pause is not None:
+        reason = f" ({pause.reason})" if pause.reason else ""
+        part.problem = part.cause = ""
+        part.does(f"paused by an operator{reason}", Level.PAUSED, utc_now())
+        part.since = pause.since
+    elif was_paused:
+        part.does(otherwise, Level.WARN, utc_now())
+
+
+async def shown_as_known(
+    name: SourceName, part: SourcePart, store: Remembering, *, offload: Offload
+) -> tuple[Pause | None, Certificate | None]:
+    """Show what the store knows of the last proven walk of a PBX, and return whether that is paused, and the walk."""
+    pause = (await offload(store.paused)).get(name)
+    certificate = await offload(store.certificate, name)
+    if certificate is not None:
+        part.certified(certificate)
+        # Whatever became of the store, this PBX was compared with it since.
+        part.warning = held_words(name, certificate.held)
+    return pause, certificate
+
+
+async def recalled(  # noqa: PLR0913 - its parts
+    pbx: Pbx,
+    store: Remembering,
+    *,
+    offload: Offload,
+    board: Board,
+    has_room: asyncio.Event,
+    rules: Rules,
+    brake: Brake,
+    habits: Habits,
+    on_told: Callable[[Told], None],
+    on_keeping: Callable[[], None],
+) -> FollowedPbx:
+    """Show on *board* what an earlier bridge knew of *pbx*, and return it, to be followed from where it stands."""
+    name, part = pbx.name, board.sources[pbx.name]
+    pause, certificate = await shown_as_known(name, part, store, offload=offload)
+    verified_at, unseen = None, 0
+    if certificate is not None:
+        verified_at, unseen = certificate.verified_at.astimezone(), certificate.absent - certificate.held
+    schedule = WalkSchedule(name, habits, verified_at, absent=unseen, steady=steady)
+    part.second_look_at = schedule.second_look_at(utc_now().astimezone())
+    place = await offload(store.place, name)
+    part.cursor = place.cursor
+    board.watch(reading(name), pbx.max_silence)
+    intake = Intake(
+        name,
+        store,
+        rules=pbx.rules or rules,
+        run=offload,
+        clock=utc_now,
+        part=part,
+        brake=brake,
+        on_told=on_told,
+        on_keeping=on_keeping,
+        schedule=schedule,
+        ask_ahead=pbx.ask_ahead,
+    )
+    intake.stand_at(place)
+    followed = FollowedPbx(
+        pbx, intake, schedule, place=partial(offload, store.place, name), board=board, has_room=has_room
+    )
+    followed.hold(pause)
+    log.info("source.starting", source=name, events_so_far=place.sequence, resumes=not place.cursor.is_start)
+    return followed
+
+
+def _leaves(failure: Exception) -> Iterator[Exception]:
+    """Yield what *failure* is made of, should it be a group."""
+    if isinstance(failure, ExceptionGroup):
+        for each in failure.exceptions:
+            yield from _leaves(each)
+    else:
+        yield failure
+
+
+async def _unless(hindrance: asyncio.Event, work: Coroutine[Any, Any, Any]) -> None:
+    """Do *work* until it ends, or break it off as soon as *hindrance* is set; raises what it raises."""
+    working, hindered = asyncio.create_task(work), asyncio.create_task(hindrance.wait())
+    try:
+        await asyncio.wait([working, hindered], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        hindered.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait([working])
+    if not working.cancelled():
+        working.result()

@@ -1,0 +1,452 @@
+"""The running bridge, put together from the settings."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from importlib.util import find_spec
+from typing import Final
+
+from bridge import __version__
+from bridge.broker.connection import connect, declare, verify
+from bridge.broker.frames import APP_ID
+from bridge.broker.publisher import Publisher
+from bridge.clock import steady, utc_now
+from bridge.config.pbx_tables import ListenTable, PbxTable
+from bridge.config.settings import Settings
+from bridge.config.tables import RabbitMqTable
+from bridge.errors import BadConfig, Misconfigured, Transient
+from bridge.events.asyncapi import documents
+from bridge.logs import get_logger
+from bridge.model import LogContents, Newcomers, Numbers, OutboxRow, SourceName
+from bridge.observability.metrics import exposition
+from bridge.observability.status import Board, Door, Level, LogPart, Part, SourcePart
+from bridge.observability.tracing import tracing
+from bridge.observability.web.server import Views, serve
+from bridge.ops.terminal import TerminalPublisher
+from bridge.pbx.inbound.admission import Bounds, Gate
+from bridge.pbx.inbound.authentication import App, Judge
+from bridge.pbx.inbound.server import Listener, Place
+from bridge.pbx.outbound import PbxSource
+from bridge.runtime.bridge import Bridge
+from bridge.runtime.committer import Told
+from bridge.runtime.descriptors import afford
+from bridge.runtime.from_settings import brake_of, habits_of, limits_of, offer_of, pace_of, rules_of, topology_of
+from bridge.runtime.inbound_sources import Callers
+from bridge.runtime.log_scan import scan_log
+from bridge.runtime.outbox_monitor import BLOCKED
+from bridge.runtime.secret_files import FileReadingSource, Files, looking
+from bridge.runtime.sinks import PUBLISHING, WRITING_LOG, StreamSink
+from bridge.runtime.source_worker import Pbx
+from bridge.security.forwarded import Proxies
+from bridge.security.secret import scrub
+from bridge.security.tls import ServerCertificate
+from bridge.store.sqlite.files import close_to_others
+from bridge.store.sqlite.recent import RecentEvents
+from bridge.store.sqlite.store import SqliteStore
+
+_BLOCKED_WORDS: Final = (
+    "The broker has a memory or disk alarm and takes nothing. The bridge waits on its connection and sends everything "
+    "once the alarm ends; at the broker, rabbitmq-diagnostics alarms says what it is"
+)
+
+KEPT_DESCRIPTORS: Final = 250
+"""For the broker, the store, the page (64), commands and health checks, PBXs that we dial, and what Python needs."""
+
+DOOR_SECONDS: Final = 1.0
+"""How often the status of the door is brought up to date."""
+
+log = get_logger(__name__)
+
+
+@contextmanager
+def built(
+    settings: Settings,
+    *,
+    shadow: TerminalPublisher | None = None,
+    on_told: Callable[[Told], None] = lambda _told: None,
+    on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
+) -> Iterator[Bridge]:
+    """Open the store and build a bridge of what *settings* say.
+
+    With *shadow* it hands its events to that, and has a store of its own beside the real one: no broker is touched.
+
+    Raises:
+        StoreInUse: another bridge has the store open.
+        StoreUnusable: the store cannot be used.
+        BadConfig: a file named in the settings cannot be used, or the log cannot be written in another way right now.
+
+    """
+    now = utc_now()
+    board = Board(version=__version__, started_at=now, broker=Part(since=now), steady=steady, scrub=scrub)
+    board.max_unsent_age = timedelta(seconds=settings.status.max_unsent_age_seconds)
+    board.max_walk_stall = timedelta(seconds=settings.status.max_walk_stall_seconds)
+    board.insecurities = list(settings.insecurities())
+    board.sources = {pbx.name: SourcePart(since=now) for pbx in settings.pbx}
+    path = settings.store.path
+    store_path = path if shadow is None else path.with_name(f"{path.name}.shadow")
+    for done in close_to_others(store_path):
+        log.warning("store.open_to_others", problem=done)
+    with SqliteStore(store_path) as store, _hooks(settings, on_told, on_published) as (told, published):
+        board.locked = lambda: store.locked
+        board.oldest_unsent_at = store.exchange.oldest_unpublished_at()
+        stream = build_stream_sink(settings, store, board) if shadow is None else None
+
+        def gets_on() -> None:
+            board.beat(PUBLISHING)
+
+        yield Bridge(
+            store,
+            [pbx_of(settings, pbx, board.sources[pbx.name], store.key) for pbx in settings.pbx],
+            shadow or publisher_of(settings, board.broker, gets_on),
+            rules=rules_of(settings, None, store.key),
+            board=board,
+            window=settings.rabbitmq.window,
+            keep=timedelta(days=settings.replay.keep_days),
+            brake=brake_of(settings),
+            habits=habits_of(settings),
+            limits=limits_of(settings),
+            stream=stream,
+            on_told=told,
+            on_published=published,
+            read_log=partial(read_log, settings, lambda: store.generation, gets_on)
+            if settings.rabbitmq.log_stream and shadow is None
+            else None,
+        )
+
+
+@contextmanager
+def _hooks(
+    settings: Settings, on_told: Callable[[Told], None], on_published: Callable[[Sequence[OutboxRow]], None]
+) -> Iterator[tuple[Callable[[Told], None], Callable[[Sequence[OutboxRow]], None]]]:
+    """Yield what is called with what became durable and with what was confirmed: the given ones, and traces."""
+    if not settings.traces.enabled:
+        yield on_told, on_published
+        return
+    with tracing(settings.traces.endpoint, clock=utc_now, version=__version__) as tracer:
+
+        def traced(news: Told) -> None:
+            if news.certificate is not None:
+                tracer.walked(news.certificate)
+            if news.changes and news.began_at is not None:
+                tracer.ingested(news.source, news.identified, news.began_at)
+            on_told(news)
+
+        def published(rows: Sequence[OutboxRow]) -> None:
+            tracer.published(rows)
+            on_published(rows)
+
+        yield traced, published
+
+
+@asynccontextmanager
+async def page(settings: Settings, board: Board) -> AsyncIterator[None]:
+    """Serve the page about *board* while inside, unless it is switched off.
+
+    Raises:
+        BadConfig: its address cannot be listened on, or its token cannot be read.
+
+    """
+    status = settings.status
+    if not status.enabled:
+        yield
+        return
+    reader = RecentEvents(settings.store.path)
+    views = Views(reader.recent, exposition(board), documents(offer_of(settings)))
+    token = status.secret_token
+    try:
+        async with serve(
+            board,
+            host=status.host,
+            port=status.port,
+            token=token,
+            hosts=status.hosts,
+            proxies=status.proxies,
+            is_introduced=status.proxy_protocol,
+            views=views,
+        ) as port:
+            log.info("status.listening", url=f"http://{status.host}:{port}/", token=token is not None)
+            yield
+    finally:
+        reader.close()
+
+
+def pbx_of(settings: Settings, pbx: PbxTable, part: SourcePart, key: bytes) -> Pbx:
+    """Return what is followed of *pbx*; *key* is the store's.
+
+    Its reading counts as stuck after several times the longest that one step may take.
+    """
+    step = pbx.poll_interval_seconds + pbx.answer_timeout_seconds + pbx.connect_timeout_seconds
+    return Pbx(
+        pbx.name,
+        source_of(pbx, part),
+        pbx.ask_ahead,
+        rules=rules_of(settings, pbx.name, key),
+        max_silence=timedelta(seconds=3 * step + 120),
+    )
+
+
+def source_of(pbx: PbxTable, part: SourcePart) -> FileReadingSource:
+    """Return the source that reads *pbx* and tells *part* what it does."""
+    secret, tls = pbx.secret, pbx.tls
+    files = Files(pbx.name, part, [lambda: secret.trouble, lambda: tls.trouble])
+    source = PbxSource(
+        pbx.full_url,
+        app=pbx.app,
+        password=looking(files, secret.reveal),
+        pace=pace_of(pbx),
+        connect_timeout_seconds=pbx.connect_timeout_seconds,
+        max_message_bytes=pbx.max_message_bytes,
+        ssl_context=tls.context,
+        on_state=lambda doing: part.does(doing, Level.OK if doing == "reading" else Level.WARN, utc_now()),
+        on_noise=noise_of(pbx.name, part),
+    )
+    return FileReadingSource(source, tls.refresh)
+
+
+def noise_of(name: SourceName, part: SourcePart) -> Callable[[str], None]:
+    """Return what counts the messages of a source that cannot be read."""
+
+    def hears_noise(reason: str) -> None:
+        part.noise += 1
+        if part.noise & (part.noise - 1) == 0:  # the 1st, 2nd, 4th, 8th …: told, but not ten thousand times
+            log.warning("source.noise", source=name, messages=part.noise, reason=reason)
+
+    return hears_noise
+
+
+@asynccontextmanager
+async def listening(settings: Settings, bridge: Bridge) -> AsyncIterator[Listener | None]:
+    """Let PBXs dial *bridge* while inside; yields ``None`` where *settings* do not want that.
+
+    Raises:
+        BadConfig: the address cannot be listened on.
+
+    """
+    listen = settings.listen
+    if listen is None:
+        yield None
+        return
+    taken = {pbx.name for pbx in settings.pbx}
+    callers = Callers(
+        bridge,
+        pace_of(listen),
+        taken=taken,
+        noise_of=noise_of,
+        newcomers=Newcomers(
+            listen.max_new_pbxs_per_hour,
+            listen.max_pbxs,
+            timedelta(days=listen.forget_after_days),
+            is_asking=listen.new_pbxs == "ask",
+        ),
+        ask_ahead=listen.ask_ahead,
+        max_silence=timedelta(seconds=3 * (listen.poll_interval_seconds + listen.answer_timeout_seconds) + 120),
+    )
+    known = await bridge.callers(utc_now() - timedelta(days=listen.forget_after_days))
+    callers.expect(known)
+    gate = Gate(bounds_of(listen))
+    for caller in known:
+        if caller.address and caller.guid:
+            gate.expect(caller.address, (caller.domain, caller.pbx, caller.guid.lower()))
+    listener = listener_of(listen, gate, callers)
+    door = bridge.board.door = Door(listen.url)
+
+    async def keep_looking() -> None:
+        while True:
+            door.connections, door.pbxs = gate.connected, callers.connected
+            door.refusals = dict(listener.record.refusals)
+            await asyncio.sleep(DOOR_SECONDS)
+
+    async with listener.listening():
+        door.url = listen.model_copy(update={"port": listener.port}).url
+        log.info("listen.listening", url=door.url, port=listener.port)
+        looking = asyncio.create_task(keep_looking())
+        try:
+            yield listener
+        finally:
+            looking.cancel()
+            await asyncio.wait([looking])
+
+
+def bounds_of(listen: ListenTable) -> Bounds:
+    """Return how many connections there may be: as configured, or as many as the system affords beside the rest."""
+    kept = KEPT_DESCRIPTORS + listen.max_unauthenticated
+    total = min(listen.max_connections, max(1, afford(listen.max_connections + kept) - kept))
+    if total < listen.max_connections:
+        log.warning(
+            "listen.few_descriptors",
+            max_connections=total,
+            problem=f"the system allows too few file descriptors for {listen.max_connections} connections; raise its "
+            "limit (LimitNOFILE in systemd, ulimits in compose, ulimit -n in a shell)",
+        )
+    return Bounds(total, listen.max_connections_per_address, listen.max_unauthenticated)
+
+
+def listener_of(listen: ListenTable, gate: Gate, callers: Callers) -> Listener:
+    """Return the door for PBXs that dial."""
+    return Listener(
+        Place(
+            listen.host,
+            listen.port,
+            listen.path,
+            listen.login_timeout_seconds,
+            listen.max_message_bytes,
+            is_introduced=listen.proxy_protocol,
+        ),
+        judge=Judge([App(app.name, app.domain, app.secret.reveal, frozenset(app.pbxs), app.pin) for app in listen.app]),
+        gate=gate,
+        source_for=callers.source_for,
+        certificate=ServerCertificate(listen.certificate_file, listen.key_file, listen.client_ca_file)
+        if listen.certificate_file
+        else None,
+        proxies=Proxies(listen.proxies),
+    )
+
+
+def publisher_of(settings: Settings, part: Part, on_progress: Callable[[], None] = lambda: None) -> Publisher:
+    """Return the publisher, which tells *part* what it does; *on_progress* is called while it gets on."""
+
+    def does(doing: str) -> None:
+        part.does(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
+        if doing.startswith("blocked"):
+            part.cause, part.problem = BLOCKED, _BLOCKED_WORDS
+        log.info("broker.state", state=doing)
+
+    def fence_of(source: SourceName) -> str:
+        return f"{rabbitmq.exchange}.writer.{source}"
+
+    rabbitmq = settings.rabbitmq
+    return Publisher(
+        _hosts(rabbitmq, "broker", part),
+        topology=topology_of(settings),
+        is_declaring=rabbitmq.declare,
+        fences=[fence_of(pbx.name) for pbx in settings.pbx],
+        fence_of=fence_of,
+        confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
+        is_traced=settings.traces.enabled,
+        ssl_context=rabbitmq.tls.context,
+        on_state=does,
+        on_progress=on_progress,
+    )
+
+
+def _hosts(rabbitmq: RabbitMqTable, name: str, part: Part) -> Callable[[], Sequence[str]]:
+    """Return what is asked for the hosts of the broker before each connection, and tells *part* about its files."""
+    secrets = [secret for secret in (rabbitmq.secret, rabbitmq.stream_secret) if secret is not None]
+
+    def trouble() -> str:
+        return "; ".join(filter(None, (secret.trouble for secret in secrets)))
+
+    def hosts() -> Sequence[str]:
+        rabbitmq.tls.refresh()
+        return rabbitmq.urls
+
+    return looking(Files(name, part, [trouble, lambda: rabbitmq.tls.trouble]), hosts)
+
+
+async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
+    settings: Settings,
+    generation: Callable[[], str],
+    on_progress: Callable[[], None],
+    places: Mapping[str, tuple[int, str]],
+    wanted: frozenset[str],
+    given: Mapping[SourceName, Numbers],
+) -> LogContents:
+    """Return what the log has, read to its end from *places* on; see ``log_scan``.
+
+    *generation* tells under which name the store writes the log itself. *on_progress* is called with every step. A
+    stream port that is away holds nothing up: the last publishing id is one proof more, and asked again by the session.
+
+    Raises:
+        BridgeError: the broker cannot be asked.
+
+    """
+    rabbitmq, topology = settings.rabbitmq, topology_of(settings)
+    rabbitmq.tls.refresh()
+    async with connect(
+        rabbitmq.urls, client_name=APP_ID, ssl_context=rabbitmq.tls.context, on_progress=on_progress
+    ) as connection:
+        await (declare if rabbitmq.declare else verify)(connection, topology)
+        if topology.log_partitions:
+            needs_streams()
+            from bridge.broker.stream.publisher import provide_log  # noqa: PLC0415 - needs the extra "stream"
+
+            await provide_log(connection, topology, is_declaring=rabbitmq.declare)
+        contents = await scan_log(
+            connection, topology, places=places, wanted=wanted, given=given, on_progress=on_progress
+        )
+    if settings.listen is None:  # what another bridge told of a PBX that it took over is no news about ours
+        ours = {pbx.name for pbx in settings.pbx}
+        contents = replace(contents, newest={name: found for name, found in contents.newest.items() if name in ours})
+    if not topology.log_partitions:
+        return contents
+    try:
+        return replace(contents, last_position=await last_position(settings, topology.log_streams, generation()))
+    except (Transient, Misconfigured) as problem:
+        log.info("log.last_position_not_asked", problem=str(problem))
+        return contents
+
+
+async def last_position(settings: Settings, streams: Sequence[str], generation: str) -> int:
+    """Return the highest publishing id that the broker has of a store of this generation; 0 where it has none.
+
+    Raises:
+        BridgeError: the broker cannot be asked.
+
+    """
+    from bridge.broker.stream.connection import connect_stream  # noqa: PLC0415 - the same
+    from bridge.broker.stream.publisher import producer_of  # noqa: PLC0415 - needs the extra "stream"
+
+    rabbitmq, name = settings.rabbitmq, f"{APP_ID} log"
+    async with connect_stream(rabbitmq.stream_urls, client_name=name, ssl_context=rabbitmq.tls.context) as connection:
+        return max([await connection.last_of(producer_of(generation), stream) for stream in streams])
+
+
+def build_stream_sink(settings: Settings, store: SqliteStore, board: Board) -> StreamSink | None:
+    """Return what writes the log by the stream protocol; ``None`` where the exchange feeds it, or there is none.
+
+    Raises:
+        BadConfig: the package for it is missing, or the log was written in another way and not to its end.
+
+    """
+    rabbitmq = settings.rabbitmq
+    if not rabbitmq.writes_log:
+        store.end_log()
+        return None
+    needs_streams()
+    from bridge.broker.stream.publisher import LogPublisher, producer_of  # noqa: PLC0415 - needs the extra "stream"
+
+    store.begin_log(rabbitmq.log_partitions)
+    part = board.log = LogPart(since=board.started_at, oldest_unsent_at=store.log.oldest_unpublished_at())
+
+    def does(doing: str) -> None:
+        part.does(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
+        log.info("log.state", state=doing)
+
+    def fence_of(source: SourceName) -> str:
+        return f"{rabbitmq.exchange}.log.writer.{source}"
+
+    publisher = LogPublisher(
+        _hosts(rabbitmq, "log", part),
+        lambda: rabbitmq.stream_urls,
+        topology=topology_of(settings),
+        producer=lambda: producer_of(store.generation),
+        is_declaring=rabbitmq.declare,
+        fences=[fence_of(pbx.name) for pbx in settings.pbx],
+        fence_of=fence_of,
+        confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
+        ssl_context=rabbitmq.tls.context,
+        on_state=does,
+        on_progress=lambda: board.beat(WRITING_LOG),
+    )
+    return StreamSink(store.log, publisher, part)
+
+
+def needs_streams() -> None:
+    """Raise a ``BadConfig`` with the remedy where the package for the stream protocol is not installed."""
+    if find_spec("rstream") is None:
+        raise BadConfig(
+            "rabbitmq.stream_url needs a package that is not installed: pip install 'pbx-account-bridge[stream]'"
+        )

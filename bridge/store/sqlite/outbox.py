@@ -1,0 +1,336 @@
+"""The outbox as one sink sees it: what it does not have yet, how far it has it, and what it does not get in its turn.
+
+An event is written once and never changed. That a sink has it is told by an appended line, "everything of this lane
+through that position"; what it refuses for good (parked) and what comes behind that (held) stands in a table of its
+own, and tried again is a copy at the end, with the same id. So positions are sent in ascending order, progress never
+goes back, and the position can be the publishing id of the log.
+
+The exchange has a lane for each source, so that one that cannot go on holds up no other. The log has one lane for all,
+since its publishing ids have to ascend over all that its producer writes.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from bridge.model import Backlog, OutboxRow, Parked, Sink, SourceName, Waiting
+from bridge.store.sqlite.transaction import as_moment, as_text
+
+WINDOW_ROWS: Final = 1024
+"""After an unclean stop so many unsent events of each source are taken to be in doubt; no window is larger."""
+
+_SECOND: Final = len("2026-11-23T20:31:07")
+
+_NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+ALL: Final = SourceName("")
+"""The name of the one lane that is all sources."""
+
+
+class Database(Protocol):
+    """What an outbox needs of the store it is part of."""
+
+    def query(self, name: str, /, **parameters: Any) -> Sequence[Any]:
+        """Return the rows of a statement."""
+
+    def change(self, name: str, /, **parameters: Any) -> int:
+        """Run a statement, and return how many rows it changed."""
+
+    def together(self) -> Any:
+        """Return a context in which all changes become durable together, or none does."""
+
+    def source_id(self, name: SourceName) -> int:
+        """Return the number of a source that is known."""
+
+    def source_name(self, number: int) -> SourceName:
+        """Return the name of a source by its number."""
+
+
+class SqliteOutbox:
+    """The outbox contract of ``delivery`` for one *sink*."""
+
+    def __init__(self, database: Database, sink: Sink) -> None:
+        self._database = database
+        self.sink = sink
+        self._has_one_lane = sink is Sink.LOG
+        self._through: dict[int, int] = {}
+        """By lane: everything up to there is confirmed, as far as it is not aside."""
+        self._lines: dict[int, tuple[int, str]] = {}
+        """By lane: the last line that was appended here, and its second."""
+        self._parked: Counter[int] = Counter()
+        """By source: how many of its events are parked."""
+        self._backlog = Backlog()
+        self.is_on = sink is Sink.EXCHANGE
+        """False where nobody takes what is for this sink."""
+        self.since = 0
+        """Nothing up to this position was given to the sink under its present name."""
+
+    def __repr__(self) -> str:
+        return f"<SqliteOutbox of the {self.sink.name.lower()}, {self._backlog.rows} to send>"
+
+    @property
+    def backlog(self) -> Backlog:
+        """What this sink does not have; counted along, so asking costs nothing."""
+        return self._backlog
+
+    def load(self, sources: Sequence[int]) -> None:
+        """Count what there is; *sources* are all that may have something."""
+        lanes = [0] if self._has_one_lane else sources
+        progress = {row["lane"]: row["through"] for row in self._database.query("progress", sink=self.sink)}
+        self._through = {lane: progress.get(lane, 0) for lane in lanes}
+        waiting = [row for lane in lanes for row in self._unsent("count_unsent", lane)]
+        (held,) = self._database.query("count_aside", sink=self.sink)
+        rows, size = sum(row["rows"] for row in waiting), sum(row["bytes"] for row in waiting)
+        self._backlog = Backlog(rows, size, held["rows"], held["bytes"], held["parked"])
+        self._parked = Counter({row["lane"]: row["parked"] for row in self._aside()})
+
+    def doubt_first(self) -> None:
+        """After an unclean stop: take to be in doubt what may have been on its way."""
+        for name in self.lanes():
+            lane = self._lane(name)
+            self._database.change("doubt_first", lane=lane, after=self._through[lane], limit=WINDOW_ROWS)
+
+    def unpublished(self, after: Mapping[SourceName, int], limit: int, share: int) -> Sequence[OutboxRow]:
+        """Return the next events of these lanes behind the positions given (0: the confirmed end), lane after lane.
+
+        No more than *limit* in all and *share* of each. A lane of which fewer come than would have fitted has no more.
+        """
+        found: list[OutboxRow] = []
+        for name, position in after.items():
+            if len(found) >= limit:
+                break
+            lane = self._lane(name)
+            behind = max(position, self._through.get(lane, 0))
+            rows = self._unsent("unsent", lane, after=behind, limit=min(share, limit - len(found)))
+            found += [
+                OutboxRow(at, source, sequence, identity, kind, key, body, as_moment(made), bool(is_in_doubt), account)
+                for at, source, sequence, identity, kind, account, key, body, made, is_in_doubt in rows
+            ]
+        return found
+
+    def lanes(self) -> Sequence[SourceName]:
+        """Return the lanes in which something may wait."""
+        return [self._name(lane) for lane in self._through if self._unsent("unsent", lane, limit=1)]
+
+    def lane_of(self, source: SourceName) -> SourceName:
+        """Return in which lane the events of a source are."""
+        return ALL if self._has_one_lane else source
+
+    def mark_published(self, rows: Sequence[OutboxRow], at: datetime) -> None:
+        """Record that the sink has *rows*, the next ones of their lanes, and with them all before them."""
+        reached = {self._lane(self.lane_of(row.source)): row.position for row in rows}
+        self._confirm(reached, at)
+        self._count(-len(rows), -sum(len(row.body) for row in rows))
+
+    def _confirm(self, reached: Mapping[int, int], at: datetime) -> None:
+        moment = as_text(at)
+        with self._database.together():
+            for lane, through in reached.items():
+                told = {"sink": self.sink, "lane": lane, "through": through, "at": moment}
+                before, second = self._lines.get(lane, (0, ""))
+                # A line a second: more of them would tell nobody anything, and there would be millions in a week.
+                if second != moment[:_SECOND] or not self._database.change("extend_confirmed", **told, before=before):
+                    self._database.change("confirm", **told)
+        self._through |= reached
+        self._lines |= {lane: (through, moment[:_SECOND]) for lane, through in reached.items()}
+
+    def mark_in_doubt(self, rows: Sequence[OutboxRow]) -> None:
+        """Record that *rows* may have reached the sink although no confirm came; the log is asked, and knows."""
+        if self._has_one_lane:
+            return
+        reached = {self._lane(row.source): row.position for row in rows}
+        with self._database.together():
+            for lane, through in reached.items():
+                self._database.change("doubt", lane=lane, through=through)
+
+    def park(self, row: OutboxRow, reason: str, at: datetime) -> None:
+        """Put *row* aside, and hold whatever comes behind it and is about the same account."""
+        source = self._database.source_id(row.source)
+        with self._database.together():
+            self.set_aside(row.position, "parked", reason, at)
+            self.hold(source, row.position, at)
+        self._recount_aside()
+
+    def parked(self) -> Sequence[Parked]:
+        """Return the parked events, the oldest first."""
+        return [
+            Parked(
+                position=row["position"],
+                source=SourceName(row["source"]),
+                sequence=row["sequence"],
+                event_id=row["event_id"],
+                routing_key=row["routing_key"],
+                body=row["body"],
+                created_at=as_moment(row["created_at"]),
+                parked_at=as_moment(row["parked_at"]),
+                reason=row["reason"],
+                waiting=row["waiting"],
+                refused_by=self.sink.name.lower(),
+            )
+            for row in self._database.query("parked_rows", sink=self.sink)
+        ]
+
+    def unpark(self, position: int, at: datetime) -> bool:
+        """Have a parked event tried once more, and return whether there was one at *position*."""
+        return self._decide(position, "again", None, at)
+
+    def discard(self, position: int, reason: str, at: datetime) -> bool:
+        """Never send a parked event, let go what waits behind it, and return whether there was one at *position*."""
+        return self._decide(position, "discarded", reason, at)
+
+    def forget(self, position: int, state: str | None, reason: str, at: datetime) -> None:
+        """Never send the event at *position*, whose *state* here is that."""
+        if self.wants(position, state):
+            self.set_aside(position, "discarded", reason, at)
+
+    def wants(self, position: int, state: str | None) -> bool:
+        """Tell whether the event at *position*, whose *state* here is that, is still to be sent, now or later."""
+        if state is not None:
+            return state in {"parked", "held"}
+        lane = 0 if self._has_one_lane else self._database.query("source_of_position", position=position)[0][0]
+        return position > self._through.get(lane, 0)
+
+    def set_aside(self, position: int, state: str, reason: str | None, at: datetime) -> None:
+        """Record that the sink does not get the event at *position* in its turn; see ``aside`` in the tables."""
+        told = {"sink": self.sink, "position": position, "state": state, "reason": reason}
+        self._database.change("set_aside", **told, at=as_text(at))
+
+    def release(self, source: int, at: datetime) -> None:
+        """Send what nothing holds any more, as copies behind everything else, in order; in the open transaction."""
+        released = self._database.query("released", sink=self.sink, source_id=source)
+        for row in released:
+            self._database.change("copy_to_the_end", sink=self.sink, position=row["position"])
+            self.set_aside(row["position"], "moved", None, at)
+
+    def is_holding(self, source: int) -> bool:
+        """Tell whether something of this source is parked, so that what is added may have to be held."""
+        return self._parked[source] > 0
+
+    def hold(self, source: int, behind: int, at: datetime) -> None:
+        """Hold what was added behind that position and is about an account of which something is parked."""
+        self._database.change("hold", sink=self.sink, source_id=source, after=behind, at=as_text(at))
+
+    def count_added(self, added: Mapping[int, tuple[int, int]]) -> None:
+        """Count what was added, once that is durable: rows and bytes by source."""
+        for source, (rows, size) in added.items():
+            self._through.setdefault(0 if self._has_one_lane else source, 0)
+            self._count(rows, size)
+        if any(self._parked[source] for source in added):
+            self._recount_aside()
+
+    def waiting(self) -> Mapping[SourceName, Waiting]:
+        """Return what is not done, by source; takes the longer the more waits. Only of a sink with lanes by source."""
+        aside = {row["lane"]: row for row in self._aside()}
+        waiting = {}
+        for lane in self._through:
+            (counted,), held = self._unsent("count_unsent", lane), aside.get(lane)
+            rows, parked = (held["rows"], held["parked"]) if held is not None else (0, 0)
+            if counted["rows"] + rows:
+                waiting[self._name(lane)] = Waiting(counted["rows"] + rows, parked)
+        return waiting
+
+    def doubtful(self) -> Mapping[SourceName, int]:
+        """Return how many events may have reached the sink although no confirm came, by source."""
+        counted = {self._name(lane): self._unsent("count_doubtful", lane)[0][0] for lane in self._through}
+        return {name: count for name, count in counted.items() if count}
+
+    def oldest_unpublished_at(self) -> datetime | None:
+        """Return when the oldest event was made that is still to be sent."""
+        first = [rows[0]["created_at"] for lane in self._through if (rows := self._unsent("unsent", lane, limit=1))]
+        return as_moment(min(first)) if first else None
+
+    def confirmed_before(self, source: int, before: datetime, now: datetime) -> int:
+        """Return up to which position this sink has had the events of a source since before that time."""
+        lane = 0 if self._has_one_lane else source
+        (row,) = self._database.query(
+            "confirmed_before", sink=self.sink, lane=lane, before=as_text(before), now=as_text(now)
+        )
+        return int(row["through"] or 0)
+
+    def last_given(self) -> int:
+        """Return the highest position that was ever given."""
+        given = self._database.query("positions_given")
+        return int(given[0]["seq"]) if given else 0
+
+    def unsent_through(self, position: int) -> Sequence[OutboxRow]:
+        """Return what is to be sent and has a position up to that, without bodies; only of the log."""
+        rows = self._database.query("unsent_ids", sink=self.sink, after=self.through, through=position)
+        return list(map(_bare, rows))
+
+    def newest_confirmed(self, limit: int) -> Sequence[OutboxRow]:
+        """Return the newest rows that the sink has confirmed, without their bodies; only of the log."""
+        reach = {"after": self.since, "through": self.through}
+        rows = self._database.query("confirmed_ids", sink=self.sink, **reach, limit=limit)
+        return list(map(_bare, rows))
+
+    def mark_sent(self, rows: Sequence[OutboxRow], at: datetime) -> None:
+        """Record that the sink had *rows* before, wherever they are in its order."""
+        with self._database.together():
+            for row in rows:
+                self.set_aside(row.position, "sent", None, at)
+        if rows:
+            self.load(list(self._through))
+
+    def prune_lines(self, source: int, through: int) -> None:
+        """Forget lines about events that were pruned, those of a source up to *through*."""
+        lane = 0 if self._has_one_lane else source
+        self._database.change("prune_confirmed", sink=self.sink, lane=lane, through=through)
+
+    def begin_behind(self, position: int, at: datetime) -> None:
+        """Take everything up to *position* to be with the sink, which had it in another way."""
+        self._confirm(dict.fromkeys(self._through or [0], position), at)
+
+    @property
+    def through(self) -> int:
+        """Up to where everything is confirmed, in the lane that is furthest behind."""
+        return min(self._through.values(), default=0)
+
+    def _decide(self, position: int, state: str, reason: str | None, at: datetime) -> bool:
+        decision = {"sink": self.sink, "position": position, "state": state, "reason": reason, "at": as_text(at)}
+        with self._database.together():
+            is_found = self._database.change("change_parked", **decision) == 1
+            if is_found:
+                (row,) = self._database.query("source_of_position", position=position)
+                self.release(row["source_id"], at)
+        if is_found:
+            self.load(list(self._through))
+        return is_found
+
+    def _recount_aside(self) -> None:
+        before = self._backlog
+        (held,) = self._database.query("count_aside", sink=self.sink)
+        self._backlog = Backlog(
+            before.rows - (held["rows"] - before.held_rows),
+            before.bytes - (held["bytes"] - before.held_bytes),
+            held["rows"],
+            held["bytes"],
+            held["parked"],
+        )
+        self._parked = Counter({row["lane"]: row["parked"] for row in self._aside()})
+
+    def _aside(self) -> Sequence[Any]:
+        return self._database.query("aside_by_source", sink=self.sink)
+
+    def _unsent(self, query: str, lane: int, *, after: int | None = None, limit: int = 0) -> Sequence[Any]:
+        name = query if query == "count_doubtful" else f"{query}_of_{'all' if self._has_one_lane else 'source'}"
+        behind = self._through.get(lane, 0) if after is None else after
+        wanted = {"sink": self.sink, "lane": lane, "after": behind, "limit": limit}
+        return self._database.query(name, **wanted)
+
+    def _count(self, rows: int, size: int) -> None:
+        self._backlog = replace(self._backlog, rows=self._backlog.rows + rows, bytes=self._backlog.bytes + size)
+
+    def _lane(self, name: SourceName) -> int:
+        return 0 if self._has_one_lane else self._database.source_id(name)
+
+    def _name(self, lane: int) -> SourceName:
+        return ALL if self._has_one_lane else self._database.source_name(lane)
+
+
+def _bare(row: Any) -> OutboxRow:
+    """Return a row without what only sending needs."""
+    return OutboxRow(
+        row["position"], SourceName(row["source"]), 0, row["event_id"], "", "", b"", _NEVER, account=row["account"]
+    )

@@ -1,0 +1,42 @@
+"""The last changes for the page, read on a thread and a connection of their own: who looks holds up nobody."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from bridge.events.cloudevents import ACCOUNT_CHANGED
+from bridge.model import KeptEvent
+from bridge.store.sqlite.reader import StoreReader
+
+MAX_BODY_BYTES: Final = 1 << 18
+"""Of an event that is read to be shown; larger ones come without their body."""
+
+
+class RecentEvents:
+    """The last events of the store at *path*; closed by ``close``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader")
+
+    def __repr__(self) -> str:
+        return f"<RecentEvents of {self._path}>"
+
+    async def recent(self, limit: int) -> Sequence[KeptEvent]:
+        """Return up to *limit* account changes, the newest first.
+
+        Raises:
+            StoreUnusable: the store cannot be read.
+
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._recent, limit)
+
+    def close(self) -> None:
+        """Finish what was begun."""
+        self._thread.shutdown(wait=True)
+
+    def _recent(self, limit: int) -> Sequence[KeptEvent]:
+        with StoreReader(self._path) as reader:
+            return reader.recent(ACCOUNT_CHANGED, limit, max_body_bytes=MAX_BODY_BYTES)

@@ -1,0 +1,219 @@
+"""Reading over a connection whose transport a test holds in its hand."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Side
+
+from bridge.errors import PbxBrokeProtocol, PbxUnreachable, StoreUnusable
+from bridge.model import AccountGuid, Cursor, Row, Token
+from bridge.pbx.reader import Heard, Reader, contained
+from bridge.pbx.walk.actions import CaughtUp, Deliver, Pace, WalkBegan
+from bridge.pbx.wire import messages as m
+from bridge.pbx.wire.protocol import Conversation, Party, State
+from tests.support.wires import Pair, logging_on, until
+
+GUID = Token('"g"')
+
+
+class Reading:
+    """A reader that has been told the guid and asked for the first account."""
+
+    def __init__(self, pace: Pace | None = None) -> None:
+        self.pair = Pair(Side.CLIENT)
+        self.said: list[str] = []
+        self.reader = Reader("hq", pace or Pace(poll_jitter=0))
+        self.heard: list[Heard] = []
+        self.room = 1000
+        self.enough: Exception | None = None
+
+    def take(self, heard: Heard) -> bool:
+        if self.enough is not None:
+            raise self.enough
+        if self.room:
+            self.room -= 1
+            self.heard.append(heard)
+            return True
+        return False
+
+    async def hand_on(self, heard: Heard) -> None:
+        await asyncio.sleep(0)
+        self.heard.append(heard)
+
+    @asynccontextmanager
+    async def going_on(self) -> AsyncIterator["asyncio.Task[Any]"]:
+        conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
+        conversation.state = State.READY
+        work = self.reader.read(self.pair.socket, conversation, (), Cursor(), self.hand_on, self.take)
+        task: asyncio.Task[Any] = asyncio.create_task(work)
+        await until(lambda: self.questions == 1)
+        for _ in range(2):
+            self.arrive(m.NoAccount(Cursor(GUID), self.src))
+        assert self.questions == 3
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            self.pair.socket.abort()
+            await self.pair.socket.gone
+
+    def arrive(self, *messages: m.Message) -> None:
+        self.pair.frames(*(Frame(Opcode.TEXT, message.to_json().encode()) for message in messages))
+
+    @property
+    def src(self) -> str:
+        """Of the last question."""
+        return f"acct-{self.questions}"
+
+    @property
+    def questions(self) -> int:
+        self.said += [bytes(frame.data).decode() for frame in self.pair.heard()]
+        return sum('"AccountInfo"' in text for text in self.said)
+
+    @property
+    def accounts(self) -> list[str]:
+        return [heard.row.account_guid for heard in self.heard if isinstance(heard, Deliver)]
+
+
+async def resting() -> None:
+    """Let the reader come to where it waits."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def account(number: int, src: str) -> m.AccountRow:
+    token = Token(f'"{number}"')
+    return m.AccountRow(Row(Cursor(GUID, token, token), AccountGuid(f"a{number}"), "u", {"cn": "x"}), src)
+
+
+async def test_an_answer_is_followed_by_the_next_question_before_anybody_else_has_a_turn() -> None:
+    reading = Reading()
+    async with reading.going_on():
+        for number in (1, 2):
+            asked = reading.questions
+            reading.arrive(account(number, reading.src))
+            assert reading.questions == asked + 1
+            assert reading.accounts == [f"a{each}" for each in range(1, number + 1)]
+
+
+async def test_where_there_is_no_room_the_question_leaves_and_what_comes_behind_it_waits_its_turn() -> None:
+    reading = Reading()
+    async with reading.going_on():
+        reading.room = 0
+        asked = reading.questions
+        reading.arrive(account(1, reading.src))
+        assert reading.questions == asked + 1
+        reading.room = 1000
+        reading.arrive(account(2, reading.src))
+        assert reading.accounts == []
+        assert not reading.pair.wire.reads()
+        await until(lambda: reading.accounts == ["a1", "a2"])
+        assert reading.pair.wire.reads()
+        reading.arrive(account(3, reading.src))
+        assert reading.accounts == ["a1", "a2", "a3"], "and now it is dealt with at once again"
+
+
+async def test_while_the_other_end_does_not_read_it_is_asked_nothing_more() -> None:
+    reading = Reading()
+    async with reading.going_on():
+        src = reading.src
+        reading.pair.socket.pause_writing()
+        reading.pair.socket.data_received(Frame(Opcode.TEXT, account(1, src).to_json().encode()).serialize(mask=False))
+        await resting()
+        assert (reading.accounts, reading.src) == ([], src)
+        reading.pair.socket.resume_writing()
+        assert reading.accounts == ["a1"]
+
+
+async def test_whoever_never_reads_is_given_up_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading()
+    monkeypatch.setattr(reading.pair.socket, "_write_seconds", 0.01)
+    async with reading.going_on() as task:
+        reading.pair.socket.pause_writing()
+        await asyncio.wait([task], timeout=10)
+        with pytest.raises(PbxUnreachable, match="hq does not take what we send"):
+            task.result()
+
+
+async def test_what_makes_no_sense_ends_the_reading_and_nothing_behind_it_is_taken() -> None:
+    reading = Reading()
+    async with reading.going_on() as task:
+        reading.arrive(m.LoginAccepted(), account(1, reading.src))
+        await asyncio.wait([task], timeout=10)
+        with pytest.raises(PbxBrokeProtocol):
+            task.result()
+        assert reading.accounts == []
+
+
+async def test_what_came_before_the_end_of_a_connection_is_handed_on_before_it_is_told() -> None:
+    reading = Reading()
+    async with reading.going_on() as task:
+        reading.room = 0
+        reading.arrive(account(1, reading.src))
+        reading.arrive(account(2, reading.src))
+        reading.pair.wire.abort()
+        await asyncio.wait([task], timeout=10)
+        with pytest.raises(ConnectionClosed):
+            task.result()
+        assert reading.accounts == ["a1", "a2"]
+
+
+async def test_a_wish_for_a_walk_is_heeded_at_once() -> None:
+    reading = Reading()
+    async with reading.going_on():
+        reading.arrive(account(1, reading.src))
+        reading.arrive(m.NoAccount(Cursor(GUID), reading.src))
+        assert CaughtUp(is_proven=True) in reading.heard
+        reading.reader.request_walk()
+        await until(lambda: WalkBegan() in reading.heard)
+
+
+async def test_the_time_passes_without_a_message_too() -> None:
+    reading = Reading(Pace(poll_jitter=0, keepalive=0.05))
+    async with reading.going_on():
+        await until(lambda: reading.questions and any("KeepAlive" in text for text in reading.said))
+
+
+async def test_after_a_question_without_an_answer_the_time_is_up_although_others_were_answered_in_between() -> None:
+    """The clock is set once and looked at when it rings, instead of being set anew by every message."""
+    reading = Reading(Pace(poll_jitter=0, answer_timeout=0.2, poll_interval=60))
+    async with reading.going_on():
+        asyncio.get_running_loop().call_later(0.1, lambda: reading.arrive(account(1, reading.src)))
+        await until(lambda: reading.accounts == ["a1"])
+        began, asked = asyncio.get_running_loop().time(), reading.questions
+        await until(lambda: reading.questions > asked or CaughtUp(is_proven=False) in reading.heard)
+        assert asyncio.get_running_loop().time() - began >= 0.19
+
+
+@pytest.mark.parametrize("kind", [RecursionError, MemoryError, KeyError])
+def test_an_exception_that_nobody_planned_is_the_trouble_of_one_connection(kind: type[Exception]) -> None:
+    with (
+        logging_on() as logged,
+        pytest.raises(PbxBrokeProtocol, match=f"hq said could not be dealt with .{kind.__name__}") as problem,
+        contained("hq"),
+    ):
+        raise kind("s3cret")
+    assert [(line["event"], type(line["exc_info"])) for line in logged] == [("source.message_failed", kind)]
+    assert "s3cret" not in str(problem.value)
+
+
+async def test_an_exception_of_whoever_takes_things_comes_back_to_him_as_it_is() -> None:
+    reading = Reading()
+    async with reading.going_on() as task:
+        reading.enough = ZeroDivisionError()
+        reading.arrive(account(1, reading.src), account(2, reading.src))
+        await asyncio.wait([task], timeout=10)
+        with pytest.raises(ZeroDivisionError):
+            task.result()
+
+
+def test_exceptions_that_somebody_planned_are_let_through() -> None:
+    for planned in (PbxUnreachable("gone"), StoreUnusable("full"), asyncio.CancelledError()):
+        with pytest.raises(type(planned)), contained("hq"):
+            raise planned

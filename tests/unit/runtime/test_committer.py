@@ -1,0 +1,167 @@
+import asyncio
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.delivery.reconcile import Brake
+from bridge.delivery.sink import Offload
+from bridge.events.normalize import Rules
+from bridge.model import Row, Token
+from bridge.observability.status import SourcePart
+from bridge.pbx.reader import Heard
+from bridge.pbx.walk.actions import CaughtUp, Compare, Deliver, Doubted, EpochBegan, Sighted, WalkBegan, WalkEnded
+from bridge.pbx.walk.schedule import CONFIRM_AFTER, SET_BACK, Habits, WalkSchedule
+from bridge.runtime.bridge import StoreThread
+from bridge.runtime.committer import CLOSE_ROWS, Intake
+from bridge.store.sqlite.store import SqliteStore
+from tests.support.outbox import unsent
+from tests.support.rows import HQ, cursor, row
+from tests.support.world import at_once
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+def schedule_of() -> WalkSchedule:
+    return WalkSchedule(HQ, Habits(nightly_at=None), NOW - timedelta(hours=1))
+
+
+def intake_of(store: SqliteStore, *, run: Offload, **more: Any) -> Intake:
+    settings: dict[str, Any] = {"part": SourcePart(since=NOW), "schedule": schedule_of(), **more}
+    return Intake(
+        HQ,
+        store,
+        rules=Rules(key=store.key),
+        run=run,
+        clock=lambda: NOW,
+        brake=Brake(),
+        on_told=lambda _told: None,
+        **settings,
+    )
+
+
+async def test_what_follows_closely_is_kept_in_order_and_a_stop_does_not_wait_for_more(tmp_path: Path) -> None:
+    """A group that gathers ends when somebody waits for it, and none of it is lost."""
+    rows = [row(f"a{number}", number) for number in range(1, 4 * CLOSE_ROWS)]
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        intake = intake_of(store, run=at_once, ask_ahead=10)
+        committing = asyncio.create_task(intake.keep_committing())
+        async with asyncio.timeout(30):
+            for delivered in rows:
+                await intake.put(Deliver(delivered, delivered.cursor))
+            await intake.settle()
+        committing.cancel()
+        await asyncio.wait([committing])
+        assert [found.sequence for found in unsent(store.exchange)] == list(range(1, len(rows) + 1))
+        assert store.place(HQ).cursor == intake.cursor == rows[-1].cursor
+
+
+async def test_who_asks_for_events_while_they_are_being_kept_gets_them(tmp_path: Path) -> None:
+    """Nobody who reads the outbox is woken once more when they are durable."""
+    thread = StoreThread()
+    asked: list[Any] = []
+    delivered = row("a1", 1)
+    with SqliteStore(tmp_path / "bridge.db") as store, closing(thread):
+        intake = intake_of(store, run=thread, on_keeping=lambda: asked.append(thread(unsent, store.exchange)))
+        async with asyncio.timeout(30):
+            await intake.commit([Deliver(delivered, delivered.cursor)])
+            assert [[found.sequence for found in await rows] for rows in asked] == [[1]]
+
+
+def walked(*rows: Row, until: Row) -> list[Heard]:
+    """Return a proven full walk beside the live cursor that saw these rows."""
+    seen = [Sighted(each) for each in rows]
+    return [WalkBegan(), *seen, CaughtUp(is_proven=True), WalkEnded(is_proven=True, until=until.cursor)]
+
+
+async def test_what_a_walk_saw_and_what_it_did_not_is_told_by_schedule_status_and_store_alike(tmp_path: Path) -> None:
+    rows = [row(f"a{number}", number) for number in range(1, 6)]
+    part, schedule = SourcePart(since=NOW), schedule_of()
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        intake = intake_of(store, run=at_once, part=part, schedule=schedule)
+        await intake.commit([Deliver(each, each.cursor) for each in rows])
+        await intake.commit(walked(*rows[1:], until=rows[-1]))
+        assert (part.accounts, part.seen, part.unseen, part.deletions_held) == (5, 4, 1, 0)
+        assert schedule.second_look_at(NOW) == part.second_look_at == NOW + CONFIRM_AFTER
+        assert schedule.due(NOW + CONFIRM_AFTER) == "some accounts were not seen"
+        kept = store.certificate(HQ)
+        assert kept is not None
+        assert (kept.accounts, kept.absent, kept.verified_at) == (5, 1, NOW)
+        assert part.deletions == "1 not decided"
+        await intake.commit(walked(*rows[1:], until=rows[-1]))
+        assert part.second_look_at is None, "nothing is left to be decided"
+    assert (part.accounts, part.absent, part.deletions) == (4, 0, "known")
+
+
+async def test_held_deletions_wait_for_a_person_and_not_for_a_second_walk(tmp_path: Path) -> None:
+    rows = [row(f"a{number}", number) for number in range(1, 6)]
+    part = SourcePart(since=NOW)
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        intake = intake_of(store, run=at_once, part=part)
+        await intake.commit([Deliver(each, each.cursor) for each in rows])
+        for _ in range(2):
+            await intake.commit(walked(rows[-1], until=rows[-1]))
+    assert (part.accounts, part.seen, part.unseen, part.deletions_held) == (5, 1, 0, 4)
+    assert (part.deletions, part.second_look_at) == ("4 held", None)
+    assert "--accept-deletions" in part.warning
+
+
+async def test_another_list_ends_what_was_certified_of_the_one_before(tmp_path: Path) -> None:
+    part, first = SourcePart(since=NOW), row("a1", 1)
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        intake = intake_of(store, run=at_once, part=part)
+        await intake.commit([Deliver(first, first.cursor), *walked(first, until=first)])
+        assert part.deletions == "known"
+        await intake.commit([EpochBegan(cursor(guid=Token('"other"')))])
+        assert part.verified_at is None
+        assert part.deletions == "unknown"
+        assert store.certificate(HQ) is None
+
+
+@pytest.mark.parametrize(
+    ("heard", "is_doubted"),
+    [
+        (Compare(row("a1", 1), is_news=False), False),
+        (Compare(row("a1", 1, dn="other"), is_news=False), True),
+        (Compare(row("a1", 1), is_news=True), True),
+        (Compare(row("a1", 2), is_news=True), False),
+        (Doubted("it says so"), True),
+    ],
+)
+async def test_what_speaks_for_a_pbx_that_was_set_back_asks_for_a_walk_and_tells_nothing(
+    tmp_path: Path,
+    heard: Compare | Doubted,
+    is_doubted: bool,  # noqa: FBT001 - what is to come of it
+) -> None:
+    schedule, known = schedule_of(), row("a1", 1)
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        intake = intake_of(store, run=at_once, schedule=schedule)
+        await intake.commit([Deliver(known, known.cursor)])
+        before = unsent(store.exchange)
+        await intake.commit([heard])
+        assert schedule.due(NOW) == (SET_BACK if is_doubted else "")
+        assert store.place(HQ).cursor == intake.cursor == known.cursor
+        assert unsent(store.exchange) == before
+
+
+@pytest.mark.parametrize(
+    ("heard", "is_initial"),
+    [
+        ([CaughtUp(is_proven=True)], False),
+        ([CaughtUp(is_proven=False)], True),
+        ([CaughtUp(is_proven=False), Deliver(row("late", 2), row("late", 2).cursor), CaughtUp(is_proven=False)], True),
+        ([CaughtUp(is_proven=False), CaughtUp(is_proven=False)], False),
+    ],
+)
+async def test_one_lost_answer_is_not_the_end_of_the_first_reading(
+    tmp_path: Path, heard: list[Any], *, is_initial: bool
+) -> None:
+    """Or else everybody who comes behind it would be told as somebody new."""
+    first = row("a1", 1)
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        intake = intake_of(store, run=at_once)
+        intake.stand_at(store.place(HQ))
+        await intake.commit([EpochBegan(cursor(0)), Deliver(first, first.cursor), *heard])
+        assert store.place(HQ).is_initial is is_initial

@@ -1,0 +1,142 @@
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import pytest
+
+from bridge.delivery.limits import Limits
+from bridge.model import AccountChange, Backlog, ChangeKind, Cursor, OutboxRow, Parked, SourceName, Waiting
+from bridge.observability.status import Board, Level
+from bridge.runtime.committer import Told
+from bridge.runtime.outbox_monitor import BLOCKED, Tally
+from tests.support.boards import NOW, board, wait
+from tests.support.rows import HQ
+
+Result = TypeVar("Result")
+CHANGE = AccountChange(HQ, ChangeKind.CREATED, {"guid": "g"}, (), {}, 1, Cursor())
+ROW = OutboxRow(1, HQ, 1, "id", "pbx.account.changed", "hq.account.created", b"{}", NOW - timedelta(seconds=2))
+
+
+@dataclass
+class Store:
+    """What is asked of a store, as a test sets it."""
+
+    backlog: Backlog = field(default_factory=Backlog)
+    left: dict[SourceName, Waiting] = field(default_factory=dict)
+    in_doubt: dict[SourceName, int] = field(default_factory=dict)
+    asked: int = 0
+
+    @property
+    def exchange(self) -> "Store":
+        return self
+
+    def free_bytes(self) -> int:
+        return 5_000_000_000
+
+    def parked(self) -> Sequence[Parked]:
+        return [Parked(1, HQ, 1, "id", "key", b"{}", NOW, NOW, "too large", 0)] * self.backlog.parked
+
+    def waiting(self) -> Mapping[SourceName, Waiting]:
+        return self.left
+
+    def doubtful(self) -> Mapping[SourceName, int]:
+        self.asked += 1
+        return self.in_doubt
+
+
+def at_once(call: Callable[..., Result], /, *args: Any) -> Awaitable[Result]:
+    async def done() -> Result:
+        return call(*args)
+
+    return done()
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def told() -> Board:
+    return board(NOW, "hq", "branch")
+
+
+@pytest.fixture
+def has_room() -> asyncio.Event:
+    made = asyncio.Event()
+    made.set()
+    return made
+
+
+@pytest.fixture
+def tally(told: Board, store: Store, has_room: asyncio.Event) -> Tally:
+    return Tally(told, store, at_once, Limits(max_events=10), has_room)
+
+
+async def test_what_an_earlier_bridge_left_is_counted_once(tally: Tally, told: Board, store: Store) -> None:
+    store.left = {HQ: Waiting(7, 1), SourceName("gone from the configuration"): Waiting(3, 0)}
+    await tally.begin()
+    assert (told.sources["hq"].unsent, told.sources["branch"].unsent) == (7, 0)
+
+
+def test_what_is_told_waits_and_what_is_confirmed_does_not(tally: Tally, told: Board, store: Store) -> None:
+    store.backlog = Backlog(rows=1)
+    tally.told(Told(HQ, [CHANGE]))
+    assert (told.unsent, told.sources["hq"].unsent) == (1, 1)
+    store.backlog = Backlog()
+    tally.published([ROW], NOW)
+    assert (told.unsent, told.sources["hq"].unsent, told.published) == (0, 0, 1)
+    assert told.last_lag_seconds == 2.0
+    assert told.sources["hq"].last_confirm_at == told.broker.last_progress_at == NOW
+
+
+def test_a_confirm_proves_that_the_broker_takes_events(tally: Tally, told: Board) -> None:
+    told.broker.fails("no queue takes it", Level.WARN, NOW, needs_proof=True)
+    told.broker.does("connected", Level.OK, NOW)
+    assert not told.broker.is_usable
+    tally.published([ROW], NOW)
+    assert told.broker.is_usable
+
+
+async def test_doubts_are_counted_only_where_there_may_be_some(tally: Tally, told: Board, store: Store) -> None:
+    await tally.measure(NOW)
+    await tally.measure(NOW)
+    assert store.asked == 1
+    store.in_doubt, store.backlog = {HQ: 2}, Backlog(rows=2, held_rows=1, parked=1)
+    tally.doubt()
+    await tally.measure(NOW)
+    part = told.sources["hq"]
+    assert (told.in_doubt, part.in_doubt, part.parked) == (2, 2, 1)
+    store.in_doubt = {}
+    tally.published([ROW], NOW)
+    await tally.measure(NOW)
+    assert told.in_doubt == 0
+
+
+def test_at_a_limit_there_is_no_room_until_there_is(
+    tally: Tally, told: Board, store: Store, has_room: asyncio.Event
+) -> None:
+    told.free_bytes = store.free_bytes()
+    store.backlog = Backlog(rows=10)
+    tally.count()
+    assert "the outbox is full" in told.full
+    assert not has_room.is_set()
+    store.backlog = Backlog(rows=8)
+    tally.count()
+    assert (told.full, has_room.is_set()) == ("", True)
+
+
+async def test_who_waits_for_a_good_reason_is_not_stuck(tally: Tally, told: Board, store: Store) -> None:
+    later = NOW + timedelta(hours=1)
+    for task in ("publish", "read hq", "read branch"):
+        told.watch(task, timedelta(minutes=5))
+    wait(told, timedelta(hours=1))
+    store.backlog = Backlog(rows=1)
+    await tally.measure(later)
+    assert len(told.stuck()) == 3
+    told.broker.cause = BLOCKED
+    told.sources["branch"].is_paused = True
+    await tally.measure(later)
+    assert [words.split("'")[1] for words in told.stuck()] == ["read hq"]

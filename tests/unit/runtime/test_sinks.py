@@ -1,0 +1,306 @@
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from bridge.broker.confirms import Outcomes
+from bridge.delivery.ingest import ingest
+from bridge.delivery.limits import Limits
+from bridge.errors import (
+    BridgeError,
+    BrokerRefusedLogin,
+    BrokerUnreachable,
+    EventUnroutable,
+    LogUnreadable,
+    StoreOutdated,
+    StoreUnusable,
+    TopologyMismatch,
+)
+from bridge.events.normalize import Rules
+from bridge.model import LogContents, Numbers, OutboxRow, SourceName
+from bridge.observability.report import problems
+from bridge.observability.status import Level, LogPart
+from bridge.runtime.outbox_monitor import Tally
+from bridge.runtime.sinks import STOP_SECONDS, Sinks, StreamSink
+from bridge.store.sqlite.backup import back_up
+from bridge.store.sqlite.store import SqliteStore
+from tests.support.boards import NOW, board
+from tests.support.outbox import unsent
+from tests.support.rows import HQ, batch, row
+from tests.support.world import at_once
+
+AWAY, REFUSED = BrokerUnreachable("nobody answers"), BrokerRefusedLogin("the password is wrong")
+
+
+class Broker:
+    """Confirms what it gets, unless it is slow; *problem* keeps sessions from starting, *refusal* is for all rows."""
+
+    def __init__(self) -> None:
+        self.sent: list[OutboxRow] = []
+        self.problem: BridgeError | None = None
+        self.refusal: BridgeError | None = None
+        self.is_quick = asyncio.Event()
+        self.is_quick.set()
+        self._news = asyncio.Event()
+        self._told = 0
+
+    def reconsider(self) -> None:
+        """Take the news that what was refused may be taken now."""
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator["Broker"]:
+        if self.problem is not None:
+            raise self.problem
+        yield self
+
+    async def send(self, rows: Sequence[OutboxRow]) -> None:
+        self.sent += rows
+        self._news.set()
+
+    def refusal_of(self, _row: OutboxRow) -> BridgeError | None:
+        return None
+
+    async def outcomes(self) -> Outcomes:
+        while self._told == len(self.sent):
+            self._news.clear()
+            await self._news.wait()
+        await self.is_quick.wait()
+        told, self._told = self._told, len(self.sent)
+        tags = range(told + 1, self._told + 1)
+        if self.refusal is not None:
+            return Outcomes((), [(tag, self.refusal) for tag in tags])
+        return Outcomes(tags, ())
+
+
+class Site:
+    """The sinks of a store with two events in it, with a broker and a log that the test holds in its hand."""
+
+    def __init__(self, store: SqliteStore, stream: StreamSink | None = None) -> None:
+        self.store = store
+        self.broker = Broker()
+        self.board = board(NOW, HQ)
+        self.published: list[OutboxRow] = []
+        self.asked: list[tuple[Mapping[str, tuple[int, str]], frozenset[str]]] = []
+        """From where the log was read, and what was looked for in it."""
+        self.given: list[Mapping[SourceName, Numbers]] = []
+        self.in_log: LogContents | BridgeError = LogContents({})
+        self.sinks = Sinks(
+            store,
+            self.broker,
+            stream,
+            board=self.board,
+            tally=Tally(self.board, store, at_once, Limits(min_free_bytes=0), asyncio.Event()),
+            offload=at_once,
+            window=8,
+            on_published=self.published.extend,
+            read_log=self._read_log,
+        )
+
+    async def _read_log(
+        self, places: Mapping[str, tuple[int, str]], wanted: frozenset[str], given: Mapping[SourceName, Numbers]
+    ) -> LogContents:
+        self.given.append(given)
+        self.asked.append((places, wanted))
+        if isinstance(self.in_log, BridgeError):
+            raise self.in_log
+        return self.in_log
+
+    def is_ahead(self) -> LogContents:
+        """Return a log that has later numbers than the store."""
+        return LogContents({HQ: (self.store.place(HQ).lineage, 1000, 0)})
+
+    @asynccontextmanager
+    async def publishing(self) -> AsyncIterator[None]:
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            self.sinks.start(group)
+            yield
+            await self.sinks.wind_down()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    file = tmp_path / "bridge.db"
+    with SqliteStore(file) as store:
+        ingest(store, batch(row("anna", 1), row("bernd", 2)), rules=Rules(key=store.key), now=NOW)
+    with SqliteStore(file) as store:  # which might be an older copy, for all that it knows
+        yield Site(store)
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not is_so():
+            await asyncio.sleep(0)
+
+
+async def test_nothing_is_proven_until_the_log_could_be_read(site: Site) -> None:
+    site.in_log = AWAY
+    proving = asyncio.create_task(site.sinks.prove())
+    await until(lambda: site.board.broker.problem)
+    assert (site.board.broker.level, site.board.broker.cause) == (Level.WARN, "broker_unreachable")
+    assert not proving.done()
+    site.in_log = LogContents({}, places={"log": (7, "mark")})
+    assert await proving is False
+    assert site.store.is_proven
+    assert site.asked == [({}, frozenset())] * 2
+    assert site.store.log_places() == {"log": (7, "mark")}, "the next reading goes on from there"
+
+
+async def test_a_log_that_cannot_be_read_to_its_end_proves_nothing(site: Site) -> None:
+    site.in_log = LogUnreadable("its end did not come in time")
+    lineage = site.store.place(HQ).lineage
+    assert await site.sinks.prove()
+    assert site.store.place(HQ).lineage > lineage
+    assert "its end did not come in time" in site.store.restored
+    told = [problem for problem in problems(site.board, NOW) if problem.cause == "log_unreadable"]
+    assert [problem.words for problem in told] == [
+        "Each start tells everything anew, under a new lineage: its end did not come in time."
+    ]
+    assert site.board.level(NOW) is not Level.OK
+
+
+async def test_a_log_that_is_ahead_means_that_the_store_is_an_older_copy(site: Site) -> None:
+    lineage, site.in_log = site.store.place(HQ).lineage, site.is_ahead()
+    assert await site.sinks.prove()
+    assert site.store.place(HQ).lineage > lineage
+    async with site.publishing():
+        await until(lambda: len(site.published) == 2)
+
+
+async def test_what_waits_in_an_older_copy_is_looked_for_in_the_log_before_it_is_written_there(
+    tmp_path: Path,
+) -> None:
+    """Under the name of a new generation the broker would take it once more."""
+    file = tmp_path / "written.db"
+    with SqliteStore(file) as store:
+        store.begin_log(1)
+        ingest(store, batch(row("anna", 1), row("bernd", 2)), rules=Rules(key=store.key), now=NOW)
+    with SqliteStore(file) as store:
+        store.begin_log(1)
+        site = Site(store)
+        written, other = (found.event_id for found in unsent(store.log))
+        site.in_log = LogContents(site.is_ahead().newest, frozenset({written}))
+        assert await site.sinks.prove()
+        assert site.asked[-1][1] == {written, other}
+        assert [found.event_id for found in unsent(store.log)] == [other]
+        assert len(unsent(store.exchange)) == 2
+
+
+async def test_a_store_that_knows_that_it_is_a_copy_asks_once_what_of_it_is_in_the_log(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "written.db"
+    with SqliteStore(file) as store:
+        store.begin_log(1)
+        ingest(store, batch(row("anna", 1)), rules=Rules(key=store.key), now=NOW)
+    back_up(file, tmp_path / "copy.db", NOW)
+    with SqliteStore(tmp_path / "copy.db") as store:
+        store.begin_log(1)
+        site = Site(store)
+        (waiting,) = unsent(store.log)
+        site.in_log = LogContents({}, frozenset({waiting.event_id}))
+        assert await site.sinks.prove()
+        assert await site.sinks.prove()
+        assert [wanted for _, wanted in site.asked] == [frozenset({waiting.event_id}), frozenset()]
+        assert not unsent(store.log)
+
+
+async def test_later_numbers_seen_while_running_end_the_bridge(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.runtime.sinks.MARK_EVENTS", 2)
+    await site.sinks.prove()
+    site.in_log = site.is_ahead()
+    with pytest.raises(ExceptionGroup) as ended:
+        async with site.publishing():
+            await asyncio.Event().wait()
+    (problem,) = ended.value.exceptions
+    assert isinstance(problem, StoreOutdated)
+    assert "hq 1000 of" in str(problem)
+
+
+async def test_after_many_events_the_log_is_read_so_that_the_next_start_has_little_to_read(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.runtime.sinks.MARK_EVENTS", 2)
+    await site.sinks.prove()
+    site.in_log = LogContents({}, places={"log": (9, "mark")})
+    async with site.publishing():
+        await until(site.store.log_places)
+    assert site.store.log_places() == {"log": (9, "mark")}
+
+
+async def test_the_log_is_told_what_was_given_while_it_has_less_than_the_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set back now, the store would find nothing later in the log than it has itself."""
+    monkeypatch.setattr("bridge.runtime.sinks.MARK_SECONDS", 0.01)
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        store.begin_log(1)
+        log = Broker()
+        log.problem = AWAY
+        site = Site(store, StreamSink(store.log, log, LogPart(since=NOW)))
+        await site.sinks.prove()
+        async with site.publishing():
+            ingest(store, batch(row("anna", 1), row("bernd", 2)), rules=Rules(key=store.key), now=NOW)
+            site.sinks.wake(HQ)
+            await until(lambda: site.published)
+            await until(lambda: site.given[-1:] == [{HQ: (store.place(HQ).lineage, 2, 0)}])
+            marks = len(site.given)
+            await asyncio.sleep(0.1)
+            assert len(site.given) == marks, "the same is told once"
+
+
+@pytest.mark.parametrize("problem", [LogUnreadable("too slow"), AWAY, REFUSED, TopologyMismatch("not ours")])
+async def test_a_log_that_cannot_be_read_while_running_disturbs_nobody(
+    site: Site, problem: BridgeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.runtime.sinks.MARK_EVENTS", 2)
+    await site.sinks.prove()
+    site.in_log = problem
+    async with site.publishing():
+        await until(lambda: len(site.asked) == 2)
+        await until(lambda: len(site.published) == 2)
+
+
+async def test_what_the_exchange_does_not_take_is_shown_until_it_does(site: Site) -> None:
+    await site.sinks.prove()
+    site.broker.refusal = EventUnroutable("no queue takes it")
+    part = site.board.sources[HQ]
+    async with site.publishing():
+        await until(lambda: part.held_back)
+        assert (part.held_back, part.held_cause) == ("no queue takes it", "event_unroutable")
+        site.broker.refusal = None
+        site.sinks.wake_all()
+        await until(lambda: len(site.published) == 2)
+    assert {part.held_back, part.held_cause, part.held_since} == {"", None}
+
+
+async def test_a_stop_waits_for_the_confirms_of_what_was_sent_and_sends_nothing_more(site: Site) -> None:
+    site.broker.is_quick.clear()
+    async with site.publishing():
+        await until(lambda: len(site.broker.sent) == 2)
+        stopping = asyncio.create_task(site.sinks.wind_down())
+        ingest(site.store, batch(row("carla", 3), since=site.store.place(HQ).cursor), rules=Rules(key=b"k"), now=NOW)
+        site.sinks.wake(HQ)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not stopping.done()
+        site.broker.is_quick.set()
+        await stopping
+    assert (len(site.broker.sent), len(site.published)) == (2, 2)
+    assert len(unsent(site.store.exchange)) == 1
+
+
+async def test_a_stop_does_not_wait_for_a_broker_that_is_away(site: Site) -> None:
+    site.broker.problem = REFUSED
+    async with asyncio.timeout(STOP_SECONDS / 2), site.publishing():
+        await until(lambda: site.board.broker.problem)
+        assert site.board.broker.level is Level.ERROR
+
+
+async def test_what_no_waiting_helps_ends_the_group(site: Site) -> None:
+    site.broker.problem = StoreUnusable("the disk is gone")
+    with pytest.raises(ExceptionGroup) as ended:
+        async with site.publishing():
+            await asyncio.Event().wait()
+    assert isinstance(ended.value.exceptions[0], StoreUnusable)

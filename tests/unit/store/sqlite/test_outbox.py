@@ -1,0 +1,260 @@
+"""The outbox against a model that is a few lists, for both sinks at once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.events.cloudevents import ACCOUNT_CHANGED, encode, event_id, routing_key
+from bridge.model import NewEvent, OutboxRow, Sink, SourceName
+from bridge.store.sqlite.outbox import WINDOW_ROWS, SqliteOutbox
+from bridge.store.sqlite.store import SqliteStore
+from tests.support.events import LINEAGE, change
+from tests.support.outbox import send_all, unsent
+from tests.support.rows import HQ
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+LONG_AFTER = NOW + timedelta(days=30)
+BRANCH = SourceName("branch")
+SOURCES = (HQ, BRANCH)
+
+
+def add(store: SqliteStore, source: SourceName, *accounts: str | None) -> list[str]:
+    """Append an event of each of these accounts (``None``: a certificate), and return their ids."""
+    given = store.exchange.last_given()
+    events = []
+    for number, account in enumerate(accounts, given + 1):
+        identity = event_id(LINEAGE, source, number)
+        if account is None:
+            events.append(NewEvent(number, identity, "pbx.source.verified", None, "key", b"{}", NOW))
+            continue
+        told = change(account, 1, source=source)
+        body = encode(told, identity=identity, sequence=number, lineage=LINEAGE, time=NOW)
+        events.append(NewEvent(number, identity, ACCOUNT_CHANGED, account, routing_key(told), body, NOW))
+    with store.transaction() as transaction:
+        transaction.place(source)
+        transaction.add_events(source, events)
+    return [event.event_id for event in events]
+
+
+@dataclass
+class Model:
+    """What one sink does not have: in its order, and aside."""
+
+    waiting: list[tuple[SourceName, str | None, str]] = field(default_factory=list)
+    """Source, account and id."""
+    aside: list[tuple[SourceName, str | None, str, bool]] = field(default_factory=list)
+    """The same in the order of the outbox, and whether it is parked (and not just held)."""
+
+    def add(self, source: SourceName, account: str | None, identity: str) -> None:
+        if self._is_held(source, account):
+            self.aside.append((source, account, identity, False))
+        else:
+            self.waiting.append((source, account, identity))
+
+    def park(self, identity: str) -> None:
+        at = next(at for at, found in enumerate(self.waiting) if found[2] == identity)
+        source, account, _ = self.waiting.pop(at)
+        self.aside.append((source, account, identity, True))
+        for found in self.waiting[at:]:
+            if found[0] == source and self._is_held(source, found[1]):
+                self.waiting.remove(found)
+                self.aside.append((*found, False))
+
+    def decide(self, identity: str, order: Sequence[str], *, is_sent: bool) -> None:
+        """Try a parked one again, or let it go; *order* is where things stand."""
+        found = next(found for found in self.aside if found[2] == identity and found[3])
+        self.aside.remove(found)
+        released = [found] if is_sent else []
+        parked = [one for one in self.aside if one[3]]
+        for one in list(self.aside):
+            holds = [
+                other
+                for other in parked
+                if other[0] == one[0] and one[1] in {None, other[1]} and order.index(other[2]) <= order.index(one[2])
+            ]
+            if one[0] == found[0] and not one[3] and not holds:
+                self.aside.remove(one)
+                released.append(one)
+        released.sort(key=lambda one: order.index(one[2]))
+        self.waiting += [one[:3] for one in released]
+
+    def _is_held(self, source: SourceName, account: str | None) -> bool:
+        return any(one[3] and one[0] == source and account in {None, one[1]} for one in self.aside)
+
+
+class Played:
+    """A store and the model of each of its sinks."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self.store = store
+        self.sinks = {outbox: Model() for outbox in (store.exchange, store.log)}
+
+    def play(self, move: str, number: int, which: int) -> None:
+        outbox = (self.store.exchange, self.store.log)[which]
+        model, waiting = self.sinks[outbox], unsent(outbox)
+        if move == "add":
+            source, account = SOURCES[number % 2], ("a", "b", None)[number % 3]
+            (identity,) = add(self.store, source, account)
+            for each in self.sinks.values():
+                each.add(source, account, identity)
+        elif move == "confirm" and waiting:
+            self._confirm(outbox, model, waiting[: 1 + number % len(waiting)])
+        elif move == "park" and waiting:
+            row = waiting[number % len(waiting)]
+            outbox.park(row, "why", NOW)
+            model.park(row.event_id)
+        elif move in {"retry", "discard"} and (parked := outbox.parked()):
+            self._decide(outbox, model, parked[number % len(parked)].position, move)
+        elif move == "prune":
+            self.store.prune(LONG_AFTER, number)
+
+    @staticmethod
+    def _confirm(outbox: SqliteOutbox, model: Model, rows: Sequence[OutboxRow]) -> None:
+        outbox.mark_published(rows, NOW)
+        done = [row.event_id for row in rows]
+        for identity in done:
+            model.waiting.remove(next(one for one in model.waiting if one[2] == identity))
+
+    def _decide(self, outbox: SqliteOutbox, model: Model, position: int, move: str) -> None:
+        found = next(row for row in outbox.parked() if row.position == position)
+        aside = self._order(outbox)
+        if move == "retry":
+            assert outbox.unpark(position, NOW)
+        else:
+            assert outbox.discard(position, "why", NOW)
+        model.decide(found.event_id, aside, is_sent=move == "retry")
+
+    def _order(self, outbox: SqliteOutbox) -> list[str]:
+        rows = self.store._db.execute(  # noqa: SLF001 - the order in which things stand aside
+            "SELECT event_id FROM outbox JOIN aside USING (position) WHERE sink = ? AND state IN ('parked', 'held') "
+            "ORDER BY position",
+            [outbox.sink],
+        )
+        return [str(row[0]) for row in rows]
+
+    def check(self) -> None:
+        for outbox, model in self.sinks.items():
+            rows = unsent(outbox)
+            assert [row.position for row in rows] == sorted({row.position for row in rows})
+            lanes = [(found[0] if outbox.sink is Sink.EXCHANGE else "", found[2]) for found in model.waiting]
+            for lane, expected in groupby(sorted(lanes, key=lambda one: one[0]), key=lambda one: one[0]):
+                there = [row.event_id for row in rows if lane in {"", row.source}]
+                assert there == [identity for _, identity in expected]
+            assert len(rows) == len(model.waiting)
+            assert {row.event_id for row in outbox.parked()} == {one[2] for one in model.aside if one[3]}
+            backlog = outbox.backlog
+            assert (backlog.rows, backlog.bytes) == (len(rows), sum(len(row.body) for row in rows))
+            assert (backlog.held_rows, backlog.parked) == (len(model.aside), sum(one[3] for one in model.aside))
+
+
+moves = st.tuples(
+    st.sampled_from(["add", "add", "add", "confirm", "park", "retry", "discard", "prune"]),
+    st.integers(0, 30),
+    st.integers(0, 1),
+)
+
+
+@given(st.lists(moves, max_size=30))
+def test_each_sink_gets_what_it_does_not_have_in_order_and_both_are_counted_without_a_mistake(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]
+) -> None:
+    path = tmp_path_factory.mktemp("store") / "bridge.db"
+    with SqliteStore(path) as store:
+        store.begin_log(1)
+        played = Played(store)
+        for move, number, which in steps:
+            played.play(move, number, which)
+            played.check()
+        before = store.exchange.backlog, store.log.backlog
+    with SqliteStore(path) as again:
+        again.begin_log(1)
+        assert (again.exchange.backlog, again.log.backlog) == before
+        for outbox in (again.exchange, again.log):
+            for parked in outbox.parked():
+                outbox.discard(parked.position, "why", NOW)
+            send_all(outbox, NOW)
+        again.prune(LONG_AFTER, 1000)
+        add(again, HQ, "z")
+        for outbox in (again.exchange, again.log):
+            assert len(unsent(outbox)) == 1
+            send_all(outbox, NOW)
+        again.prune(LONG_AFTER, 1000)
+        left = [again._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("aside", "outbox")]  # noqa: S608, SLF001
+        assert left[0] <= left[1] <= 1 + len(SOURCES), "nothing is kept for ever"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    with SqliteStore(tmp_path / "bridge.db") as opened:
+        yield opened
+
+
+def test_what_is_put_back_is_a_copy_with_the_same_id_and_bytes_behind_everything(store: SqliteStore) -> None:
+    add(store, HQ, "a", "b")
+    first = unsent(store.exchange)[0]
+    store.exchange.park(first, "too large", NOW)
+    assert store.unpark(first.position)
+    rows = unsent(store.exchange)
+    assert [row.position for row in rows] == [2, 3]
+    assert rows[1]._replace(position=1, is_in_doubt=False) == first
+
+
+def test_only_what_is_parked_can_be_decided_about_and_only_once(store: SqliteStore) -> None:
+    add(store, HQ, "a", "a")
+    store.exchange.park(unsent(store.exchange)[0], "why", NOW)
+    assert not store.unpark(2), "it is only held"
+    assert not store.discard(9, "why", NOW)
+    assert store.unpark(1)
+    assert not store.unpark(1)
+    assert not store.discard(1, "why", NOW)
+    assert len(unsent(store.exchange)) == 2
+
+
+def test_a_sink_that_parked_something_keeps_it_from_being_pruned_although_the_other_has_it(store: SqliteStore) -> None:
+    store.begin_log(1)
+    add(store, HQ, "a", "b")
+    send_all(store.exchange, NOW)
+    store.log.park(unsent(store.log)[0], "too large", NOW)
+    send_all(store.log, NOW)
+    assert store.prune(LONG_AFTER, 100) == 1
+    assert store.unpark(1)
+    assert [row.account for row in unsent(store.log)] == ["a"]
+    assert not unsent(store.exchange), "a copy is for the sink that refused it"
+
+
+def test_only_what_may_have_been_sent_is_in_doubt_after_an_unclean_stop(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.db"
+    store = SqliteStore(path)
+    store.open()
+    add(store, HQ, *["a"] * (WINDOW_ROWS + 10))
+    add(store, BRANCH, "x")
+    killed = tmp_path / "killed.db"
+    for suffix in ("", "-wal"):
+        killed.with_name(killed.name + suffix).write_bytes(path.with_name(path.name + suffix).read_bytes())
+    store.close()
+    with SqliteStore(killed) as again:
+        doubtful = [row for row in unsent(again.exchange) if row.is_in_doubt]
+        assert len(doubtful) == WINDOW_ROWS + 1
+        assert again.exchange.doubtful() == {HQ: WINDOW_ROWS, BRANCH: 1}
+
+
+def test_forgetting_discards_for_both_sinks_and_lets_go_what_waited(store: SqliteStore) -> None:
+    store.begin_log(1)
+    add(store, HQ, "a", None, "b")
+    for outbox in (store.exchange, store.log):
+        outbox.park(unsent(outbox)[0], "too large", NOW)
+    for outbox in (store.exchange, store.log):
+        assert outbox.wants(1, "parked")
+        assert not outbox.wants(1, "discarded")
+        outbox.forget(1, "parked", "its account was forgotten", NOW)
+        with store.together():
+            outbox.release(store.source_id(HQ), NOW)
+        outbox.load([store.source_id(HQ)])
+        assert [orjson.loads(row.body).get("subject") for row in unsent(outbox)] == ["b", None]
