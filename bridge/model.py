@@ -44,7 +44,7 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class InboundPbx:
     """A PBX that dials us, and the name of the source that was made of who it is."""
 
     source: SourceName
@@ -60,7 +60,7 @@ class Caller:
     """What is unlike before, as a sentence, until somebody says that it is right."""
 
 
-class Meeting(StrEnum):
+class Admission(StrEnum):
     """What becomes of a PBX that has logged in."""
 
     KNOWN = "known from before"
@@ -181,7 +181,7 @@ class OutboxRow(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SourceState:
     """Where one source stands in the store."""
 
     cursor: Cursor

@@ -12,7 +12,7 @@ from aio_pika.abc import AbstractConnection
 from bridge.broker.connection import Subscription, Topology, step
 
 
-def server_of(connection: AbstractConnection) -> str:
+def describe_server(connection: AbstractConnection) -> str:
     """Return what the broker says about itself."""
     transport: Any = connection.transport
     properties: Mapping[str, Any] = {} if transport is None else transport.connection.server_properties
@@ -48,7 +48,7 @@ async def depth(connection: AbstractConnection, topology: Topology, queue: str) 
 
 
 @asynccontextmanager
-async def detour(connection: AbstractConnection, topology: Topology, queue: str) -> AsyncIterator[str]:
+async def private_exchange(connection: AbstractConnection, topology: Topology, queue: str) -> AsyncIterator[str]:
     """Make an exchange that leads to *queue* and nowhere else, as long as inside; yields its name.
 
     Its name begins like that of the real one, so that the same permissions do. The default exchange would need another.

@@ -21,7 +21,7 @@ class Outcomes(NamedTuple):
     a nack."""
 
 
-class Ledger:
+class ConfirmLedger:
     """Keeps the tags of one channel."""
 
     def __init__(self) -> None:

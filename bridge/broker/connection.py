@@ -144,7 +144,7 @@ async def connect(  # noqa: PLR0913 - how patient to be, by name
                 async with in_time(connection, close_seconds):
                     await connection.close()
         finally:
-            _line_of(connection).cut()
+            _find_line(connection).cut()
 
 
 async def _first_connection(  # noqa: PLR0913, PLR0917 - private, and called once
@@ -175,7 +175,7 @@ async def _first_connection(  # noqa: PLR0913, PLR0917 - private, and called onc
             line.on_progress()  # there may be another host
         else:
             return connection
-    raise _worst_of(problems)
+    raise _pick_worst(problems)
 
 
 _LINE: Final = "transport_factory"
@@ -206,7 +206,7 @@ class _Line(TransportFactory):
             self._transport.abort()
 
 
-def _line_of(connection: AbstractConnection) -> _Line:
+def _find_line(connection: AbstractConnection) -> _Line:
     line = connection.kwargs.get(_LINE)
     return line if isinstance(line, _Line) else _Line(DEADLINE_SECONDS, lambda: None)  # opened by somebody else
 
@@ -222,7 +222,7 @@ async def in_time(connection: AbstractConnection, seconds: float | None = None) 
         TimeoutError: it took longer, whatever the client library makes of its end.
 
     """
-    line = _line_of(connection)
+    line = _find_line(connection)
     seconds = line.deadline_seconds if seconds is None else seconds
     cutting = asyncio.get_running_loop().call_later(seconds, line.cut)
     try:
@@ -237,7 +237,7 @@ async def in_time(connection: AbstractConnection, seconds: float | None = None) 
     line.on_progress()
 
 
-def _worst_of(problems: Sequence[BridgeError]) -> BridgeError:
+def _pick_worst(problems: Sequence[BridgeError]) -> BridgeError:
     """Return what to tell of several hosts: a refusal, which somebody has to mend, rather than a host that is down."""
     if not problems:
         return BrokerUnreachable("no broker is configured: set rabbitmq.url")
@@ -390,12 +390,12 @@ class LateFences:
         self,
         connection: AbstractConnection,
         topology: Topology,
-        fence_of: Callable[[SourceName], str] | None,
+        name_fence: Callable[[SourceName], str] | None,
         held: Sequence[str],
     ) -> None:
         self._connection = connection
         self._topology = topology
-        self._fence_of = fence_of
+        self._fence_of = name_fence
         self._held = set(held)
         self._source_of: Mapping[str, SourceName] = {}
 

@@ -164,7 +164,7 @@ def max_message_size_in(problem: BaseException | None) -> int | None:
     return int(found[1]) if found else None
 
 
-def vhost_of(url: str) -> str:
+def name_vhost(url: str) -> str:
     """Return the virtual host that *url* names."""
     return unquote(urlsplit(url).path.removeprefix("/")) or "/"
 
@@ -172,7 +172,7 @@ def vhost_of(url: str) -> str:
 def _place(url: str) -> str:
     parts = urlsplit(url)
     port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
-    return f"{parts.hostname}:{port} (virtual host {vhost_of(url)})"
+    return f"{parts.hostname}:{port} (virtual host {name_vhost(url)})"
 
 
 def _text(problem: BaseException) -> str:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Final
 
 from bridge.events.cloudevents import ACCOUNT_CHANGED, CONTENT_TYPE
-from bridge.events.trace_context import trace_of
+from bridge.events.trace_context import derive_trace
 from bridge.model import OutboxRow
 
 APP_ID: Final = "pbx-account-bridge"
@@ -89,7 +89,7 @@ def publish_frames(  # noqa: PLR0913 - what differs between publishers, by name
     if row.is_in_doubt:
         table += _short(DOUBT_HEADER) + b"t\x01"
     if is_traced:
-        table += _short(TRACE_HEADER) + b"S" + _long(trace_of(row.event_id).traceparent)
+        table += _short(TRACE_HEADER) + b"S" + _long(derive_trace(row.event_id).traceparent)
     if label:
         table += _short(LABEL_HEADER) + b"S" + _long(label)
     first, last = _ends(row.event_type)

@@ -34,12 +34,12 @@ from bridge.broker.connection import (
 )
 from bridge.broker.errors import max_message_size_in, translated, translation
 from bridge.broker.frames import APP_ID, publish_frames
-from bridge.broker.session import ConfirmingSession
+from bridge.broker.session import ConfirmSession
 from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerRefusedEvent, EventUnroutable
 from bridge.model import OutboxRow, SourceName
 
 
-class Publisher:
+class ExchangePublisher:
     """Makes sessions. *urls* is asked for each of them, so that a changed password is used.
 
     *fences* are held while publishing, one for every source, so that no second bridge publishes for the same one.
@@ -57,7 +57,7 @@ class Publisher:
         topology: Topology,
         is_declaring: bool = True,
         fences: Sequence[str] = (),
-        fence_of: Callable[[SourceName], str] | None = None,
+        name_fence: Callable[[SourceName], str] | None = None,
         confirm_deadline_seconds: float = 30.0,
         deadline_seconds: float = DEADLINE_SECONDS,
         close_seconds: float = CLOSE_SECONDS,
@@ -72,7 +72,7 @@ class Publisher:
         self._topology = topology
         self._is_declaring = is_declaring
         self._fences = fences
-        self._fence_of = fence_of
+        self._fence_of = name_fence
         self._confirm_deadline_seconds = confirm_deadline_seconds
         self._ssl_context = ssl_context
         self._is_traced = is_traced
@@ -90,7 +90,7 @@ class Publisher:
         self._size_limit.reconsider()
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator["PublisherSession"]:
+    async def session(self) -> AsyncIterator["ExchangeSession"]:
         """Connect, check or declare the topology, take the fences, and publish while inside.
 
         Raises:
@@ -111,7 +111,7 @@ class Publisher:
         ) as connection:
             await (declare if self._is_declaring else verify)(connection, self._topology)
             await hold_fences(connection, self._fences, self._topology)
-            session = PublisherSession(
+            session = ExchangeSession(
                 connection,
                 self._topology,
                 self._on_state,
@@ -144,7 +144,7 @@ class SizeLimit:
         """Forget the limit: it may have been raised."""
         self.body_bytes, self.is_doubtful = None, True
 
-    def refusal_of(self, row: OutboxRow) -> BridgeError | None:
+    def explain_refusal(self, row: OutboxRow) -> BridgeError | None:
         """Return why *row* is too large; ``None`` where it is not, or where the limit is unknown."""
         if self.body_bytes is None or len(row.body) <= self.body_bytes:
             return None
@@ -154,7 +154,7 @@ class SizeLimit:
         )
 
 
-class PublisherSession(ConfirmingSession):
+class ExchangeSession(ConfirmSession):
     """The ``Session`` of ``delivery``."""
 
     def __init__(  # noqa: PLR0913 - made in one place
@@ -204,9 +204,9 @@ class PublisherSession(ConfirmingSession):
                 self._channel = await _ConfirmChannel.opened(transport.connection, self)
         self._channel.closing.add_done_callback(self._on_closed)
 
-    def refusal_of(self, row: OutboxRow) -> BridgeError | None:
+    def explain_refusal(self, row: OutboxRow) -> BridgeError | None:
         """Return why *row* would be refused for good: it is larger than the broker is known to take."""
-        return self._size_limit.refusal_of(row)
+        return self._size_limit.explain_refusal(row)
 
     async def _write(self, rows: Sequence[OutboxRow]) -> None:
         if self.late_fences is not None and (missing := self.late_fences.missing(rows)):
@@ -273,12 +273,12 @@ class _ConfirmChannel(Channel):
     ``tests/unit/test_publisher.py`` fails when one goes away.
     """
 
-    def __init__(self, connection: aiormq.abc.AbstractConnection, number: int, session: PublisherSession) -> None:
+    def __init__(self, connection: aiormq.abc.AbstractConnection, number: int, session: ExchangeSession) -> None:
         super().__init__(connection, number, publisher_confirms=True)
         self._session = session
 
     @classmethod
-    async def opened(cls, connection: aiormq.abc.AbstractConnection, session: PublisherSession) -> "_ConfirmChannel":
+    async def opened(cls, connection: aiormq.abc.AbstractConnection, session: ExchangeSession) -> "_ConfirmChannel":
         """Open one, as ``connection.channel()`` would."""
         number = max(connection.channels, default=0) + 1
         channel = connection.channels[number] = cls(connection, number, session)

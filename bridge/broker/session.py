@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from bridge.broker.confirms import Ledger, Outcomes
+from bridge.broker.confirms import ConfirmLedger, Outcomes
 from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerUnreachable
 from bridge.model import OutboxRow
 
@@ -18,13 +18,13 @@ WATCH_SECONDS: Final = 0.5
 """How often a session looks whether it is blocked or overdue."""
 
 
-class ConfirmingSession(ABC):
+class ConfirmSession(ABC):
     """Counts the rows sent, and what the broker said of each; both are over with the first failure."""
 
     def __init__(self, on_state: Callable[[str], None], on_progress: Callable[[], None] = lambda: None) -> None:
         self._on_state = on_state
         self._on_progress = on_progress
-        self._ledger = Ledger()
+        self._ledger = ConfirmLedger()
         self._failure: BridgeError | None = None
         self._last_progress = 0.0
         self._news = asyncio.Event()
@@ -40,7 +40,7 @@ class ConfirmingSession(ABC):
         return False
 
     @abstractmethod
-    def refusal_of(self, row: OutboxRow) -> BridgeError | None:
+    def explain_refusal(self, row: OutboxRow) -> BridgeError | None:
         """Return why *row* would be refused for good whatever happens; ``None`` where nothing is known against it."""
 
     @abstractmethod

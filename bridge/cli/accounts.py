@@ -13,32 +13,37 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from bridge.cli.common import FAILED, config_option, print_json, run_now, settings_of
+from bridge.cli.common import FAILED, config_option, print_json, read_settings, run_now
 from bridge.config.settings import Settings
 from bridge.errors import BridgeError, NobodyAnswers
-from bridge.events.wording import clean, name_of, shown
+from bridge.events.wording import choose_name, clean, shown
 from bridge.model import KnownAccount, SourceName
 from bridge.observability.report import in_future
 from bridge.ops.control_socket import ask, socket_path
 from bridge.ops.trace import (
+    EventState,
     Live,
-    State,
     Trace,
     as_told,
     former,
     has_usn,
     is_meant,
     near,
+    split_words,
     trace,
     unfinished,
-    words_of,
 )
 from bridge.store.sqlite.reader import StoreReader
 
 MAX_TRACED: Final = 5
 """Accounts in one answer."""
 _EVENT_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_STYLES: Final = {State.CONFIRMED: "green", State.DISCARDED: "dim", State.PARKED: "bold red", State.HELD: "red"}
+_STYLES: Final = {
+    EventState.CONFIRMED: "green",
+    EventState.DISCARDED: "dim",
+    EventState.PARKED: "bold red",
+    EventState.HELD: "red",
+}
 
 
 @click.command("trace")
@@ -51,7 +56,7 @@ def trace_command(config: Path | None, who: str, *, as_json: bool) -> None:
     WHO is an extension, a name, a user name, an e-mail address, a guid, the usn of the PBX, or the id of an event.
     Exit code 1 where nobody is found.
     """
-    settings = settings_of(config, require=False, level="error")
+    settings = read_settings(config, require=False, level="error")
     live = _live(settings)
     with StoreReader(settings.store.path) as store:
         found = meant(store, who)
@@ -59,7 +64,7 @@ def trace_command(config: Path | None, who: str, *, as_json: bool) -> None:
         told = [
             trace(
                 known,
-                store.events_of(known.source, known.key),
+                store.list_events(known.source, known.key),
                 sources[known.source],
                 live,
                 renewed=store.renewed,
@@ -91,7 +96,7 @@ def trace_command(config: Path | None, who: str, *, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One account per line.")
 def accounts(config: Path | None, source: str | None, wanted: str | None, *, deleted: bool, as_json: bool) -> None:
     """List the accounts as they were last published."""
-    settings = settings_of(config, require=False, level="error")
+    settings = read_settings(config, require=False, level="error")
     console = Console(highlight=False, soft_wrap=True)
     count = 0
     with StoreReader(settings.store.path) as store:
@@ -154,7 +159,7 @@ def _known(store: StoreReader, source: SourceName, key: str) -> Iterator[KnownAc
     if known is not None:
         yield known
         return
-    told = [event for event in store.events_of(source, key) if event.forgotten_at is None]
+    told = [event for event in store.list_events(source, key) if event.forgotten_at is None]
     yield from map(as_told, told[-1:])
 
 
@@ -182,7 +187,7 @@ def _nobody(store: StoreReader, who: str, settings: Settings) -> list[str]:
 
 
 def _unpublished(settings: Settings, source: SourceName) -> list[str]:
-    publish = settings.publish_of(source)
+    publish = settings.resolve_publish(source)
     return [*publish.exclude, *(f"{name} (masked)" for name in publish.mask)]
 
 
@@ -207,7 +212,7 @@ def _has(known: KnownAccount, wanted: str | None) -> bool:
     if wanted is None:
         return True
     text = wanted.casefold()
-    return any(text in word.casefold() for word in words_of(known.account)) or text in known.key
+    return any(text in word.casefold() for word in split_words(known.account)) or text in known.key
 
 
 def _none(wanted: str | None, suggestions: Sequence[str], *, deleted: bool, is_read: bool) -> str:
@@ -238,7 +243,7 @@ def _line(known: KnownAccount) -> Text:
     numbers = ", ".join(map(str, account.get("numbers") or ()))
     return Text.assemble(
         f"{clean(numbers):<10}  ",
-        (f"{clean(shown(name_of(account))):<30}  ", "bold"),
+        (f"{clean(shown(choose_name(account))):<30}  ", "bold"),
         f"{clean(str(account.get('h323') or '')):<24}  ",
         (f"{known.source:<8}  revision {known.revision}  {clean(str(account['guid']))}", "dim"),
     )

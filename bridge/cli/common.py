@@ -87,7 +87,7 @@ BROKER: Final = checked(check_amqp)
 PORT: Final = click.IntRange(0, 65535)
 
 
-def settings_of(config: Path | None, *, require: bool = True, level: str | None = None) -> Settings:
+def read_settings(config: Path | None, *, require: bool = True, level: str | None = None) -> Settings:
     """Return the settings, with the logs set up as they say; *require*: a PBX and a broker must be among them.
 
     Raises:

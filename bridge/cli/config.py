@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from bridge.cli.common import config_option, print_json, settings_of
+from bridge.cli.common import config_option, print_json, read_settings
 from bridge.config import template
 from bridge.config.loading import origins
 from bridge.errors import BridgeError
@@ -44,7 +44,7 @@ def init(file: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def show(config: Path | None, *, as_json: bool) -> None:
     """Show what is in effect, secrets hidden, and where each value comes from."""
-    settings = settings_of(config, require=False, level="error")
+    settings = read_settings(config, require=False, level="error")
     found = list(template.in_effect(settings, origins(config, os.environ)))
     if as_json:
         print_json([asdict(setting) for setting in found])

@@ -20,10 +20,10 @@ from bridge.cli.common import (
     json_option,
     own_config_option,
     print_json,
+    read_settings,
     run_now,
     safe_json,
     say,
-    settings_of,
 )
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.events.wording import clean, shown
@@ -159,7 +159,7 @@ def admit(config: Path | None, source: str, *, as_json: bool) -> None:
 
 
 def _configured(config: Path | None, source: str) -> SourceName:
-    known = [pbx.name for pbx in settings_of(config, require=False, level="error").pbx]
+    known = [pbx.name for pbx in read_settings(config, require=False, level="error").pbx]
     if source not in known:
         raise BridgeError(no_pbx(source, known))
     return SourceName(source)
@@ -242,7 +242,7 @@ def done_by_bridge(
     config: Path | None, method: str, target: str, *, offline: Callable[[SqliteStore], bytes], **query: str
 ) -> bytes:
     """Return what the running bridge answers; where none runs, what *offline* does with its store."""
-    path = settings_of(config, require=False, level="error").store.path
+    path = read_settings(config, require=False, level="error").store.path
     try:
         return run_now(ask(socket_path(path), method, target, **query))
     except NobodyAnswers:
@@ -253,7 +253,7 @@ def done_by_bridge(
 
 
 def _socket(config: Path | None) -> Path:
-    return socket_path(settings_of(config, require=False, level="error").store.path)
+    return socket_path(read_settings(config, require=False, level="error").store.path)
 
 
 def _line(event: dict[str, Any]) -> Text:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, Self
 
 from bridge.cli.common import HUNG
-from bridge.observability.status import Board
+from bridge.observability.status import BridgeStatus
 from bridge.security.secret import scrub
 
 STOP_SECONDS: Final = 25.0
@@ -50,7 +50,7 @@ class HardEnd:
         self._stop_seconds = stop_seconds
         self._hang_seconds = hang_seconds
         self._end = end
-        self._board: Board | None = None
+        self._board: BridgeStatus | None = None
         self._is_stopping: Callable[[], bool] = lambda: False
         self._stop_began_at: float | None = None
         self._looked_at: float | None = None
@@ -66,7 +66,7 @@ class HardEnd:
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
 
-    def watch(self, board: Board, is_stopping: Callable[[], bool]) -> None:
+    def watch(self, board: BridgeStatus, is_stopping: Callable[[], bool]) -> None:
         """Watch the tasks on *board* from now on; the time for a stop runs from when *is_stopping*."""
         self._board, self._is_stopping = board, is_stopping
 

@@ -10,12 +10,12 @@ from uuid import uuid4
 
 import click
 
-from bridge.broker.admin import detour
+from bridge.broker.admin import private_exchange
 from bridge.broker.connection import Topology, connect
 from bridge.broker.frames import APP_ID
-from bridge.broker.publisher import Publisher
+from bridge.broker.publisher import ExchangePublisher
 from bridge.cli.accounts import meant
-from bridge.cli.common import FAILED, QUEUE, config_option, print_json, run_now, settings_of, time_option
+from bridge.cli.common import FAILED, QUEUE, config_option, print_json, read_settings, run_now, time_option
 from bridge.clock import utc_now
 from bridge.config.settings import Settings
 from bridge.errors import BadConfig, BridgeError
@@ -106,7 +106,7 @@ def _tell_snapshot(queue: str, count: int, again: int, untold: str, *, as_json: 
 
 
 def _settings(config: Path | None) -> Settings:
-    settings = settings_of(config, require=False, level="error")
+    settings = read_settings(config, require=False, level="error")
     if not settings.rabbitmq.urls:
         raise BadConfig("no broker is configured: name the settings by --config FILE, or set BRIDGE_RABBITMQ_URL_FILE")
     return settings
@@ -120,8 +120,8 @@ async def _sender(settings: Settings, queue: str, label: str) -> AsyncIterator[S
         connection = await stack.enter_async_context(
             connect(rabbitmq.urls, client_name=f"{APP_ID} {label}", ssl_context=context)
         )
-        name = await stack.enter_async_context(detour(connection, Topology(rabbitmq.exchange), queue))
-        publisher = Publisher(
+        name = await stack.enter_async_context(private_exchange(connection, Topology(rabbitmq.exchange), queue))
+        publisher = ExchangePublisher(
             lambda: rabbitmq.urls,
             topology=Topology(name, has_log=False),
             is_declaring=False,

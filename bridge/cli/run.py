@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bridge import __version__, logs
-from bridge.cli.common import FAILED, config_option, print_json, run_now, settings_of, stop_signals
+from bridge.cli.common import FAILED, config_option, print_json, read_settings, run_now, stop_signals
 from bridge.cli.hard_end import HardEnd
 from bridge.cli.shadow import play_shadow
 from bridge.cli.tail import shower
@@ -21,8 +21,8 @@ from bridge.config.settings import Settings
 from bridge.events.wording import clean
 from bridge.observability.status import Level
 from bridge.ops import control_socket
-from bridge.ops.check import Finding, examine
-from bridge.runtime.wiring import built, listening, page
+from bridge.ops.check import Finding, run_checks
+from bridge.runtime.wiring import build_bridge, build_page, serve_inbound
 from bridge.security.secret import scrub
 
 log = logs.get_logger(__name__)
@@ -39,7 +39,7 @@ def run(config: Path | None, *, shadow: bool, once: bool, as_json: bool) -> None
         if once or as_json:
             raise click.UsageError("--once and --json go with --shadow")
         with HardEnd() as hard_end:
-            run_now(_bridge(settings_of(config), hard_end))
+            run_now(_bridge(read_settings(config), hard_end))
         return
     settings = load_settings(config, os.environ, require_rabbitmq=False)
     logs.configure("warning", settings.log.format)
@@ -60,14 +60,14 @@ async def _bridge(settings: Settings, hard_end: HardEnd) -> None:
         log.warning("settings.insecure", problem=sentence)
     for who, words in settings.troubles():
         log.error("file.unusable", of=who, problem=words)
-    with built(settings) as bridge, stop_signals() as stop:
+    with build_bridge(settings) as bridge, stop_signals() as stop:
         hard_end.watch(bridge.board, stop.is_set)
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(
                 control_socket.serve(bridge, control_socket.socket_path(settings.store.path))
             )
-            await stack.enter_async_context(page(settings, bridge.board))
-            await stack.enter_async_context(listening(settings, bridge))
+            await stack.enter_async_context(build_page(settings, bridge.board))
+            await stack.enter_async_context(serve_inbound(settings, bridge))
             stack.callback(hard_end.stop)  # whatever the reason was
             await bridge.run(stop)
 
@@ -80,12 +80,12 @@ def check(config: Path | None, *, as_json: bool) -> None:
 
     On a stopped bridge it opens the store as run does: it brings the tables up to date, and may begin a new lineage.
     """
-    settings = settings_of(config, level="error")
+    settings = read_settings(config, level="error")
     console = Console(highlight=False, soft_wrap=True)
 
     async def examined() -> list[Finding]:
         found = []
-        async for finding in examine(settings):
+        async for finding in run_checks(settings):
             found.append(finding)
             if not as_json:
                 console.print(_line(finding))

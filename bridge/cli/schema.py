@@ -5,9 +5,9 @@ from typing import Final
 
 import click
 
-from bridge.cli.common import config_option, settings_of
+from bridge.cli.common import config_option, read_settings
 from bridge.events.asyncapi import ASYNCAPI, documents
-from bridge.runtime.from_settings import offer_of
+from bridge.runtime.from_settings import build_offer
 
 
 @click.command()
@@ -16,7 +16,7 @@ from bridge.runtime.from_settings import offer_of
 @click.option("--list", "is_list", is_flag=True, help="Print the names of the documents.")
 def schema(config: Path | None, name: str, *, is_list: bool) -> None:
     """Print a document of the contract as configured: AsyncAPI, or with its NAME a JSON Schema."""
-    offered = documents(offer_of(settings_of(config, require=False, level="error")))
+    offered = documents(build_offer(read_settings(config, require=False, level="error")))
     if is_list:
         click.echo("\n".join(sorted(offered)))
         return

@@ -10,14 +10,14 @@ from bridge.config.settings import Settings
 from bridge.events.cloudevents import AccountChanged
 from bridge.ops.terminal import TerminalPublisher
 from bridge.runtime.bridge import Bridge
-from bridge.runtime.wiring import built
+from bridge.runtime.wiring import build_bridge
 
 LOOK_SECONDS: Final = 0.1
 """How often it is looked whether all is read, with ``--once``."""
 
 
 @dataclass(slots=True)
-class Summary:
+class ShadowSummary:
     """What would have been sent."""
 
     events: dict[str, int] = field(default_factory=dict)
@@ -43,16 +43,18 @@ class Summary:
         return told + [f"{name}: NOT READ: {problem}" for name, problem in self.problems.items()]
 
 
-async def play_shadow(settings: Settings, show: Callable[[AccountChanged, bytes], None], *, is_once: bool) -> Summary:
+async def play_shadow(
+    settings: Settings, show: Callable[[AccountChanged, bytes], None], *, is_once: bool
+) -> ShadowSummary:
     """Read the PBXs and show what would be published, until stopped or, with *is_once*, until all is read.
 
     Raises:
         Fatal: from the bridge.
 
     """
-    summary = Summary()
+    summary = ShadowSummary()
     for pbx in settings.pbx:
-        publish = settings.publish_of(pbx.name)
+        publish = settings.resolve_publish(pbx.name)
         if names := [*publish.exclude, *(f"{name} (masked)" for name in publish.mask)]:
             summary.unpublished[pbx.name] = names
 
@@ -60,7 +62,7 @@ async def play_shadow(settings: Settings, show: Callable[[AccountChanged, bytes]
         summary.take(event, body)
         show(event, body)
 
-    with built(settings, shadow=TerminalPublisher(take)) as bridge, stop_signals() as stop:
+    with build_bridge(settings, shadow=TerminalPublisher(take)) as bridge, stop_signals() as stop:
         looking = asyncio.create_task(_until_read(bridge, stop)) if is_once else None
         try:
             await bridge.run(stop)

@@ -16,14 +16,14 @@ from bridge.cli.common import (
     PORT,
     Number,
     checked,
+    read_settings,
     run_now,
-    settings_of,
     stop_signals,
 )
 from bridge.cli.tail import shower
 from bridge.config.pbx_tables import check_websocket
 from bridge.errors import BadConfig, BridgeError
-from bridge.ops.demo import Plan, Summary, as_line, play
+from bridge.ops.demo import DemoSummary, Plan, as_line, play
 from bridge.security.secret import Secret, scrub
 from bridge.security.tls import Trust, client_context
 from bridge.security.urls import read_host, split_urls
@@ -166,14 +166,14 @@ def demo(  # noqa: PLR0913 - the options of a command
     as_json: bool,
 ) -> None:
     """See it work: a pretend PBX, the bridge and a subscriber, all in this process."""
-    settings = settings_of(None, require=False, level="warning")
+    settings = read_settings(None, require=False, level="warning")
     urls = split_urls(amqp_url) if amqp_url else settings.rabbitmq.urls
     plan = Plan(accounts, changes, changes_per_second, is_once=once, seed=seed, amqp_urls=urls)
     if not as_json:
         _greet(plan)
     show = shower(as_json=as_json, accounts=accounts)
 
-    async def played() -> Summary:
+    async def played() -> DemoSummary:
         with stop_signals() as stop:
             return await play(plan, show, stop)
 

@@ -9,7 +9,7 @@ import click
 import orjson
 
 from bridge.cli.accounts import meant
-from bridge.cli.common import config_option, json_option, print_json, say, settings_of
+from bridge.cli.common import config_option, json_option, print_json, read_settings, say
 from bridge.cli.control import done_by_bridge
 from bridge.errors import BridgeError
 from bridge.events.normalize import account_key
@@ -32,7 +32,7 @@ def backup(config: Path | None, file: Path, *, as_json: bool) -> None:
 
     The copy holds personal data and the key of the store: only its owner may read it. Put it back with restore.
     """
-    path = settings_of(config, require=False, level="error").store.path
+    path = read_settings(config, require=False, level="error").store.path
     try:
         size = back_up(path, file, datetime.now(UTC))
     except FileExistsError as problem:
@@ -52,7 +52,7 @@ def restore(config: Path | None, file: Path, *, as_json: bool) -> None:
     The next time the store is opened, by check too, a new lineage begins, so that no number is used twice; the next
     start reads every PBX from its start, so that nothing is missed.
     """
-    path = settings_of(config, require=False, level="error").store.path
+    path = read_settings(config, require=False, level="error").store.path
     kept = put_back(file, path, datetime.now(UTC))
     where = f"; what was there is now {kept}" if kept is not None else ""
     words = (
@@ -74,7 +74,7 @@ def forget_command(config: Path | None, guid: str, *, discard_unsent: bool, as_j
     For accounts that are gone from the PBX; of one that is still there only the events of the past are cleared.
     Backups, the log at the broker and what subscribers keep have to be looked after on their own.
     """
-    path = settings_of(config, require=False, level="error").store.path
+    path = read_settings(config, require=False, level="error").store.path
     with StoreReader(path) as store:
         if not store.knows(account_key(AccountGuid(guid))):
             raise BridgeError(_no_account(store, guid))

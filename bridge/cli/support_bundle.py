@@ -16,7 +16,7 @@ import click
 import orjson
 
 from bridge import __version__, logs
-from bridge.cli.common import config_option, json_option, run_now, say, settings_of
+from bridge.cli.common import config_option, json_option, read_settings, run_now, say
 from bridge.config.settings import Settings
 from bridge.errors import BridgeError
 from bridge.observability.report import without_people
@@ -35,7 +35,7 @@ def support_bundle(config: Path | None, output: Path | None, *, as_json: bool) -
 
     No password, no token and nothing about any person is in it; it is plain text, look for yourself.
     """
-    settings = settings_of(config, require=False, level="error")
+    settings = read_settings(config, require=False, level="error")
     file = output or Path(f"account-bridge-support-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip")
     parts = {
         "about.json": _json(_about()),

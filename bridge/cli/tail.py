@@ -20,9 +20,9 @@ from bridge.cli.common import (
     QUEUE,
     YEARS,
     config_option,
+    read_settings,
     run_now,
     safe_json,
-    settings_of,
     stop_signals,
 )
 from bridge.consumer.subscriber import ACCOUNT_KEYS, Delivery, Start, subscribe
@@ -31,7 +31,7 @@ from bridge.events.cloudevents import AccountChanged
 from bridge.model import ChangeKind
 from bridge.ops.terminal import event_line
 from bridge.ops.trace import is_meant
-from bridge.runtime.retry import Patience, keep_trying
+from bridge.runtime.retry import Backoff, keep_trying
 from bridge.security.tls import client_context
 from bridge.security.urls import split_urls
 
@@ -72,7 +72,7 @@ def tail(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed
     as_json: bool,
 ) -> None:
     """Show account changes as they pass, until stopped."""
-    settings = settings_of(config, require=False, level="warning")
+    settings = read_settings(config, require=False, level="warning")
     urls = split_urls(amqp_url) if amqp_url else settings.rabbitmq.urls
     if not urls:
         raise BadConfig(
@@ -120,7 +120,7 @@ async def _tail(
     subscribed: Callable[[], contextlib.AbstractAsyncContextManager[AsyncIterator[Delivery]]],
     show: Callable[[AccountChanged, bytes], None],
 ) -> None:
-    patience = Patience(misconfigured_seconds=3)
+    patience = Backoff(misconfigured_seconds=3)
 
     async def receive() -> None:
         async with subscribed() as deliveries:

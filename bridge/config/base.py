@@ -21,7 +21,7 @@ from pydantic import (
 from bridge.config.diagnostics import did_you_mean
 from bridge.errors import BridgeError
 from bridge.events.normalize import FIELDS, OPTIONAL_FIELDS
-from bridge.security.secret import NotThere, Secret, content_of
+from bridge.security.secret import NotThere, Secret, read_content
 from bridge.security.tls import ClientTls, Trust, read_fingerprint
 from bridge.security.urls import ENCODE, Url, read_host, read_url, split_urls
 
@@ -93,7 +93,7 @@ def holding(check: Callable[[str], object] = lambda _content: None) -> AfterVali
 
     def look(file: Path) -> Path:
         try:
-            check(content_of(file))
+            check(read_content(file))
         except NotThere:
             pass
         except ValueError as problem:
@@ -103,7 +103,7 @@ def holding(check: Callable[[str], object] = lambda _content: None) -> AfterVali
     return AfterValidator(look)
 
 
-def url_of(text: str, schemes: Sequence[str], words: str) -> Url:
+def parse_url(text: str, schemes: Sequence[str], words: str) -> Url:
     """Return the parts of the URL in *text*.
 
     Raises:
@@ -118,9 +118,9 @@ def url_of(text: str, schemes: Sequence[str], words: str) -> Url:
         raise ValueError(f"{words}{reason}{hint}") from None
 
 
-def urls_of(text: str, schemes: Sequence[str], words: str) -> Sequence[Url]:
-    """Return the parts of the URLs in *text*, which separates them by commas; raises as ``url_of`` does."""
-    return [url_of(one, schemes, words) for one in split_urls(text)]
+def parse_urls(text: str, schemes: Sequence[str], words: str) -> Sequence[Url]:
+    """Return the parts of the URLs in *text*, which separates them by commas; raises as ``parse_url`` does."""
+    return [parse_url(one, schemes, words) for one in split_urls(text)]
 
 
 def check_name(name: str, room: int, *, most: int = MAX_NAME_BYTES, what: str) -> None:
@@ -228,7 +228,7 @@ class Table(BaseModel):
             read_host(value)
         return value
 
-    def secret_of(self, name: str, check: Callable[[str], object] = lambda _content: None) -> Secret | None:
+    def get_secret(self, name: str, check: Callable[[str], object] = lambda _content: None) -> Secret | None:
         """Return the secret that *name* or its file holds, always the same object; *check* as for ``Secret``."""
         value, file = getattr(self, name), getattr(self, f"{name}_file")
         if file is None and value is None:

@@ -22,7 +22,7 @@ class Places:
         self._file = file
         self._known = known
         self._origins = origins
-        self._lines = dict(lines_of(text))
+        self._lines = dict(find_lines(text))
 
     def sentence(self, problem: ErrorDetails) -> str:
         """Return what is wrong and where."""
@@ -39,7 +39,7 @@ class Places:
         return f"{self._file}, line {self._lines[path]}: " if path else ""
 
 
-def lines_of(text: str) -> Iterator[tuple[Key, int]]:
+def find_lines(text: str) -> Iterator[tuple[Key, int]]:
     """Yield every table and key of a TOML text with its line; what spans several lines has that of its beginning."""
     table: Key = ()
     counts: dict[str, int] = {}

@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from bridge.config.base import Table
-from bridge.config.diagnostics import Key, Places, did_you_mean, lines_of
+from bridge.config.diagnostics import Key, Places, did_you_mean, find_lines
 from bridge.config.pbx_tables import AppTable
 from bridge.config.settings import Settings
 from bridge.errors import BadConfig
@@ -89,7 +89,7 @@ def origins(file: Path | None, environment: Mapping[str, str]) -> Mapping[Key, s
     text, tables = _read(file)
     variables: dict[Key, str] = {}
     in_file = dict.fromkeys(_leaves(tables), f"{file}")
-    lines = {key: f"{file}, line {line}" for key, line in lines_of(text) if key in in_file}
+    lines = {key: f"{file}, line {line}" for key, line in find_lines(text) if key in in_file}
     _overlay(tables, environment, [], variables)
     return in_file | lines | variables
 
@@ -131,7 +131,7 @@ def _overlay(
     known: dict[str, Key] = {
         f"{PREFIX}{table.upper()}_{key.upper()}": (table, 0, key) if table == "pbx" else (table, key)
         for table, field in Settings.model_fields.items()
-        for key in _keys_of(field.annotation)
+        for key in _list_keys(field.annotation)
         if table != "subscriber" and (table, key) != ("listen", "app")
     }
     known |= {f"{PREFIX}LISTEN_APP_{key.upper()}": ("listen", "app", 0, key) for key in AppTable.model_fields}
@@ -177,7 +177,7 @@ def _table_at(tables: dict[str, Any], path: Key) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _keys_of(annotation: Any) -> Iterator[str]:
+def _list_keys(annotation: Any) -> Iterator[str]:
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(candidate, type) and issubclass(candidate, Table):
             yield from candidate.model_fields
@@ -195,4 +195,4 @@ def _siblings(path: Key) -> Sequence[str]:
     if len(path) == 1:
         return list(Settings.model_fields)
     field = Settings.model_fields.get(str(path[0]))
-    return list(_keys_of(field.annotation)) if field is not None else []
+    return list(_list_keys(field.annotation)) if field is not None else []

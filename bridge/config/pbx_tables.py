@@ -17,7 +17,7 @@ from bridge.config.base import (
     TlsTable,
     checked,
     keep_guid,
-    url_of,
+    parse_url,
     usable,
 )
 from bridge.model import SourceName
@@ -38,7 +38,7 @@ def check_websocket(url: str) -> None:
         ValueError: it is not; in words that do not show it.
 
     """
-    url_of(url, WEBSOCKET_SCHEMES, f"must look like wss://pbx.example.com{DEFAULT_PATH}")
+    parse_url(url, WEBSOCKET_SCHEMES, f"must look like wss://pbx.example.com{DEFAULT_PATH}")
 
 
 def _from_root(path: str) -> str:
@@ -118,7 +118,7 @@ class PbxTable(TlsTable, PaceTable):
     @property
     def secret(self) -> Secret:
         """The app password."""
-        return self.secret_of("password") or Secret("")
+        return self.get_secret("password") or Secret("")
 
 
 class AppTable(Table):
@@ -152,7 +152,7 @@ class AppTable(Table):
     @property
     def secret(self) -> Secret:
         """The password of the App object."""
-        return self.secret_of("password") or Secret("")
+        return self.get_secret("password") or Secret("")
 
 
 class ListenTable(PaceTable):

@@ -22,7 +22,7 @@ from bridge.config.tables import (
 )
 from bridge.errors import FileUnusable
 from bridge.model import SourceName
-from bridge.security.urls import HIDDEN, scheme_of, without_password
+from bridge.security.urls import HIDDEN, read_scheme, without_password
 
 
 class Settings(Table):
@@ -59,7 +59,7 @@ class Settings(Table):
                 raise ValueError(f"two PBXs are called {name!r}; each needs a name of its own")
         return self
 
-    def publish_of(self, pbx: SourceName) -> PublishTable:
+    def resolve_publish(self, pbx: SourceName) -> PublishTable:
         """Return what is published of one PBX: as ``[publish]`` says, unless its own table says something else."""
         own = next((table for table in self.pbx if table.name == pbx), None)
         told = {} if own is None else {name: getattr(own, name) for name in PublishTable.model_fields}
@@ -114,4 +114,4 @@ def _shown(value: Any) -> Any:
         return {name: _shown(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_shown(inner) for inner in value]
-    return without_password(value) if isinstance(value, str) and scheme_of(value) else value
+    return without_password(value) if isinstance(value, str) and read_scheme(value) else value

@@ -20,15 +20,15 @@ from bridge.config.base import (
     checked,
     holding,
     keep_guid,
+    parse_url,
+    parse_urls,
     short,
-    url_of,
-    urls_of,
     usable,
 )
 from bridge.errors import BadConfig
 from bridge.observability.web.access import MIN_TOKEN_CHARACTERS
 from bridge.security.secret import Secret
-from bridge.security.urls import Url, split_urls, vhost_of
+from bridge.security.urls import Url, read_vhost, split_urls
 
 EXCHANGE: Final = "pbx.accounts"
 
@@ -52,7 +52,7 @@ def check_amqp(text: str) -> None:
         ValueError: it does not, in words that do not show it.
 
     """
-    for url in urls_of(text, AMQP_SCHEMES, AMQP_WORDS):
+    for url in parse_urls(text, AMQP_SCHEMES, AMQP_WORDS):
         _check_vhost(url)
         told = dict(pair.partition("=")[::2] for pair in url.query.split("&"))
         if told.get("auth", "plain").lower() not in {"plain", "amqplain"} or "cadata" in told:
@@ -66,12 +66,12 @@ def check_stream(text: str) -> None:
         ValueError: it does not, in words that do not show it.
 
     """
-    for url in urls_of(text, STREAM_SCHEMES, STREAM_WORDS):
+    for url in parse_urls(text, STREAM_SCHEMES, STREAM_WORDS):
         _check_vhost(url)
 
 
 def _check_vhost(url: Url) -> None:
-    if len(vhost_of(url)) > MAX_EXCHANGE_CHARACTERS:
+    if len(read_vhost(url)) > MAX_EXCHANGE_CHARACTERS:
         raise ValueError(f"has a virtual host of more than {MAX_EXCHANGE_CHARACTERS} characters")
 
 
@@ -84,7 +84,7 @@ def _holding(check: Callable[[str], None]) -> AfterValidator:
 
 
 def _endpoint(url: str) -> None:
-    url_of(url, ("http", "https"), "must look like http://collector:4318")
+    parse_url(url, ("http", "https"), "must look like http://collector:4318")
 
 
 def _sqlite(url: str) -> str:
@@ -174,12 +174,12 @@ class RabbitMqTable(TlsTable):
     @property
     def secret(self) -> Secret | None:
         """What ``urls`` are read of."""
-        return self.secret_of("url", check_amqp)
+        return self.get_secret("url", check_amqp)
 
     @property
     def stream_secret(self) -> Secret | None:
         """What ``stream_urls`` are read of."""
-        return self.secret_of("stream_url", check_stream)
+        return self.get_secret("stream_url", check_stream)
 
     @property
     def writes_log(self) -> bool:
@@ -317,7 +317,7 @@ class StatusTable(Table):
     @property
     def secret(self) -> Secret | None:
         """What ``/status`` asks for."""
-        return self.secret_of("token")
+        return self.get_secret("token")
 
 
 class TracesTable(Table):

@@ -31,7 +31,7 @@ names is public. What is for PostgreSQL is imported from its own module, since i
 
 from bridge.consumer.inbox.rule import Inbox
 from bridge.consumer.inbox.sqlite import SqliteInbox
-from bridge.consumer.log.position import Place
+from bridge.consumer.log.position import LogOffset
 from bridge.consumer.log.position_sqlite import SqlitePosition
 from bridge.consumer.log.reader import LogCertificate, LogEntry, LogReader
 from bridge.consumer.subscriber import CertificateDelivery, Delivery, Subscriber, subscribe
@@ -44,8 +44,8 @@ __all__ = [
     "Inbox",
     "LogCertificate",
     "LogEntry",
+    "LogOffset",
     "LogReader",
-    "Place",
     "SourceVerified",
     "SqliteInbox",
     "SqlitePosition",

@@ -28,7 +28,7 @@ from bridge.events.cloudevents import (
     SourceVerified,
     decode,
     decode_certificate,
-    type_of,
+    read_type,
 )
 
 ACCOUNT_KEYS: Final = ("*.account.*",)
@@ -98,20 +98,20 @@ async def settle(message: AbstractIncomingMessage, how: Literal["ack", "reject"]
         log.info("delivery.comes_again", extra={"message_id": message.message_id, "problem": str(problem)})
 
 
-async def delivery_of(message: AbstractIncomingMessage, *, is_of_log: bool = False) -> Delivery | None:
+async def decode_delivery(message: AbstractIncomingMessage, *, is_of_log: bool = False) -> Delivery | None:
     """Return the change in *message*; ``None`` for other kinds of events, and for what is none, which is put aside.
 
     Of the log nothing can be put aside: the broker ends the connection of whoever rejects an entry of a stream.
     """
-    delivery = await _delivery_of(message, {ACCOUNT_CHANGED}, aside="ack" if is_of_log else "reject")
+    delivery = await _decode_delivery(message, {ACCOUNT_CHANGED}, aside="ack" if is_of_log else "reject")
     return delivery if isinstance(delivery, Delivery) else None
 
 
-async def _delivery_of(
+async def _decode_delivery(
     message: AbstractIncomingMessage, kinds: Collection[str], *, aside: Literal["ack", "reject"] = "reject"
 ) -> Delivery | CertificateDelivery | None:
     try:
-        event = event_of(message, kinds)
+        event = decode_event(message, kinds)
     except BadEvent as problem:
         log_bad_event(message, problem)
         await settle(message, aside)
@@ -124,14 +124,14 @@ async def _delivery_of(
     return None
 
 
-def event_of(message: AbstractIncomingMessage, kinds: Collection[str]) -> AccountChanged | SourceVerified | None:
+def decode_event(message: AbstractIncomingMessage, kinds: Collection[str]) -> AccountChanged | SourceVerified | None:
     """Return the event in *message*, or ``None`` where its type is none of *kinds*.
 
     Raises:
         BadEvent: it is of one of *kinds* by its type, and not by what is in it.
 
     """
-    kind = message.type or type_of(message.body)
+    kind = message.type or read_type(message.body)
     if kind not in kinds:
         return None
     return decode_certificate(message.body) if kind == SOURCE_VERIFIED else decode(message.body)
@@ -249,7 +249,7 @@ class Subscriber:
         while not self._link.is_stopped:
             async with self._link.session(begin) as inflow:
                 while inflow is not None and (message := await inflow.next()) is not None:
-                    delivery = await _delivery_of(message, kinds)
+                    delivery = await _decode_delivery(message, kinds)
                     if delivery is not None:
                         yield delivery
                 if inflow is not None:
@@ -392,7 +392,7 @@ async def _deliveries(inflows: Sequence[Inflow], *, is_of_log: bool) -> AsyncGen
     """Yield what any of *inflows* receives, until one of them ends."""
     if len(inflows) == 1:
         while (message := await inflows[0].next()) is not None:
-            delivery = await delivery_of(message, is_of_log=is_of_log)
+            delivery = await decode_delivery(message, is_of_log=is_of_log)
             if delivery is not None:
                 yield delivery
         return
@@ -406,7 +406,7 @@ async def _deliveries(inflows: Sequence[Inflow], *, is_of_log: bool) -> AsyncGen
                 if message is None:
                     return
                 waiting[asyncio.ensure_future(inflow.next())] = inflow
-                delivery = await delivery_of(message, is_of_log=is_of_log)
+                delivery = await decode_delivery(message, is_of_log=is_of_log)
                 if delivery is not None:
                     yield delivery
     finally:

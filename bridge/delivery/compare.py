@@ -1,7 +1,7 @@
 """Is a row what the mirror says? Asked where a PBX may have been set back; nothing is written."""
 
 from bridge.delivery.sink import Store
-from bridge.events.normalize import Rules, account_key, account_of
+from bridge.events.normalize import Rules, account_key, read_account
 from bridge.model import Row, SourceName
 
 
@@ -24,4 +24,4 @@ def agrees(store: Store, source: SourceName, row: Row, *, is_news: bool, rules: 
         return is_news and not is_known
     if row.is_deleted or known.is_deleted:
         return row.is_deleted and known.is_deleted
-    return account_of(row, known.account, rules) == known.account
+    return read_account(row, known.account, rules) == known.account

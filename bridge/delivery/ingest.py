@@ -7,7 +7,7 @@ from datetime import datetime
 from bridge.delivery.sink import Store, Transaction
 from bridge.errors import CursorMoved
 from bridge.events import cloudevents
-from bridge.events.diff import Judgement, judge, judge_missing, judge_repair
+from bridge.events.diff import Diff, compare, compare_missing, compare_repair
 from bridge.events.normalize import Rules, account_key
 from bridge.model import (
     AccountChange,
@@ -16,9 +16,9 @@ from bridge.model import (
     Cursor,
     Mirrored,
     NewEvent,
-    Place,
     Row,
     SourceName,
+    SourceState,
 )
 
 
@@ -26,7 +26,7 @@ from bridge.model import (
 class Ingested:
     """What became of a batch."""
 
-    place: Place
+    place: SourceState
     changes: Sequence[AccountChange]
     """The changes that are now on their way, in order."""
 
@@ -74,7 +74,7 @@ class Posting:
         self.known(keys)
         for key, row in zip(keys, rows, strict=True):
             known, is_initial = self._known.get(key), self._place.is_initial
-            judgement = judge(row, known, source=self._source, rules=self._rules, is_initial=is_initial)
+            judgement = compare(row, known, source=self._source, rules=self._rules, is_initial=is_initial)
             self._post(key, known, judgement)
         self._seen |= dict.fromkeys(keys)
 
@@ -82,12 +82,12 @@ class Posting:
         """Judge a row that a full walk found and the live cursor does not explain."""
         key = account_key(row.account_guid)
         before, is_initial = self.known([key]).get(key), self._place.is_initial
-        judgement = judge_repair(row, before, source=self._source, rules=self._rules, is_initial=is_initial)
+        judgement = compare_repair(row, before, source=self._source, rules=self._rules, is_initial=is_initial)
         self._post(key, before, judgement)
 
     def delete(self, key: str, known: Mirrored) -> None:
         """Post the deletion of an account that proven full walks did not find."""
-        self._post(key, known, judge_missing(known, source=self._source))
+        self._post(key, known, compare_missing(known, source=self._source))
 
     def see(self, keys: Sequence[str]) -> None:
         """Record accounts that a full walk found just as they are known."""
@@ -122,7 +122,7 @@ class Posting:
         self._transaction.add_events(self._source, events)
         return Ingested(place, self._changes)
 
-    def _post(self, key: str, before: Mirrored | None, judgement: Judgement) -> None:
+    def _post(self, key: str, before: Mirrored | None, judgement: Diff) -> None:
         if judgement.change is not None:
             self._changes.append(judgement.change)
         if judgement.remember is not before:

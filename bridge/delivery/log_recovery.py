@@ -23,7 +23,7 @@ class DeduplicatingSession(Protocol):
     def lasts(self) -> Sequence[int]:
         """The highest publishing id that each stream of the log has of us; 0 where it has nothing."""
 
-    def stream_of(self, row: OutboxRow) -> int:
+    def choose_stream(self, row: OutboxRow) -> int:
         """Return the number of the stream that *row* belongs to."""
 
 
@@ -59,13 +59,13 @@ async def recover(
             "of it was at work. Start the bridge again: it then tells everything anew, under a new lineage"
         )
     rows = await offload(store.unsent_through, last)
-    done = [row for row in rows if row.position <= session.lasts[session.stream_of(row)]]
+    done = [row for row in rows if row.position <= session.lasts[session.choose_stream(row)]]
     await offload(store.mark_sent, done, now)
     confirmed = await offload(store.newest_confirmed, REMEMBERED_ROWS)
-    lost = [row for row in confirmed if row.position > session.lasts[session.stream_of(row)]]
+    lost = [row for row in confirmed if row.position > session.lasts[session.choose_stream(row)]]
     if not lost:
         return len(done), ""
-    streams = sorted({session.stream_of(row) for row in lost})
+    streams = sorted({session.choose_stream(row) for row in lost})
     return len(done), (
         f"the log has lost events that it had confirmed ({len(lost)} of the newest {len(confirmed)}, in the "
         f"partition{'s' if len(streams) > 1 else ''} {', '.join(map(str, streams))}): it was deleted, or its broker "

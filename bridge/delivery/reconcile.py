@@ -21,7 +21,7 @@ PAGE_ACCOUNTS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Brake:
+class DeletionLimit:
     """When absence is believed, and how many deletions at once need a human yes."""
 
     walks: int = 2
@@ -87,7 +87,7 @@ def caught_up(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
     return done
 
 
-def sight(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
+def observe(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
     store: Store, source: SourceName, rows: list[Row], walk: WalkRecord, *, rules: Rules, now: datetime
 ) -> None:
     """Compare what a walk saw with the mirror; equal accounts are marked as seen, others become suspects."""
@@ -111,14 +111,14 @@ def sight(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
         posting.finish(now)
 
 
-def sweep(  # noqa: PLR0913 - what a decision about deletions has to weigh
+def delete_missing(  # noqa: PLR0913 - what a decision about deletions has to weigh
     store: Store,
     source: SourceName,
     walk: WalkRecord,
     *,
     rules: Rules,
     now: datetime,
-    brake: Brake,
+    brake: DeletionLimit,
     is_accepted: bool = False,
 ) -> tuple[Certificate, list[AccountChange]]:
     """End a proven walk: delete what it and enough walks before it did not see, and certify the rest.
@@ -131,7 +131,7 @@ def sweep(  # noqa: PLR0913 - what a decision about deletions has to weigh
         missing = transaction.count_accounts(source, brake.walks)
         absent = transaction.count_accounts(source, 1)
         is_held = brake.holds(missing, transaction.count_accounts(source, 0)) and not is_accepted
-    deleted = [] if is_held else _delete_missing(store, source, brake, rules=rules, now=now)
+    deleted = [] if is_held else _delete_absent(store, source, brake, rules=rules, now=now)
     with store.transaction() as transaction:
         place = transaction.place(source)
         certificate = Certificate(
@@ -152,8 +152,8 @@ def sweep(  # noqa: PLR0913 - what a decision about deletions has to weigh
     return certificate, deleted
 
 
-def _delete_missing(
-    store: Store, source: SourceName, brake: Brake, *, rules: Rules, now: datetime
+def _delete_absent(
+    store: Store, source: SourceName, brake: DeletionLimit, *, rules: Rules, now: datetime
 ) -> list[AccountChange]:
     deleted: list[AccountChange] = []
     while True:

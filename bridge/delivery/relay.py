@@ -162,7 +162,7 @@ class OutboxRelay:
 
     def wake(self, source: SourceName) -> None:
         """Say that there may be new rows of *source*."""
-        self._lane(self._store.lane_of(source)).may_have_rows = True
+        self._lane(self._store.find_lane(source)).may_have_rows = True
         self._wake.set()
 
     def wake_all(self) -> None:
@@ -221,13 +221,13 @@ class OutboxRelay:
                 continue
             starts = {name: lane.starts for name, lane in ready.items()}
             rows = await self._read(ready, room)
-            unfit = next((row for row in rows if session.refusal_of(row) is not None), None)
+            unfit = next((row for row in rows if session.explain_refusal(row) is not None), None)
             if unfit is not None:  # what is read next is without it, and without what has to wait behind it
                 for lane in ready.values():
                     lane.may_have_rows = True
-                await self._park(unfit, str(session.refusal_of(unfit)))
+                await self._park(unfit, str(session.explain_refusal(unfit)))
                 continue
-            names = [self._store.lane_of(row.source) for row in rows]
+            names = [self._store.find_lane(row.source) for row in rows]
             going = [
                 (row, ready[name])
                 for row, name in zip(rows, names, strict=True)
@@ -257,7 +257,7 @@ class OutboxRelay:
         room = min((1 if suspects else self._window) - self._in_flight, PAGE_ROWS)
         ready: dict[SourceName, _Lane] = {}
         for name, lane in (suspects or self._lanes).items() if room > 0 else ():
-            if not lane.may_have_rows or lane.has_refused or now < lane.not_before or self._room_of(lane) <= 0:
+            if not lane.may_have_rows or lane.has_refused or now < lane.not_before or self._count_room(lane) <= 0:
                 continue
             if not lane.narrow:
                 ready[name] = lane
@@ -265,7 +265,7 @@ class OutboxRelay:
                 return {name: lane}, min(room, lane.narrow)
         return ready, room
 
-    def _room_of(self, lane: _Lane) -> int:
+    def _count_room(self, lane: _Lane) -> int:
         """Return how many rows of one lane may follow: one that gets no confirms leaves the others some room."""
         return self._share - len(lane.in_flight)
 
@@ -276,13 +276,13 @@ class OutboxRelay:
     async def _read(self, ready: Mapping[SourceName, _Lane], room: int) -> Sequence[OutboxRow]:
         share = FAIR_ROWS
         if len(ready) == 1:
-            room = share = min(room, *map(self._room_of, ready.values()))
+            room = share = min(room, *map(self._count_room, ready.values()))
         for lane in ready.values():
             lane.may_have_rows = False  # unless somebody says so while we read
         rows = await self._offload(
             self._store.unpublished, {name: lane.position for name, lane in ready.items()}, room, share
         )
-        left, counts = room, Counter(self._store.lane_of(row.source) for row in rows)
+        left, counts = room, Counter(self._store.find_lane(row.source) for row in rows)
         for name, lane in ready.items():
             lane.may_have_rows |= counts[name] >= min(share, left)
             left -= counts[name]

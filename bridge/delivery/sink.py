@@ -7,13 +7,13 @@ from typing import Any, Protocol, TypeVar
 
 from bridge.broker.confirms import Outcomes
 from bridge.errors import BridgeError
-from bridge.model import Certificate, Cursor, Mirrored, NewEvent, OutboxRow, Place, SourceName
+from bridge.model import Certificate, Cursor, Mirrored, NewEvent, OutboxRow, SourceName, SourceState
 
 
 class Transaction(Protocol):
     """Everything inside becomes durable together, or not at all."""
 
-    def place(self, source: SourceName) -> Place:
+    def place(self, source: SourceName) -> SourceState:
         """Return where *source* stands; a source never seen before stands at the start."""
 
     def mirrored(self, source: SourceName, keys: Sequence[str]) -> Mapping[str, Mirrored]:
@@ -46,7 +46,7 @@ class Transaction(Protocol):
     def certify(self, certificate: Certificate) -> None:
         """Record the certificate as the latest of its source."""
 
-    def move(self, source: SourceName, since: Cursor, until: Place) -> bool:
+    def move(self, source: SourceName, since: Cursor, until: SourceState) -> bool:
         """Move the cursor if it stands at *since*, and return whether it did."""
 
 
@@ -59,7 +59,7 @@ class Outbox(Protocol):
     def lanes(self) -> Sequence[SourceName]:
         """Return the lanes in which something may wait."""
 
-    def lane_of(self, source: SourceName) -> SourceName:
+    def find_lane(self, source: SourceName) -> SourceName:
         """Return in which lane the events of a source are; may be asked from any thread."""
 
     def unpublished(self, after: Mapping[SourceName, int], limit: int, share: int) -> Sequence[OutboxRow]:
@@ -94,7 +94,7 @@ class Session(Protocol):
     session, and every wait has a deadline. What the broker says about a single row is no failure of the session.
     """
 
-    def refusal_of(self, row: OutboxRow) -> BridgeError | None:
+    def explain_refusal(self, row: OutboxRow) -> BridgeError | None:
         """Return why *row* would be refused for good whatever happens (too large, say).
 
         ``None`` where nothing is known against it. Decides before sending; no I/O. ``send`` may rely on having been

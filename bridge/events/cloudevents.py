@@ -265,7 +265,7 @@ def decode_certificate(body: bytes) -> SourceVerified:
         raise BadEvent(f"not a certificate of this version: {type(problem).__name__} {problem}") from problem
 
 
-def type_of(body: bytes) -> str:
+def read_type(body: bytes) -> str:
     """Return the type of the event in a message body, for messages that do not say it themselves.
 
     Raises:

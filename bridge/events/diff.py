@@ -3,20 +3,18 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bridge.events.normalize import Projection, Rules, account_of, digest
+from bridge.events.normalize import Projection, Rules, digest, read_account
 from bridge.model import AccountChange, ChangeKind, Mirrored, Published, Reason, Row, SourceName
 
 
-class Judgement(NamedTuple):
+class Diff(NamedTuple):
     """What a row means: what to remember, and what to tell, if anything."""
 
     remember: Mirrored
     change: AccountChange | None = None
 
 
-def judge(
-    row: Row, before: Mirrored | None, *, source: SourceName, rules: Rules, is_initial: bool = False
-) -> Judgement:
+def compare(row: Row, before: Mirrored | None, *, source: SourceName, rules: Rules, is_initial: bool = False) -> Diff:
     """Compare *row* with what was known *before*, and with nothing else.
 
     Where a published field differs it is a change, whatever the numbers say. Where none does, new numbers within the
@@ -27,16 +25,16 @@ def judge(
     if before is None or before.is_deleted:
         # A row that tells nothing but a guid may be a deletion as well: no reason to believe in an account.
         if row.is_deleted or (row.h323 is None and row.info is None):
-            return Judgement(after._replace(is_deleted=True))
+            return Diff(after._replace(is_deleted=True))
         return _appeared(after, source, is_initial=is_initial)
     if row.is_deleted:
         return _changed(after, ChangeKind.DELETED, source, Reason.REPORTED)
-    return _compare(before, after, source, rules)
+    return _compare_accounts(before, after, source, rules)
 
 
-def judge_repair(
+def compare_repair(
     row: Row, before: Mirrored | None, *, source: SourceName, rules: Rules, is_initial: bool = False
-) -> Judgement:
+) -> Diff:
     """Judge a row that a full walk proved and no live row explains: the PBX changed it behind our back.
 
     Only real differences are changes.
@@ -44,30 +42,30 @@ def judge_repair(
     after = _after(row, before, rules)
     if before is None or before.is_deleted:
         return _appeared(after, source, is_initial=is_initial)
-    return _compare(before, after, source, rules, is_repetition=True)
+    return _compare_accounts(before, after, source, rules, is_repetition=True)
 
 
-def judge_missing(known: Mirrored, *, source: SourceName) -> Judgement:
+def compare_missing(known: Mirrored, *, source: SourceName) -> Diff:
     """Judge an account that proven full walks did not see: it is deleted, and its last known state is told."""
     return _changed(known._replace(is_deleted=True), ChangeKind.DELETED, source, Reason.MISSING)
 
 
-def _appeared(after: Mirrored, source: SourceName, *, is_initial: bool) -> Judgement:
+def _appeared(after: Mirrored, source: SourceName, *, is_initial: bool) -> Diff:
     if after.revision:
         return _changed(after, ChangeKind.CREATED, source, Reason.RESTORED)
     return _changed(after, ChangeKind.INITIAL if is_initial else ChangeKind.CREATED, source)
 
 
-def _compare(
+def _compare_accounts(
     before: Mirrored, after: Mirrored, source: SourceName, rules: Rules, *, is_repetition: bool = False
-) -> Judgement:
+) -> Diff:
     has_same_numbers = after.cursor == before.cursor
     if has_same_numbers and after.digest == before.digest:
-        return Judgement(before)
+        return Diff(before)
     changed = _difference(before.account, after.account, rules.projection)
     is_repetition |= has_same_numbers or after.cursor.guid != before.cursor.guid
     if not changed and (is_repetition or rules.skip_unchanged):
-        return Judgement(after)
+        return Diff(after)
     previous = {name: before.account.get(name) for name in changed}
     return _changed(after, ChangeKind.UPDATED, source, changed=changed, previous=previous)
 
@@ -78,7 +76,7 @@ def _after(row: Row, before: Mirrored | None, rules: Rules) -> Mirrored:
         account_guid=row.account_guid,
         cursor=row.cursor,
         digest=before.digest if row.is_deleted and before is not None else digest(row, rules.key),
-        account=known if row.is_deleted and known is not None else account_of(row, known, rules),
+        account=known if row.is_deleted and known is not None else read_account(row, known, rules),
         revision=before.revision if before is not None else 0,
         is_deleted=row.is_deleted,
     )
@@ -92,7 +90,7 @@ def _changed(  # noqa: PLR0913 - the parts of a change
     *,
     changed: Sequence[str] = (),
     previous: Published | None = None,
-) -> Judgement:
+) -> Diff:
     after = after._replace(revision=after.revision + 1)
     change = AccountChange(
         source=source,
@@ -104,7 +102,7 @@ def _changed(  # noqa: PLR0913 - the parts of a change
         cursor=after.cursor,
         reason=reason,
     )
-    return Judgement(after, change)
+    return Diff(after, change)
 
 
 def _difference(before: Published, after: Published, projection: Projection) -> list[str]:

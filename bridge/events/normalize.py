@@ -105,7 +105,7 @@ def account_key(account_guid: AccountGuid) -> str:
     return key if key.isascii() else unicodedata.normalize("NFC", key)
 
 
-def account_of(row: Row, before: Published | None, rules: Rules) -> Published:
+def read_account(row: Row, before: Published | None, rules: Rules) -> Published:
     """Return the published account in *row*. What the row does not tell stays as it was *before*."""
     info = row.info
     if info is None:
@@ -252,7 +252,7 @@ def _texts(value: Any, *inside: str) -> Iterator[str]:
             yield text
 
 
-def _first_of(texts: Iterable[str]) -> list[str]:
+def _take_first(texts: Iterable[str]) -> list[str]:
     """Return the first texts, each once."""
     found: dict[str, None] = {}
     for text in texts:
@@ -267,12 +267,12 @@ def _h323(row: Row, info: Mapping[str, Any]) -> str | None:
 
 
 def _numbers(_row: Row, info: Mapping[str, Any]) -> list[str]:
-    return _first_of(text for name in _NUMBERS if name in info for text in _texts(info[name]))
+    return _take_first(text for name in _NUMBERS if name in info for text in _texts(info[name]))
 
 
 def _emails(_row: Row, info: Mapping[str, Any]) -> list[str]:
     others = (text for name in _EMAILS if name in info for text in _texts(info[name], "email") if "@" in text)
-    return _first_of(chain(_texts(info.get("emails"), "email"), others))
+    return _take_first(chain(_texts(info.get("emails"), "email"), others))
 
 
 def _groups(_row: Row, info: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ class EventTrace(NamedTuple):
         return f"00-{self.trace_id:032x}-{self.span_id:016x}-01"
 
 
-def trace_of(event_id: str) -> EventTrace:
+def derive_trace(event_id: str) -> EventTrace:
     """Return the trace of an event."""
     digest = sha256(event_id.encode()).digest()
     return EventTrace(int.from_bytes(digest[:16]), int.from_bytes(digest[16:24]))

@@ -38,7 +38,7 @@ class Difference(NamedTuple):
     after: str
 
 
-def name_of(account: Mapping[str, Any]) -> str:
+def choose_name(account: Mapping[str, Any]) -> str:
     """Return what a person calls *account*: a name where it has one, else whatever tells it apart."""
     names = (account.get(field) for field in ("display_name", "common_name", "h323", "guid"))
     return str(next((name for name in names if name), "?"))

@@ -14,7 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from bridge.observability.report import problems
-from bridge.observability.status import Board, Level, SourcePart
+from bridge.observability.status import BridgeStatus, Level, SourceStatus
 
 PREFIX: Final = "account_bridge_"
 
@@ -73,10 +73,10 @@ FAMILIES: Final[Mapping[str, tuple[_Kind, str, tuple[str, ...]]]] = {
 _Samples = Iterator[tuple[str, tuple[str, ...], float]]
 
 
-class BoardCollector(Collector):
+class StatusCollector(Collector):
     """Turns *board* into metrics whenever it is asked."""
 
-    def __init__(self, board: Board, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, board: BridgeStatus, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._board = board
         self._clock = clock
 
@@ -108,7 +108,7 @@ class BoardCollector(Collector):
         for name, part in board.sources.items():
             yield from self._source((name,), part, now)
 
-    def _delivery(self, board: Board, now: datetime) -> _Samples:
+    def _delivery(self, board: BridgeStatus, now: datetime) -> _Samples:
         yield "broker_usable", (), board.broker.is_usable
         yield from _levels("broker_level", (), board.broker.level)
         yield from _moment("broker_last_confirm_timestamp_seconds", (), board.broker.last_progress_at)
@@ -125,15 +125,15 @@ class BoardCollector(Collector):
         yield "outbox_full", (), bool(board.full)
         yield "store_free_bytes", (), board.free_bytes
 
-    def _source(self, pbx: tuple[str], part: SourcePart, now: datetime) -> _Samples:
+    def _source(self, pbx: tuple[str], part: SourceStatus, now: datetime) -> _Samples:
         yield "pbx_usable", pbx, part.is_usable
-        yield from _levels("pbx_level", pbx, self._board.level_of(part, now))
+        yield from _levels("pbx_level", pbx, self._board.assess(part, now))
         yield from _moments(pbx, part)
         if part.accounts is not None:
             yield "pbx_accounts", pbx, part.accounts
         yield "pbx_rows", pbx, part.rows
         yield "pbx_changes", pbx, part.changes
-        yield "pbx_unreadable_messages", pbx, part.noise
+        yield "pbx_unreadable_messages", pbx, part.unreadable_messages
         yield "pbx_unsent_events", pbx, part.unsent
         yield "pbx_parked_events", pbx, part.parked
         yield "pbx_in_doubt_events", pbx, part.in_doubt
@@ -146,10 +146,10 @@ class BoardCollector(Collector):
             yield from _moment("pbx_walk_progress_timestamp_seconds", pbx, part.walk.progress_at)
 
 
-def exposition(board: Board) -> Callable[[], tuple[str, bytes]]:
+def exposition(board: BridgeStatus) -> Callable[[], tuple[str, bytes]]:
     """Return what answers a scrape: content type and body."""
     registry = CollectorRegistry()
-    registry.register(BoardCollector(board))
+    registry.register(StatusCollector(board))
     ProcessCollector(registry=registry)
     return lambda: (CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry))
 
@@ -158,7 +158,7 @@ def _levels(name: str, labels: tuple[str, ...], level: Level) -> _Samples:
     return ((name, (*labels, each.value), each is level) for each in Level)
 
 
-def _moments(pbx: tuple[str], part: SourcePart) -> _Samples:
+def _moments(pbx: tuple[str], part: SourceStatus) -> _Samples:
     yield from _moment("pbx_last_answer_timestamp_seconds", pbx, part.last_progress_at)
     yield from _moment("pbx_last_change_timestamp_seconds", pbx, part.last_change_at)
     yield from _moment("pbx_last_confirm_timestamp_seconds", pbx, part.last_confirm_at)

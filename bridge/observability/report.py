@@ -8,7 +8,16 @@ from typing import Any, Final
 import orjson
 
 from bridge.events.wording import clean, shown
-from bridge.observability.status import LEVELS, Board, Door, Level, LogPart, Part, SourcePart, age_words
+from bridge.observability.status import (
+    LEVELS,
+    BridgeStatus,
+    ComponentStatus,
+    Level,
+    ListenerStatus,
+    SourceStatus,
+    StreamStatus,
+    age_words,
+)
 
 Sentence = tuple[str | datetime, ...]
 """Words and moments; whoever shows it knows the reader's clock and puts the moments into words."""
@@ -52,13 +61,13 @@ class Problem:
     """What is wrong and what to do."""
 
 
-def problems(board: Board, now: datetime) -> list[Problem]:
+def problems(board: BridgeStatus, now: datetime) -> list[Problem]:
     """Return what is wrong, the worst first."""
     found = list(_problems(board, now))
     return sorted(found, key=lambda problem: -LEVELS.index(problem.level))
 
 
-def _problems(board: Board, now: datetime) -> Iterator[Problem]:
+def _problems(board: BridgeStatus, now: datetime) -> Iterator[Problem]:
     for words in board.stuck():
         yield Problem(
             "bridge", "task_stuck", Level.ERROR, None, f"{words}. Restart the bridge; nothing is lost".capitalize()
@@ -71,13 +80,13 @@ def _problems(board: Board, now: datetime) -> Iterator[Problem]:
     for sentence in board.insecurities:
         yield Problem("bridge", "insecure", Level.WARN, None, sentence)
     yield from _problems_of_files(board)
-    if board.door is not None:
-        yield from _problems_of_door(board.door)
+    if board.listener is not None:
+        yield from _problems_of_door(board.listener)
     for name, part in board.sources.items():
-        yield from _problems_of(name, part, board, now)
+        yield from _list_problems(name, part, board, now)
 
 
-def _problems_of_outbox(board: Board, now: datetime) -> Iterator[Problem]:
+def _problems_of_outbox(board: BridgeStatus, now: datetime) -> Iterator[Problem]:
     if words := board.locked():
         yield Problem("outbox", STORE_LOCKED, Level.WARN, None, ended(f"{words[:1].upper()}{words[1:]}"))
     if board.uncompared:
@@ -98,7 +107,7 @@ def _problems_of_outbox(board: Board, now: datetime) -> Iterator[Problem]:
         yield Problem("outbox", "events_parked", Level.WARN, None, _parked_words(board))
 
 
-def _problems_of_door(door: Door) -> Iterator[Problem]:
+def _problems_of_door(door: ListenerStatus) -> Iterator[Problem]:
     for caller in door.waiting.values():
         words = (
             f"A new PBX, {clean(caller.pbx)} of {clean(caller.domain)}, dials from {clean(caller.address)} and waits "
@@ -107,14 +116,14 @@ def _problems_of_door(door: Door) -> Iterator[Problem]:
         yield Problem("door", "pbx_waits", Level.WARN, None, words)
 
 
-def _problems_of_files(board: Board) -> Iterator[Problem]:
+def _problems_of_files(board: BridgeStatus) -> Iterator[Problem]:
     ways = zip(("broker", "log"), board.ways, strict=False)  # there may be no log of our own
     for where, part in (*ways, *board.sources.items()):
         if part.file_trouble:
             yield Problem(where, FILE_UNUSABLE, Level.WARN, None, part.file_trouble)
 
 
-def _problems_of_log(part: LogPart) -> Iterator[Problem]:
+def _problems_of_log(part: StreamStatus) -> Iterator[Problem]:
     if part.level is not Level.OK:
         yield _failing("log", part)
     if part.parked:
@@ -127,7 +136,7 @@ def _problems_of_log(part: LogPart) -> Iterator[Problem]:
         yield Problem("log", "log_lost_events", Level.WARN, None, part.warning)
 
 
-def _problems_of(name: str, part: SourcePart, board: Board, now: datetime) -> Iterator[Problem]:
+def _list_problems(name: str, part: SourceStatus, board: BridgeStatus, now: datetime) -> Iterator[Problem]:
     if part.is_paused:
         words = f"{part.doing[:1].upper()}{part.doing[1:]}. To read it again: account-bridge resume {name}"
         yield Problem(name, "pbx_paused", Level.PAUSED, part.since, words)
@@ -153,14 +162,14 @@ def _problems_of(name: str, part: SourcePart, board: Board, now: datetime) -> It
         yield Problem(name, "api_not_listed", Level.WARN, None, part.doubt)
 
 
-def _parked_words(board: Board) -> str:
+def _parked_words(board: BridgeStatus) -> str:
     return (
         f"The broker refused {plural(board.parked, 'event')} for good{_behind(board.held - board.parked)}. "
         "Why, and what to do: account-bridge parked"
     )
 
 
-def headline(board: Board, now: datetime) -> list[Sentence]:
+def headline(board: BridgeStatus, now: datetime) -> list[Sentence]:
     """Return the few sentences that somebody in a hurry wants: is everything sent, and is it alive?"""
     told: list[Sentence] = [(_in_short(board, now),)]
     changes = [part.last_change for part in board.sources.values() if part.last_change is not None]
@@ -174,7 +183,7 @@ def headline(board: Board, now: datetime) -> list[Sentence]:
     return told
 
 
-def _in_short(board: Board, now: datetime) -> str:
+def _in_short(board: BridgeStatus, now: datetime) -> str:
     waiting = board.unsent + board.held
     unwritten = 0 if board.log is None else board.log.unsent + board.log.held
     if board.held and not board.unsent:
@@ -195,27 +204,27 @@ def _names(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-def sentences(board: Board, now: datetime) -> list[str]:
+def sentences(board: BridgeStatus, now: datetime) -> list[str]:
     """Return what a person wants to know first."""
     told = [in_local_words(sentence) for sentence in headline(board, now)]
     told += [ended(problem.words) for problem in problems(board, now) if problem.cause in _NOT_OF_A_PART]
     told += [f"{name}: {_held_back(part, now)}" for name, part in board.sources.items() if part.held_back]
     told += [f"{name}: {_sentence(part, now)} {completeness(part, now)}" for name, part in board.sources.items()]
-    if board.door is not None:
-        told.append(board.door.sentence())
+    if board.listener is not None:
+        told.append(board.listener.sentence())
     told.append(f"Broker: {_sentence(board.broker, now)}")
     if board.log is not None:
         told.append(f"Log: {_sentence(board.log, now)}")
     return told
 
 
-def liveness(board: Board) -> tuple[bool, str]:
+def liveness(board: BridgeStatus) -> tuple[bool, str]:
     """Return whether the process is alive, not whether changes flow, and why."""
     stuck = board.stuck()
     return not stuck, "\n".join(stuck) or "the event loop turns, and every task makes progress"
 
 
-def as_json(board: Board, now: datetime) -> Mapping[str, Any]:
+def as_json(board: BridgeStatus, now: datetime) -> Mapping[str, Any]:
     """Return the whole board for machines; ages are in seconds."""
     return {
         "level": board.level(now),
@@ -229,7 +238,7 @@ def as_json(board: Board, now: datetime) -> Mapping[str, Any]:
         "ended": board.ended(),
         "oldest_unsent_seconds": _seconds(board.oldest_unsent_at, now),
         "broker": {**_members(board.broker), "ages": {"confirm": _seconds(board.broker.last_progress_at, now)}},
-        "door": None if board.door is None else _members(board.door),
+        "door": None if board.listener is None else _members(board.listener),
         "log": None if board.log is None else _members(board.log),
         "sources": {name: _source(board, part, now) for name, part in board.sources.items()},
         "tasks": {
@@ -253,11 +262,11 @@ def without_people(told: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _source(board: Board, part: SourcePart, now: datetime) -> dict[str, Any]:
+def _source(board: BridgeStatus, part: SourceStatus, now: datetime) -> dict[str, Any]:
     return {
         **_members(part),
         "cursor": {name: orjson.Fragment(token) for name, token in _members(part.cursor).items() if token is not None},
-        "level": board.level_of(part, now),
+        "level": board.assess(part, now),
         "is_walk_stalled": board.is_stalled(part, now),
         "completeness": completeness(part, now),
         "ages": {
@@ -293,7 +302,7 @@ def _waiting(count: int) -> str:
     return f"{plural(count, 'event')} {'waits' if count == 1 else 'wait'}"
 
 
-def _failing(where: str, part: Part) -> Problem:
+def _failing(where: str, part: ComponentStatus) -> Problem:
     words = part.problem or f"{part.doing[:1].upper()}{part.doing[1:]}"
     return Problem(where, part.cause or "not_connected", part.level, part.level_since or part.since, words)
 
@@ -310,19 +319,19 @@ def _seconds(since: datetime | None, now: datetime) -> float | None:
     return None if since is None else round((now - since).total_seconds(), 3)
 
 
-def _sentence(part: Part, now: datetime) -> str:
+def _sentence(part: ComponentStatus, now: datetime) -> str:
     words = f"{part.doing} for {age_words(now - part.since)}"
     if part.last_progress_at is not None:
         words += f", last answer {age_words(now - part.last_progress_at)} ago"
     return f"{words}. {ended(part.problem)}" if part.problem else f"{words}."
 
 
-def _held_back(part: SourcePart, now: datetime) -> str:
+def _held_back(part: SourceStatus, now: datetime) -> str:
     since = "" if part.held_since is None else f", the first for {age_words(now - part.held_since)}"
     return f"{_waiting(part.unsent)}{since}: {ended(part.held_back)}"
 
 
-def completeness(part: SourcePart, now: datetime) -> str:
+def completeness(part: SourceStatus, now: datetime) -> str:
     """Return what the last proven full walk of a PBX says about what is known of it."""
     if part.verified_at is None:
         words = "Deletions unknown: no full walk was proven yet."
@@ -332,7 +341,7 @@ def completeness(part: SourcePart, now: datetime) -> str:
     return f"{words} {ended(part.warning)}" if part.warning else words
 
 
-def _found(part: SourcePart, now: datetime) -> str:
+def _found(part: SourceStatus, now: datetime) -> str:
     if not part.absent:
         return plural(part.accounts or 0, "account") + ("" if part.warning else ", all match")
     words = f"{part.seen} match"
@@ -347,7 +356,7 @@ def _were(count: int) -> str:
     return "was" if count == 1 else "were"
 
 
-def _second_walk(part: SourcePart, now: datetime) -> str:
+def _second_walk(part: SourceStatus, now: datetime) -> str:
     if part.walk is not None:
         return "is under way"
     at = part.second_look_at

@@ -4,7 +4,7 @@ Health means delivery: an open socket is not health, an answered question, a con
 
 Moments are for people and come from the clock of the machine, which may be set while the bridge runs. Whether a task is
 alive is judged by a steady clock alone; what else is a duration is put right as soon as the clock was set
-(``Board.keep_pace``).
+(``BridgeStatus.keep_pace``).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Protocol
 
-from bridge.model import Caller, Certificate, Cursor
+from bridge.model import Certificate, Cursor, InboundPbx
 
 MAX_UNSENT_AGE: Final = timedelta(minutes=5)
 """An event that waits longer than this makes the bridge not ready, unless configured otherwise."""
@@ -50,7 +50,7 @@ def worst(*levels: Level) -> Level:
 
 
 @dataclass(slots=True)
-class Part:
+class ComponentStatus:
     """One end of the bridge: a PBX, or the broker."""
 
     since: datetime
@@ -72,7 +72,7 @@ class Part:
     last_progress_at: datetime | None = None
     """A PBX's last answer; the broker's last confirm."""
 
-    def does(self, doing: str, level: Level, now: datetime) -> None:
+    def set_doing(self, doing: str, level: Level, now: datetime) -> None:
         """Record what this end is doing now. As long as there is a problem, trying again does not make it better."""
         if doing != self.doing:
             self.since = now
@@ -81,18 +81,18 @@ class Part:
             self.problem = self.cause = ""
         self._becomes(worst(level, self.level) if self.problem else level, now)
 
-    def fails(self, problem: str, level: Level, now: datetime, *, cause: str = "", needs_proof: bool = False) -> None:
+    def failed(self, problem: str, level: Level, now: datetime, *, cause: str = "", needs_proof: bool = False) -> None:
         """Record that this end does not work at the moment. *needs_proof*: only ``proves`` will end that."""
         self.needs_proof = needs_proof
         self.problem = ""
-        self.does("waiting to try again", level, now)
+        self.set_doing("waiting to try again", level, now)
         self.problem, self.cause = problem, cause
 
-    def proves(self, now: datetime) -> None:
+    def confirmed_working(self, now: datetime) -> None:
         """Record that it does what it is there for."""
         if self.needs_proof:
             self.needs_proof = False
-            self.does(self.doing, Level.OK, now)
+            self.set_doing(self.doing, Level.OK, now)
 
     def shift(self, by: timedelta) -> None:
         """Move what began in the past along with a clock that was set by so much."""
@@ -131,7 +131,7 @@ class WalkProgress:
 
 
 @dataclass(slots=True)
-class LogPart(Part):
+class StreamStatus(ComponentStatus):
     """The log, where it is written by the stream protocol: a second way out of the same outbox."""
 
     unsent: int = 0
@@ -149,12 +149,12 @@ class LogPart(Part):
 
     def shift(self, by: timedelta) -> None:
         """Move what began in the past along with a clock that was set by so much."""
-        Part.shift(self, by)
+        ComponentStatus.shift(self, by)
         self.oldest_unsent_at = _moved(self.oldest_unsent_at, by)
 
 
 @dataclass(slots=True)
-class SourcePart(Part):
+class SourceStatus(ComponentStatus):
     """A PBX as the bridge sees it."""
 
     rows: int = 0
@@ -180,9 +180,9 @@ class SourcePart(Part):
     """An operator wants it not to be read: no fault, and no reason to be not ready."""
     oddity: str = ""
     """What is unlike before about a PBX that dialled; stands until somebody says that it is right."""
-    remark: str = ""
+    note: str = ""
     """What a PBX that dialled says about itself and looks wrong."""
-    noise: int = 0
+    unreadable_messages: int = 0
     """Messages that could not be read."""
     last_change_at: datetime | None = None
     last_change: LastChange | None = None
@@ -207,7 +207,7 @@ class SourcePart(Part):
     @property
     def doubt(self) -> str:
         """The remark, as long as no full walk has shown that it makes no difference."""
-        return "" if self.verified_at is not None else self.remark
+        return "" if self.verified_at is not None else self.note
 
     @property
     def seen(self) -> int | None:
@@ -247,7 +247,7 @@ class SourcePart(Part):
 
     def shift(self, by: timedelta) -> None:
         """Move what began in the past along with a clock that was set by so much."""
-        Part.shift(self, by)
+        ComponentStatus.shift(self, by)
         self.last_change_at = _moved(self.last_change_at, by)
         self.last_confirm_at = _moved(self.last_confirm_at, by)
         self.caught_up_at = _moved(self.caught_up_at, by)
@@ -289,7 +289,7 @@ class Running(Protocol):
 
 
 @dataclass(slots=True)
-class Door:
+class ListenerStatus:
     """Where PBXs dial us."""
 
     url: str
@@ -299,10 +299,10 @@ class Door:
     """Logged in."""
     refusals: Mapping[str, int] = field(default_factory=dict)
     """How many were not let in, by reason."""
-    waiting: dict[str, Caller] = field(default_factory=dict)
+    waiting: dict[str, InboundPbx] = field(default_factory=dict)
     """New PBXs that wait for a yes, by the name of their source; the newest last."""
 
-    def expect(self, caller: Caller) -> None:
+    def expect(self, caller: InboundPbx) -> None:
         """Have a new PBX wait for a yes; of more than so many the oldest is forgotten until it dials again."""
         self.waiting.pop(caller.source, None)
         self.waiting[caller.source] = caller
@@ -319,18 +319,18 @@ class Door:
 
 
 @dataclass(slots=True)
-class Board:
+class BridgeStatus:
     """Everything the bridge knows about itself; ``service`` keeps it up to date."""
 
     version: str
     started_at: datetime
-    broker: Part
+    broker: ComponentStatus
     steady: Callable[[], float] = field(kw_only=True)
     """Seconds of a clock that nobody sets."""
-    sources: dict[str, SourcePart] = field(default_factory=dict)
-    log: LogPart | None = None
+    sources: dict[str, SourceStatus] = field(default_factory=dict)
+    log: StreamStatus | None = None
     """``None`` where the exchange feeds the log, or there is none."""
-    door: Door | None = None
+    listener: ListenerStatus | None = None
     """Where PBXs may dial us; ``None`` where they may not."""
     insecurities: Sequence[str] = ()
     """Sentences about what was configured to be insecure on purpose."""
@@ -424,10 +424,10 @@ class Board:
     def level(self, now: datetime) -> Level:
         """Return how bad it is altogether."""
         ways = [part.level for part in self.ways]
-        return worst(*ways, *(self.level_of(part, now) for part in self.sources.values()), *self._own(now))
+        return worst(*ways, *(self.assess(part, now) for part in self.sources.values()), *self._own(now))
 
     @property
-    def ways(self) -> list[Part]:
+    def ways(self) -> list[ComponentStatus]:
         """The ways out of the outbox: the exchange, and the log where the bridge writes it itself."""
         return [self.broker] if self.log is None else [self.broker, self.log]
 
@@ -443,14 +443,14 @@ class Board:
             yield Level.WARN
         if any(way.file_trouble for way in self.ways):
             yield Level.WARN
-        if self.door is not None and self.door.waiting:
+        if self.listener is not None and self.listener.waiting:
             yield Level.WARN
         if self.full:
             yield Level.PAUSED
         if self.is_late(now) or self.stuck():
             yield Level.ERROR
 
-    def level_of(self, part: SourcePart, now: datetime) -> Level:
+    def assess(self, part: SourceStatus, now: datetime) -> Level:
         """Return how bad it is with one PBX."""
         words = (part.warning, part.oddity, part.file_trouble, part.doubt, part.held_back)
         needs_a_look = any(words) or part.parked or self.is_stalled(part, now)
@@ -467,7 +467,7 @@ class Board:
         moments = (self.oldest_unsent_at, None if self.log is None else self.log.oldest_unsent_at)
         return min((moment for moment in moments if moment is not None), default=None)
 
-    def is_stalled(self, part: SourcePart, now: datetime) -> bool:
+    def is_stalled(self, part: SourceStatus, now: datetime) -> bool:
         """Tell whether the full walk of a PBX is stuck."""
         return part.walk is not None and now - part.walk.progress_at > self.max_walk_stall
 

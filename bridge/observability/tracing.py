@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from bridge.errors import BadConfig
 from bridge.events.cloudevents import ACCOUNT_CHANGED
-from bridge.events.trace_context import EventTrace, trace_of
+from bridge.events.trace_context import EventTrace, derive_trace
 from bridge.model import AccountChange, Certificate, OutboxRow, SourceName
 
 SERVICE: Final = "pbx-account-bridge"
@@ -57,7 +57,7 @@ class Tracer:
     def ingested(self, source: SourceName, changes: Sequence[tuple[str, AccountChange]], began_at: datetime) -> None:
         """Record changes, with the ids of their events, that became durable together, since *began_at*."""
         start, end = _nanoseconds(began_at), _nanoseconds(self._clock())
-        traces = [trace_of(event_id) for event_id, _ in changes]
+        traces = [derive_trace(event_id) for event_id, _ in changes]
         ingest = self._tracer.start_span(
             "ingest",
             context=self._api.set_span_in_context(self._api.INVALID_SPAN),
@@ -85,7 +85,7 @@ class Tracer:
         for row in rows:
             if row.event_type != ACCOUNT_CHANGED:
                 continue
-            above = self._api.NonRecordingSpan(self._context(trace_of(row.event_id)))
+            above = self._api.NonRecordingSpan(self._context(derive_trace(row.event_id)))
             span = self._tracer.start_span(
                 "publish",
                 context=self._api.set_span_in_context(above),

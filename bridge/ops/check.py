@@ -15,18 +15,18 @@ from urllib.parse import urlsplit
 
 from aio_pika.abc import AbstractConnection
 
-from bridge.broker.admin import depth, may_publish, server_of
+from bridge.broker.admin import depth, describe_server, may_publish
 from bridge.broker.connection import Topology, connect, declare, hold_fence, permission_command, verify
 from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.settings import Settings
 from bridge.consumer.connection import Inflow
 from bridge.errors import BridgeError, BrokerUnreachable, PbxNotTrusted, StoreInUse, TopologyMismatch
 from bridge.model import Cursor
-from bridge.observability.status import Level, SourcePart
-from bridge.pbx.reader import Heard
-from bridge.pbx.walk.actions import CaughtUp, Deliver
-from bridge.runtime.from_settings import topology_of
-from bridge.runtime.wiring import needs_streams, source_of
+from bridge.observability.status import Level, SourceStatus
+from bridge.pbx.reader import WalkEvent
+from bridge.pbx.walk.actions import CaughtUp, RowRead
+from bridge.runtime.from_settings import build_topology
+from bridge.runtime.wiring import build_source, needs_streams
 from bridge.security.tls import Trust, presented_fingerprint
 from bridge.store.sqlite.reader import StoreReader
 from bridge.store.sqlite.store import SqliteStore
@@ -51,7 +51,7 @@ class Finding:
         return self.level is not Level.ERROR
 
 
-async def examine(settings: Settings) -> AsyncIterator[Finding]:
+async def run_checks(settings: Settings) -> AsyncIterator[Finding]:
     """Try the store, every PBX and the broker, and yield what came of each."""
     yield Finding("configuration", Level.OK, f"{len(settings.pbx)} PBX, exchange {settings.rabbitmq.exchange}")
     for sentence in settings.insecurities():
@@ -99,10 +99,10 @@ async def _pbx(pbx: PbxTable) -> Finding:
     started = perf_counter()
     words = ""
 
-    async def first_answer(heard: Heard) -> None:
+    async def first_answer(heard: WalkEvent) -> None:
         nonlocal words
         took = f"{(perf_counter() - started) * 1000:.0f} ms"
-        if isinstance(heard, Deliver):
+        if isinstance(heard, RowRead):
             words = f"logged in as {pbx.app}; the first account came after {took}"
         elif isinstance(heard, CaughtUp):
             words = f"logged in as {pbx.app}; after {took} it has no account to tell of"
@@ -110,7 +110,7 @@ async def _pbx(pbx: PbxTable) -> Finding:
             raise _Enough
 
     try:
-        source = source_of(pbx, SourcePart(since=datetime.now(UTC)))
+        source = build_source(pbx, SourceStatus(since=datetime.now(UTC)))
         with suppress(_Enough):
             await source.read(Cursor(), first_answer)
     except PbxNotTrusted as problem:
@@ -155,7 +155,7 @@ class _Enough(Exception):  # noqa: N818 - ends the reading, and is no error
 
 async def _broker(settings: Settings) -> AsyncIterator[Finding]:
     rabbitmq = settings.rabbitmq
-    topology = topology_of(settings)
+    topology = build_topology(settings)
     for url in rabbitmq.urls:
         parts = urlsplit(url)
         port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
@@ -164,7 +164,7 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
     try:
         context = rabbitmq.tls.context
         async with connect(rabbitmq.urls, client_name="account-bridge check", ssl_context=context) as connection:
-            yield Finding(what, Level.OK, f"logged in: {server_of(connection)}")
+            yield Finding(what, Level.OK, f"logged in: {describe_server(connection)}")
             what = "topology"
             await (declare if rabbitmq.declare else verify)(connection, topology)
             done = "declared" if rabbitmq.declare else "found"
@@ -287,7 +287,7 @@ def _clock(settings: Settings) -> Finding:
 
 
 async def _log(settings: Settings) -> Finding:
-    rabbitmq, topology = settings.rabbitmq, topology_of(settings)
+    rabbitmq, topology = settings.rabbitmq, build_topology(settings)
     try:
         needs_streams()
         from bridge.broker.stream.connection import connect_stream  # noqa: PLC0415 - the same

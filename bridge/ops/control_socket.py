@@ -23,7 +23,7 @@ from bridge import logs
 from bridge.errors import BadConfig, BridgeError, NobodyAnswers
 from bridge.model import AccountGuid, Forgotten, Parked, SourceName
 from bridge.observability.report import as_json, liveness
-from bridge.observability.status import Board
+from bridge.observability.status import BridgeStatus
 
 DEADLINE_SECONDS: Final = 30
 """For an answer of the bridge; letting many events go takes a moment."""
@@ -37,7 +37,7 @@ log = logs.get_logger(__name__)
 class Steered(Protocol):
     """What a running bridge can be told to do."""
 
-    board: Board
+    board: BridgeStatus
 
     def resync(self, name: SourceName, *, accept_deletions: bool) -> bool:
         """Walk a PBX from its start; False where there is none of that name."""
@@ -147,7 +147,7 @@ def _routes(bridge: Steered) -> list[web.RouteDef]:
     async def admit(request: web.Request) -> web.Response:
         name = SourceName(request.match_info["name"])
         if not await bridge.admit(name):
-            waiting = () if bridge.board.door is None else bridge.board.door.waiting
+            waiting = () if bridge.board.listener is None else bridge.board.listener.waiting
             return _missing(not_waiting(name, waiting))
         return web.Response(text=f"{admitted(name)}\n")
 

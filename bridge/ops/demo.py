@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from bridge import __version__
 from bridge.broker.connection import Topology, connect, declare
-from bridge.broker.publisher import Publisher as RabbitPublisher
+from bridge.broker.publisher import ExchangePublisher as RabbitPublisher
 from bridge.clock import steady, utc_now
 from bridge.consumer.subscriber import subscribe
 from bridge.delivery.limits import Limits
@@ -25,13 +25,13 @@ from bridge.events.cloudevents import AccountChanged
 from bridge.events.normalize import Rules
 from bridge.logs import get_logger
 from bridge.model import OutboxRow, SourceName
-from bridge.observability.status import Board, Part, SourcePart
+from bridge.observability.status import BridgeStatus, ComponentStatus, SourceStatus
 from bridge.ops.terminal import TerminalPublisher
 from bridge.pbx.outbound import PbxSource
 from bridge.pbx.walk.actions import Pace
 from bridge.runtime.bridge import Bridge
-from bridge.runtime.retry import Patience, keep_trying
-from bridge.runtime.source_worker import Pbx
+from bridge.runtime.retry import Backoff, keep_trying
+from bridge.runtime.source_worker import SourceSpec
 from bridge.simulator.pbx import Pbx as PretendPbx
 from bridge.simulator.server import serve
 from bridge.store.sqlite.store import SqliteStore
@@ -46,7 +46,7 @@ log = get_logger(__name__)
 
 
 @dataclass(slots=True)
-class Summary:
+class DemoSummary:
     """What came of a demo."""
 
     published: int = 0
@@ -64,10 +64,10 @@ class Summary:
 
 
 @dataclass(slots=True)
-class Subscriber:
+class SampleSubscriber:
     """The sample subscriber: applies each change once, by remembering ids in a table with a unique key."""
 
-    summary: Summary
+    summary: DemoSummary
     show: Callable[[AccountChanged, bytes], None]
     inbox: sqlite3.Connection
     last_sequence: int = 0
@@ -101,7 +101,7 @@ class Plan:
     amqp_urls: Sequence[str] = ()
 
 
-async def play(plan: Plan, show: Callable[[AccountChanged, bytes], None], stop: asyncio.Event) -> Summary:
+async def play(plan: Plan, show: Callable[[AccountChanged, bytes], None], stop: asyncio.Event) -> DemoSummary:
     """Run the demo until it is through or *stop* is set.
 
     Raises:
@@ -110,20 +110,20 @@ async def play(plan: Plan, show: Callable[[AccountChanged, bytes], None], stop: 
 
     """
     started = monotonic()
-    summary = Summary()
+    summary = DemoSummary()
     with tempfile.TemporaryDirectory(prefix="account-bridge-demo-") as folder:
         inbox = sqlite3.connect(Path(folder) / "inbox.db", isolation_level="IMMEDIATE", check_same_thread=False)
         with closing(inbox), SqliteStore(Path(folder) / "bridge.db") as store:
             inbox.execute("PRAGMA synchronous=OFF")
             inbox.execute("CREATE TABLE inbox (event_id TEXT PRIMARY KEY)")
-            subscriber = Subscriber(summary, show, inbox)
+            subscriber = SampleSubscriber(summary, show, inbox)
             pbx = PretendPbx(accounts=plan.accounts, seed=plan.seed, app=SOURCE, password=PASSWORD, name=SOURCE)
             async with serve(pbx) as served, _publisher(plan, subscriber, stop) as publisher:
                 bridge = _bridge(store, served.url, publisher, summary)
                 stop_bridge = asyncio.Event()
                 running = asyncio.create_task(bridge.run(stop_bridge))
                 try:
-                    await _first_of(running, stop, _script(plan, pbx, subscriber))
+                    await _await_first(running, stop, _script(plan, pbx, subscriber))
                 finally:
                     stop_bridge.set()
                     await asyncio.wait([running])
@@ -133,12 +133,12 @@ async def play(plan: Plan, show: Callable[[AccountChanged, bytes], None], stop: 
     return summary
 
 
-def as_line(summary: Summary) -> dict[str, float]:
+def as_line(summary: DemoSummary) -> dict[str, float]:
     """Return *summary* as the demo's last line has it."""
     return asdict(summary)
 
 
-async def _first_of(running: "asyncio.Task[None]", stop: asyncio.Event, script: Coroutine[None, None, None]) -> None:
+async def _await_first(running: "asyncio.Task[None]", stop: asyncio.Event, script: Coroutine[None, None, None]) -> None:
     tasks: list[asyncio.Task[Any]] = [asyncio.create_task(script), asyncio.create_task(stop.wait())]
     try:
         await asyncio.wait([running, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -150,7 +150,7 @@ async def _first_of(running: "asyncio.Task[None]", stop: asyncio.Event, script: 
             task.cancel()
 
 
-async def _script(plan: Plan, pbx: PretendPbx, subscriber: Subscriber) -> None:
+async def _script(plan: Plan, pbx: PretendPbx, subscriber: SampleSubscriber) -> None:
     await _applied(subscriber, plan.accounts)
     chance = random.Random(plan.seed)  # noqa: S311 - a script, no secret
     if not plan.is_once:
@@ -184,17 +184,17 @@ def _mutate(pbx: PretendPbx, chance: random.Random, *, at_most: int) -> int:
     return len(chosen)
 
 
-async def _applied(subscriber: Subscriber, count: int) -> None:
+async def _applied(subscriber: SampleSubscriber, count: int) -> None:
     while subscriber.summary.applied < count:
         subscriber.news.clear()
         async with asyncio.timeout(STALL_SECONDS):
             await subscriber.news.wait()
 
 
-def _bridge(store: SqliteStore, url: str, publisher: Publisher, summary: Summary) -> Bridge:
+def _bridge(store: SqliteStore, url: str, publisher: Publisher, summary: DemoSummary) -> Bridge:
     now = utc_now()
-    board = Board(version=__version__, started_at=now, broker=Part(since=now), steady=steady)
-    board.sources = {SOURCE: SourcePart(since=now)}
+    board = BridgeStatus(version=__version__, started_at=now, broker=ComponentStatus(since=now), steady=steady)
+    board.sources = {SOURCE: SourceStatus(since=now)}
     source = PbxSource(url, app=SOURCE, password=lambda: PASSWORD, pace=Pace(poll_interval=POLL_SECONDS))
 
     def published(rows: Sequence[OutboxRow]) -> None:
@@ -202,7 +202,7 @@ def _bridge(store: SqliteStore, url: str, publisher: Publisher, summary: Summary
 
     return Bridge(
         store,
-        [Pbx(SOURCE, source)],
+        [SourceSpec(SOURCE, source)],
         publisher,
         rules=Rules(key=store.key),
         board=board,
@@ -212,7 +212,7 @@ def _bridge(store: SqliteStore, url: str, publisher: Publisher, summary: Summary
 
 
 @asynccontextmanager
-async def _publisher(plan: Plan, subscriber: Subscriber, stop: asyncio.Event) -> AsyncIterator[Publisher]:
+async def _publisher(plan: Plan, subscriber: SampleSubscriber, stop: asyncio.Event) -> AsyncIterator[Publisher]:
     if not plan.amqp_urls:
         yield TerminalPublisher(subscriber.take)
         return
@@ -230,7 +230,7 @@ async def _publisher(plan: Plan, subscriber: Subscriber, stop: asyncio.Event) ->
                 subscriber.take(delivery.event, delivery.body)
                 await delivery.ack()
 
-    receiving = asyncio.create_task(keep_trying(receive, Patience(), _say_failure))
+    receiving = asyncio.create_task(keep_trying(receive, Backoff(), _say_failure))
     stopping = asyncio.create_task(stop.wait())
     binding = asyncio.create_task(is_bound.wait())
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from bridge.broker.publisher import Publisher, PublisherSession
+from bridge.broker.publisher import ExchangePublisher, ExchangeSession
 from bridge.events import cloudevents
 from bridge.model import AccountChange, ChangeKind, KnownAccount, OutboxRow, RecordedEvent, SourceName
 
@@ -36,7 +36,7 @@ class Looked(Protocol):
 class Sender:
     """Sends rows and waits for their confirms, page by page."""
 
-    def __init__(self, session: PublisherSession) -> None:
+    def __init__(self, session: ExchangeSession) -> None:
         self._session = session
         self._sent = 0
         self.confirmed = 0
@@ -55,7 +55,7 @@ class Sender:
         page = list(rows)
         if not page:
             return
-        for refusal in filter(None, map(self._session.refusal_of, page)):
+        for refusal in filter(None, map(self._session.explain_refusal, page)):
             raise refusal
         await self._session.send(page)
         self._sent += len(page)
@@ -67,7 +67,7 @@ class Sender:
 
 
 @asynccontextmanager
-async def sending(publisher: Publisher) -> AsyncIterator[Sender]:
+async def sending(publisher: ExchangePublisher) -> AsyncIterator[Sender]:
     """Send while inside."""
     async with publisher.session() as session:
         yield Sender(session)

@@ -10,7 +10,7 @@ from rich.text import Text
 from bridge.broker.confirms import Outcomes
 from bridge.errors import BridgeError
 from bridge.events.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode
-from bridge.events.wording import clean, differences, name_of
+from bridge.events.wording import choose_name, clean, differences
 from bridge.model import ChangeKind, OutboxRow, Reason
 
 STYLES: Final = {
@@ -27,7 +27,7 @@ def event_line(event: AccountChanged) -> Text:
         (f"{event.time.astimezone():%H:%M:%S}  ", "dim"),
         (f"{event.kind:<8}", STYLES[event.kind]),
         (f" {event.source:<8} ", "dim"),
-        (f"{clean(name_of(event.account)):<28} ", "bold"),
+        (f"{clean(choose_name(event.account)):<28} ", "bold"),
         clean(_story(event)),
     )
 
@@ -73,7 +73,7 @@ class TerminalPublisher:
         self._sent += len(rows)
         self._news.set()
 
-    def refusal_of(self, _row: OutboxRow) -> BridgeError | None:
+    def explain_refusal(self, _row: OutboxRow) -> BridgeError | None:
         """Refuse nothing."""
         return None
 

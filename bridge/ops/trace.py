@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from bridge.events.normalize import account_key
-from bridge.events.wording import name_of, shown
+from bridge.events.wording import choose_name, shown
 from bridge.model import (
     AccountGuid,
     ChangeKind,
@@ -35,7 +35,7 @@ _MIN_LIKENESS: Final = 0.6
 _NAMES: Final = ("display_name", "common_name", "h323")
 
 
-class State(StrEnum):
+class EventState(StrEnum):
     """Where an event is."""
 
     CONFIRMED = "confirmed"
@@ -68,7 +68,7 @@ class Live:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class TracedEvent:
     """An event as a trace shows it."""
 
     event: str
@@ -78,7 +78,7 @@ class Told:
     changed: Sequence[str]
     seen_at: datetime
     confirmed_at: datetime | None
-    state: State
+    state: EventState
     why: str
     """Why it is not confirmed; empty where it is."""
 
@@ -94,7 +94,7 @@ class Trace:
     is_deleted: bool
     revision: int
     sentences: Sequence[str]
-    events: Sequence[Told]
+    events: Sequence[TracedEvent]
     """Those that the outbox still has, the oldest first."""
 
 
@@ -103,10 +103,10 @@ def is_meant(account: Published, who: str) -> bool:
     wanted = who.casefold()
     if account_key(AccountGuid(str(account.get("guid", "")))) == account_key(AccountGuid(who)):
         return True
-    return any(wanted == word.casefold() for word in words_of(account))
+    return any(wanted == word.casefold() for word in split_words(account))
 
 
-def words_of(account: Published) -> Iterator[str]:
+def split_words(account: Published) -> Iterator[str]:
     """Yield everything *account* may be asked for by, its guid aside."""
     yield from (str(number) for number in account.get("numbers") or ())
     yield from (str(account[name]) for name in _NAMES if account.get(name))
@@ -170,7 +170,7 @@ def near(accounts: Iterable[KnownAccount], who: str) -> list[str]:
     words: list[str] = []
     containing: list[str] = []
     for known in accounts:
-        for word in words_of(known.account):
+        for word in split_words(known.account):
             if wanted in word.casefold():
                 containing.append(word)
             elif len(words) < MAX_COMPARED_NAMES:
@@ -200,7 +200,7 @@ def trace(  # noqa: PLR0913 - what a trace weighs
     return Trace(
         source=known.source,
         guid=str(known.account["guid"]),
-        name=name_of(known.account),
+        name=choose_name(known.account),
         numbers=[str(number) for number in known.account.get("numbers") or ()],
         is_deleted=known.is_deleted,
         revision=known.revision,
@@ -217,47 +217,47 @@ def trace(  # noqa: PLR0913 - what a trace weighs
     )
 
 
-def _told(event: RecordedEvent, events: Sequence[RecordedEvent], live: Live) -> Told:
+def _told(event: RecordedEvent, events: Sequence[RecordedEvent], live: Live) -> TracedEvent:
     data = orjson.loads(event.body)["data"]
     state = _state(event)
-    return Told(
+    return TracedEvent(
         event=event.event_id,
         sequence=event.sequence,
         routing_key=event.routing_key,
         change=data["change"],
         changed=data["changed"],
         seen_at=event.created_at,
-        confirmed_at=event.published_at if state is State.CONFIRMED else None,
+        confirmed_at=event.published_at if state is EventState.CONFIRMED else None,
         state=state,
         why=_why(event, state, events, live),
     )
 
 
-def _state(event: RecordedEvent) -> State:
+def _state(event: RecordedEvent) -> EventState:
     if event.discarded_reason is not None:
-        return State.DISCARDED
+        return EventState.DISCARDED
     if event.published_at is not None:
-        return State.CONFIRMED
+        return EventState.CONFIRMED
     if event.parked_reason is not None:
-        return State.PARKED
+        return EventState.PARKED
     if event.is_held:
-        return State.HELD
-    return State.IN_DOUBT if event.is_in_doubt else State.WAITING
+        return EventState.HELD
+    return EventState.IN_DOUBT if event.is_in_doubt else EventState.WAITING
 
 
-def _why(event: RecordedEvent, state: State, events: Sequence[RecordedEvent], live: Live) -> str:
+def _why(event: RecordedEvent, state: EventState, events: Sequence[RecordedEvent], live: Live) -> str:
     match state:
-        case State.CONFIRMED:
+        case EventState.CONFIRMED:
             return ""
-        case State.DISCARDED:
+        case EventState.DISCARDED:
             return f"it was discarded ({event.discarded_reason}) and is never sent"
-        case State.PARKED:
+        case EventState.PARKED:
             return (
                 f"the broker refused it for good: {ended(event.parked_reason or '')} Once that is mended: "
                 f"account-bridge parked retry {event.position}; to let it go: account-bridge parked discard "
                 f"{event.position} --reason WHY"
             )
-        case State.HELD:
+        case EventState.HELD:
             first = next((other for other in events if other.parked_reason is not None), None)
             at = f" at position {first.position}" if first is not None else ""
             return f"an earlier event of the account is parked{at}, and this one waits behind it: account-bridge parked"
@@ -299,17 +299,16 @@ def _who(known: KnownAccount, source: SourceRecord) -> str:
     account = known.account
     numbers = ", ".join(map(str, account.get("numbers") or ()))
     named = (("user name", account.get("h323")), ("extension", numbers), ("guid", account["guid"]))
-    told = [f"{name} {value}" for name, value in named if value]
+    told = [f"{what} {value}" for what, value in named if value]
+    name = shown(choose_name(account))
     gone = ", deleted" if known.is_deleted else ""
     if _is_former(known, source):
-        return (
-            f"{shown(name_of(account))} was an account of {known.source} in a former lineage ({'; '.join(told)}{gone})."
-        )
-    return f"{shown(name_of(account))} is an account of {known.source} ({'; '.join(told)}{gone})."
+        return f"{name} was an account of {known.source} in a former lineage ({'; '.join(told)}{gone})."
+    return f"{name} is an account of {known.source} ({'; '.join(told)}{gone})."
 
 
 def _last_change(
-    known: KnownAccount, events: Sequence[RecordedEvent], told: Sequence[Told], keep_days: float
+    known: KnownAccount, events: Sequence[RecordedEvent], told: Sequence[TracedEvent], keep_days: float
 ) -> Iterator[str]:
     if not events:
         if known.revision == 0:
@@ -320,15 +319,15 @@ def _last_change(
                 f"kept ({keep_days:g} days, replay.keep_days)."
             )
         return
-    waiting = [event for event in told if event.state not in {State.CONFIRMED, State.DISCARDED}]
+    waiting = [event for event in told if event.state not in {EventState.CONFIRMED, EventState.DISCARDED}]
     if waiting:
         first = waiting[0]
         more = f" {plural(len(waiting) - 1, 'later change')} of it behind that." if len(waiting) > 1 else ""
         yield f"NOT SENT yet: the change seen {_at(first.seen_at)} ({_what(first)}), because {ended(first.why)}{more}"
     last = told[-1]
-    if last.state is State.DISCARDED:
+    if last.state is EventState.DISCARDED:
         yield f"NOT SENT: the change seen {_at(last.seen_at)} ({_what(last)}): {last.why}."
-    confirmed = next((event for event in reversed(told) if event.state is State.CONFIRMED), None)
+    confirmed = next((event for event in reversed(told) if event.state is EventState.CONFIRMED), None)
     if confirmed is not None and confirmed.confirmed_at is not None:
         yield (
             f"{'Before that, the' if waiting else 'Its'} last change{'' if not waiting else ' that went out'} was seen "
@@ -396,7 +395,7 @@ def _fields(unpublished: Sequence[str]) -> Iterator[str]:
         yield f"Kept back by configuration, so that a change of these alone shows nowhere: {', '.join(unpublished)}."
 
 
-def _what(event: Told) -> str:
+def _what(event: TracedEvent) -> str:
     if event.changed:
         return f"{event.change}: {', '.join(event.changed)}"
     return f"{event.change}: nothing published differs" if event.change == ChangeKind.UPDATED else event.change

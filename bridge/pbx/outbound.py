@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from bridge.errors import PbxBrokeProtocol, PbxNotTrusted, PbxRefusedLogin, PbxUnreachable
 from bridge.model import Cursor
-from bridge.pbx.reader import AtOnce, HandOn, Reader, contained, reason_of
+from bridge.pbx.reader import Deliver, Reader, TryDeliver, contained, find_reason
 from bridge.pbx.walk.actions import Pace
 from bridge.pbx.websocket import GOING_AWAY, OUR_FAULT, WebSocket, dial
 from bridge.pbx.wire import messages as m
@@ -60,7 +60,7 @@ class PbxSource:
         """Have the list read from its start once more, beside the live cursor, as soon as that is at rest."""
         self._reader.request_walk()
 
-    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:
+    async def read(self, since: Cursor, deliver: Deliver, try_deliver: TryDeliver | None = None) -> NoReturn:
         """Read on from *since* on one connection until it is of no more use; see ``Reader.read``.
 
         Raises:
@@ -78,9 +78,9 @@ class PbxSource:
                 conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
                 early = await self._log_in(socket, conversation)
             self._on_state("reading")
-            await self._reader.read(socket, conversation, early, since, hand_on, at_once)
+            await self._reader.read(socket, conversation, early, since, deliver, try_deliver)
         except ConnectionClosed as closed:
-            raise PbxUnreachable(f"the connection to {self._url} broke: {reason_of(closed)}") from closed
+            raise PbxUnreachable(f"the connection to {self._url} broke: {find_reason(closed)}") from closed
         except asyncio.CancelledError:
             code = GOING_AWAY  # nothing is wrong: we stop, or somebody wants this PBX not to be read
             raise
@@ -117,7 +117,9 @@ class PbxSource:
             # Some close the door instead of saying no, which after our proof amounts to the same.
             if conversation.state == "judging":
                 raise PbxRefusedLogin(self._refusal()) from closed
-            raise PbxUnreachable(f"{self._url} closed the connection before the login: {reason_of(closed)}") from closed
+            raise PbxUnreachable(
+                f"{self._url} closed the connection before the login: {find_reason(closed)}"
+            ) from closed
 
     def _understood(self, conversation: Conversation, data: bytes | str, early: Sequence[Event]) -> Event:
         try:

@@ -22,11 +22,11 @@ from bridge.pbx.walk.actions import (
     Ask,
     CaughtUp,
     Compare,
-    Deliver,
     Doubted,
     EpochBegan,
     Pace,
     Reached,
+    RowRead,
     Say,
     Sighted,
     WalkBegan,
@@ -37,13 +37,13 @@ from bridge.pbx.websocket import TOO_BIG, WebSocket
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.protocol import Conversation, Event
 
-Heard = Deliver | Sighted | EpochBegan | CaughtUp | WalkBegan | WalkEnded | Compare | Doubted
+WalkEvent = RowRead | Sighted | EpochBegan | CaughtUp | WalkBegan | WalkEnded | Compare | Doubted
 """What a source hands on."""
 
-HandOn = Callable[[Heard], Awaitable[None]]
+Deliver = Callable[[WalkEvent], Awaitable[None]]
 """Takes the next thing, and may let us wait, which stops the reading."""
 
-AtOnce = Callable[[Heard], bool]
+TryDeliver = Callable[[WalkEvent], bool]
 """The same without waiting: takes the next thing if there is room for it, and returns whether it did."""
 
 
@@ -93,8 +93,8 @@ class Reader:
         conversation: Conversation,
         early: Sequence[Event],
         since: Cursor,
-        hand_on: HandOn,
-        at_once: AtOnce | None = None,
+        deliver: Deliver,
+        try_deliver: TryDeliver | None = None,
     ) -> NoReturn:
         """Read on from *since* until the connection is of no more use; *early* came before, and *hand_on* may wait.
 
@@ -110,7 +110,13 @@ class Reader:
         """
         walker = Walker(since, self._pace, chance=random.random, reached=self._reached)
         reading = _Reading(
-            socket, conversation, walker, hand_on=hand_on, at_once=at_once, on_event=self._heard, peer=self._peer
+            socket,
+            conversation,
+            walker,
+            deliver=deliver,
+            try_deliver=try_deliver,
+            on_event=self._heard,
+            peer=self._peer,
         )
         self._wake = reading.wake
         try:
@@ -150,23 +156,23 @@ class _Reading:
         conversation: Conversation,
         walker: Walker,
         *,
-        hand_on: HandOn,
-        at_once: AtOnce | None,
+        deliver: Deliver,
+        try_deliver: TryDeliver | None,
         on_event: Callable[[Event], None],
         peer: str,
     ) -> None:
         self._socket = socket
         self._conversation = conversation
         self._walker = walker
-        self._hand_on = hand_on
-        self._at_once = at_once
+        self._deliver = deliver
+        self._at_once = try_deliver
         self._on_event = on_event
         self._peer = peer
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         self._news = asyncio.Event()
         """Set when there is something for ``go_on``."""
-        self._left: deque[Heard] = deque()
+        self._left: deque[WalkEvent] = deque()
         """What found no room."""
         self._problem: Exception | None = None
         """What ends the reading."""
@@ -190,7 +196,7 @@ class _Reading:
         await self._news.wait()
         self._news.clear()
         while self._left:
-            await self._hand_on(self._left[0])
+            await self._deliver(self._left[0])
             self._left.popleft()
         if self._problem is not None:
             raise self._problem
@@ -289,7 +295,7 @@ def _planned(problem: Exception, peer: str) -> Exception:
     )
 
 
-def reason_of(closed: ConnectionClosed) -> str:
+def find_reason(closed: ConnectionClosed) -> str:
     """Return how a connection ended, in words."""
     frame = closed.rcvd or closed.sent
     if frame is None:

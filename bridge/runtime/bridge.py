@@ -11,19 +11,27 @@ from typing import Any, Final, Protocol, TypeVar
 
 from bridge.clock import utc_now
 from bridge.delivery.limits import Limits
-from bridge.delivery.reconcile import Brake
+from bridge.delivery.reconcile import DeletionLimit
 from bridge.delivery.sink import Outbox, Publisher
 from bridge.errors import PbxUnreachable
 from bridge.events.normalize import Rules, account_key
 from bridge.logs import get_logger
-from bridge.model import AccountGuid, Caller, Forgotten, Meeting, Newcomers, OutboxRow, Parked, Pause, SourceName
-from bridge.observability.status import Board, Level, SourcePart
+from bridge.model import AccountGuid, Admission, Forgotten, InboundPbx, Newcomers, OutboxRow, Parked, Pause, SourceName
+from bridge.observability.status import BridgeStatus, Level, SourceStatus
 from bridge.pbx.walk.schedule import Habits
-from bridge.runtime.committer import Told
+from bridge.runtime.committer import Committed
 from bridge.runtime.interpreter import tune
-from bridge.runtime.outbox_monitor import Counted, CountedOutbox, Tally
+from bridge.runtime.outbox_monitor import Counted, CountedOutbox, OutboxMonitor
 from bridge.runtime.sinks import Comparable, ReadLog, Sinks, StreamSink
-from bridge.runtime.source_worker import FollowedPbx, Pbx, Remembering, reading, recalled, show_pause, shown_as_known
+from bridge.runtime.source_worker import (
+    SourceSpec,
+    SourceStore,
+    SourceWorker,
+    reading,
+    restore_status,
+    restore_worker,
+    show_pause,
+)
 
 PRUNE_ROWS: Final = 500
 PRUNE_SECONDS: Final = 60.0
@@ -65,26 +73,26 @@ class StoreThread:
         self._executor.shutdown(wait=True)
 
 
-class KnowsCallers(Protocol):
+class KnowsInbound(Protocol):
     """What is known of PBXs that dial."""
 
-    def meet(self, caller: Caller, at: datetime, newcomers: Newcomers) -> Meeting:
+    def register_inbound(self, caller: InboundPbx, at: datetime, newcomers: Newcomers) -> Admission:
         """Take note that a PBX has logged in, and return whether it may be let in."""
 
-    def admit(self, caller: Caller, at: datetime) -> bool:
+    def admit(self, caller: InboundPbx, at: datetime) -> bool:
         """Let a PBX in from now on; False where its name is another's."""
 
     def acknowledge(self, source: SourceName) -> bool:
         """Take what was odd about a PBX for right; False where no PBX of that name has dialled."""
 
-    def known(self, since: datetime) -> Sequence[Caller]:
+    def known(self, since: datetime) -> Sequence[InboundPbx]:
         """Return the PBXs that have dialled *since* then."""
 
     def oddity(self, source: SourceName) -> str:
         """Return what is odd about a PBX, as a sentence."""
 
 
-class KeptStore(Remembering, Comparable, Counted, Protocol):
+class KeptStore(SourceStore, Comparable, Counted, Protocol):
     """What a running bridge needs of a store beside what following, publishing and counting need."""
 
     @property
@@ -114,7 +122,7 @@ class KeptStore(Remembering, Comparable, Counted, Protocol):
         """Take the personal data of an account out of mirror and events."""
 
     @property
-    def book(self) -> "KnowsCallers":
+    def book(self) -> "KnowsInbound":
         """The PBXs that dial."""
 
     def prune(self, before: datetime, limit: int) -> int:
@@ -131,18 +139,18 @@ class Bridge:
     def __init__(  # noqa: PLR0913 - its parts
         self,
         store: KeptStore,
-        pbxs: Sequence[Pbx],
+        pbxs: Sequence[SourceSpec],
         publisher: Publisher,
         *,
         rules: Rules,
-        board: Board,
+        board: BridgeStatus,
         window: int = 256,
         keep: timedelta = timedelta(days=7),
-        brake: Brake = Brake(),  # noqa: B008 - frozen, so sharing it is safe
+        brake: DeletionLimit = DeletionLimit(),  # noqa: B008 - frozen, so sharing it is safe
         habits: Habits = Habits(),  # noqa: B008 - the same
         limits: Limits = Limits(),  # noqa: B008 - the same
         stream: StreamSink | None = None,
-        on_told: Callable[[Told], None] = lambda _told: None,
+        on_committed: Callable[[Committed], None] = lambda _told: None,
         on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
         read_log: ReadLog | None = None,
     ) -> None:
@@ -155,16 +163,16 @@ class Bridge:
         self._is_stopping = False
         self._rules = rules
         self._keep = keep
-        self._on_told = on_told
+        self._on_told = on_committed
         self._brake = brake
         self._habits = habits
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._walk_check = asyncio.Event()
-        self._followed: dict[SourceName, FollowedPbx] = {}
+        self._followed: dict[SourceName, SourceWorker] = {}
         self._offload = StoreThread()
         behind = None if stream is None else stream.outbox
-        self._tally = Tally(board, store, self._offload, limits, self._has_room, behind)
+        self._tally = OutboxMonitor(board, store, self._offload, limits, self._has_room, behind)
         self._sinks = Sinks(
             store,
             publisher,
@@ -244,9 +252,9 @@ class Bridge:
     async def _show_waiting(self, name: SourceName) -> None:
         """Show what the store knows of a PBX that is not read yet."""
         part = self.board.sources[name]
-        pause, _ = await shown_as_known(name, part, self._store, offload=self._offload)
+        pause, _ = await restore_status(name, part, self._store, offload=self._offload)
         if not self._is_proven:
-            part.does(WAITS_FOR_PROOF, Level.WARN, utc_now())
+            part.set_doing(WAITS_FOR_PROOF, Level.WARN, utc_now())
             show_pause(part, self._early_pauses.get(name, pause))
 
     def _begin_reading(self) -> None:
@@ -254,8 +262,8 @@ class Bridge:
             self._is_proven = True
             self._start_reading(self._pbxs)
 
-    async def _follow(self, pbx: Pbx, first_pause_seconds: float) -> None:
-        followed = self._followed[pbx.name] = await recalled(
+    async def _follow(self, pbx: SourceSpec, first_pause_seconds: float) -> None:
+        followed = self._followed[pbx.name] = await restore_worker(
             pbx,
             self._store,
             offload=self._offload,
@@ -264,7 +272,7 @@ class Bridge:
             rules=self._rules,
             brake=self._brake,
             habits=self._habits,
-            on_told=self._told,
+            on_committed=self._told,
             on_keeping=partial(self._sinks.wake, pbx.name),
         )
         if pbx.name in self._early_pauses:
@@ -273,7 +281,7 @@ class Bridge:
             followed.resync(accept_deletions=self._early_walks.pop(pbx.name))
         await followed.follow(first_pause_seconds)
 
-    async def meet(self, caller: Caller, newcomers: Newcomers) -> Meeting:
+    async def register_inbound(self, caller: InboundPbx, newcomers: Newcomers) -> Admission:
         """Take note that a PBX has logged in, and return whether it may be let in; a new one may have to wait.
 
         Raises:
@@ -283,22 +291,22 @@ class Bridge:
         """
         if self._is_stopping:
             raise PbxUnreachable("the bridge is stopping")
-        meeting = await self._offload(self._store.book.meet, caller, utc_now(), newcomers)
-        if meeting is Meeting.WAITS and self.board.door is not None:
-            self.board.door.expect(caller)
+        meeting = await self._offload(self._store.book.register_inbound, caller, utc_now(), newcomers)
+        if meeting is Admission.WAITS and self.board.listener is not None:
+            self.board.listener.expect(caller)
         return meeting
 
     async def oddity(self, name: SourceName) -> str:
         """Return what is odd about a PBX that dialled, as a sentence; empty where nothing is."""
         return await self._offload(self._store.book.oddity, name)
 
-    async def callers(self, since: datetime) -> Sequence[Caller]:
+    async def callers(self, since: datetime) -> Sequence[InboundPbx]:
         """Return the PBXs that have dialled *since* then."""
         return await self._offload(self._store.book.known, since)
 
     async def admit(self, name: SourceName) -> bool:
         """Say yes to a new PBX that waits, or to what is odd about a known one; False where there is none like that."""
-        waiting = {} if self.board.door is None else self.board.door.waiting
+        waiting = {} if self.board.listener is None else self.board.listener.waiting
         if name in waiting:
             is_admitted = await self._offload(self._store.book.admit, waiting[name], utc_now())
             waiting.pop(name, None)
@@ -309,7 +317,7 @@ class Bridge:
         log.info("listen.admitted", source=name, is_admitted=is_admitted)
         return is_admitted
 
-    def follow(self, pbx: Pbx, part: SourcePart) -> None:
+    def follow(self, pbx: SourceSpec, part: SourceStatus) -> None:
         """Follow one more PBX from now on, or from the start if the bridge does not run yet; *part* is its place."""
         self.board.sources[pbx.name] = part
         self._pbxs.append(pbx)
@@ -324,7 +332,7 @@ class Bridge:
         """Record that the reading of a PBX is alive, although there may be nothing to read."""
         self.board.beat(reading(name))
 
-    def _start_reading(self, pbxs: Iterable[Pbx]) -> None:
+    def _start_reading(self, pbxs: Iterable[SourceSpec]) -> None:
         if self._group is not None:
             for number, pbx in enumerate(pbxs):
                 reader = self._group.create_task(self._follow(pbx, number * APART_SECONDS), name=reading(pbx.name))
@@ -431,7 +439,7 @@ class Bridge:
         await self._tally.measure(utc_now())
         self.board.beat("store")
 
-    def _told(self, told: Told) -> None:
+    def _told(self, told: Committed) -> None:
         self._tally.told(told)
         self._on_told(told)
 

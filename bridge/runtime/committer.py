@@ -16,16 +16,16 @@ from typing import Any, Final, TypeVar
 
 from bridge.delivery.compare import agrees
 from bridge.delivery.ingest import Ingested, ingest
-from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, caught_up, sight, sweep
+from bridge.delivery.reconcile import DeletionLimit, WalkRecord, begin_walk, caught_up, delete_missing, observe
 from bridge.delivery.sink import Offload, Store
 from bridge.events.cloudevents import event_id
 from bridge.events.normalize import Rules, Unexpected
-from bridge.events.wording import headline, held_words, name_of
+from bridge.events.wording import choose_name, headline, held_words
 from bridge.logs import get_logger
-from bridge.model import AccountChange, Batch, Certificate, Cursor, Place, Row, SourceName
-from bridge.observability.status import LastChange, Level, SourcePart, WalkProgress
-from bridge.pbx.reader import Heard
-from bridge.pbx.walk.actions import CaughtUp, Compare, Deliver, Doubted, EpochBegan, Sighted, WalkBegan, WalkEnded
+from bridge.model import AccountChange, Batch, Certificate, Cursor, Row, SourceName, SourceState
+from bridge.observability.status import LastChange, Level, SourceStatus, WalkProgress
+from bridge.pbx.reader import WalkEvent
+from bridge.pbx.walk.actions import CaughtUp, Compare, Doubted, EpochBegan, RowRead, Sighted, WalkBegan, WalkEnded
 from bridge.pbx.walk.schedule import WalkSchedule
 
 GATHER_SECONDS: Final = 0.05
@@ -38,7 +38,7 @@ CLOSE_ROWS: Final = 16
 PROGRESS_ROWS: Final = 1000
 """Between two lines in the log about a long walk."""
 
-_ROWS: Final = (Deliver, Sighted)
+_ROWS: Final = (RowRead, Sighted)
 
 Result = TypeVar("Result")
 
@@ -46,7 +46,7 @@ log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Committed:
     """What came of a group, for whoever listens."""
 
     source: SourceName
@@ -66,7 +66,7 @@ class Told:
         return [(event_id(self.lineage, self.source, number), change) for number, change in numbered]
 
 
-class Intake:
+class Committer:
     """Between the source that reads and the store that keeps, for one PBX.
 
     *on_told* is called when changes are durable, and with the certificate of every proven full walk. *on_keeping* is
@@ -82,9 +82,9 @@ class Intake:
         rules: Rules,
         run: Offload,
         clock: Callable[[], datetime],
-        part: SourcePart,
-        brake: Brake,
-        on_told: Callable[[Told], None],
+        part: SourceStatus,
+        brake: DeletionLimit,
+        on_committed: Callable[[Committed], None],
         schedule: WalkSchedule,
         on_keeping: Callable[[], None] = lambda: None,
         ask_ahead: int = 256,
@@ -100,11 +100,11 @@ class Intake:
         self._clock = clock
         self._part = part
         self._brake = brake
-        self._on_told = on_told
+        self._on_told = on_committed
         self._on_keeping = on_keeping
         self._schedule = schedule
         self._ask_ahead = ask_ahead
-        self._waiting: list[Heard] = []
+        self._waiting: list[WalkEvent] = []
         """What is to be committed next."""
         self._news = asyncio.Event()
         self._room = asyncio.Event()
@@ -129,17 +129,17 @@ class Intake:
     def __repr__(self) -> str:
         return f"<Intake of {self._name}, {len(self._waiting)} waiting>"
 
-    def stand_at(self, place: Place) -> None:
+    def stand_at(self, place: SourceState) -> None:
         """Go on from where the store stands."""
         self.cursor, self._is_initial, self._lineage = place.cursor, place.is_initial, place.lineage
 
-    async def put(self, heard: Heard) -> None:
+    async def put(self, heard: WalkEvent) -> None:
         """Take the next thing; waits while ``ask_ahead`` wait to be committed, which in turn stops the reading."""
         while not self.take_at_once(heard):
             self._room.clear()
             await self._room.wait()
 
-    def take_at_once(self, heard: Heard) -> bool:
+    def take_at_once(self, heard: WalkEvent) -> bool:
         """Take the next thing if there is room for it, and return whether there was."""
         waiting = len(self._waiting)
         if waiting >= self._ask_ahead:
@@ -166,7 +166,7 @@ class Intake:
             self._walk = self._part.walk = None
             self._walk_is_over(is_proven=False)
 
-    def start_over(self, place: Place) -> None:
+    def start_over(self, place: SourceState) -> None:
         """Forget what was taken and could not be made durable, and go on from *place*, where the store stands."""
         self._waiting.clear()
         self._news.clear()
@@ -201,7 +201,7 @@ class Intake:
                 await self._is_enough.wait()
         self._is_enough.clear()
 
-    async def commit(self, group: Sequence[Heard]) -> None:
+    async def commit(self, group: Sequence[WalkEvent]) -> None:
         """Make *group* durable, in order.
 
         Raises:
@@ -212,7 +212,7 @@ class Intake:
             await self._take(kind, list(heard))
 
     async def _take(self, kind: type, group: list[Any]) -> None:
-        if kind is Deliver:
+        if kind is RowRead:
             await self._deliver(group)
         elif kind is Sighted:
             await self._sight(group)
@@ -225,7 +225,7 @@ class Intake:
                 case CaughtUp(is_proven=is_proven, trouble=trouble):
                     await self._caught_up(is_proven=is_proven)
                     if trouble:
-                        self._part.fails(trouble, Level.WARN, self._clock())
+                        self._part.failed(trouble, Level.WARN, self._clock())
                         log.warning("source.troubled", source=self._name, problem=trouble)
                 case WalkEnded(is_proven=is_proven, until=until):
                     await self._end_walk(is_proven=is_proven, until=until)
@@ -237,7 +237,7 @@ class Intake:
         self._on_keeping()
         return done
 
-    async def _deliver(self, group: Sequence[Deliver]) -> None:
+    async def _deliver(self, group: Sequence[RowRead]) -> None:
         rows = [heard.row for heard in group]
         until = group[-1].until
         batch = Batch(self._name, self.cursor, until, rows)
@@ -257,7 +257,7 @@ class Intake:
         rows = [heard.row for heard in group]
         if self._walk is not None:
             now = self._clock()
-            await self._run(partial(sight, self._store, self._name, rows, self._walk, rules=self._rules, now=now))
+            await self._run(partial(observe, self._store, self._name, rows, self._walk, rules=self._rules, now=now))
             self._walk_proceeds(len(rows))
         self._note_progress(rows)
 
@@ -294,7 +294,7 @@ class Intake:
         await self._run(partial(begin_walk, self._store, self._name, epoch=epoch))
         if start is not None:
             self._stand_at(start)
-        self._part.does(doing, Level.OK, self._clock())
+        self._part.set_doing(doing, Level.OK, self._clock())
         log.info("walk.started", source=self._name)
 
     async def _caught_up(self, *, is_proven: bool) -> None:
@@ -329,7 +329,7 @@ class Intake:
             return
         certificate, deleted = await self._keep(
             partial(
-                sweep,
+                delete_missing,
                 self._store,
                 self._name,
                 walk,
@@ -344,7 +344,7 @@ class Intake:
         self._note_changes(deleted)
         self._walk_is_over(is_proven=True, absent=certificate.absent - certificate.held)
         at = certificate.verified_at
-        self._on_told(Told(self._name, deleted, certificate, at, self._lineage, certificate.sequence))
+        self._on_told(Committed(self._name, deleted, certificate, at, self._lineage, certificate.sequence))
 
     def _walk_is_over(self, *, is_proven: bool, absent: int = 0) -> None:
         now = self._clock().astimezone()
@@ -372,13 +372,13 @@ class Intake:
 
     def _rest(self, *, is_proven: bool) -> None:
         doing = "up to date" if is_proven else "up to date, as far as silence tells"
-        self._part.does(doing, Level.OK, self._clock())
+        self._part.set_doing(doing, Level.OK, self._clock())
 
     def _tell(self, done: Ingested, began_at: datetime) -> None:
         if done.changes:
             self._note_changes(done.changes)
             place = done.place
-            told = Told(self._name, done.changes, None, began_at, place.lineage, place.sequence)
+            told = Committed(self._name, done.changes, None, began_at, place.lineage, place.sequence)
             self._on_told(told)
 
     def _note_changes(self, changes: Sequence[AccountChange]) -> None:
@@ -387,7 +387,7 @@ class Intake:
             self._part.changes += len(changes)
             self._part.last_change_at = now
             words = headline(last.kind, last.reason, last.changed)
-            self._part.last_change = LastChange(now, name_of(last.account), words)
+            self._part.last_change = LastChange(now, choose_name(last.account), words)
 
     def _walk_proceeds(self, accounts: int) -> None:
         if (walk := self._part.walk) is not None:

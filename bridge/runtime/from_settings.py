@@ -3,11 +3,11 @@
 from datetime import time, timedelta
 
 from bridge.broker.connection import Subscription, Topology
-from bridge.broker.errors import vhost_of
+from bridge.broker.errors import name_vhost
 from bridge.config.pbx_tables import PaceTable
 from bridge.config.settings import Settings
 from bridge.delivery.limits import Limits
-from bridge.delivery.reconcile import Brake
+from bridge.delivery.reconcile import DeletionLimit
 from bridge.errors import FileUnusable
 from bridge.events.asyncapi import Offer
 from bridge.events.normalize import Projection, Rules
@@ -16,7 +16,7 @@ from bridge.pbx.walk.actions import Pace
 from bridge.pbx.walk.schedule import Habits
 
 
-def pace_of(table: PaceTable) -> Pace:
+def build_pace(table: PaceTable) -> Pace:
     """Return how patiently and how often a PBX is asked."""
     cap = 1 / table.max_rows_per_second if table.max_rows_per_second else 0.0
     return Pace(
@@ -27,7 +27,7 @@ def pace_of(table: PaceTable) -> Pace:
     )
 
 
-def topology_of(settings: Settings) -> Topology:
+def build_topology(settings: Settings) -> Topology:
     """Return what *settings* want at the broker."""
     rabbitmq = settings.rabbitmq
     return Topology(
@@ -43,49 +43,49 @@ def topology_of(settings: Settings) -> Topology:
     )
 
 
-def offer_of(settings: Settings) -> Offer:
+def build_offer(settings: Settings) -> Offer:
     """Return what subscribers of a bridge with *settings* can rely on."""
-    rabbitmq, topology = settings.rabbitmq, topology_of(settings)
+    rabbitmq, topology = settings.rabbitmq, build_topology(settings)
     try:
         urls = rabbitmq.urls
     except FileUnusable:  # whoever connects says so; the file that comes later may name another host, and no document
         urls = []
     return Offer(
         exchange=rabbitmq.exchange,
-        vhost=vhost_of(urls[0]) if urls else "/",
+        vhost=name_vhost(urls[0]) if urls else "/",
         sources=[pbx.name for pbx in settings.pbx],
-        projections=[projection_of(settings, pbx.name) for pbx in settings.pbx] or [Projection()],
+        projections=[build_projection(settings, pbx.name) for pbx in settings.pbx] or [Projection()],
         log=topology.log if rabbitmq.log_stream else None,
         queues=[(wanted.queue, wanted.keys) for wanted in settings.subscriber],
         is_traced=settings.traces.enabled,
     )
 
 
-def projection_of(settings: Settings, name: SourceName | None) -> Projection:
+def build_projection(settings: Settings, name: SourceName | None) -> Projection:
     """Return which fields leave of the PBX of that name, or of one without a table of its own."""
-    publish = settings.publish if name is None else settings.publish_of(name)
+    publish = settings.publish if name is None else settings.resolve_publish(name)
     return Projection.of(include=publish.include, exclude=publish.exclude, mask=publish.mask)
 
 
-def rules_of(settings: Settings, name: SourceName | None, key: bytes) -> Rules:
+def build_rules(settings: Settings, name: SourceName | None, key: bytes) -> Rules:
     """Return how rows of a PBX are judged, or of one without a table of its own; *key* is the store's."""
-    publish = settings.publish if name is None else settings.publish_of(name)
-    return Rules(key=key, projection=projection_of(settings, name), skip_unchanged=publish.skip_unchanged)
+    publish = settings.publish if name is None else settings.resolve_publish(name)
+    return Rules(key=key, projection=build_projection(settings, name), skip_unchanged=publish.skip_unchanged)
 
 
-def brake_of(settings: Settings) -> Brake:
+def build_deletion_limit(settings: Settings) -> DeletionLimit:
     """Return when deletions are believed."""
     walk = settings.walk
-    return Brake(walk.deletion_walks, walk.max_deleted_accounts, walk.max_deleted_percent / 100)
+    return DeletionLimit(walk.deletion_walks, walk.max_deleted_accounts, walk.max_deleted_percent / 100)
 
 
-def limits_of(settings: Settings) -> Limits:
+def build_limits(settings: Settings) -> Limits:
     """Return how much may wait to be sent."""
     store = settings.store
     return Limits(store.max_unsent_events, store.max_unsent_bytes, store.min_free_bytes)
 
 
-def habits_of(settings: Settings) -> Habits:
+def build_habits(settings: Settings) -> Habits:
     """Return when full walks begin by themselves."""
     walk = settings.walk
 

@@ -7,26 +7,26 @@ from typing import Protocol
 from bridge.clock import utc_now
 from bridge.errors import PbxBrokeProtocol
 from bridge.logs import get_logger
-from bridge.model import Caller, Meeting, Newcomers, SourceName
-from bridge.observability.status import Level, SourcePart
+from bridge.model import Admission, InboundPbx, Newcomers, SourceName
+from bridge.observability.status import Level, SourceStatus
 from bridge.pbx.inbound.identity import Identity, Visit
-from bridge.pbx.inbound.source import CallingPbx
+from bridge.pbx.inbound.source import InboundSource
 from bridge.pbx.walk.actions import Pace
 from bridge.pbx.wire.messages import API, PbxInfo
 from bridge.runtime.bridge import Bridge
-from bridge.runtime.source_worker import Pbx
+from bridge.runtime.source_worker import SourceSpec
 
 log = get_logger(__name__)
 
 
-class NoiseOf(Protocol):
+class BuildUnreadableCounter(Protocol):
     """Makes what counts the messages of a source that cannot be read."""
 
-    def __call__(self, name: SourceName, part: SourcePart) -> Callable[[str], None]:
+    def __call__(self, name: SourceName, part: SourceStatus) -> Callable[[str], None]:
         """Return it for one source."""
 
 
-class Callers:
+class InboundSources:
     """Finds the source of a PBX that has logged in, and makes it where it is new. *taken* are names of others."""
 
     def __init__(  # noqa: PLR0913 - its parts
@@ -35,7 +35,7 @@ class Callers:
         pace: Pace,
         *,
         taken: Collection[str],
-        noise_of: NoiseOf,
+        build_unreadable_counter: BuildUnreadableCounter,
         newcomers: Newcomers = Newcomers(),  # noqa: B008 - frozen, so sharing it is safe
         ask_ahead: int = 256,
         max_silence: timedelta = timedelta(minutes=15),
@@ -43,11 +43,11 @@ class Callers:
         self._bridge = bridge
         self._pace = pace
         self._taken = taken
-        self._noise_of = noise_of
+        self._noise_of = build_unreadable_counter
         self._newcomers = newcomers
         self._ask_ahead = ask_ahead
         self._max_silence = max_silence
-        self._sources: dict[Identity, CallingPbx] = {}
+        self._sources: dict[Identity, InboundSource] = {}
 
     def __repr__(self) -> str:
         return f"<Callers {len(self._sources)}>"
@@ -57,7 +57,7 @@ class Callers:
         """How many of them are connected."""
         return sum(source.is_connected for source in self._sources.values())
 
-    def expect(self, known: Sequence[Caller]) -> None:
+    def expect(self, known: Sequence[InboundPbx]) -> None:
         """Follow PBXs that dialled before, so that everybody sees them before they do it again."""
         for caller in known:
             identity = Identity(caller.domain, caller.pbx)
@@ -65,7 +65,7 @@ class Callers:
                 self._follow(identity)
                 self._bridge.board.sources[identity.source].oddity = caller.oddity
 
-    async def source_for(self, visit: Visit) -> CallingPbx:
+    async def source_for(self, visit: Visit) -> InboundSource:
         """Return the source of the PBX that has just logged in.
 
         Raises:
@@ -77,9 +77,9 @@ class Callers:
         identity = visit.identity
         if identity.source in self._taken:
             raise PbxBrokeProtocol(f"a PBX that we dial is called {identity.source}, too; give that one another name")
-        caller = Caller(identity.source, identity.domain, identity.pbx, visit.address, visit.guid)
-        meeting = await self._bridge.meet(caller, self._newcomers)
-        if meeting not in {Meeting.KNOWN, Meeting.NEW}:
+        caller = InboundPbx(identity.source, identity.domain, identity.pbx, visit.address, visit.guid)
+        meeting = await self._bridge.register_inbound(caller, self._newcomers)
+        if meeting not in {Admission.KNOWN, Admission.NEW}:
             log.warning("listen.not_admitted", source=identity.source, reason=str(meeting), address=visit.address)
             raise PbxBrokeProtocol(meeting)
         source = self._sources.get(identity) or self._follow(identity)
@@ -90,7 +90,7 @@ class Callers:
             domain=identity.domain,
             pbx=identity.pbx,
             address=visit.address,
-            is_new=meeting is Meeting.NEW,
+            is_new=meeting is Admission.NEW,
         )
         return source
 
@@ -100,15 +100,15 @@ class Callers:
         if part.oddity and part.oddity != before:
             log.warning("listen.unlike_before", source=name, problem=part.oddity)
 
-    def _follow(self, identity: Identity) -> CallingPbx:
+    def _follow(self, identity: Identity) -> InboundSource:
         name = identity.source
-        part = SourcePart(since=utc_now())
+        part = SourceStatus(since=utc_now())
 
         def does(doing: str) -> None:
-            part.does(doing, Level.OK if doing == "reading" else Level.WARN, utc_now())
+            part.set_doing(doing, Level.OK if doing == "reading" else Level.WARN, utc_now())
             self._bridge.beat(name)  # also once a minute while the PBX is away
 
-        source = CallingPbx(
+        source = InboundSource(
             identity,
             self._pace,
             on_state=does,
@@ -116,14 +116,14 @@ class Callers:
             on_info=lambda info: _note_apis(info, name, part),
         )
         self._sources[identity] = source
-        self._bridge.follow(Pbx(name, source, self._ask_ahead, max_silence=self._max_silence), part)
+        self._bridge.follow(SourceSpec(name, source, self._ask_ahead, max_silence=self._max_silence), part)
         return source
 
 
-def _note_apis(info: PbxInfo, name: SourceName, part: SourcePart) -> None:
+def _note_apis(info: PbxInfo, name: SourceName, part: SourceStatus) -> None:
     """Say so where the PBX does not list what we ask for; it is asked nevertheless, for the list may be incomplete."""
     if info.apis and API not in info.apis:
-        part.remark = (
+        part.note = (
             f"The PBX does not list the {API} among what the App object may use. It is asked all the same; if no "
             "account comes, its firmware may be older than 16r1"
         )

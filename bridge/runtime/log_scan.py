@@ -18,7 +18,7 @@ import aio_pika
 import orjson
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
-from bridge.broker.admin import detour
+from bridge.broker.admin import private_exchange
 from bridge.broker.connection import DEADLINE_SECONDS, Topology, permission_command
 from bridge.broker.errors import translated
 from bridge.broker.frames import APP_ID
@@ -148,7 +148,7 @@ async def _put_mark(
     connection: AbstractConnection, topology: Topology, stream: str, mark: str, given: Mapping[SourceName, Numbers]
 ) -> None:
     what = f"a mark in the log {stream}"
-    async with detour(connection, topology, stream) as name:
+    async with private_exchange(connection, topology, stream) as name:
         with translated(None, what, permission_command(connection, topology)):
             async with asyncio.timeout(DEADLINE_SECONDS):
                 channel = await connection.channel(publisher_confirms=True)

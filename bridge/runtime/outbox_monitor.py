@@ -10,8 +10,8 @@ from bridge.delivery.limits import Limits
 from bridge.delivery.sink import Offload
 from bridge.logs import get_logger
 from bridge.model import Backlog, OutboxRow, Parked, SourceName, Waiting
-from bridge.observability.status import Board
-from bridge.runtime.committer import Told
+from bridge.observability.status import BridgeStatus
+from bridge.runtime.committer import Committed
 
 BLOCKED: Final = "broker_blocked"
 """The cause on the board while the broker takes nothing because of an alarm of its own."""
@@ -55,12 +55,12 @@ class Behind(Protocol):
         """What the log still wants; may be asked from any thread."""
 
 
-class Tally:
+class OutboxMonitor:
     """Keeps the numbers of *board* up to date; *has_room* is set while no limit is reached."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - whatever is counted
         self,
-        board: Board,
+        board: BridgeStatus,
         store: Counted,
         offload: Offload,
         limits: Limits,
@@ -90,7 +90,7 @@ class Tally:
         """Say that rows may be in doubt, or parked, that were not before."""
         self._may_have_doubts = True
 
-    def told(self, told: Told) -> None:
+    def told(self, told: Committed) -> None:
         """Count what has become durable."""
         self._board.sources[told.source].unsent += len(told.changes) + (told.certificate is not None)
         self.count()
@@ -103,7 +103,7 @@ class Tally:
         board.oldest_unsent_at = rows[-1].created_at if board.unsent else None
         board.last_lag_seconds = max(0.0, (now - rows[0].created_at).total_seconds())
         board.broker.last_progress_at = now
-        board.broker.proves(now)
+        board.broker.confirmed_working(now)
         for source, count in Counter(row.source for row in rows).items():
             if (part := board.sources.get(source)) is not None:
                 part.unsent = max(0, part.unsent - count)
@@ -119,7 +119,7 @@ class Tally:
             part.written += len(rows)
             part.oldest_unsent_at = rows[-1].created_at if part.unsent else None
             part.last_progress_at = now
-            part.proves(now)
+            part.confirmed_working(now)
 
     async def measure(self, now: datetime) -> None:
         """Look at the clock, at the disk, at what is in doubt, and at who waits for a good reason."""
@@ -131,11 +131,11 @@ class Tally:
         if self._may_have_doubts:
             await self._count_doubts()
         if not board.unsent:
-            board.broker.proves(now)  # nothing is left that it could have refused
+            board.broker.confirmed_working(now)  # nothing is left that it could have refused
         if not board.unsent or board.broker.cause == BLOCKED:
             board.beat("publish")
         if board.log is not None and not board.log.unsent:
-            board.log.proves(now)
+            board.log.confirmed_working(now)
             board.beat("write log")
         for name, part in board.sources.items():
             if board.full or part.is_paused:

@@ -15,7 +15,7 @@ from bridge.errors import BridgeError, Misconfigured, OutboxFull, Transient
 from bridge.observability.status import Level
 
 
-class Patience:
+class Backoff:
     """How long to wait before the next attempt (a tenacity ``wait``); progress makes it short again."""
 
     def __init__(self, *, transient_max_seconds: float = 60.0, misconfigured_seconds: float = 60.0) -> None:
@@ -43,7 +43,7 @@ class Patience:
 
 
 async def keep_trying(
-    work: Callable[[], Awaitable[None]], patience: Patience, on_failure: Callable[[BridgeError, float], None]
+    work: Callable[[], Awaitable[None]], patience: Backoff, on_failure: Callable[[BridgeError, float], None]
 ) -> None:
     """Do *work* until it returns, again after each failure that can pass.
 
@@ -77,12 +77,12 @@ async def keep_trying(
     await retrying(work)
 
 
-def cause_of(problem: BridgeError) -> str:
+def find_cause(problem: BridgeError) -> str:
     """Return the name of *problem* for machines: ``pbx_refused_login``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(problem).__name__).lower()
 
 
-def level_of(problem: BridgeError) -> Level:
+def choose_level(problem: BridgeError) -> Level:
     """Return how bad it is that *problem* keeps an end from working; not to read on purpose is no fault of the PBX."""
     if isinstance(problem, OutboxFull):
         return Level.PAUSED

@@ -6,8 +6,8 @@ from typing import Final, NoReturn, Protocol, TypeVar
 
 from bridge.logs import get_logger
 from bridge.model import Cursor
-from bridge.observability.status import Part
-from bridge.pbx.reader import AtOnce, HandOn
+from bridge.observability.status import ComponentStatus
+from bridge.pbx.reader import Deliver, TryDeliver
 from bridge.security.secret import scrub
 
 LOOK_SECONDS: Final = 30.0
@@ -24,7 +24,7 @@ class Source(Protocol):
     def request_walk(self) -> None:
         """Read the list from its start once more, as soon as that is possible."""
 
-    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:
+    async def read(self, since: Cursor, deliver: Deliver, try_deliver: TryDeliver | None = None) -> NoReturn:
         """Read on from *since* until that is of no more use, and raise why."""
 
 
@@ -34,7 +34,7 @@ class Files:
     *troubles* are asked for that: each returns a sentence, or nothing where all is well.
     """
 
-    def __init__(self, name: str, part: Part, troubles: Sequence[Callable[[], str]]) -> None:
+    def __init__(self, name: str, part: ComponentStatus, troubles: Sequence[Callable[[], str]]) -> None:
         self._name = name
         self._part = part
         self._troubles = troubles
@@ -74,7 +74,7 @@ class FileReadingSource:
         """Have the list read from its start once more."""
         self._source.request_walk()
 
-    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:
+    async def read(self, since: Cursor, deliver: Deliver, try_deliver: TryDeliver | None = None) -> NoReturn:
         """Read on from *since* until that is of no more use.
 
         Raises:
@@ -83,7 +83,7 @@ class FileReadingSource:
 
         """
         self._refresh()
-        await self._source.read(since, hand_on, at_once)
+        await self._source.read(since, deliver, try_deliver)
 
 
 def looking(files: Files, use: Callable[[], Used]) -> Callable[[], Used]:

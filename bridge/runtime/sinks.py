@@ -19,9 +19,9 @@ from bridge.delivery.sink import Offload, Outbox, Publisher
 from bridge.errors import BridgeError, BrokerDidNotConfirm, LogUnreadable, Misconfigured, Transient
 from bridge.logs import get_logger
 from bridge.model import LogContents, Numbers, OutboxRow, SourceName
-from bridge.observability.status import Board, Level, LogPart, Part
-from bridge.runtime.outbox_monitor import Behind, Tally
-from bridge.runtime.retry import Patience, cause_of, keep_trying, level_of
+from bridge.observability.status import BridgeStatus, ComponentStatus, Level, StreamStatus
+from bridge.runtime.outbox_monitor import Behind, OutboxMonitor
+from bridge.runtime.retry import Backoff, choose_level, find_cause, keep_trying
 from bridge.security.secret import scrub
 
 STOP_SECONDS: Final = 10.0
@@ -51,7 +51,7 @@ ReadLog = Callable[
 """Reads the log to its end, from these places on, looks for these events in all of it, and tells it these numbers."""
 
 
-class LogOutbox(NumberedOutbox, Behind, Protocol):
+class StreamOutbox(NumberedOutbox, Behind, Protocol):
     """What the store has for the log."""
 
 
@@ -59,9 +59,9 @@ class LogOutbox(NumberedOutbox, Behind, Protocol):
 class StreamSink:
     """The log, written by the stream protocol: its part of the store, who writes it, and how that is shown."""
 
-    outbox: LogOutbox
+    outbox: StreamOutbox
     publisher: Publisher
-    part: LogPart
+    part: StreamStatus
 
 
 class Comparable(Protocol):
@@ -100,11 +100,11 @@ class _Sink:
     name: str
     task: str
     """What the watchdog calls its work."""
-    board: Board
-    part: Part
-    tally: Tally
+    board: BridgeStatus
+    part: ComponentStatus
+    tally: OutboxMonitor
     count: Callable[[Sequence[OutboxRow], datetime], None]
-    patience: Patience
+    patience: Backoff
 
     def published(self, rows: Sequence[OutboxRow]) -> None:
         """Take the news that the sink confirmed *rows*, and that this is recorded."""
@@ -131,15 +131,15 @@ class _Sink:
         self.board.beat(self.task)
         self.tally.doubt()
         if self.part is self.board.broker and (part := self.board.sources.get(row.source)) is not None:
-            part.is_held_back(words, cause_of(problem), utc_now())
+            part.is_held_back(words, find_cause(problem), utc_now())
         told = {"source": row.source, "event_id": row.event_id, "position": row.position}
         log.warning("event.not_taken", **told, problem=words, again_in_seconds=round(pause_seconds, 1))
 
     def failed(self, problem: BridgeError, pause_seconds: float) -> None:
         """Take the news that a session ended, or could not begin."""
-        level, now = level_of(problem), utc_now()
+        level, now = choose_level(problem), utc_now()
         words, needs_proof = scrub(str(problem)), isinstance(problem, BrokerDidNotConfirm)
-        self.part.fails(words, level, now, cause=cause_of(problem), needs_proof=needs_proof)
+        self.part.failed(words, level, now, cause=find_cause(problem), needs_proof=needs_proof)
         self.board.beat(self.task)
         self.tally.doubt()
         write = log.error if level is Level.ERROR else log.warning
@@ -155,8 +155,8 @@ class Sinks:
         publisher: Publisher,
         stream: StreamSink | None,
         *,
-        board: Board,
-        tally: Tally,
+        board: BridgeStatus,
+        tally: OutboxMonitor,
         offload: Offload,
         window: int,
         on_published: Callable[[Sequence[OutboxRow]], None],
@@ -179,8 +179,10 @@ class Sinks:
             sink = self._sink("log", WRITING_LOG, stream.part, tally.written)
             self._relays["log"] = (sink, self._relay(sink, stream.outbox, stream.publisher, self._recover))
 
-    def _sink(self, name: str, task: str, part: Part, count: Callable[[Sequence[OutboxRow], datetime], None]) -> _Sink:
-        patience = Patience(transient_max_seconds=BROKER_PAUSE_SECONDS, misconfigured_seconds=BROKER_PAUSE_SECONDS)
+    def _sink(
+        self, name: str, task: str, part: ComponentStatus, count: Callable[[Sequence[OutboxRow], datetime], None]
+    ) -> _Sink:
+        patience = Backoff(transient_max_seconds=BROKER_PAUSE_SECONDS, misconfigured_seconds=BROKER_PAUSE_SECONDS)
         return _Sink(name, task, self._board, part, self._tally, count, patience)
 
     def _relay(

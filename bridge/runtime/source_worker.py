@@ -9,18 +9,18 @@ from traceback import format_exception
 from typing import Any, Final, NoReturn, Protocol
 
 from bridge.clock import steady, utc_now
-from bridge.delivery.reconcile import Brake
+from bridge.delivery.reconcile import DeletionLimit
 from bridge.delivery.sink import Offload, Store
 from bridge.errors import BridgeError, Fatal, OutboxFull, PbxReadingFailed
 from bridge.events.normalize import Rules
 from bridge.events.wording import held_words
 from bridge.logs import get_logger
-from bridge.model import Certificate, Cursor, Pause, Place, SourceName
-from bridge.observability.status import Board, Level, SourcePart
-from bridge.pbx.reader import AtOnce, HandOn, Heard
+from bridge.model import Certificate, Cursor, Pause, SourceName, SourceState
+from bridge.observability.status import BridgeStatus, Level, SourceStatus
+from bridge.pbx.reader import Deliver, TryDeliver, WalkEvent
 from bridge.pbx.walk.schedule import Habits, WalkSchedule
-from bridge.runtime.committer import Intake, Told
-from bridge.runtime.retry import Patience, cause_of, keep_trying, level_of
+from bridge.runtime.committer import Committed, Committer
+from bridge.runtime.retry import Backoff, choose_level, find_cause, keep_trying
 from bridge.security.secret import scrub
 
 TRACEBACK_FRAMES: Final = 50
@@ -35,12 +35,12 @@ class Source(Protocol):
     def request_walk(self) -> None:
         """Read the list from its start once more, as soon as that is possible."""
 
-    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:
+    async def read(self, since: Cursor, deliver: Deliver, try_deliver: TryDeliver | None = None) -> NoReturn:
         """Read on from *since* until that is of no more use, and raise why; *at_once* is asked before *hand_on*."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pbx:
+class SourceSpec:
     """One PBX to follow."""
 
     name: SourceName
@@ -53,10 +53,10 @@ class Pbx:
     """Without an answer, a failure or another attempt for so long, the reading task itself is stuck."""
 
 
-class Remembering(Store, Protocol):
+class SourceStore(Store, Protocol):
     """What following needs of a store beside what ingesting does: it remembers each PBX."""
 
-    def place(self, source: SourceName) -> Place:
+    def place(self, source: SourceName) -> SourceState:
         """Return where *source* stands."""
 
     def paused(self) -> Mapping[SourceName, Pause]:
@@ -71,7 +71,7 @@ def reading(name: SourceName) -> str:
     return f"read {name}"
 
 
-class FollowedPbx:
+class SourceWorker:
     """A PBX being followed, from where its *intake* stands; not read while the outbox is full.
 
     *has_room* is set while that is not so; *place* is asked where the store stands.
@@ -79,12 +79,12 @@ class FollowedPbx:
 
     def __init__(  # noqa: PLR0913 - its parts
         self,
-        pbx: Pbx,
-        intake: Intake,
+        pbx: SourceSpec,
+        intake: Committer,
         schedule: WalkSchedule,
         *,
-        place: Callable[[], Awaitable[Place]],
-        board: Board,
+        place: Callable[[], Awaitable[SourceState]],
+        board: BridgeStatus,
         has_room: asyncio.Event,
     ) -> None:
         self._name = pbx.name
@@ -96,7 +96,7 @@ class FollowedPbx:
         self._board = board
         self._part = board.sources[pbx.name]
         self._has_room = has_room
-        self._patience = Patience()
+        self._patience = Backoff()
         self._heard_at: float | None = None
         """When the PBX told something last, by the steady clock."""
         self._paused_at = 0.0
@@ -177,21 +177,21 @@ class FollowedPbx:
         await self._intake.settle()
         self._intake.abandon_walk()
         if self._board.full:
-            self._part.fails(self._board.full, Level.PAUSED, utc_now(), cause="outbox_full")
+            self._part.failed(self._board.full, Level.PAUSED, utc_now(), cause="outbox_full")
             await self._has_room.wait()
         while True:
             await self._may_read.wait()
             self._board.beat(self._task)
-            await _unless(self._pausing, self._source.read(self._intake.cursor, self._hand_on, self._take_at_once))
+            await _unless(self._pausing, self._source.read(self._intake.cursor, self._deliver, self._take_at_once))
             await self._intake.settle()
             self._intake.abandon_walk()
             self._show_pause()  # over whatever the reading said last
 
-    async def _hand_on(self, heard: Heard) -> None:
+    async def _deliver(self, heard: WalkEvent) -> None:
         self._progress()
         await self._intake.put(heard)
 
-    def _take_at_once(self, heard: Heard) -> bool:
+    def _take_at_once(self, heard: WalkEvent) -> bool:
         self._progress()
         return self._intake.take_at_once(heard)
 
@@ -214,9 +214,9 @@ class FollowedPbx:
         self._board.beat(self._task)
 
     def _failed(self, problem: BridgeError, pause_seconds: float) -> None:
-        level = level_of(problem)
+        level = choose_level(problem)
         now = utc_now()
-        self._part.fails(scrub(str(problem)), level, now, cause=cause_of(problem))
+        self._part.failed(scrub(str(problem)), level, now, cause=find_cause(problem))
         self._board.beat(self._task)
         write = log.error if level is Level.ERROR else log.warning
         write("source.failed", source=self._name, problem=str(problem), again_in_seconds=round(pause_seconds, 1))
@@ -259,20 +259,20 @@ class FollowedPbx:
         show_pause(self._part, self._pause)
 
 
-def show_pause(part: SourcePart, pause: Pause | None, *, otherwise: str = "starting") -> None:
+def show_pause(part: SourceStatus, pause: Pause | None, *, otherwise: str = "starting") -> None:
     """Show whether a PBX is paused; one that was, and is not any more, does what *otherwise* says."""
     was_paused, part.is_paused = part.is_paused, pause is not None
     if pause is not None:
         reason = f" ({pause.reason})" if pause.reason else ""
         part.problem = part.cause = ""
-        part.does(f"paused by an operator{reason}", Level.PAUSED, utc_now())
+        part.set_doing(f"paused by an operator{reason}", Level.PAUSED, utc_now())
         part.since = pause.since
     elif was_paused:
-        part.does(otherwise, Level.WARN, utc_now())
+        part.set_doing(otherwise, Level.WARN, utc_now())
 
 
-async def shown_as_known(
-    name: SourceName, part: SourcePart, store: Remembering, *, offload: Offload
+async def restore_status(
+    name: SourceName, part: SourceStatus, store: SourceStore, *, offload: Offload
 ) -> tuple[Pause | None, Certificate | None]:
     """Show what the store knows of the last proven walk of a PBX, and return whether that is paused, and the walk."""
     pause = (await offload(store.paused)).get(name)
@@ -284,22 +284,22 @@ async def shown_as_known(
     return pause, certificate
 
 
-async def recalled(  # noqa: PLR0913 - its parts
-    pbx: Pbx,
-    store: Remembering,
+async def restore_worker(  # noqa: PLR0913 - its parts
+    pbx: SourceSpec,
+    store: SourceStore,
     *,
     offload: Offload,
-    board: Board,
+    board: BridgeStatus,
     has_room: asyncio.Event,
     rules: Rules,
-    brake: Brake,
+    brake: DeletionLimit,
     habits: Habits,
-    on_told: Callable[[Told], None],
+    on_committed: Callable[[Committed], None],
     on_keeping: Callable[[], None],
-) -> FollowedPbx:
+) -> SourceWorker:
     """Show on *board* what an earlier bridge knew of *pbx*, and return it, to be followed from where it stands."""
     name, part = pbx.name, board.sources[pbx.name]
-    pause, certificate = await shown_as_known(name, part, store, offload=offload)
+    pause, certificate = await restore_status(name, part, store, offload=offload)
     verified_at, unseen = None, 0
     if certificate is not None:
         verified_at, unseen = certificate.verified_at.astimezone(), certificate.absent - certificate.held
@@ -308,7 +308,7 @@ async def recalled(  # noqa: PLR0913 - its parts
     place = await offload(store.place, name)
     part.cursor = place.cursor
     board.watch(reading(name), pbx.max_silence)
-    intake = Intake(
+    intake = Committer(
         name,
         store,
         rules=pbx.rules or rules,
@@ -316,13 +316,13 @@ async def recalled(  # noqa: PLR0913 - its parts
         clock=utc_now,
         part=part,
         brake=brake,
-        on_told=on_told,
+        on_committed=on_committed,
         on_keeping=on_keeping,
         schedule=schedule,
         ask_ahead=pbx.ask_ahead,
     )
     intake.stand_at(place)
-    followed = FollowedPbx(
+    followed = SourceWorker(
         pbx, intake, schedule, place=partial(offload, store.place, name), board=board, has_room=has_room
     )
     followed.hold(pause)

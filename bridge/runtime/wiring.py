@@ -12,7 +12,7 @@ from typing import Final
 from bridge import __version__
 from bridge.broker.connection import connect, declare, verify
 from bridge.broker.frames import APP_ID
-from bridge.broker.publisher import Publisher
+from bridge.broker.publisher import ExchangePublisher
 from bridge.clock import steady, utc_now
 from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.settings import Settings
@@ -22,24 +22,32 @@ from bridge.events.asyncapi import documents
 from bridge.logs import get_logger
 from bridge.model import LogContents, Newcomers, Numbers, OutboxRow, SourceName
 from bridge.observability.metrics import exposition
-from bridge.observability.status import Board, Door, Level, LogPart, Part, SourcePart
+from bridge.observability.status import BridgeStatus, ComponentStatus, Level, ListenerStatus, SourceStatus, StreamStatus
 from bridge.observability.tracing import tracing
 from bridge.observability.web.server import Views, serve
 from bridge.ops.terminal import TerminalPublisher
-from bridge.pbx.inbound.admission import Bounds, Gate
-from bridge.pbx.inbound.authentication import App, Judge
-from bridge.pbx.inbound.server import Listener, Place
+from bridge.pbx.inbound.admission import Bounds, ConnectionLimiter
+from bridge.pbx.inbound.authentication import App, Authenticator
+from bridge.pbx.inbound.server import ListenAddress, Listener
 from bridge.pbx.outbound import PbxSource
 from bridge.runtime.bridge import Bridge
-from bridge.runtime.committer import Told
+from bridge.runtime.committer import Committed
 from bridge.runtime.descriptors import afford
-from bridge.runtime.from_settings import brake_of, habits_of, limits_of, offer_of, pace_of, rules_of, topology_of
-from bridge.runtime.inbound_sources import Callers
+from bridge.runtime.from_settings import (
+    build_deletion_limit,
+    build_habits,
+    build_limits,
+    build_offer,
+    build_pace,
+    build_rules,
+    build_topology,
+)
+from bridge.runtime.inbound_sources import InboundSources
 from bridge.runtime.log_scan import scan_log
 from bridge.runtime.outbox_monitor import BLOCKED
 from bridge.runtime.secret_files import FileReadingSource, Files, looking
 from bridge.runtime.sinks import PUBLISHING, WRITING_LOG, StreamSink
-from bridge.runtime.source_worker import Pbx
+from bridge.runtime.source_worker import SourceSpec
 from bridge.security.forwarded import Proxies
 from bridge.security.secret import scrub
 from bridge.security.tls import ServerCertificate
@@ -62,11 +70,11 @@ log = get_logger(__name__)
 
 
 @contextmanager
-def built(
+def build_bridge(
     settings: Settings,
     *,
     shadow: TerminalPublisher | None = None,
-    on_told: Callable[[Told], None] = lambda _told: None,
+    on_committed: Callable[[Committed], None] = lambda _told: None,
     on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
 ) -> Iterator[Bridge]:
     """Open the store and build a bridge of what *settings* say.
@@ -80,16 +88,18 @@ def built(
 
     """
     now = utc_now()
-    board = Board(version=__version__, started_at=now, broker=Part(since=now), steady=steady, scrub=scrub)
+    board = BridgeStatus(
+        version=__version__, started_at=now, broker=ComponentStatus(since=now), steady=steady, scrub=scrub
+    )
     board.max_unsent_age = timedelta(seconds=settings.status.max_unsent_age_seconds)
     board.max_walk_stall = timedelta(seconds=settings.status.max_walk_stall_seconds)
     board.insecurities = list(settings.insecurities())
-    board.sources = {pbx.name: SourcePart(since=now) for pbx in settings.pbx}
+    board.sources = {pbx.name: SourceStatus(since=now) for pbx in settings.pbx}
     path = settings.store.path
     store_path = path if shadow is None else path.with_name(f"{path.name}.shadow")
     for done in close_to_others(store_path):
         log.warning("store.open_to_others", problem=done)
-    with SqliteStore(store_path) as store, _hooks(settings, on_told, on_published) as (told, published):
+    with SqliteStore(store_path) as store, _hooks(settings, on_committed, on_published) as (told, published):
         board.locked = lambda: store.locked
         board.oldest_unsent_at = store.exchange.oldest_unpublished_at()
         stream = build_stream_sink(settings, store, board) if shadow is None else None
@@ -99,17 +109,17 @@ def built(
 
         yield Bridge(
             store,
-            [pbx_of(settings, pbx, board.sources[pbx.name], store.key) for pbx in settings.pbx],
-            shadow or publisher_of(settings, board.broker, gets_on),
-            rules=rules_of(settings, None, store.key),
+            [build_source_spec(settings, pbx, board.sources[pbx.name], store.key) for pbx in settings.pbx],
+            shadow or build_publisher(settings, board.broker, gets_on),
+            rules=build_rules(settings, None, store.key),
             board=board,
             window=settings.rabbitmq.window,
             keep=timedelta(days=settings.replay.keep_days),
-            brake=brake_of(settings),
-            habits=habits_of(settings),
-            limits=limits_of(settings),
+            brake=build_deletion_limit(settings),
+            habits=build_habits(settings),
+            limits=build_limits(settings),
             stream=stream,
-            on_told=told,
+            on_committed=told,
             on_published=published,
             read_log=partial(read_log, settings, lambda: store.generation, gets_on)
             if settings.rabbitmq.log_stream and shadow is None
@@ -119,20 +129,20 @@ def built(
 
 @contextmanager
 def _hooks(
-    settings: Settings, on_told: Callable[[Told], None], on_published: Callable[[Sequence[OutboxRow]], None]
-) -> Iterator[tuple[Callable[[Told], None], Callable[[Sequence[OutboxRow]], None]]]:
+    settings: Settings, on_committed: Callable[[Committed], None], on_published: Callable[[Sequence[OutboxRow]], None]
+) -> Iterator[tuple[Callable[[Committed], None], Callable[[Sequence[OutboxRow]], None]]]:
     """Yield what is called with what became durable and with what was confirmed: the given ones, and traces."""
     if not settings.traces.enabled:
-        yield on_told, on_published
+        yield on_committed, on_published
         return
     with tracing(settings.traces.endpoint, clock=utc_now, version=__version__) as tracer:
 
-        def traced(news: Told) -> None:
+        def traced(news: Committed) -> None:
             if news.certificate is not None:
                 tracer.walked(news.certificate)
             if news.changes and news.began_at is not None:
                 tracer.ingested(news.source, news.identified, news.began_at)
-            on_told(news)
+            on_committed(news)
 
         def published(rows: Sequence[OutboxRow]) -> None:
             tracer.published(rows)
@@ -142,7 +152,7 @@ def _hooks(
 
 
 @asynccontextmanager
-async def page(settings: Settings, board: Board) -> AsyncIterator[None]:
+async def build_page(settings: Settings, board: BridgeStatus) -> AsyncIterator[None]:
     """Serve the page about *board* while inside, unless it is switched off.
 
     Raises:
@@ -154,7 +164,7 @@ async def page(settings: Settings, board: Board) -> AsyncIterator[None]:
         yield
         return
     reader = RecentEvents(settings.store.path)
-    views = Views(reader.recent, exposition(board), documents(offer_of(settings)))
+    views = Views(reader.recent, exposition(board), documents(build_offer(settings)))
     token = status.secret_token
     try:
         async with serve(
@@ -173,22 +183,22 @@ async def page(settings: Settings, board: Board) -> AsyncIterator[None]:
         reader.close()
 
 
-def pbx_of(settings: Settings, pbx: PbxTable, part: SourcePart, key: bytes) -> Pbx:
+def build_source_spec(settings: Settings, pbx: PbxTable, part: SourceStatus, key: bytes) -> SourceSpec:
     """Return what is followed of *pbx*; *key* is the store's.
 
     Its reading counts as stuck after several times the longest that one step may take.
     """
     step = pbx.poll_interval_seconds + pbx.answer_timeout_seconds + pbx.connect_timeout_seconds
-    return Pbx(
+    return SourceSpec(
         pbx.name,
-        source_of(pbx, part),
+        build_source(pbx, part),
         pbx.ask_ahead,
-        rules=rules_of(settings, pbx.name, key),
+        rules=build_rules(settings, pbx.name, key),
         max_silence=timedelta(seconds=3 * step + 120),
     )
 
 
-def source_of(pbx: PbxTable, part: SourcePart) -> FileReadingSource:
+def build_source(pbx: PbxTable, part: SourceStatus) -> FileReadingSource:
     """Return the source that reads *pbx* and tells *part* what it does."""
     secret, tls = pbx.secret, pbx.tls
     files = Files(pbx.name, part, [lambda: secret.trouble, lambda: tls.trouble])
@@ -196,29 +206,31 @@ def source_of(pbx: PbxTable, part: SourcePart) -> FileReadingSource:
         pbx.full_url,
         app=pbx.app,
         password=looking(files, secret.reveal),
-        pace=pace_of(pbx),
+        pace=build_pace(pbx),
         connect_timeout_seconds=pbx.connect_timeout_seconds,
         max_message_bytes=pbx.max_message_bytes,
         ssl_context=tls.context,
-        on_state=lambda doing: part.does(doing, Level.OK if doing == "reading" else Level.WARN, utc_now()),
-        on_noise=noise_of(pbx.name, part),
+        on_state=lambda doing: part.set_doing(doing, Level.OK if doing == "reading" else Level.WARN, utc_now()),
+        on_noise=build_unreadable_counter(pbx.name, part),
     )
     return FileReadingSource(source, tls.refresh)
 
 
-def noise_of(name: SourceName, part: SourcePart) -> Callable[[str], None]:
+def build_unreadable_counter(name: SourceName, part: SourceStatus) -> Callable[[str], None]:
     """Return what counts the messages of a source that cannot be read."""
 
     def hears_noise(reason: str) -> None:
-        part.noise += 1
-        if part.noise & (part.noise - 1) == 0:  # the 1st, 2nd, 4th, 8th …: told, but not ten thousand times
-            log.warning("source.noise", source=name, messages=part.noise, reason=reason)
+        part.unreadable_messages += 1
+        if (
+            part.unreadable_messages & (part.unreadable_messages - 1) == 0
+        ):  # the 1st, 2nd, 4th, 8th …: told, but not ten thousand times
+            log.warning("source.noise", source=name, messages=part.unreadable_messages, reason=reason)
 
     return hears_noise
 
 
 @asynccontextmanager
-async def listening(settings: Settings, bridge: Bridge) -> AsyncIterator[Listener | None]:
+async def serve_inbound(settings: Settings, bridge: Bridge) -> AsyncIterator[Listener | None]:
     """Let PBXs dial *bridge* while inside; yields ``None`` where *settings* do not want that.
 
     Raises:
@@ -230,11 +242,11 @@ async def listening(settings: Settings, bridge: Bridge) -> AsyncIterator[Listene
         yield None
         return
     taken = {pbx.name for pbx in settings.pbx}
-    callers = Callers(
+    callers = InboundSources(
         bridge,
-        pace_of(listen),
+        build_pace(listen),
         taken=taken,
-        noise_of=noise_of,
+        build_unreadable_counter=build_unreadable_counter,
         newcomers=Newcomers(
             listen.max_new_pbxs_per_hour,
             listen.max_pbxs,
@@ -246,12 +258,12 @@ async def listening(settings: Settings, bridge: Bridge) -> AsyncIterator[Listene
     )
     known = await bridge.callers(utc_now() - timedelta(days=listen.forget_after_days))
     callers.expect(known)
-    gate = Gate(bounds_of(listen))
+    gate = ConnectionLimiter(build_bounds(listen))
     for caller in known:
         if caller.address and caller.guid:
             gate.expect(caller.address, (caller.domain, caller.pbx, caller.guid.lower()))
-    listener = listener_of(listen, gate, callers)
-    door = bridge.board.door = Door(listen.url)
+    listener = build_listener(listen, gate, callers)
+    door = bridge.board.listener = ListenerStatus(listen.url)
 
     async def keep_looking() -> None:
         while True:
@@ -270,7 +282,7 @@ async def listening(settings: Settings, bridge: Bridge) -> AsyncIterator[Listene
             await asyncio.wait([looking])
 
 
-def bounds_of(listen: ListenTable) -> Bounds:
+def build_bounds(listen: ListenTable) -> Bounds:
     """Return how many connections there may be: as configured, or as many as the system affords beside the rest."""
     kept = KEPT_DESCRIPTORS + listen.max_unauthenticated
     total = min(listen.max_connections, max(1, afford(listen.max_connections + kept) - kept))
@@ -284,10 +296,10 @@ def bounds_of(listen: ListenTable) -> Bounds:
     return Bounds(total, listen.max_connections_per_address, listen.max_unauthenticated)
 
 
-def listener_of(listen: ListenTable, gate: Gate, callers: Callers) -> Listener:
+def build_listener(listen: ListenTable, gate: ConnectionLimiter, callers: InboundSources) -> Listener:
     """Return the door for PBXs that dial."""
     return Listener(
-        Place(
+        ListenAddress(
             listen.host,
             listen.port,
             listen.path,
@@ -295,7 +307,9 @@ def listener_of(listen: ListenTable, gate: Gate, callers: Callers) -> Listener:
             listen.max_message_bytes,
             is_introduced=listen.proxy_protocol,
         ),
-        judge=Judge([App(app.name, app.domain, app.secret.reveal, frozenset(app.pbxs), app.pin) for app in listen.app]),
+        judge=Authenticator(
+            [App(app.name, app.domain, app.secret.reveal, frozenset(app.pbxs), app.pin) for app in listen.app]
+        ),
         gate=gate,
         source_for=callers.source_for,
         certificate=ServerCertificate(listen.certificate_file, listen.key_file, listen.client_ca_file)
@@ -305,25 +319,27 @@ def listener_of(listen: ListenTable, gate: Gate, callers: Callers) -> Listener:
     )
 
 
-def publisher_of(settings: Settings, part: Part, on_progress: Callable[[], None] = lambda: None) -> Publisher:
+def build_publisher(
+    settings: Settings, part: ComponentStatus, on_progress: Callable[[], None] = lambda: None
+) -> ExchangePublisher:
     """Return the publisher, which tells *part* what it does; *on_progress* is called while it gets on."""
 
     def does(doing: str) -> None:
-        part.does(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
+        part.set_doing(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
         if doing.startswith("blocked"):
             part.cause, part.problem = BLOCKED, _BLOCKED_WORDS
         log.info("broker.state", state=doing)
 
-    def fence_of(source: SourceName) -> str:
+    def name_fence(source: SourceName) -> str:
         return f"{rabbitmq.exchange}.writer.{source}"
 
     rabbitmq = settings.rabbitmq
-    return Publisher(
+    return ExchangePublisher(
         _hosts(rabbitmq, "broker", part),
-        topology=topology_of(settings),
+        topology=build_topology(settings),
         is_declaring=rabbitmq.declare,
-        fences=[fence_of(pbx.name) for pbx in settings.pbx],
-        fence_of=fence_of,
+        fences=[name_fence(pbx.name) for pbx in settings.pbx],
+        name_fence=name_fence,
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
         is_traced=settings.traces.enabled,
         ssl_context=rabbitmq.tls.context,
@@ -332,7 +348,7 @@ def publisher_of(settings: Settings, part: Part, on_progress: Callable[[], None]
     )
 
 
-def _hosts(rabbitmq: RabbitMqTable, name: str, part: Part) -> Callable[[], Sequence[str]]:
+def _hosts(rabbitmq: RabbitMqTable, name: str, part: ComponentStatus) -> Callable[[], Sequence[str]]:
     """Return what is asked for the hosts of the broker before each connection, and tells *part* about its files."""
     secrets = [secret for secret in (rabbitmq.secret, rabbitmq.stream_secret) if secret is not None]
 
@@ -363,7 +379,7 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
         BridgeError: the broker cannot be asked.
 
     """
-    rabbitmq, topology = settings.rabbitmq, topology_of(settings)
+    rabbitmq, topology = settings.rabbitmq, build_topology(settings)
     rabbitmq.tls.refresh()
     async with connect(
         rabbitmq.urls, client_name=APP_ID, ssl_context=rabbitmq.tls.context, on_progress=on_progress
@@ -397,14 +413,14 @@ async def last_position(settings: Settings, streams: Sequence[str], generation: 
 
     """
     from bridge.broker.stream.connection import connect_stream  # noqa: PLC0415 - the same
-    from bridge.broker.stream.publisher import producer_of  # noqa: PLC0415 - needs the extra "stream"
+    from bridge.broker.stream.publisher import name_producer  # noqa: PLC0415 - needs the extra "stream"
 
     rabbitmq, name = settings.rabbitmq, f"{APP_ID} log"
     async with connect_stream(rabbitmq.stream_urls, client_name=name, ssl_context=rabbitmq.tls.context) as connection:
-        return max([await connection.last_of(producer_of(generation), stream) for stream in streams])
+        return max([await connection.query_last(name_producer(generation), stream) for stream in streams])
 
 
-def build_stream_sink(settings: Settings, store: SqliteStore, board: Board) -> StreamSink | None:
+def build_stream_sink(settings: Settings, store: SqliteStore, board: BridgeStatus) -> StreamSink | None:
     """Return what writes the log by the stream protocol; ``None`` where the exchange feeds it, or there is none.
 
     Raises:
@@ -416,26 +432,26 @@ def build_stream_sink(settings: Settings, store: SqliteStore, board: Board) -> S
         store.end_log()
         return None
     needs_streams()
-    from bridge.broker.stream.publisher import LogPublisher, producer_of  # noqa: PLC0415 - needs the extra "stream"
+    from bridge.broker.stream.publisher import StreamPublisher, name_producer  # noqa: PLC0415 - needs the extra "stream"
 
     store.begin_log(rabbitmq.log_partitions)
-    part = board.log = LogPart(since=board.started_at, oldest_unsent_at=store.log.oldest_unpublished_at())
+    part = board.log = StreamStatus(since=board.started_at, oldest_unsent_at=store.log.oldest_unpublished_at())
 
     def does(doing: str) -> None:
-        part.does(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
+        part.set_doing(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
         log.info("log.state", state=doing)
 
-    def fence_of(source: SourceName) -> str:
+    def name_fence(source: SourceName) -> str:
         return f"{rabbitmq.exchange}.log.writer.{source}"
 
-    publisher = LogPublisher(
+    publisher = StreamPublisher(
         _hosts(rabbitmq, "log", part),
         lambda: rabbitmq.stream_urls,
-        topology=topology_of(settings),
-        producer=lambda: producer_of(store.generation),
+        topology=build_topology(settings),
+        producer=lambda: name_producer(store.generation),
         is_declaring=rabbitmq.declare,
-        fences=[fence_of(pbx.name) for pbx in settings.pbx],
-        fence_of=fence_of,
+        fences=[name_fence(pbx.name) for pbx in settings.pbx],
+        name_fence=name_fence,
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
         ssl_context=rabbitmq.tls.context,
         on_state=does,

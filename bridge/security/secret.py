@@ -9,7 +9,7 @@ from typing import Final, final
 from urllib.parse import quote, unquote
 
 from bridge.errors import FileUnusable
-from bridge.security.urls import HIDDEN, scheme_of, secrets_in
+from bridge.security.urls import HIDDEN, read_scheme, secrets_in
 
 MIN_SECRET_CHARACTERS: Final = 3
 """Shorter values would blank out half of every word; no PBX or broker should have such a password."""
@@ -130,11 +130,11 @@ class Secret:
             value = self._value or ""
         else:
             try:
-                value = content_of(self._file)
+                value = read_content(self._file)
                 self._check(value)
             except ValueError as problem:
                 raise FileUnusable(f"the secret in {self._file} {problem}") from None
-        hide(secrets_in(value) if scheme_of(value) else [value])
+        hide(secrets_in(value) if read_scheme(value) else [value])
         return value
 
     @property
@@ -151,7 +151,7 @@ class NotThere(ValueError):  # noqa: N818 - it says what is the case
     """A file that is missing, empty or not to be read: it may be so for a moment only."""
 
 
-def content_of(file: Path) -> str:
+def read_content(file: Path) -> str:
     """Return the secret in *file*: one line, without byte order mark, line end and the blanks around it.
 
     Raises:

@@ -109,7 +109,7 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def scheme_of(text: str) -> str:
+def read_scheme(text: str) -> str:
     """Return how *text* begins if that is the scheme of a URL; empty where it is none."""
     scheme, divided, _ = text.strip().partition("://")
     return scheme if divided and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme) else ""
@@ -120,9 +120,9 @@ def without_password(text: str) -> str:
     shown = []
     for url in split_urls(text):
         try:
-            shown.append(str(read_url(url, {scheme_of(url)})))
+            shown.append(str(read_url(url, {read_scheme(url)})))
         except ValueError:
-            shown.append(f"{scheme_of(url)}://{HIDDEN}")
+            shown.append(f"{read_scheme(url)}://{HIDDEN}")
     return ",".join(shown)
 
 
@@ -131,7 +131,7 @@ def secrets_in(text: str) -> Sequence[str]:
     found = []
     for url in split_urls(text):
         try:
-            parts = read_url(url, {scheme_of(url)})
+            parts = read_url(url, {read_scheme(url)})
         except ValueError:
             rest = url.partition("://")[2]
             found += [rest, rest.rpartition("@")[0].partition(":")[2]]
@@ -140,6 +140,6 @@ def secrets_in(text: str) -> Sequence[str]:
     return [secret for secret in found if secret]
 
 
-def vhost_of(url: Url) -> str:
+def read_vhost(url: Url) -> str:
     """Return the virtual host that the URL of a broker names."""
     return unquote(url.path.removeprefix("/")) or "/"

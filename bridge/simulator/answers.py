@@ -8,9 +8,9 @@ from bridge.pbx.wire import messages as m
 from bridge.simulator import writing
 from bridge.simulator.changelist import Entry
 from bridge.simulator.modes import Dup, Error, Guid, Hold, Idle, Modes, Push, Speed, Stale
-from bridge.simulator.oracle import Delivery
+from bridge.simulator.oracle import OracleDelivery
 from bridge.simulator.pbx import Pbx, Peer
-from bridge.simulator.reading import Reader
+from bridge.simulator.reading import ListReader
 
 NOT_ALLOWED: Final = 1008
 EVERY_FIFTH: Final = 5
@@ -49,7 +49,7 @@ class Answers:
     def __init__(self, pbx: Pbx, connection: Speaker, *, round_trip_seconds: float) -> None:
         self._pbx = pbx
         self._connection = connection
-        self._reader = Reader(pbx, connection)
+        self._reader = ListReader(pbx, connection)
         self._round_trip_seconds = round_trip_seconds
         self._now = 0.0
         self._questions = 0
@@ -182,7 +182,7 @@ class Answers:
         self._connection.send(text, delay)
         load = pbx.oracle.load
         load.rows += 1
-        delivery = Delivery(
+        delivery = OracleDelivery(
             self._connection.number, guid, entry.usn, entry.ausn, entry.record.guid, entry.record, is_gone
         )
         pbx.oracle.deliveries.append(delivery)
@@ -197,7 +197,7 @@ class Answers:
             stray = writing.row(older, modes, head=self._head(None), guid=guid, place=(pbx.domain, pbx.name))
             self._connection.send(stray, delay)
             pbx.oracle.deliveries.append(
-                Delivery(
+                OracleDelivery(
                     self._connection.number,
                     guid,
                     older.usn,

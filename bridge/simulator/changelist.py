@@ -56,7 +56,7 @@ class TableWalk:
     entries: list[Entry]
 
 
-def position_of(order: Order, usn: int, ausn: int) -> int:
+def find_position(order: Order, usn: int, ausn: int) -> int:
     """Return where a pair leads; positions grow in the order of the list."""
     match order:
         case Order.LEX | Order.WALK:
@@ -107,7 +107,7 @@ class ChangeList:
 
     def position(self, usn: int, ausn: int) -> int:
         """Return where a pair leads."""
-        return position_of(self.order, usn, ausn)
+        return find_position(self.order, usn, ausn)
 
     def change(self, record: Record, *, is_deleted: bool = False) -> Entry:
         """Note that an account is now *record*."""

@@ -17,7 +17,7 @@ NOT_ALLOWED: Final = 1008
 REFUSAL_DELAY_SECONDS: Final = 3.0
 
 
-class Speaker(Peer, Protocol):
+class LoginSpeaker(Peer, Protocol):
     """The connection that the login is for."""
 
     @property
@@ -40,7 +40,7 @@ class Speaker(Peer, Protocol):
 class Login:
     """How far the login of one connection has come."""
 
-    def __init__(self, pbx: Pbx, connection: Speaker, *, calls: bool) -> None:
+    def __init__(self, pbx: Pbx, connection: LoginSpeaker, *, calls: bool) -> None:
         self.is_done = False
         self.calls = calls
         self._pbx = pbx

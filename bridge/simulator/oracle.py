@@ -18,7 +18,7 @@ class Mutation(NamedTuple):
     """The account afterwards; for a deletion the last that it was."""
 
 
-class Delivery(NamedTuple):
+class OracleDelivery(NamedTuple):
     """One account that was handed to a connection, pushed and repeated ones included."""
 
     connection: int
@@ -32,7 +32,7 @@ class Delivery(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Watchdog:
+class OracleWatchdog:
     """What a real PBX would not bear: beyond it the pretend one reboots, so that a rude bridge fails its test."""
 
     max_parallel: int = 8
@@ -68,7 +68,7 @@ class Oracle:
     remember: int | None = None
     load: Load = field(default_factory=Load)
     mutations: deque[Mutation] = field(init=False, repr=False)
-    deliveries: deque[Delivery] = field(init=False, repr=False)
+    deliveries: deque[OracleDelivery] = field(init=False, repr=False)
     mistakes: deque[str] = field(init=False, repr=False)
     """What the other end did that no bridge should: sentences."""
 

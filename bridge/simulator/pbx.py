@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from bridge.simulator.changelist import ChangeList
 from bridge.simulator.directory import Call, Directory
 from bridge.simulator.modes import Deletion, Error, Guid, Modes
-from bridge.simulator.oracle import Meter, Watchdog
+from bridge.simulator.oracle import Meter, OracleWatchdog
 from bridge.simulator.people import make_guid
 
 CUT: Final = 1006
@@ -25,7 +25,7 @@ CUT: Final = 1006
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class SavedState:
     """A PBX as it was, to go back to."""
 
     accounts: ChangeList
@@ -68,7 +68,7 @@ class Pbx(Directory):
         name: str = "hq",
         domain: str = "example.com",
         with_odd_names: bool = False,
-        watchdog: Watchdog | None = None,
+        watchdog: OracleWatchdog | None = None,
         remember: int | None = None,
         slow_seconds: float = 1.0,
         burst_seconds: float = 0.5,
@@ -135,18 +135,18 @@ class Pbx(Directory):
         self.drop_connections()
         self._note_event("reboot")
 
-    def take_snapshot(self) -> Snapshot:
+    def take_snapshot(self) -> SavedState:
         """Remember everything as it is now."""
-        return Snapshot(self.accounts.copy())
+        return SavedState(self.accounts.copy())
 
-    def config_restore(self, snapshot: Snapshot) -> None:
+    def config_restore(self, snapshot: SavedState) -> None:
         """Upload an older configuration: a new guid, numbers start over, connections are cut."""
         self.accounts = snapshot.accounts.copy()
         self._renumber(self.new_guid())
         self.new_epoch()
         self._rebuilt("config restore")
 
-    def vm_rollback(self, snapshot: Snapshot) -> None:
+    def vm_rollback(self, snapshot: SavedState) -> None:
         """Go back to a snapshot of the machine: the same guid, but numbers used before are used again."""
         self.accounts = snapshot.accounts.copy()
         self._agree_on_order()

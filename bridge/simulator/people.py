@@ -104,7 +104,7 @@ def plain(name: str) -> str:
     return "".join(letter for letter in told if letter.isascii() and (letter.isalnum() or letter == "-"))
 
 
-def info_of(record: Record, shape: Shape, *, domain: str, pbx: str) -> dict[str, Any]:
+def build_info(record: Record, shape: Shape, *, domain: str, pbx: str) -> dict[str, Any]:
     """Return what a PBX tells of *record* in that shape, secrets included."""
     match shape:
         case Shape.LOGIN:

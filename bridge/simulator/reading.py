@@ -25,7 +25,7 @@ class Found(NamedTuple):
 NOTHING = Found(None)
 
 
-class Listener(Protocol):
+class PushListener(Protocol):
     """The connection that is read to."""
 
     @property
@@ -36,10 +36,10 @@ class Listener(Protocol):
         """Note what the other end did that no bridge should."""
 
 
-class Reader:
+class ListReader:
     """What one connection has yet to be told."""
 
-    def __init__(self, pbx: Pbx, connection: Listener) -> None:
+    def __init__(self, pbx: Pbx, connection: PushListener) -> None:
         self._pbx = pbx
         self._connection = connection
         self._walks_until = START
@@ -51,8 +51,8 @@ class Reader:
         order = self._pbx.accounts.order
         if usn is None and ausn is None:
             return START
-        usn_number = writing.number_of(usn, modes.cursor)
-        ausn_number = 1 if order is Order.ABSENT and ausn is None else writing.number_of(ausn, modes.cursor)
+        usn_number = writing.write_number(usn, modes.cursor)
+        ausn_number = 1 if order is Order.ABSENT and ausn is None else writing.write_number(ausn, modes.cursor)
         if usn_number is None or ausn_number is None:
             self._connection.blame(f"did not send usn and ausn as it got them ({modes.cursor})")
             return START

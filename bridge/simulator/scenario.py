@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bridge.simulator.modes import Modes, UnknownMode
-from bridge.simulator.pbx import Pbx, Snapshot
+from bridge.simulator.pbx import Pbx, SavedState
 
 
 class BadScenario(ValueError):  # noqa: N818 - reads as what it says
@@ -32,7 +32,7 @@ class BadScenario(ValueError):  # noqa: N818 - reads as what it says
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ScenarioStep:
     """One thing that happens, and when."""
 
     do: str
@@ -49,7 +49,7 @@ class Scenario:
 
     name: str
     about: str
-    steps: tuple[Step, ...]
+    steps: tuple[ScenarioStep, ...]
     modes: tuple[str, ...] = ()
 
 
@@ -58,9 +58,9 @@ class _Stage:
     """A PBX and what a scenario remembers of it."""
 
     pbx: Pbx
-    snapshot: Snapshot | None = field(default=None)
+    snapshot: SavedState | None = field(default=None)
 
-    def remembered(self) -> Snapshot:
+    def remembered(self) -> SavedState:
         if self.snapshot is None:
             raise BadScenario("there is no snapshot to go back to: take_snapshot comes first")
         return self.snapshot
@@ -69,7 +69,7 @@ class _Stage:
         self.snapshot = self.pbx.take_snapshot()
 
 
-_DEEDS: Final[Mapping[str, Callable[[_Stage, Step], object]]] = {
+_DEEDS: Final[Mapping[str, Callable[[_Stage, ScenarioStep], object]]] = {
     "rename": lambda stage, _: stage.pbx.rename(stage.pbx.pick()),
     "change_display_name": lambda stage, _: stage.pbx.change_display_name(stage.pbx.pick()),
     "change_extension": lambda stage, _: stage.pbx.change_extension(stage.pbx.pick()),
@@ -125,7 +125,7 @@ class Player:
         step = self._steps[0] if self._steps else None
         return None if step is None or step.at_seconds is None else self._since + step.at_seconds
 
-    def advance(self, now: float) -> Sequence[Step]:
+    def advance(self, now: float) -> Sequence[ScenarioStep]:
         """Take every step that is due, and return those."""
         taken = []
         while self._steps and self._is_due(self._steps[0], now):
@@ -136,7 +136,7 @@ class Player:
             self._since, self._rows_before = now, self._stage.pbx.oracle.load.rows
         return taken
 
-    def _is_due(self, step: Step, now: float) -> bool:
+    def _is_due(self, step: ScenarioStep, now: float) -> bool:
         rows = self._stage.pbx.oracle.load.rows - self._rows_before
         by_clock = step.at_seconds is not None and now >= self._since + step.at_seconds
         return by_clock or (step.after_rows is not None and rows >= step.after_rows)
@@ -182,7 +182,7 @@ def parse(name: str, text: str) -> Scenario:
     return Scenario(name, str(content.get("about", "")), steps, modes)
 
 
-def _step(scenario: str, number: int, told: Mapping[str, Any]) -> Step:
+def _step(scenario: str, number: int, told: Mapping[str, Any]) -> ScenarioStep:
     where = f"scenario {scenario}, step {number}"
     unknown = told.keys() - {"do", "at", "after_rows", "times", "words", "value"}
     if unknown:
@@ -199,7 +199,7 @@ def _step(scenario: str, number: int, told: Mapping[str, Any]) -> Step:
     times = told.get("times", 1)
     if not all(isinstance(value, int | float) and value >= 0 for value in (at, rows, times) if value is not None):
         raise BadScenario(f"{where}: at, after_rows and times are numbers from 0")
-    return Step(told["do"], at, rows, times, words, str(told.get("value", "")))
+    return ScenarioStep(told["do"], at, rows, times, words, str(told.get("value", "")))
 
 
 _SHIPPED: Final = files("bridge.simulator") / "scenarios"

@@ -19,7 +19,7 @@ from bridge.simulator.modes import (
     RowGuid,
     Src,
 )
-from bridge.simulator.people import Record, info_of
+from bridge.simulator.people import Record, build_info
 
 _BIG: Final = (1 << 53) + 1
 _HUGE: Final = (1 << 70) + 1
@@ -43,7 +43,7 @@ def number_text(number: int, kind: CursorType) -> str:
             return str(_HUGE + number)
 
 
-def number_of(value: Any, kind: CursorType) -> int | None:
+def write_number(value: Any, kind: CursorType) -> int | None:
     """Return the number that was written as *value*; ``None`` where we never write one like that."""
     if kind is CursorType.STRING and isinstance(value, str) and value.isdecimal() and value.isascii():
         return int(value) if value[0] != "0" or value == "0" else None
@@ -141,7 +141,7 @@ def _account(entry: Entry, modes: Modes, place: tuple[str, str], *, is_whole: bo
 
 def _info(record: Record, modes: Modes, place: tuple[str, str]) -> dict[str, Any]:
     domain, pbx = place
-    return info_of(record, modes.shape, domain=domain, pbx=pbx)
+    return build_info(record, modes.shape, domain=domain, pbx=pbx)
 
 
 def _gone(entry: Entry, modes: Modes, head: str) -> str:

@@ -28,12 +28,12 @@ def new_lineage(now: datetime, known: Iterable[str]) -> str:
 
     Its text has one width and begins with the time of its birth, so that lineages sort as texts.
     """
-    births = [birth + timedelta(milliseconds=1) for lineage in known if (birth := birth_of(lineage)) is not None]
+    births = [birth + timedelta(milliseconds=1) for lineage in known if (birth := read_birth(lineage)) is not None]
     birth = max([now.astimezone(UTC), *births])
     return f"{birth:%Y%m%dT%H%M%S}{birth.microsecond // 1000:03}Z-{secrets.token_hex(2)}"
 
 
-def birth_of(lineage: str) -> datetime | None:
+def read_birth(lineage: str) -> datetime | None:
     """Return when *lineage* was born, to the millisecond; ``None`` where it is none, or none can come behind it."""
     found = _FORM.fullmatch(lineage)
     if found is not None:

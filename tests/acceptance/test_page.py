@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from bridge.model import KeptEvent, SourceName
-from bridge.observability.status import Board, LastChange, Level, WalkProgress
+from bridge.observability.status import BridgeStatus, LastChange, Level, WalkProgress
 from bridge.observability.web.server import Views, serve
 from tests.support.awkward import AWKWARD
 from tests.support.boards import board as board_at
@@ -20,11 +20,11 @@ TOKEN = "pl4nted-s3cret-of-the-page"
 
 
 @pytest.fixture
-def board() -> Board:
+def board() -> BridgeStatus:
     return well()
 
 
-def well(*names: str) -> Board:
+def well(*names: str) -> BridgeStatus:
     now = datetime.now(UTC)
     made = board_at(now, *(names or ("hq", "branch")))
     made.started_at = now - timedelta(days=3)
@@ -79,7 +79,11 @@ PEOPLE = [
 @pytest.mark.parametrize(
     ("size", "is_dark"), [("desktop", False), ("phone", False), ("desktop", True), ("phone", True)]
 )
-async def test_the_first_thing_it_says_is_whether_everything_is_sent(board: Board, size: str, is_dark: bool) -> None:  # noqa: FBT001
+async def test_the_first_thing_it_says_is_whether_everything_is_sent(
+    board: BridgeStatus,
+    size: str,
+    is_dark: bool,  # noqa: FBT001
+) -> None:
     async with (
         serve(board, host=LOCAL, port=0, views=views(*PEOPLE)) as port,
         look(f"http://{LOCAL}:{port}/", size, is_dark=is_dark) as seen,
@@ -93,7 +97,7 @@ async def test_the_first_thing_it_says_is_whether_everything_is_sent(board: Boar
         assert all(url.startswith(f"http://{LOCAL}:{port}/") for url in seen.asked), "nothing from anywhere else"
 
 
-async def test_it_updates_itself_and_keeps_what_the_reader_opened(board: Board) -> None:
+async def test_it_updates_itself_and_keeps_what_the_reader_opened(board: BridgeStatus) -> None:
     async with (
         serve(board, host=LOCAL, port=0, views=views(*PEOPLE)) as port,
         look(f"http://{LOCAL}:{port}/") as seen,
@@ -107,7 +111,7 @@ async def test_it_updates_itself_and_keeps_what_the_reader_opened(board: Board) 
         assert await seen.page.locator("details").first.get_attribute("open") is not None
 
 
-async def test_names_are_text_whatever_is_in_them(board: Board) -> None:
+async def test_names_are_text_whatever_is_in_them(board: BridgeStatus) -> None:
     board.sources["hq"].last_change = LastChange(datetime.now(UTC), AWKWARD[0], "new display name")
     events = [event(number, name, display_name=AWKWARD[-number]) for number, name in enumerate(AWKWARD, start=1)]
     async with serve(board, host=LOCAL, port=0, views=views(*events)) as port:
@@ -126,7 +130,7 @@ async def test_names_are_text_whatever_is_in_them(board: Board) -> None:
                 assert high < 6000, "64 KiB in a name do not bury the rest"
 
 
-async def test_a_card_says_what_a_walk_did_not_see_and_when_that_is_decided(board: Board) -> None:
+async def test_a_card_says_what_a_walk_did_not_see_and_when_that_is_decided(board: BridgeStatus) -> None:
     now = datetime.now(UTC)
     hq, branch = board.sources["hq"], board.sources["branch"]
     hq.accounts, hq.absent, hq.deletions_held, hq.second_look_at = 250, 50, 30, now + timedelta(minutes=9)
@@ -142,16 +146,16 @@ async def test_a_card_says_what_a_walk_did_not_see_and_when_that_is_decided(boar
         assert not seen.complaints
 
 
-async def test_problems_stand_on_top_in_words(board: Board) -> None:
+async def test_problems_stand_on_top_in_words(board: BridgeStatus) -> None:
     now = datetime.now(UTC)
-    board.sources["branch"].fails(
+    board.sources["branch"].failed(
         "wss://branch.example.com refused the login of app 'acct-bridge': the Name or Password of the App object in "
         "the PBX differs from the configured one",
         Level.ERROR,
         now - timedelta(minutes=20),
         cause="pbx_refused_login",
     )
-    board.broker.does("blocked: the broker has a memory or disk alarm", Level.WARN, now - timedelta(minutes=7))
+    board.broker.set_doing("blocked: the broker has a memory or disk alarm", Level.WARN, now - timedelta(minutes=7))
     board.sources["hq"].walk = WalkProgress(now - timedelta(hours=1), now - timedelta(minutes=8), 214, 412)
     board.unsent, board.held, board.parked, board.in_doubt = 1234, 4, 1, 256
     board.oldest_unsent_at = now - timedelta(minutes=7)
@@ -177,7 +181,7 @@ async def test_problems_stand_on_top_in_words(board: Board) -> None:
                 assert not seen.complaints
 
 
-async def test_it_says_so_when_the_bridge_is_gone_and_when_it_is_back(board: Board) -> None:
+async def test_it_says_so_when_the_bridge_is_gone_and_when_it_is_back(board: BridgeStatus) -> None:
     async with serve(board, host=LOCAL, port=0, views=views(*PEOPLE)) as port:
         looking = look(f"http://{LOCAL}:{port}/")
         seen = await looking.__aenter__()
@@ -193,7 +197,7 @@ async def test_it_says_so_when_the_bridge_is_gone_and_when_it_is_back(board: Boa
         await looking.__aexit__(None, None, None)
 
 
-async def test_everything_can_be_done_by_keyboard(board: Board) -> None:
+async def test_everything_can_be_done_by_keyboard(board: BridgeStatus) -> None:
     async with (
         serve(board, host=LOCAL, port=0, views=views(*PEOPLE), sample_seconds=0.05) as port,
         look(f"http://{LOCAL}:{port}/") as seen,
@@ -222,10 +226,10 @@ async def test_everything_can_be_done_by_keyboard(board: Board) -> None:
 
 
 @pytest.mark.parametrize("is_dark", [False, True])
-async def test_every_text_stands_out_from_what_is_behind_it(board: Board, is_dark: bool) -> None:  # noqa: FBT001
+async def test_every_text_stands_out_from_what_is_behind_it(board: BridgeStatus, is_dark: bool) -> None:  # noqa: FBT001
     """WCAG 2 AA: 4.5 to 1."""
     for number, level in enumerate((Level.ERROR, Level.WARN)):
-        list(board.sources.values())[number].fails("away", level, datetime.now(UTC))
+        list(board.sources.values())[number].failed("away", level, datetime.now(UTC))
     board.full = "the outbox is full"
     async with (
         serve(board, host=LOCAL, port=0, views=views(*PEOPLE)) as port,
@@ -241,7 +245,7 @@ async def test_every_text_stands_out_from_what_is_behind_it(board: Board, is_dar
 
 async def test_a_thousand_pbxs_do_not_bury_the_one_that_is_ill() -> None:
     many = well(*(f"site-{number:04}" for number in range(1000)))
-    many.sources["site-0777"].fails("no connection to it", Level.WARN, datetime.now(UTC))
+    many.sources["site-0777"].failed("no connection to it", Level.WARN, datetime.now(UTC))
     async with (
         serve(many, host=LOCAL, port=0, views=views()) as port,
         look(f"http://{LOCAL}:{port}/", "phone") as seen,
@@ -258,7 +262,7 @@ async def test_a_thousand_pbxs_do_not_bury_the_one_that_is_ill() -> None:
         assert not seen.complaints
 
 
-async def test_where_a_token_is_wanted_the_page_asks_for_it_once(board: Board) -> None:
+async def test_where_a_token_is_wanted_the_page_asks_for_it_once(board: BridgeStatus) -> None:
     async with (
         serve(board, host=LOCAL, port=0, token=TOKEN, views=views(*PEOPLE)) as port,
         look(f"http://{LOCAL}:{port}/", "phone") as seen,
@@ -275,7 +279,7 @@ async def test_where_a_token_is_wanted_the_page_asks_for_it_once(board: Board) -
         await seen.says("Everything sent.", "#lead")
 
 
-async def test_the_charts_draw_what_happened(board: Board) -> None:
+async def test_the_charts_draw_what_happened(board: BridgeStatus) -> None:
     async with serve(board, host=LOCAL, port=0, views=views(*PEOPLE), sample_seconds=0.02) as port:
         for step in range(60):
             board.sources["hq"].changes += step % 7

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from bridge.delivery.ingest import ingest
-from bridge.delivery.reconcile import WalkRecord, begin_walk, sight
+from bridge.delivery.reconcile import WalkRecord, begin_walk, observe
 from bridge.events.normalize import Rules
 from bridge.model import Batch, Cursor, Row
 from bridge.store.sqlite.store import SqliteStore
@@ -79,7 +79,7 @@ def changed(*, path: str, accounts: int, changes: int, seed: int) -> dict[str, A
         present = list({known.account_guid: known for rows in groups for known in rows}.values())
         began = time.perf_counter()
         for start in range(0, len(present), GROUP):
-            sight(store, HQ, present[start : start + GROUP], walk, rules=rules, now=datetime.now(UTC))
+            observe(store, HQ, present[start : start + GROUP], walk, rules=rules, now=datetime.now(UTC))
         walking = time.perf_counter() - began
     count = len(groups) * GROUP
     return {

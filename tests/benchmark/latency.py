@@ -13,7 +13,7 @@ from bridge.events.cloudevents import ACCOUNT_CHANGED, decode
 from bridge.model import OutboxRow
 from bridge.pbx.wire import messages
 from bridge.pbx.wire.protocol import Answer, Conversation, Event
-from bridge.runtime.committer import Told
+from bridge.runtime.committer import Committed
 from tests.benchmark import sides, site
 from tests.benchmark.bare import PER_SECOND
 from tests.benchmark.figures import Figure, percentile
@@ -43,7 +43,7 @@ def whole(*, url: str, broker: str, exchange: str, count: int) -> dict[str, Any]
     Conversation.receive = noted  # type: ignore[method-assign, assignment]  # the earliest that a change is known to us
     stop = asyncio.Event()
 
-    def told(news: Told) -> None:
+    def told(news: Committed) -> None:
         changes.extend(news.changes)
 
     def published(rows: Sequence[OutboxRow]) -> None:
@@ -53,7 +53,7 @@ def whole(*, url: str, broker: str, exchange: str, count: int) -> dict[str, Any]
 
     with tempfile.TemporaryDirectory() as folder:
         wanted = site.settings(Path(folder), pbxs=[url], broker=broker, exchange=exchange, queue=queue_of(exchange))
-        with site.bridge_of(wanted, on_told=told, on_published=published) as bridge:
+        with site.bridge_of(wanted, on_committed=told, on_published=published) as bridge:
             asyncio.run(bridge.run(stop))
     events = [decode(row.body) for row in sent]
     tokens = [[json.dumps(event.cursor[name]) for name in ("usn", "ausn")] for event in events]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bridge.broker.connection import Topology
-from bridge.broker.publisher import Publisher
-from bridge.broker.stream.publisher import LogPublisher, producer_of
+from bridge.broker.publisher import ExchangePublisher
+from bridge.broker.stream.publisher import StreamPublisher, name_producer
 from bridge.clock import utc_now
 from bridge.delivery.log_recovery import DeduplicatingSession, recover
 from bridge.delivery.relay import OutboxRelay
@@ -72,11 +72,11 @@ def drained(*, way: str, template: str, urls: Sequence[str], exchange: str, rows
 
 
 def _by_stream(store: SqliteStore, relaying: Relaying, urls: Sequence[str], exchange: str) -> OutboxRelay:
-    publisher = LogPublisher(
+    publisher = StreamPublisher(
         lambda: urls[:1],
         lambda: urls[1:],
         topology=Topology(exchange=exchange, log_partitions=1),
-        producer=lambda: producer_of(store.generation),
+        producer=lambda: name_producer(store.generation),
         on_state=relaying.is_now,
     )
     store.begin_log(1)
@@ -88,7 +88,7 @@ def _by_stream(store: SqliteStore, relaying: Relaying, urls: Sequence[str], exch
 
 
 def _by_exchange(store: SqliteStore, relaying: Relaying, urls: Sequence[str], exchange: str) -> OutboxRelay:
-    publisher = Publisher(lambda: urls[:1], topology=Topology(exchange=exchange), on_state=relaying.is_now)
+    publisher = ExchangePublisher(lambda: urls[:1], topology=Topology(exchange=exchange), on_state=relaying.is_now)
     return OutboxRelay(store.exchange, publisher, relaying, offload=relaying.offload, clock=utc_now)
 
 

@@ -17,8 +17,8 @@ from bridge.config.loading import load_settings
 from bridge.config.settings import Settings
 from bridge.model import OutboxRow
 from bridge.runtime.bridge import Bridge
-from bridge.runtime.committer import Told
-from bridge.runtime.wiring import built
+from bridge.runtime.committer import Committed
+from bridge.runtime.wiring import build_bridge
 from tests.benchmark.bare import APP, PASSWORD
 from tests.support.process import PATIENCE_SECONDS, Command
 
@@ -78,12 +78,12 @@ def settings(
 def bridge_of(
     wanted: Settings,
     *,
-    on_told: Callable[[Told], None] = lambda _told: None,
+    on_committed: Callable[[Committed], None] = lambda _told: None,
     on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
 ) -> Iterator[Bridge]:
     """Build the bridge, with the logs that an operator has by default."""
     logs.configure("info")
-    with built(wanted, on_told=on_told, on_published=on_published) as bridge:
+    with build_bridge(wanted, on_committed=on_committed, on_published=on_published) as bridge:
         yield bridge
 
 

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from bridge.broker.frames import publish_frames
 from bridge.delivery.ingest import ingest
 from bridge.events.cloudevents import encode, event_id, routing_key
-from bridge.events.diff import judge
+from bridge.events.diff import compare
 from bridge.events.normalize import Rules
 from bridge.model import Batch, Cursor, OutboxRow, Row
-from bridge.pbx.walk.actions import Ask, Deliver, Pace
+from bridge.pbx.walk.actions import Ask, Pace, RowRead
 from bridge.pbx.walk.walker import Walker
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.login import login_digest
@@ -45,7 +45,7 @@ def measured(*, accounts: int) -> dict[str, Any]:
     rules = Rules(key=b"k" * 32)
     now = datetime.now(UTC)
     rows, wire = _wire(accounts)
-    judged, normalize = _timed(lambda: [judge(row, None, source=HQ, rules=rules) for row in rows])
+    judged, normalize = _timed(lambda: [compare(row, None, source=HQ, rules=rules) for row in rows])
     changes = [judgement.change for judgement in judged if judgement.change is not None]
 
     def told() -> list[bytes]:
@@ -102,7 +102,7 @@ def _wire(accounts: int) -> tuple[list[Row], float]:
         began = time.perf_counter()
         actions = walker.heard(conversation.receive(answer), 0.0)
         took += time.perf_counter() - began
-        rows += [action.row for action in actions if isinstance(action, Deliver)]
+        rows += [action.row for action in actions if isinstance(action, RowRead)]
     assert len(rows) == accounts
     return rows, took
 

@@ -12,9 +12,9 @@ from typing import Any
 from bridge.events.cloudevents import ACCOUNT_CHANGED
 from bridge.model import Cursor, OutboxRow
 from bridge.pbx.outbound import PbxSource
-from bridge.pbx.reader import Heard
-from bridge.pbx.walk.actions import CaughtUp, Deliver, EpochBegan
-from bridge.runtime.committer import Told
+from bridge.pbx.reader import WalkEvent
+from bridge.pbx.walk.actions import CaughtUp, EpochBegan, RowRead
+from bridge.runtime.committer import Committed
 from tests.benchmark import node, sides, site
 from tests.benchmark.bare import APP, PASSWORD
 from tests.benchmark.figures import Figure
@@ -33,14 +33,14 @@ def whole(*, url: str, broker: str, accounts: int) -> dict[str, Any]:
             seen.over_at = datetime.now(UTC)
         seen.look(stop)
 
-    def told(news: Told) -> None:
+    def told(news: Committed) -> None:
         if news.certificate is not None:
             seen.began_at = news.certificate.started_at
         seen.look(stop)
 
     with tempfile.TemporaryDirectory() as folder:
         wanted = site.settings(Path(folder), pbxs=[url], broker=broker, exchange=site.new_exchange())
-        with site.bridge_of(wanted, on_told=told, on_published=published) as bridge:
+        with site.bridge_of(wanted, on_committed=told, on_published=published) as bridge:
             busy = time.process_time()
             asyncio.run(bridge.run(stop))
             cpu = time.process_time() - busy
@@ -59,21 +59,21 @@ async def _read(url: str, accounts: int) -> dict[str, Any]:
     over: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
     rows, began, busy = 0, 0.0, 0.0
 
-    def take(heard: Heard) -> bool:
+    def take(heard: WalkEvent) -> bool:
         nonlocal rows, began, busy
         match heard:
             case EpochBegan():
                 began, busy = time.perf_counter(), time.process_time()
-            case Deliver():
+            case RowRead():
                 rows += 1
             case CaughtUp():
                 over.set_result({"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - busy})
         return True
 
-    async def hand_on(heard: Heard) -> None:
+    async def deliver(heard: WalkEvent) -> None:
         take(heard)
 
-    reading = asyncio.create_task(source.read(Cursor(), hand_on, take))
+    reading = asyncio.create_task(source.read(Cursor(), deliver, take))
     measured = await over
     reading.cancel()
     await asyncio.wait([reading])

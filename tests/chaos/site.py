@@ -10,10 +10,10 @@ from pathlib import Path
 
 from bridge.broker.connection import Topology, connect, declare
 from bridge.broker.stream.publisher import provide_log
-from bridge.events.normalize import Rules, account_of
+from bridge.events.normalize import Rules, read_account
 from bridge.model import AccountGuid, Cursor, Row
 from bridge.simulator.pbx import Pbx
-from bridge.simulator.people import info_of
+from bridge.simulator.people import build_info
 from bridge.simulator.server import Served, serve
 from bridge.store.sqlite.backup import put_back
 from bridge.store.sqlite.reader import StoreReader
@@ -163,9 +163,9 @@ class Site:
         """Return what should be told of every account of the PBX."""
         told = {}
         for guid, record in self.pbx.truth().items():
-            info = info_of(record, self.pbx.modes.shape, domain=self.pbx.domain, pbx=self.pbx.name)
+            info = build_info(record, self.pbx.modes.shape, domain=self.pbx.domain, pbx=self.pbx.name)
             row = Row(Cursor(), AccountGuid(guid), record.h323, info)
-            told[guid] = comparable(account_of(row, None, Rules(key=b"")))
+            told[guid] = comparable(read_account(row, None, Rules(key=b"")))
         return told
 
     def walk(self) -> None:

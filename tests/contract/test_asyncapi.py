@@ -14,7 +14,7 @@ from bridge.config.loading import load_settings
 from bridge.delivery.ingest import ingest
 from bridge.events import cloudevents
 from bridge.events.asyncapi import ACCOUNT, ASYNCAPI, CERTIFICATE, documents, schema
-from bridge.runtime.from_settings import offer_of, rules_of
+from bridge.runtime.from_settings import build_offer, build_rules
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW
 from tests.support.outbox import unsent
@@ -63,7 +63,7 @@ def parse() -> Callable[[Path], str]:
 
 
 def offered(environment: dict[str, str]) -> dict[str, Any]:
-    return {name: json.loads(body) for name, body in documents(offer_of(load_settings(None, environment))).items()}
+    return {name: json.loads(body) for name, body in documents(build_offer(load_settings(None, environment))).items()}
 
 
 @pytest.mark.parametrize("environment", [ENVIRONMENT, NARROW], ids=["plain", "narrow"])
@@ -86,7 +86,7 @@ def test_the_official_parser_takes_the_general_contract(parse: Callable[[Path], 
 def test_it_names_the_configured_exchange_host_sources_and_queues(tmp_path: Path) -> None:
     file = tmp_path / "bridge.toml"
     file.write_text('[[subscriber]]\nqueue = "pbx.accounts.test.crm"\nkeys = ["hq.account.*"]\n')
-    told = documents(offer_of(load_settings(file, ENVIRONMENT)))[ASYNCAPI].decode()
+    told = documents(build_offer(load_settings(file, ENVIRONMENT)))[ASYNCAPI].decode()
     document = json.loads(told)
     accounts = document["channels"]["accounts"]
     assert accounts["bindings"]["amqp"]["exchange"]["name"] == "pbx.accounts.test"
@@ -117,7 +117,7 @@ def test_what_such_a_bridge_publishes_fits_what_it_offers(environment: dict[str,
     settings, offer = load_settings(None, environment), offered(environment)
     with SqliteStore(tmp_path / "bridge.db") as store:
         changes = [row("a", 1, info=INFO), row("a", 2, info={**INFO, "e164": "404"}), row("b", 3, info={})]
-        ingest(store, batch(*changes), rules=rules_of(settings, settings.pbx[0].name, store.key), now=NOW)
+        ingest(store, batch(*changes), rules=build_rules(settings, settings.pbx[0].name, store.key), now=NOW)
         bodies = [json.loads(found.body) for found in unsent(store.exchange)]
     assert len(bodies) >= 2
     inlined = offer[ASYNCAPI]["components"]["messages"]["accountChanged"]["payload"]["schema"]
@@ -140,7 +140,7 @@ def test_where_pbxs_differ_a_field_may_come_either_way(tmp_path: Path) -> None:
     pbx = '[[pbx]]\nname = "{}"\nurl = "wss://x"\napp = "a"\npassword = "pl4nted-s3cret"\n{}\n'
     file.write_text(pbx.format("hq", "") + pbx.format("branch", 'mask = ["numbers"]\nexclude = ["emails"]'))
     broker = {name: value for name, value in ENVIRONMENT.items() if "RABBITMQ" in name}
-    told = json.loads(documents(offer_of(load_settings(file, broker)))[ACCOUNT])
+    told = json.loads(documents(build_offer(load_settings(file, broker)))[ACCOUNT])
     account = {"$ref": "#/$defs/account", "$defs": told["$defs"]}
     for numbers in (["403"], ["masked:00ff"]):
         Draft202012Validator(account).validate({"guid": "a", "numbers": numbers})

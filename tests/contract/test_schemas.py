@@ -33,7 +33,7 @@ def check(name: str, content: Any) -> None:
     Draft202012Validator(SCHEMAS[name], format_checker=FormatChecker()).validate(content)
 
 
-def events_of(store: SqliteStore) -> list[bytes]:
+def list_events(store: SqliteStore) -> list[bytes]:
     return [found.body for found in unsent(store.exchange)]
 
 
@@ -77,7 +77,7 @@ def test_every_event_fits_its_schema_and_is_read_by_the_official_library(
 ) -> None:
     with SqliteStore(tmp_path_factory.mktemp("contract") / "bridge.db") as store:
         ingest(store, batch(*told), rules=EVERYTHING, now=NOW)
-        for body in events_of(store):
+        for body in list_events(store):
             event = json.loads(body)
             check("account-changed.v1.schema.json", event)
             assert set(event["data"]["account"]) <= {*FIELDS, *OPTIONAL_FIELDS}

@@ -18,7 +18,7 @@ from bridge.events.cloudevents import AccountChanged
 from bridge.events.normalize import account_key
 from bridge.model import ChangeKind, LogContents
 from bridge.simulator.modes import ALL_WORDS, Modes
-from bridge.simulator.pbx import Pbx, Snapshot
+from bridge.simulator.pbx import Pbx, SavedState
 from bridge.store.sqlite.backup import put_back
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.world import EPOCH, World
@@ -27,7 +27,7 @@ CASES = 5000
 THOROUGHLY = 10
 SHARES = 20
 
-EVENTS: dict[str, Callable[[Pbx, Snapshot], object]] = {
+EVENTS: dict[str, Callable[[Pbx, SavedState], object]] = {
     "reboot": lambda pbx, _: pbx.reboot(),
     "config_restore": lambda pbx, snapshot: pbx.config_restore(snapshot),
     "vm_rollback": lambda pbx, snapshot: pbx.vm_rollback(snapshot),

@@ -14,17 +14,17 @@ from structlog.testing import capture_logs
 
 from bridge.clock import steady
 from bridge.errors import BadConfig, BridgeError, NobodyAnswers
-from bridge.model import AccountGuid, Caller, Forgotten, Parked, SourceName
-from bridge.observability.status import Board, Door, LastChange, Level, Part, SourcePart
+from bridge.model import AccountGuid, Forgotten, InboundPbx, Parked, SourceName
+from bridge.observability.status import BridgeStatus, ComponentStatus, LastChange, Level, ListenerStatus, SourceStatus
 from bridge.ops.control_socket import ask, serve, socket_path
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 BODY = orjson.dumps({"subject": "a1", "data": {"account": {"display_name": "Erika", "emails": ["erika@example.com"]}}})
 
 
-def board() -> Board:
-    made = Board("0.1.0", NOW, Part(NOW), {"hq": SourcePart(NOW)}, steady=steady)
-    made.broker.does("connected", Level.OK, NOW)
+def board() -> BridgeStatus:
+    made = BridgeStatus("0.1.0", NOW, ComponentStatus(NOW), {"hq": SourceStatus(NOW)}, steady=steady)
+    made.broker.set_doing("connected", Level.OK, NOW)
     return made
 
 
@@ -32,7 +32,7 @@ def board() -> Board:
 class Told:
     """A bridge that writes down what it is told."""
 
-    board: Board = field(default_factory=board)
+    board: BridgeStatus = field(default_factory=board)
     heard: list[tuple[object, ...]] = field(default_factory=list)
 
     def resync(self, name: SourceName, *, accept_deletions: bool) -> bool:
@@ -213,8 +213,8 @@ async def test_whatever_else_is_in_the_place_of_the_socket_is_neither_removed_no
 
 async def test_a_yes_to_a_pbx_goes_to_the_bridge_and_a_name_that_nobody_has_is_answered(tmp_path: Path) -> None:
     told = Told()
-    told.board.door = Door("wss://x")
-    told.board.door.expect(Caller(SourceName("example-com-new-1"), "example.com", "new"))
+    told.board.listener = ListenerStatus("wss://x")
+    told.board.listener.expect(InboundPbx(SourceName("example-com-new-1"), "example.com", "new"))
     async with serve(told, tmp_path / "s"):
         assert b"is let in" in await ask(tmp_path / "s", "POST", "/admit/hq")
         with pytest.raises(BridgeError, match="waiting: example-com-new-1"):

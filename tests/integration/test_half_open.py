@@ -13,8 +13,8 @@ from uuid import uuid4
 import pytest
 
 from bridge.broker.connection import Subscription, Topology, connect
-from bridge.broker.publisher import Publisher
-from bridge.broker.stream.publisher import LogPublisher
+from bridge.broker.publisher import ExchangePublisher
+from bridge.broker.stream.publisher import StreamPublisher
 from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerUnreachable
 from bridge.model import OutboxRow, SourceName
 from tests.support.outcomes import all_confirmed
@@ -48,13 +48,13 @@ def rows(count: int, *, source: SourceName = HQ, first: int = 1, size: int = 200
 
 async def exchange_session(_broker: PrivateBroker, proxy: Proxy) -> None:
     name = f"pbx.accounts.{uuid4().hex[:8]}"
-    publisher = Publisher(
+    publisher = ExchangePublisher(
         lambda: [f"amqp://guest:guest@127.0.0.1:{proxy.port}/"],
         topology=Topology(
             exchange=name, has_log=False, subscriptions=(Subscription(f"{name}.q", queue_type="classic"),)
         ),
         fences=[f"{name}.writer.{HQ}"],
-        fence_of=lambda source: f"{name}.writer.{source}",
+        name_fence=lambda source: f"{name}.writer.{source}",
         deadline_seconds=STEP_SECONDS,
         confirm_deadline_seconds=CONFIRM_SECONDS,
         close_seconds=CLOSE_SECONDS,
@@ -70,13 +70,13 @@ async def exchange_session(_broker: PrivateBroker, proxy: Proxy) -> None:
 async def log_session(broker: PrivateBroker, proxy: Proxy, *, is_stream: bool) -> None:
     name = f"pbx.accounts.{uuid4().hex[:8]}"
     ports = (broker.port, proxy.port) if is_stream else (proxy.port, broker.stream_port)
-    publisher = LogPublisher(
+    publisher = StreamPublisher(
         lambda: [f"amqp://guest:guest@127.0.0.1:{ports[0]}/"],
         lambda: [f"rabbitmq-stream://guest:guest@127.0.0.1:{ports[1]}/"],
         topology=Topology(exchange=name, log_partitions=1, log_max_bytes=10_000_000),
         producer=lambda: "account-bridge.test",
         fences=[f"{name}.log.writer.{HQ}"],
-        fence_of=lambda source: f"{name}.log.writer.{source}",
+        name_fence=lambda source: f"{name}.log.writer.{source}",
         deadline_seconds=STEP_SECONDS,
         confirm_deadline_seconds=CONFIRM_SECONDS,
         close_seconds=CLOSE_SECONDS,
@@ -133,10 +133,10 @@ async def test_a_broker_that_falls_silent_wakes_whoever_waits_with_the_reason(br
     """The fence of a late source gets no answer: both who sends and who waits for outcomes hear of it."""
     name = f"pbx.accounts.{uuid4().hex[:8]}"
     async with Proxy(broker.port) as proxy:
-        publisher = Publisher(
+        publisher = ExchangePublisher(
             lambda: [f"amqp://guest:guest@127.0.0.1:{proxy.port}/"],
             topology=Topology(exchange=name, has_log=False),
-            fence_of=lambda source: f"{name}.writer.{source}",
+            name_fence=lambda source: f"{name}.writer.{source}",
             deadline_seconds=STEP_SECONDS,
             close_seconds=CLOSE_SECONDS,
         )
@@ -155,10 +155,10 @@ async def test_a_broker_that_falls_silent_wakes_whoever_waits_with_the_reason(br
 
 async def test_a_late_fence_that_another_holds_ends_the_session(broker: PrivateBroker) -> None:
     name = f"pbx.accounts.{uuid4().hex[:8]}"
-    publisher = Publisher(
+    publisher = ExchangePublisher(
         lambda: [broker.url],
         topology=Topology(exchange=name, has_log=False),
-        fence_of=lambda source: f"{name}.writer.{source}",
+        name_fence=lambda source: f"{name}.writer.{source}",
     )
     async with connect([broker.url], client_name="another bridge") as other:
         channel = await other.channel()

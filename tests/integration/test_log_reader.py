@@ -18,7 +18,7 @@ from rstream.schema import QueryOffset, QueryOffsetResponse
 from bridge.broker.stream.connection import connect_stream
 from bridge.consumer.connection import Inflow
 from bridge.consumer.log import reader as log_module
-from bridge.consumer.log.position import Place
+from bridge.consumer.log.position import LogOffset
 from bridge.consumer.log.position_postgres import AsyncPostgresPosition, PostgresPosition
 from bridge.consumer.log.position_sqlite import SqlitePosition
 from bridge.consumer.log.reader import LogCertificate, LogEntry, LogReader
@@ -91,7 +91,7 @@ async def test_the_log_is_read_from_first_last_an_offset_a_time_and_a_place(writ
     assert (await read(LogReader(url, stream=stream, start="last"), until=20))[-1] == entries[-1]
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
     assert await read(LogReader(url, stream=stream, start=hour_ago), until=20) == entries
-    place = Place(entries[7].offset, entries[7].event.event_id)
+    place = LogOffset(entries[7].offset, entries[7].event.event_id)
     assert await read(LogReader(url, stream=stream, start=place), until=20) == entries[8:]
     reader = LogReader(url, stream=stream, start=lambda: place)
     assert await read(reader, until=20) == entries[8:]
@@ -116,10 +116,10 @@ async def test_a_log_that_was_made_anew_is_not_read_from_an_old_place(
         await (await connection.channel()).queue_delete(stream)
     await write(writer, 31, 5)
     with pytest.raises(LogReplaced, match=r"not at offset 29 any more.*Begin with its first entry"):
-        await read(LogReader(url, stream=stream, start=Place(last.offset, last.event.event_id)), until=35)
+        await read(LogReader(url, stream=stream, start=LogOffset(last.offset, last.event.event_id)), until=35)
     await write(writer, 36, 30)  # the old offset is there again, with another event
     with pytest.raises(LogReplaced):
-        await read(LogReader(url, stream=stream, start=Place(last.offset, last.event.event_id)), until=65)
+        await read(LogReader(url, stream=stream, start=LogOffset(last.offset, last.event.event_id)), until=65)
 
 
 async def remade(writer: LogWriter) -> None:
@@ -144,12 +144,12 @@ async def note(writer: LogWriter) -> None:
                 await asyncio.sleep(0.05)
 
 
-async def place_behind(writer: LogWriter, url: str, count: int) -> Place:
+async def place_behind(writer: LogWriter, url: str, count: int) -> LogOffset:
     """Write so many entries, read them, and return where that ends."""
     await write(writer, 1, count)
     last = (await read(LogReader(url, stream=writer.streams[0]), until=count))[-1]
     assert last.offset == count - 1
-    return Place(last.offset, last.event.event_id)
+    return LogOffset(last.offset, last.event.event_id)
 
 
 async def test_a_log_that_was_made_anew_is_noticed_where_our_place_is_a_note_and_the_next_offset_an_entry(
@@ -233,7 +233,7 @@ async def test_an_entry_without_an_id_at_our_place_is_not_the_one_that_was_read(
         await channel.default_exchange.publish(foreign, routing_key=writer.streams[0])
     await write(writer, 2, 1)
     with pytest.raises(LogReplaced):
-        await read(LogReader(url, stream=writer.streams[0], start=Place(1, "ours")), until=2)
+        await read(LogReader(url, stream=writer.streams[0], start=LogOffset(1, "ours")), until=2)
 
 
 async def test_certificates_come_in_order_with_the_changes_where_they_are_wanted(
@@ -259,7 +259,7 @@ async def test_certificates_come_in_order_with_the_changes_where_they_are_wanted
     await asyncio.wait_for(reader.run(apply, verified), DEADLINE_SECONDS)
     assert [(entry.offset, type(entry)) for entry in came] == [(0, LogEntry), (1, LogCertificate), (2, LogEntry)]
     assert [entry.offset for entry in await read(LogReader(url, stream=stream), until=2)] == [0, 2]
-    again = LogReader(url, stream=stream, start=Place(1, "certificate"))
+    again = LogReader(url, stream=stream, start=LogOffset(1, "certificate"))
     assert [entry.offset for entry in await read(again, until=2)] == [2], "a certificate is a place as well"
 
 
@@ -270,7 +270,7 @@ async def test_entries_that_are_gone_before_they_were_read_are_missed_aloud(
     writer = LogWriter(broker, tmp_path / "small.db", log_max_bytes=500_000)
     for first in range(1, 2001, 200):
         await write(writer, first, 200)
-    entries = await read(LogReader(url, stream=writer.streams[0], start=Place(3, "gone")), until=2000)
+    entries = await read(LogReader(url, stream=writer.streams[0], start=LogOffset(3, "gone")), until=2000)
     assert entries[0].offset > 4
     assert [record.message for record in caplog.records].count("log.truncated") == 1
 
@@ -337,7 +337,7 @@ async def test_a_place_in_postgresql_moves_with_the_effect_or_not_at_all(
         with connection.transaction():
             assert not position.accept(entries[3])
         place = position.start()
-    assert place == Place(entries[9].offset, entries[9].event.event_id)
+    assert place == LogOffset(entries[9].offset, entries[9].event.event_id)
     assert await read(LogReader(url, stream=writer.streams[0], start=place), until=40) == entries[10:]
     async with await psycopg.AsyncConnection.connect(POSTGRES, options=f"-c search_path={schema}") as another:
         own = AsyncPostgresPosition(another, stream=writer.streams[0], reader="another")
@@ -354,7 +354,7 @@ async def test_a_place_in_postgresql_moves_with_the_effect_or_not_at_all(
 
         await asyncio.wait_for(reader.run(apply), DEADLINE_SECONDS)
         assert applied == list(range(1, 41))
-        assert await own.start() == Place(entries[-1].offset, entries[-1].event.event_id)
+        assert await own.start() == LogOffset(entries[-1].offset, entries[-1].event.event_id)
 
 
 async def test_a_place_outside_a_transaction_is_refused(writer: LogWriter, url: str, schema: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from bridge.consumer.log.position import Place
+from bridge.consumer.log.position import LogOffset
 from bridge.consumer.log.position_postgres import AsyncPostgresPosition
 from bridge.consumer.log.reader import LogEntry
 from bridge.errors import PlaceMovedBack
@@ -109,7 +109,7 @@ def test_a_database_put_back_from_a_backup_under_a_reader_that_runs_is_noticed(
     one.connection.commit()
     with pytest.raises(PlaceMovedBack):
         one.takes(5)
-    assert one.start() == Place(2, entry(4).event.event_id)
+    assert one.start() == LogOffset(2, entry(4).event.event_id)
     assert one.takes(3)
 
 
@@ -117,7 +117,7 @@ def test_a_place_may_leave_out_offsets_that_are_no_entries(replicas: tuple[Repli
     """The broker's own notes take offsets as well."""
     one, another = replicas
     assert [one.takes(3), one.takes(9)] == [True, True]
-    assert another.start() == Place(9, entry(9).event.event_id)
+    assert another.start() == LogOffset(9, entry(9).event.event_id)
     assert another.takes(30)
     assert not one.takes(30)
 

@@ -11,7 +11,7 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from bridge.broker.connection import FENCES_AT_ONCE, Subscription, Topology, connect, verify
 from bridge.broker.frames import DOUBT_HEADER, ID_HEADER
-from bridge.broker.publisher import Publisher, PublisherSession
+from bridge.broker.publisher import ExchangePublisher, ExchangeSession
 from bridge.errors import (
     BridgeError,
     BrokerDidNotConfirm,
@@ -47,8 +47,10 @@ class Place:
         self.topology = Topology(exchange=name, has_log=False, subscriptions=(Subscription(self.queue),))
         self.url = url or broker.url
 
-    def publisher(self, topology: Topology | None = None, *, fence: str = "", deadline: float = 30) -> Publisher:
-        return Publisher(
+    def publisher(
+        self, topology: Topology | None = None, *, fence: str = "", deadline: float = 30
+    ) -> ExchangePublisher:
+        return ExchangePublisher(
             lambda: [self.url],
             topology=topology or self.topology,
             fences=[fence] if fence else [],
@@ -100,7 +102,7 @@ def broken() -> Iterator[PrivateBroker]:
         yield started
 
 
-async def failure_of(session: PublisherSession) -> BridgeError:
+async def failure_of(session: ExchangeSession) -> BridgeError:
     async with asyncio.timeout(60):
         try:
             while True:
@@ -185,9 +187,9 @@ async def test_a_virtual_host_that_is_not_there_is_named(broker: PrivateBroker) 
 
 async def test_nobody_at_the_address_is_unreachable_and_the_next_host_is_tried(place: Place) -> None:
     with pytest.raises(BrokerUnreachable, match=r"127\.0\.0\.1:1 "):
-        async with Publisher(lambda: ["amqp://127.0.0.1:1/"], topology=place.topology).session():
+        async with ExchangePublisher(lambda: ["amqp://127.0.0.1:1/"], topology=place.topology).session():
             pass
-    both = Publisher(lambda: ["amqp://127.0.0.1:1/", place.url], topology=place.topology)
+    both = ExchangePublisher(lambda: ["amqp://127.0.0.1:1/", place.url], topology=place.topology)
     async with both.session() as session:
         await session.send(rows(1))
         await all_confirmed(session, 1)
@@ -203,7 +205,7 @@ async def test_an_exchange_of_another_type_is_named_with_the_remedy(place: Place
 
 
 async def test_without_declaring_a_missing_exchange_is_named_and_nothing_is_made(place: Place) -> None:
-    publisher = Publisher(lambda: [place.url], topology=place.topology, is_declaring=False)
+    publisher = ExchangePublisher(lambda: [place.url], topology=place.topology, is_declaring=False)
     for _ in range(2):
         with pytest.raises(TopologyMismatch, match=r"does not exist.*declare = true"):
             async with publisher.session():
@@ -261,11 +263,11 @@ async def test_two_bridges_cannot_publish_for_the_same_source_at_once(place: Pla
 
 
 async def test_a_source_that_turns_up_later_is_fenced_before_its_first_event(place: Place) -> None:
-    def fence_of(source: SourceName) -> str:
+    def name_fence(source: SourceName) -> str:
         return f"{place.topology.exchange}.writer.{source}"
 
-    def publisher() -> Publisher:
-        return Publisher(lambda: [place.url], topology=place.topology, fence_of=fence_of)
+    def publisher() -> ExchangePublisher:
+        return ExchangePublisher(lambda: [place.url], topology=place.topology, name_fence=name_fence)
 
     async with publisher().session() as first, publisher().session() as second:
         await first.send(rows(1))
@@ -276,7 +278,7 @@ async def test_a_source_that_turns_up_later_is_fenced_before_its_first_event(pla
 
 
 @asynccontextmanager
-async def ending(session: PublisherSession, kind: type[BridgeError]) -> AsyncIterator[None]:
+async def ending(session: ExchangeSession, kind: type[BridgeError]) -> AsyncIterator[None]:
     yield
     assert isinstance(await failure_of(session), kind)
 
@@ -391,7 +393,7 @@ async def test_a_session_that_cannot_be_watched_ends_loudly(place: Place) -> Non
 
     watched = asyncio.Event()
     with pytest.raises(MistakeError):
-        async with Publisher(lambda: [place.url], topology=place.topology, on_state=fail).session():
+        async with ExchangePublisher(lambda: [place.url], topology=place.topology, on_state=fail).session():
             await watched.wait()
 
 
@@ -410,7 +412,7 @@ async def test_the_fences_of_many_sources_are_taken_with_few_answers_and_each_is
     """One by one, four round trips each, those of 500 PBXs took more than a minute on a busy loop."""
     fences = [f"{place.topology.exchange}.writer.pbx{number}" for number in range(2 * FENCES_AT_ONCE + 1)]
     steps = list[None]()
-    publisher = Publisher(
+    publisher = ExchangePublisher(
         lambda: [place.url], topology=place.topology, fences=fences, on_progress=lambda: steps.append(None)
     )
     async with publisher.session():
@@ -426,7 +428,7 @@ async def test_which_of_many_fences_another_holds_is_named(place: Place) -> None
     fences = [f"{place.topology.exchange}.writer.pbx{number}" for number in range(100)]
     async with place.publisher(fence=fences[57]).session():
         with pytest.raises(BrokerUnreachable, match=rf"holds the queue {re.escape(fences[57])}\).*second bridge"):
-            async with Publisher(lambda: [place.url], topology=place.topology, fences=fences).session():
+            async with ExchangePublisher(lambda: [place.url], topology=place.topology, fences=fences).session():
                 pass
 
 
@@ -435,7 +437,7 @@ async def test_a_fence_that_is_not_permitted_is_named_with_the_remedy(broker: Pr
     broker.ctl("add_user", name, "pw")
     broker.ctl("set_permissions", "-p", "/", name, f"^{own}($|.q|.dead|.writer.a)", ".*", ".*")
     fences = [f"{place.topology.exchange}.writer.{end}" for end in ("a1", "a2", "b1", "a3")]
-    publisher = Publisher(lambda: [broker.url_of(name, "pw")], topology=place.topology, fences=fences)
+    publisher = ExchangePublisher(lambda: [broker.url_of(name, "pw")], topology=place.topology, fences=fences)
     with pytest.raises(TopologyMismatch, match=r"may not touch the fence \S+\.writer\.b1\. Allow it: rabbitmqctl"):
         async with publisher.session():
             pass
@@ -448,7 +450,7 @@ async def test_what_keeps_the_urls_from_being_known_is_a_failed_attempt_like_any
         raise problem
 
     with pytest.raises(BrokerRefusedLogin, match="file is empty"):
-        async with Publisher(urls, topology=place.topology).session():
+        async with ExchangePublisher(urls, topology=place.topology).session():
             pass
 
 
@@ -459,15 +461,15 @@ async def test_an_event_that_is_too_large_is_known_from_then_on() -> None:
         publisher = place.publisher()
         large, fits = rows(1, size=1001)[0], rows(1, size=1000)[0]
         async with publisher.session() as session:
-            assert session.refusal_of(large) is None, "nobody knows yet"
+            assert session.explain_refusal(large) is None, "nobody knows yet"
             await session.send([fits, large, *rows(3)])
             assert isinstance(await failure_of(session), BrokerRefusedEvent)
         async with publisher.session() as session:
-            assert isinstance(session.refusal_of(large), BrokerRefusedEvent)
+            assert isinstance(session.explain_refusal(large), BrokerRefusedEvent)
             assert re.search(
-                r"1001 bytes.*max_message_size is 1000.*try the event once more", str(session.refusal_of(large))
+                r"1001 bytes.*max_message_size is 1000.*try the event once more", str(session.explain_refusal(large))
             )
-            assert session.refusal_of(fits) is None
+            assert session.explain_refusal(fits) is None
             await session.send([fits])
             await all_confirmed(session, 1)
 

@@ -12,8 +12,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from bridge.errors import PbxBrokeProtocol, PbxRefusedLogin, PbxUnreachable
 from bridge.model import AccountGuid, Cursor, Row, Token
 from bridge.pbx.outbound import PbxSource
-from bridge.pbx.reader import Heard
-from bridge.pbx.walk.actions import CaughtUp, Deliver, EpochBegan, Pace, Sighted, WalkBegan, WalkEnded
+from bridge.pbx.reader import WalkEvent
+from bridge.pbx.walk.actions import CaughtUp, EpochBegan, Pace, RowRead, Sighted, WalkBegan, WalkEnded
 from bridge.pbx.walk.walker import Walker
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.protocol import Conversation, Party
@@ -93,19 +93,19 @@ class Reading:
     def __init__(self, pbx: OddPbx, **options: Any) -> None:
         pace = Pace(poll_interval=60, answer_timeout=options.pop("answer_timeout", 5))
         url = f"ws://127.0.0.1:{pbx.port}/PBX0/APPS/websocket"
-        self.noise: list[str] = []
+        self.unreadable_messages: list[str] = []
         self.source = PbxSource(
-            url, app="app", password=lambda: "s3cret", pace=pace, on_noise=self.noise.append, **options
+            url, app="app", password=lambda: "s3cret", pace=pace, on_noise=self.unreadable_messages.append, **options
         )
-        self.heard: list[Heard] = []
+        self.heard: list[WalkEvent] = []
         self._offers = 0
         self._news = asyncio.Event()
 
-    async def hand_on(self, heard: Heard) -> None:
+    async def deliver(self, heard: WalkEvent) -> None:
         self.heard.append(heard)
         self._news.set()
 
-    def _take(self, heard: Heard) -> bool:
+    def _take(self, heard: WalkEvent) -> bool:
         self._offers += 1
         if self.there_is == "not always room" and self._offers % 3 == 0:
             return False
@@ -113,7 +113,7 @@ class Reading:
         self._news.set()
         return True
 
-    async def until(self, wanted: Heard) -> None:
+    async def until(self, wanted: WalkEvent) -> None:
         async with asyncio.timeout(10):
             while wanted not in self.heard:
                 self._news.clear()
@@ -121,7 +121,7 @@ class Reading:
 
     @asynccontextmanager
     async def going_on(self) -> AsyncIterator["Reading"]:
-        task = asyncio.create_task(self.source.read(Cursor(), self.hand_on, self._take))
+        task = asyncio.create_task(self.source.read(Cursor(), self.deliver, self._take))
         try:
             yield self
         finally:
@@ -130,11 +130,11 @@ class Reading:
 
     async def to_its_end(self) -> None:
         async with asyncio.timeout(20):
-            await self.source.read(Cursor(), self.hand_on, self._take)
+            await self.source.read(Cursor(), self.deliver, self._take)
 
     @property
     def accounts(self) -> list[str]:
-        return [heard.row.account_guid for heard in self.heard if isinstance(heard, Deliver)]
+        return [heard.row.account_guid for heard in self.heard if isinstance(heard, RowRead)]
 
 
 async def test_what_is_no_login_says_what_could_not_be_read_and_what_to_look_at() -> None:
@@ -149,7 +149,7 @@ async def test_what_is_no_login_says_what_could_not_be_read_and_what_to_look_at(
         pbx.port = server.sockets[0].getsockname()[1]
         with pytest.raises(PbxBrokeProtocol) as ended:
             async with asyncio.timeout(10):
-                await Reading(pbx).source.read(Cursor(), Reading(pbx).hand_on)
+                await Reading(pbx).source.read(Cursor(), Reading(pbx).deliver)
     words = str(ended.value)
     assert "AppChallengeResult has no place in a conversation that is judging, after 4 messages" in words
     assert "(the first: not valid JSON). Is this the address of a PBX" in words
@@ -160,8 +160,8 @@ async def test_a_list_is_read_to_its_end_and_handed_on_in_order() -> None:
         await reading.until(WalkEnded(is_proven=True, until=row(2).cursor))
         assert reading.heard == [
             EpochBegan(Cursor(GUID)),
-            Deliver(row(1), row(1).cursor),
-            Deliver(row(2), row(2).cursor),
+            RowRead(row(1), row(1).cursor),
+            RowRead(row(2), row(2).cursor),
             CaughtUp(is_proven=True),
             WalkEnded(is_proven=True, until=row(2).cursor),
         ]
@@ -182,13 +182,13 @@ async def test_a_slow_receiver_slows_the_reading() -> None:
     """One row is in hand and one more is asked for; the rest stays in the PBX."""
     blocked = asyncio.Event()
 
-    async def hand_on(heard: Heard) -> None:
-        if isinstance(heard, Deliver):
+    async def deliver(heard: WalkEvent) -> None:
+        if isinstance(heard, RowRead):
             await blocked.wait()
 
     async with OddPbx([account(number) for number in range(1, 50)]).served() as pbx:
         reading = Reading(pbx)
-        task = asyncio.create_task(reading.source.read(Cursor(), hand_on))
+        task = asyncio.create_task(reading.source.read(Cursor(), deliver))
         async with asyncio.timeout(10):
             while len(pbx.questions) < 4:
                 await asyncio.sleep(0.01)
@@ -208,7 +208,7 @@ async def test_ten_thousand_messages_of_noise_do_no_harm() -> None:
     async with OddPbx([noise, NOTHING]).served() as pbx, Reading(pbx).going_on() as reading:
         await reading.until(CaughtUp(is_proven=True))
         assert reading.accounts == ["account-1"]
-        assert len(reading.noise) == 8000
+        assert len(reading.unreadable_messages) == 8000
 
 
 async def test_binary_fragmented_and_broken_text_frames_are_read() -> None:
@@ -304,7 +304,7 @@ async def test_something_that_is_no_websocket_is_named() -> None:
 async def test_a_pbx_hears_that_we_go_away_and_whose_fault_it_is_that_we_do() -> None:
     async with OddPbx([account(1)]).served() as pbx:
         async with Reading(pbx).going_on() as reading:
-            await reading.until(Deliver(row(1), row(1).cursor))
+            await reading.until(RowRead(row(1), row(1).cursor))
         await until(lambda: pbx.codes)
         assert pbx.codes == [1001]
     async with OddPbx([text(m.LoginAccepted())]).served() as pbx:
@@ -414,11 +414,11 @@ async def answering(answer: Callable[[int], bytes]) -> AsyncIterator[tuple[int, 
 async def read_from(url: str, seconds: float = 5.0) -> None:
     source = PbxSource(url, app="app", password=lambda: "s3cret", connect_timeout_seconds=seconds)
 
-    async def hand_on(_heard: Heard) -> None:
+    async def deliver(_heard: WalkEvent) -> None:
         pass
 
     async with asyncio.timeout(20):
-        await source.read(Cursor(), hand_on)
+        await source.read(Cursor(), deliver)
 
 
 def moved(target: str) -> bytes:

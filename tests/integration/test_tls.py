@@ -14,7 +14,7 @@ from bridge.broker.connection import connect
 from bridge.errors import BridgeError, BrokerRefusedLogin, PbxNotTrusted, PbxUnreachable
 from bridge.model import Cursor
 from bridge.pbx.outbound import PbxSource
-from bridge.pbx.reader import Heard
+from bridge.pbx.reader import WalkEvent
 from bridge.security.tls import ServerCertificate, Trust, as_text, client_context, presented_fingerprint
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import serve
@@ -73,7 +73,7 @@ class _Enough(Exception):  # noqa: N818 - ends the reading, and is no error
 
 
 async def read_one(url: str, trust: Trust) -> None:
-    async def first(_heard: Heard) -> None:
+    async def first(_heard: WalkEvent) -> None:
         raise _Enough
 
     source = PbxSource(url, app="app", password=lambda: "s3cret", ssl_context=client_context(trust))

@@ -15,7 +15,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
-from bridge.pbx.inbound.authentication import App, Judge, Verdict
+from bridge.pbx.inbound.authentication import App, Authenticator, Verdict
 from bridge.pbx.inbound.identity import Identity
 from bridge.pbx.wire.login import is_proven, login_digest
 from bridge.pbx.wire.messages import AppLogin
@@ -119,7 +119,7 @@ def test_a_colon_in_the_name_for_people_is_all_that_is_wrong_with_them(recording
     login = read_message(text)
     assert isinstance(login, AppLogin)
     assert is_proven(login, challenge=recording["challenge"], password=PASSWORD)
-    judge = Judge([App("app", None, lambda: PASSWORD)])
+    judge = Authenticator([App("app", None, lambda: PASSWORD)])
     assert judge.judge(login, recording["challenge"]).verdict is Verdict.AMBIGUOUS
 
 

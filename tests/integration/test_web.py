@@ -9,7 +9,7 @@ import pytest
 from bridge.errors import BadConfig, StoreUnusable
 from bridge.model import KeptEvent
 from bridge.observability.metrics import exposition
-from bridge.observability.status import Board, Level
+from bridge.observability.status import BridgeStatus, Level
 from bridge.observability.web import connection_limits, server
 from bridge.observability.web.server import HEADERS, Views, serve
 from tests.support.boards import board as board_at
@@ -20,7 +20,7 @@ LOCAL = "127.0.0.1"
 
 
 @pytest.fixture
-def board() -> Board:
+def board() -> BridgeStatus:
     return board_at(datetime.now(UTC))
 
 
@@ -30,18 +30,20 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def test_ready_is_200_while_changes_flow_and_503_while_not(board: Board, http: aiohttp.ClientSession) -> None:
+async def test_ready_is_200_while_changes_flow_and_503_while_not(
+    board: BridgeStatus, http: aiohttp.ClientSession
+) -> None:
     async with serve(board, host=LOCAL, port=0) as port:
         url = f"http://{LOCAL}:{port}/readyz"
         assert (await http.get(url)).status == 200
-        board.broker.fails("no connection to the broker", Level.WARN, datetime.now(UTC))
+        board.broker.failed("no connection to the broker", Level.WARN, datetime.now(UTC))
         answer = await http.get(url)
         assert answer.status == 503
         assert "no connection to the broker" in await answer.text()
         assert (await http.get(f"http://{LOCAL}:{port}/livez")).status == 200, "alive all the same"
 
 
-async def test_alive_is_503_once_a_task_is_stuck(board: Board, http: aiohttp.ClientSession) -> None:
+async def test_alive_is_503_once_a_task_is_stuck(board: BridgeStatus, http: aiohttp.ClientSession) -> None:
     board.watch("publish", timedelta(seconds=60))
     wait(board, timedelta(seconds=61))
     async with serve(board, host=LOCAL, port=0) as port:
@@ -54,7 +56,7 @@ async def test_alive_is_503_once_a_task_is_stuck(board: Board, http: aiohttp.Cli
 
 @pytest.mark.parametrize("path", ["/status", "/history", "/changes", "/metrics", "/schema/", "/schema/x", "/page.js"])
 async def test_nothing_is_shown_without_the_token_where_there_is_one(
-    path: str, board: Board, http: aiohttp.ClientSession
+    path: str, board: BridgeStatus, http: aiohttp.ClientSession
 ) -> None:
     async with serve(board, host=LOCAL, port=0, token=TOKEN) as port:
         url = f"http://{LOCAL}:{port}{path}"
@@ -64,7 +66,9 @@ async def test_nothing_is_shown_without_the_token_where_there_is_one(
         assert await (await http.get(f"http://{LOCAL}:{port}/readyz")).text() == "ok\n", "and no names without it"
 
 
-async def test_a_browser_asks_for_the_token_and_keeps_a_cookie(board: Board, http: aiohttp.ClientSession) -> None:
+async def test_a_browser_asks_for_the_token_and_keeps_a_cookie(
+    board: BridgeStatus, http: aiohttp.ClientSession
+) -> None:
     async with serve(board, host=LOCAL, port=0, token=TOKEN) as port:
         url = f"http://{LOCAL}:{port}/"
         answer = await http.get(url)
@@ -76,7 +80,7 @@ async def test_a_browser_asks_for_the_token_and_keeps_a_cookie(board: Board, htt
 
 
 async def test_a_page_from_elsewhere_cannot_read_it_under_a_name_of_its_own(
-    board: Board, http: aiohttp.ClientSession
+    board: BridgeStatus, http: aiohttp.ClientSession
 ) -> None:
     for token in (None, TOKEN):
         admission = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -89,7 +93,7 @@ async def test_a_page_from_elsewhere_cannot_read_it_under_a_name_of_its_own(
 
 
 @pytest.mark.parametrize("path", ["/", "/status", "/livez", "/nowhere", "/page.css", "/icon.svg", "/charts.js"])
-async def test_every_answer_is_locked_down(path: str, board: Board, http: aiohttp.ClientSession) -> None:
+async def test_every_answer_is_locked_down(path: str, board: BridgeStatus, http: aiohttp.ClientSession) -> None:
     async with serve(board, host=LOCAL, port=0) as port:
         answer = await http.get(f"http://{LOCAL}:{port}{path}")
         assert {name: answer.headers[name] for name in HEADERS} == HEADERS
@@ -99,7 +103,7 @@ async def test_every_answer_is_locked_down(path: str, board: Board, http: aiohtt
         assert "http" not in policy, "nothing from anywhere else"
 
 
-async def test_bytes_that_are_no_text_in_a_header_are_a_wrong_token(board: Board) -> None:
+async def test_bytes_that_are_no_text_in_a_header_are_a_wrong_token(board: BridgeStatus) -> None:
     async with serve(board, host=LOCAL, port=0, token=TOKEN) as port, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection(LOCAL, port)
         writer.write(
@@ -110,7 +114,7 @@ async def test_bytes_that_are_no_text_in_a_header_are_a_wrong_token(board: Board
         await writer.wait_closed()
 
 
-async def test_what_prometheus_and_subscribers_ask_for(board: Board, http: aiohttp.ClientSession) -> None:
+async def test_what_prometheus_and_subscribers_ask_for(board: BridgeStatus, http: aiohttp.ClientSession) -> None:
     views = Views(metrics=exposition(board), documents={"asyncapi.json": b"{}"})
     async with serve(board, host=LOCAL, port=0, views=views) as port:
         url = f"http://{LOCAL}:{port}"
@@ -124,7 +128,7 @@ async def test_what_prometheus_and_subscribers_ask_for(board: Board, http: aioht
 
 
 async def test_a_store_that_cannot_be_read_spoils_only_the_list_of_changes(
-    board: Board, http: aiohttp.ClientSession
+    board: BridgeStatus, http: aiohttp.ClientSession
 ) -> None:
     async def recent(_limit: int) -> Sequence[KeptEvent]:
         raise StoreUnusable("the store cannot be read")
@@ -135,7 +139,7 @@ async def test_a_store_that_cannot_be_read_spoils_only_the_list_of_changes(
         assert (await http.get(f"http://{LOCAL}:{port}/status")).status == 200
 
 
-async def test_the_charts_get_points_from_the_start(board: Board, http: aiohttp.ClientSession) -> None:
+async def test_the_charts_get_points_from_the_start(board: BridgeStatus, http: aiohttp.ClientSession) -> None:
     async with serve(board, host=LOCAL, port=0, sample_seconds=0.01) as port, asyncio.timeout(10):
         while len((await (await http.get(f"http://{LOCAL}:{port}/history")).json())["changes"]) < 3:
             await asyncio.sleep(0.01)
@@ -143,7 +147,7 @@ async def test_the_charts_get_points_from_the_start(board: Board, http: aiohttp.
         assert day["step_seconds"] == 300
 
 
-async def test_an_address_that_is_taken_is_named(board: Board) -> None:
+async def test_an_address_that_is_taken_is_named(board: BridgeStatus) -> None:
     async with serve(board, host=LOCAL, port=0) as port:
         with pytest.raises(BadConfig, match="cannot listen on"):
             async with serve(board, host=LOCAL, port=port):
@@ -168,7 +172,9 @@ async def is_open(reader: asyncio.StreamReader) -> bool:
     return False
 
 
-async def test_whoever_does_not_finish_a_request_is_hung_up_on(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_whoever_does_not_finish_a_request_is_hung_up_on(
+    board: BridgeStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection_limits, "HEADER_SECONDS", 0.3)
     async with serve(board, host=LOCAL, port=0) as port, asyncio.timeout(10):
         for reader, writer in (await asyncio.open_connection(LOCAL, port), await half_a_request(port)):
@@ -178,7 +184,7 @@ async def test_whoever_does_not_finish_a_request_is_hung_up_on(board: Board, mon
 
 
 async def test_a_connection_that_asks_no_more_and_one_that_reads_no_answer_end(
-    board: Board, monkeypatch: pytest.MonkeyPatch
+    board: BridgeStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "ANSWER_SECONDS", 0.3)
     views = Views(documents={"large": b"x" * 50_000_000})
@@ -196,10 +202,10 @@ async def test_a_connection_that_asks_no_more_and_one_that_reads_no_answer_end(
 
 
 async def test_visitors_who_only_hold_connections_make_room_for_those_who_ask(
-    board: Board, http: aiohttp.ClientSession
+    board: BridgeStatus, http: aiohttp.ClientSession
 ) -> None:
     async with serve(
-        board, host=LOCAL, port=0, token=TOKEN, room=connection_limits.Room(total=20, per_address=8)
+        board, host=LOCAL, port=0, token=TOKEN, room=connection_limits.VisitorLimits(total=20, per_address=8)
     ) as port:
         url = f"http://{LOCAL}:{port}"
         assert (await http.get(f"{url}/status", headers={"Authorization": f"Bearer {TOKEN}"})).status == 200
@@ -217,7 +223,7 @@ async def test_visitors_who_only_hold_connections_make_room_for_those_who_ask(
 
 
 async def test_each_wrong_token_makes_the_next_one_from_there_wait_longer(
-    board: Board, monkeypatch: pytest.MonkeyPatch
+    board: BridgeStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection_limits, "FIRST_PAUSE_SECONDS", 0.05)
     async with serve(board, host=LOCAL, port=0, token=TOKEN, proxies=[LOCAL]) as port:
@@ -244,7 +250,7 @@ async def test_each_wrong_token_makes_the_next_one_from_there_wait_longer(
     ({}, False),
 ])  # fmt: skip
 async def test_behind_tls_the_cookie_goes_by_tls_only(
-    headers: dict[str, str], *, is_secure: bool, board: Board
+    headers: dict[str, str], *, is_secure: bool, board: BridgeStatus
 ) -> None:
     for proxies in ([LOCAL], []):
         async with (
@@ -256,7 +262,7 @@ async def test_behind_tls_the_cookie_goes_by_tls_only(
             assert ("Secure" in answer.headers["Set-Cookie"]) is (is_secure and bool(proxies))
 
 
-async def test_a_proxy_that_is_known_introduces_whom_it_lets_through(board: Board) -> None:
+async def test_a_proxy_that_is_known_introduces_whom_it_lets_through(board: BridgeStatus) -> None:
     async def first_line(port: int, head: bytes, source: str) -> bytes:
         reader, writer = await asyncio.open_connection(LOCAL, port, local_addr=(source, 0))
         for part in (head[:7], head[7:]):
@@ -278,7 +284,7 @@ async def test_a_proxy_that_is_known_introduces_whom_it_lets_through(board: Boar
         assert b" 400 " in await first_line(port, head, "127.0.0.8"), "and are not believed"
 
 
-async def test_no_page_is_served_with_a_token_that_can_be_guessed(board: Board) -> None:
+async def test_no_page_is_served_with_a_token_that_can_be_guessed(board: BridgeStatus) -> None:
     with pytest.raises(ValueError, match="at least 16"):
         async with serve(board, host=LOCAL, port=0, token=""):
             pass

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from bridge.observability.status import Board, Level, Part, SourcePart
+from bridge.observability.status import BridgeStatus, ComponentStatus, Level, SourceStatus
 
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 
@@ -17,17 +17,19 @@ class Steady:
         return self.seconds
 
 
-def wait(told: Board, time: timedelta) -> None:
+def wait(told: BridgeStatus, time: timedelta) -> None:
     """Let time pass on the steady clock of a board made here."""
     assert isinstance(told.steady, Steady)
     told.steady.seconds += time.total_seconds()
 
 
-def board(now: datetime = NOW, *names: str) -> Board:
+def board(now: datetime = NOW, *names: str) -> BridgeStatus:
     """Return a board on which the broker and every PBX (by default ``hq``) are as they should be."""
-    made = Board("0.1.0", now, Part(now), {name: SourcePart(now) for name in names or ("hq",)}, steady=Steady())
-    made.broker.does("connected", Level.OK, now)
+    made = BridgeStatus(
+        "0.1.0", now, ComponentStatus(now), {name: SourceStatus(now) for name in names or ("hq",)}, steady=Steady()
+    )
+    made.broker.set_doing("connected", Level.OK, now)
     for part in made.sources.values():
-        part.does("up to date", Level.OK, now)
+        part.set_doing("up to date", Level.OK, now)
         part.last_progress_at = now
     return made

@@ -9,13 +9,13 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 
 from bridge.model import Cursor
-from bridge.pbx.inbound.admission import Bounds, Gate
-from bridge.pbx.inbound.authentication import App, Judge
+from bridge.pbx.inbound.admission import Bounds, ConnectionLimiter
+from bridge.pbx.inbound.authentication import App, Authenticator
 from bridge.pbx.inbound.identity import Identity, Visit
-from bridge.pbx.inbound.server import Listener, Place
-from bridge.pbx.inbound.source import CallingPbx
-from bridge.pbx.reader import Heard
-from bridge.pbx.walk.actions import Deliver, Pace
+from bridge.pbx.inbound.server import ListenAddress, Listener
+from bridge.pbx.inbound.source import InboundSource
+from bridge.pbx.reader import WalkEvent
+from bridge.pbx.walk.actions import Pace, RowRead
 from bridge.pbx.wire.login import login_digest
 from bridge.security.forwarded import Proxies
 from bridge.security.tls import ServerCertificate
@@ -36,17 +36,17 @@ class Door:
         proxies: tuple[str, ...] = (),
         **place: Any,
     ) -> None:
-        self.gate = Gate(bounds or Bounds())
-        self.sources: dict[Identity, CallingPbx] = {}
-        self.heard: dict[Identity, list[Heard]] = {}
+        self.gate = ConnectionLimiter(bounds or Bounds())
+        self.sources: dict[Identity, InboundSource] = {}
+        self.heard: dict[Identity, list[WalkEvent]] = {}
         self.infos: list[Any] = []
         self.ends: list[str] = []
         self.visits: list[Visit] = []
         self.scheme = "ws" if certificate is None else "wss"
         self._tasks: list[asyncio.Task[None]] = []
         self.listener = Listener(
-            Place(**{"host": "127.0.0.1", "port": 0, "path": "/pbx", "login_seconds": 5.0, **place}),
-            judge=Judge(apps or [App("app", None, lambda: PASSWORD)]),
+            ListenAddress(**{"host": "127.0.0.1", "port": 0, "path": "/pbx", "login_seconds": 5.0, **place}),
+            judge=Authenticator(apps or [App("app", None, lambda: PASSWORD)]),
             gate=self.gate,
             source_for=self._source_for,
             certificate=certificate,
@@ -62,23 +62,23 @@ class Door:
         return dict(self.listener.record.refusals)
 
     def accounts(self, identity: Identity) -> list[str]:
-        return [heard.row.account_guid for heard in self.heard.get(identity, []) if isinstance(heard, Deliver)]
+        return [heard.row.account_guid for heard in self.heard.get(identity, []) if isinstance(heard, RowRead)]
 
-    async def _source_for(self, visit: Visit) -> CallingPbx:
+    async def _source_for(self, visit: Visit) -> InboundSource:
         self.visits.append(visit)
         identity = visit.identity
         if identity not in self.sources:
-            source = self.sources[identity] = CallingPbx(identity, PACE, on_info=self.infos.append)
+            source = self.sources[identity] = InboundSource(identity, PACE, on_info=self.infos.append)
             self._tasks.append(asyncio.create_task(self._keep_reading(source)))
         return self.sources[identity]
 
-    async def _keep_reading(self, source: CallingPbx) -> None:
-        async def hand_on(heard: Heard) -> None:
+    async def _keep_reading(self, source: InboundSource) -> None:
+        async def deliver(heard: WalkEvent) -> None:
             self.heard.setdefault(source.identity, []).append(heard)
 
         while True:
             try:
-                await source.read(Cursor(), hand_on)
+                await source.read(Cursor(), deliver)
             except Exception as end:  # noqa: BLE001 - a test looks at it
                 self.ends.append(str(end))
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 import aio_pika
 
 from bridge.broker.connection import Topology, declare
-from bridge.broker.stream.publisher import LogPublisher, producer_of, provide_log
+from bridge.broker.stream.publisher import StreamPublisher, name_producer, provide_log
 from bridge.delivery.ingest import Ingested, ingest
 from bridge.delivery.log_recovery import DeduplicatingSession, recover
 from bridge.delivery.relay import OutboxRelay
@@ -29,7 +29,7 @@ RULES = Rules(key=b"k")
 Result = TypeVar("Result")
 
 
-async def at_once(call: Callable[..., Result], /, *args: Any) -> Result:
+async def try_deliver(call: Callable[..., Result], /, *args: Any) -> Result:
     return call(*args)
 
 
@@ -67,18 +67,18 @@ class LogWriter:
                 renewed = store.compare(await scan_log(connection, self.topology, places=places, wanted=wanted))
             return renewed
 
-    def publisher(self, store: SqliteStore, *, fence: str = "hq") -> LogPublisher:
-        return LogPublisher(
+    def publisher(self, store: SqliteStore, *, fence: str = "hq") -> StreamPublisher:
+        return StreamPublisher(
             lambda: [self.broker.url],
             lambda: [self.broker.stream_url],
             topology=self.topology,
-            producer=lambda: producer_of(store.generation),
+            producer=lambda: name_producer(store.generation),
             fences=[f"{self.exchange}.log.writer.{fence}"],
         )
 
     def relay(self, store: SqliteStore, *, window: int = 256) -> OutboxRelay:
         async def recovering(session: DeduplicatingSession) -> None:
-            settled, warning = await recover(session, store.log, offload=at_once, now=NOW)
+            settled, warning = await recover(session, store.log, offload=try_deliver, now=NOW)
             self.settled.append(settled)
             self.warnings.append(warning)
 
@@ -86,7 +86,7 @@ class LogWriter:
             store.log,
             self.publisher(store),
             self,
-            offload=at_once,
+            offload=try_deliver,
             clock=lambda: NOW,
             window=window,
             prepare=recovering,

@@ -14,7 +14,7 @@ from websockets.protocol import Protocol, Side
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from bridge.pbx.inbound.connection import AcceptedConnection
+from bridge.pbx.inbound.connection import AcceptedWebSocket
 from bridge.pbx.websocket import Allowance, DialledWebSocket, WebSocket
 
 MOST = 80_000
@@ -78,7 +78,7 @@ class Pair:
             self.socket: WebSocket = DialledWebSocket(core, write_seconds=options.pop("write_seconds", 30.0), **options)
             self.other: Protocol = ServerProtocol(max_size=None)
         else:
-            self.socket = AcceptedConnection(
+            self.socket = AcceptedWebSocket(
                 lambda _socket, _request: None,
                 on_open=lambda _socket: None,
                 allowance=allowance or Allowance(1 << 14, 1 << 16, 32),
@@ -91,7 +91,7 @@ class Pair:
         self.wire = Wire(self.socket)
         self.socket.connection_made(self.wire)
         self._open()
-        if isinstance(self.socket, AcceptedConnection) and allowance is None:
+        if isinstance(self.socket, AcceptedWebSocket) and allowance is None:
             self.socket.trust()
 
     def _open(self) -> None:

@@ -14,24 +14,24 @@ from typing import Any, TypeVar
 
 import orjson
 
-from bridge.delivery.reconcile import Brake
+from bridge.delivery.reconcile import DeletionLimit
 from bridge.errors import BridgeError, StoreOutdated, Transient
 from bridge.events import cloudevents
 from bridge.events.cloudevents import AccountChanged
-from bridge.events.normalize import Rules, account_key, account_of
+from bridge.events.normalize import Rules, account_key, read_account
 from bridge.model import AccountGuid, Certificate, Cursor, LogContents, Mirrored, OutboxRow, Row, SourceName
-from bridge.observability.status import SourcePart
-from bridge.pbx.inbound.authentication import App, Judge, Verdict
-from bridge.pbx.reader import Heard
+from bridge.observability.status import SourceStatus
+from bridge.pbx.inbound.authentication import App, Authenticator, Verdict
+from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import Ask, Pace, Reached, Say
 from bridge.pbx.walk.schedule import Habits, WalkSchedule
 from bridge.pbx.walk.walker import Walker
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.login import login_digest
 from bridge.pbx.wire.protocol import Conversation, Event, Party
-from bridge.runtime.committer import Intake, Told
+from bridge.runtime.committer import Committed, Committer
 from bridge.simulator.pbx import Pbx
-from bridge.simulator.people import Record, info_of
+from bridge.simulator.people import Record, build_info
 from bridge.simulator.session import Close, Connection, Reply
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.subscribers import IdTable, Inbox
@@ -54,7 +54,7 @@ def now_of(coroutine: Coroutine[Any, Any, Result]) -> Result:
     raise AssertionError("it waits for something")
 
 
-async def at_once(call: Callable[..., Result], /, *args: Any) -> Result:
+async def try_deliver(call: Callable[..., Result], /, *args: Any) -> Result:
     return call(*args)
 
 
@@ -70,7 +70,7 @@ class World:
         self.pbx = pbx
         self.chance = chance
         self.now = 1000.0
-        self.told: list[Told] = []
+        self.told: list[Committed] = []
         self.certificates: list[Certificate] = []
         self.versions: dict[str, list[Record]] = defaultdict(list)
         """Every state an account ever had, by key."""
@@ -87,14 +87,14 @@ class World:
         """How often a new lineage began."""
         self.clock_error = timedelta()
         """How far the bridge's clock is off."""
-        self._part = SourcePart(since=EPOCH)
+        self._part = SourceStatus(since=EPOCH)
         self._connection: Connection | None = None
         self._walker: Walker | None = None
         self._conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
         self._early: list[Event] = []
         self._mail: list[tuple[float, int, Connection, Reply | Close]] = []
         self._numbers = itertools.count()
-        self._uncommitted: list[Heard] = []
+        self._uncommitted: list[WalkEvent] = []
         self._reconnect_at = self.now
         self._lost_at: float | None = None
         self._reached: Reached | None = None
@@ -209,23 +209,23 @@ class World:
 
     def published_of(self, record: Record) -> Any:
         """Return what should be published of *record*."""
-        info = info_of(record, self.pbx.modes.shape, domain=self.pbx.domain, pbx=self.pbx.name)
+        info = build_info(record, self.pbx.modes.shape, domain=self.pbx.domain, pbx=self.pbx.name)
         row = Row(Cursor(), AccountGuid(record.guid), record.h323, orjson.loads(orjson.dumps(info)))
-        return account_of(row, None, RULES)
+        return read_account(row, None, RULES)
 
     # ------------------------------------------------------------------ how it works
 
     def _start_bridge(self) -> None:
         self.schedule = WalkSchedule(self.name, Habits(nightly_at=None), self.store.verified_at(self.name))
-        self.intake = Intake(
+        self.intake = Committer(
             self.name,
             self.store,
             rules=RULES,
-            run=at_once,
+            run=try_deliver,
             clock=lambda: self.clock,
             part=self._part,
-            brake=Brake(),
-            on_told=self._tell,
+            brake=DeletionLimit(),
+            on_committed=self._tell,
             schedule=self.schedule,
         )
         place = self.store.place(self.name)
@@ -233,7 +233,7 @@ class World:
         self.lineage = place.lineage
         self.intake.stand_at(place)
 
-    def _tell(self, told: Told) -> None:
+    def _tell(self, told: Committed) -> None:
         self.told.append(told)
         if told.certificate is not None:
             self.certificates.append(told.certificate)
@@ -319,7 +319,7 @@ class World:
             case m.AppChallenge():
                 self._send(self._conversation.say(m.AppChallengeResult(CHALLENGE)))
             case m.AppLogin() as login:
-                judge = Judge([App(self.pbx.app, None, lambda: self.pbx.password)])
+                judge = Authenticator([App(self.pbx.app, None, lambda: self.pbx.password)])
                 assert judge.judge(login, CHALLENGE).verdict is Verdict.GOOD
                 self._send(self._conversation.say(m.LoginAccepted()))
                 self._begin()
@@ -347,7 +347,7 @@ class World:
                 self._send(self._conversation.ask(action.cursor))
             elif isinstance(action, Say):
                 self._send(self._conversation.say(action.message))
-        self._uncommitted += [action for action in actions if isinstance(action, Heard)]
+        self._uncommitted += [action for action in actions if isinstance(action, WalkEvent)]
 
     def _fail(self, failure: BridgeError) -> None:
         self.failures.append(failure)

@@ -121,9 +121,9 @@ class StreamConnection:
             schema.DeclarePublisherResponse,
             stream,
         )
-        return await self.last_of(name, stream)
+        return await self.query_last(name, stream)
 
-    async def last_of(self, name: str, stream: str) -> int:
+    async def query_last(self, name: str, stream: str) -> int:
         """Return the last publishing id that the broker has of the producer *name*; 0 where it knows none.
 
         Raises:

@@ -14,7 +14,7 @@ from bridge.model import OutboxRow
 _SEED: Final = 104729
 
 
-def partition_of(row: OutboxRow, partitions: int) -> int:
+def choose_partition(row: OutboxRow, partitions: int) -> int:
     """Return the number of the stream, from 0; what is about no account goes where its source's name says."""
     return 0 if partitions == 1 else _hashed(row.account or row.source, partitions)
 

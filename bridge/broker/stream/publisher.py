@@ -31,11 +31,11 @@ from rstream.encoding import encode_publish
 from bridge.broker.connection import CLOSE_SECONDS, DEADLINE_SECONDS, LateFences, Topology, connect, hold_fences, step
 from bridge.broker.errors import translation
 from bridge.broker.frames import APP_ID
-from bridge.broker.session import ConfirmingSession
+from bridge.broker.session import ConfirmSession
 from bridge.broker.stream.connection import StreamConnection, connect_stream
 from bridge.broker.stream.errors import refusal
 from bridge.broker.stream.message import stream_message
-from bridge.broker.stream.partitions import partition_of
+from bridge.broker.stream.partitions import choose_partition
 from bridge.errors import BridgeError, BrokerRefusedEvent, BrokerUnreachable
 from bridge.model import OutboxRow, SourceName
 
@@ -52,15 +52,15 @@ PRODUCER: Final = "account-bridge"
 SUPER_STREAM_EXCHANGE: Final = {"x-super-stream": True}
 
 
-def producer_of(generation: str) -> str:
+def name_producer(generation: str) -> str:
     """Return the name under which a store of this generation writes."""
     return f"{PRODUCER}.{generation}"
 
 
-class LogPublisher:
+class StreamPublisher:
     """Makes sessions. *urls* and *stream_urls* are asked for each of them, so that a changed password is used.
 
-    *producer* is asked for the name under which the broker remembers what it has: see ``producer_of``. *fences* are
+    *producer* is asked for the name under which the broker remembers what it has: see ``name_producer``. *fences* are
     held while writing. *on_state* is told ``connecting`` and ``connected``; *on_progress* is called with every step on
     the way into a session, and while a session waits for the broker. The deadlines are those of ``Publisher``.
     """
@@ -74,7 +74,7 @@ class LogPublisher:
         producer: Callable[[], str],
         is_declaring: bool = True,
         fences: Sequence[str] = (),
-        fence_of: Callable[[SourceName], str] | None = None,
+        name_fence: Callable[[SourceName], str] | None = None,
         confirm_deadline_seconds: float = 30.0,
         deadline_seconds: float = DEADLINE_SECONDS,
         close_seconds: float = CLOSE_SECONDS,
@@ -88,7 +88,7 @@ class LogPublisher:
         self._producer = producer
         self._is_declaring = is_declaring
         self._fences = fences
-        self._fence_of = fence_of
+        self._fence_of = name_fence
         self._confirm_deadline_seconds = confirm_deadline_seconds
         self._ssl_context = ssl_context
         self._deadline_seconds = deadline_seconds
@@ -103,7 +103,7 @@ class LogPublisher:
         """Take the news that what was refused may be taken now: a session knows by its connection alone what is not."""
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator["LogSession"]:
+    async def session(self) -> AsyncIterator["StreamSession"]:
         """Connect, check or declare the streams, take the fences, ask what is there already, and write while inside.
 
         Raises:
@@ -136,7 +136,7 @@ class LogPublisher:
             self._on_progress()
             await provide_log(amqp, self._topology, is_declaring=self._is_declaring)
             await hold_fences(amqp, self._fences, self._topology)
-            session = LogSession(amqp, streams, self._topology, self._on_state, self._on_progress)
+            session = StreamSession(amqp, streams, self._topology, self._on_state, self._on_progress)
             session.late_fences = LateFences(amqp, self._topology, self._fence_of, self._fences)
             await session.open(self._producer())
             self._on_state("connected")
@@ -168,7 +168,7 @@ async def provide_log(connection: AbstractConnection, topology: Topology, *, is_
                 await stream.bind(topology.log, str(number), arguments={"x-stream-partition-order": number})
 
 
-class LogSession(ConfirmingSession):
+class StreamSession(ConfirmSession):
     """The ``Session`` of ``delivery``, and what the broker had before it."""
 
     def __init__(
@@ -211,11 +211,11 @@ class LogSession(ConfirmingSession):
         """The highest number that each stream of the log has of this producer, from before this session."""
         return self._lasts
 
-    def stream_of(self, row: OutboxRow) -> int:
+    def choose_stream(self, row: OutboxRow) -> int:
         """Return the number of the stream that *row* belongs to."""
-        return partition_of(row, len(self._lasts))
+        return choose_partition(row, len(self._lasts))
 
-    def refusal_of(self, row: OutboxRow) -> BridgeError | None:
+    def explain_refusal(self, row: OutboxRow) -> BridgeError | None:
         """Return why *row* would be refused for good: it does not fit into a frame."""
         frame_max = self._streams.frame_max
         if len(row.body) + _MUCH_OVERHEAD_BYTES <= frame_max:
@@ -237,7 +237,7 @@ class LogSession(ConfirmingSession):
             data = stream_message(row, exchange=self._topology.exchange)
             self._tags[row.position] = tag
             message = schema.Message(publishing_id=row.position, filter_value=None, data=data)
-            messages[self.stream_of(row)].append(message)
+            messages[self.choose_stream(row)].append(message)
         frame_max = self._streams.frame_max
         frames = [frame for number, some in enumerate(messages) for frame in publish_frames(number, some, frame_max)]
         # The wait ends with the session at the latest, which the watchdog ends if nothing else does.

@@ -9,7 +9,7 @@ from psycopg.errors import UndefinedTable
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from bridge.consumer.inbox.rule import COMMITS_AT_ONCE, NO_TABLES, Answer, Query, Statements
+from bridge.consumer.inbox.rule import COMMITS_AT_ONCE, NO_TABLES, InboxStatements, Query, QueryResult
 from bridge.errors import StoreUnusable
 from bridge.events.cloudevents import AccountChanged, SourceVerified
 from bridge.model import AccountGuid
@@ -20,11 +20,11 @@ _LOCKING: Final = "LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"
 """Waits for every transaction that has accepted something, and is waited for by those that will."""
 
 
-def _statements(table: str) -> Statements:
-    return Statements(table, collation='"C"', locking=_LOCKING)
+def _statements(table: str) -> InboxStatements:
+    return InboxStatements(table, collation='"C"', locking=_LOCKING)
 
 
-def _creating(table: str, statements: Statements) -> Sequence[Query]:
+def _creating(table: str, statements: InboxStatements) -> Sequence[Query]:
     # "IF NOT EXISTS" alone lets two that begin at the same moment collide.
     return Query("SELECT pg_advisory_xact_lock(hashtext(:name))", {"name": table}), statements.creating
 
@@ -87,7 +87,7 @@ class PostgresInbox:
             found: Sequence[AccountGuid] = done.value
             return found
 
-    def _execute(self, query: Query) -> Answer:
+    def _execute(self, query: Query) -> QueryResult:
         if commits_at_once(self._connection):
             raise StoreUnusable(COMMITS_AT_ONCE)
         # A cursor of our own: the caller's connection may make anything of a row.
@@ -96,7 +96,7 @@ class PostgresInbox:
                 cursor.execute(with_marks(query.sql), query.parameters)
             except UndefinedTable as problem:
                 raise StoreUnusable(NO_TABLES) from problem
-            return Answer(cursor.fetchall() if cursor.description else (), cursor.rowcount)
+            return QueryResult(cursor.fetchall() if cursor.description else (), cursor.rowcount)
 
 
 class AsyncPostgresInbox:
@@ -131,7 +131,7 @@ class AsyncPostgresInbox:
             found: Sequence[AccountGuid] = done.value
             return found
 
-    async def _execute(self, query: Query) -> Answer:
+    async def _execute(self, query: Query) -> QueryResult:
         if commits_at_once(self._connection):
             raise StoreUnusable(COMMITS_AT_ONCE)
         async with self._connection.cursor(row_factory=tuple_row) as cursor:
@@ -139,7 +139,7 @@ class AsyncPostgresInbox:
                 await cursor.execute(with_marks(query.sql), query.parameters)
             except UndefinedTable as problem:
                 raise StoreUnusable(NO_TABLES) from problem
-            return Answer(await cursor.fetchall() if cursor.description else (), cursor.rowcount)
+            return QueryResult(await cursor.fetchall() if cursor.description else (), cursor.rowcount)
 
 
 def commits_at_once(connection: Connection[Any] | AsyncConnection[Any]) -> bool:

@@ -50,7 +50,7 @@ class Query(NamedTuple):
     parameters: Mapping[str, Any]
 
 
-class Answer(NamedTuple):
+class QueryResult(NamedTuple):
     """What came of it."""
 
     rows: Sequence[tuple[Any, ...]]
@@ -58,7 +58,7 @@ class Answer(NamedTuple):
     """How many rows it inserted, updated or deleted."""
 
 
-class Statements:
+class InboxStatements:
     """The SQL of an inbox, and the order in which it is run. Runs nothing itself, so that any driver can.
 
     Args:
@@ -110,7 +110,7 @@ class Statements:
             },
         )
 
-    def completing(self, certificate: SourceVerified) -> Generator[Query, Answer, Sequence[AccountGuid]]:
+    def completing(self, certificate: SourceVerified) -> Generator[Query, QueryResult, Sequence[AccountGuid]]:
         """Yield each statement, want its answer sent back, and return the accounts that are gone."""
         if not certificate.completes_lineage:
             return []

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
-from bridge.consumer.inbox.rule import COMMITS_AT_ONCE, NO_TABLES, Answer, Query, Statements
+from bridge.consumer.inbox.rule import COMMITS_AT_ONCE, NO_TABLES, InboxStatements, Query, QueryResult
 from bridge.errors import StoreUnusable
 from bridge.events.cloudevents import AccountChanged, SourceVerified
 from bridge.model import AccountGuid
@@ -30,7 +30,7 @@ class SqliteInbox:
 
     def __init__(self, connection: sqlite3.Connection, *, table: str = "pbx_inbox") -> None:
         self._connection = connection
-        self._statements = Statements(table, collation="BINARY")
+        self._statements = InboxStatements(table, collation="BINARY")
         self._table = table
 
     def __repr__(self) -> str:
@@ -70,12 +70,12 @@ class SqliteInbox:
             found: Sequence[AccountGuid] = done.value
             return found
 
-    def _execute(self, query: Query) -> Answer:
+    def _execute(self, query: Query) -> QueryResult:
         cursor = self._connection.cursor()
         cursor.row_factory = None  # the caller's connection may make anything of a row
         try:
             cursor.execute(query.sql, query.parameters)
-            return Answer(cursor.fetchall(), cursor.rowcount)
+            return QueryResult(cursor.fetchall(), cursor.rowcount)
         except sqlite3.OperationalError as problem:
             if "no such table" in str(problem):
                 raise StoreUnusable(f"{NO_TABLES} ({problem})") from problem

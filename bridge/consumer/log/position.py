@@ -24,7 +24,7 @@ from bridge.events.cloudevents import AccountChanged, SourceVerified
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 
 
-class Place(NamedTuple):
+class LogOffset(NamedTuple):
     """The last entry that was dealt with; a reader that begins here goes on behind it."""
 
     offset: int
@@ -32,7 +32,7 @@ class Place(NamedTuple):
     """``None`` where it is not known, so that nothing can be compared."""
 
 
-class Entry(Protocol):
+class HasOffset(Protocol):
     """What a position wants to know of an entry."""
 
     @property
@@ -44,7 +44,7 @@ class Entry(Protocol):
         """The change, or the certificate."""
 
 
-class Query(NamedTuple):
+class PositionQuery(NamedTuple):
     """One statement to be run in the caller's transaction."""
 
     sql: str
@@ -60,11 +60,11 @@ class Progress:
         self._asked: int | None = None
         """The entry that was asked about last; whether its transaction was committed shows with the next one."""
 
-    def begin_at(self, place: Place | None) -> None:
+    def begin_at(self, place: LogOffset | None) -> None:
         """Forget everything but *place*, which the row has now."""
         self._since, self._asked = None, place.offset if place is not None else None
 
-    def before(self, entry: Entry) -> int | None:
+    def before(self, entry: HasOffset) -> int | None:
         """Return the entry that was dealt with before *entry*, which is asked about now; ``None`` if unknown."""
         if self._asked is None or entry.offset < self._asked:  # a reader that begins anew, further to the front
             self._since = None
@@ -75,7 +75,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Statements:
+class PositionStatements:
     """The SQL of a position, for any driver; *reader* and *stream* say whose it is.
 
     Raises:
@@ -101,33 +101,33 @@ class Statements:
         )
 
     @property
-    def reading(self) -> Query:
+    def reading(self) -> PositionQuery:
         """Return the last entry that was dealt with."""
-        return Query(
+        return PositionQuery(
             f"SELECT place, event_id FROM {self.table} WHERE reader = :reader AND stream = :stream",  # noqa: S608 - a checked name
             self._whose,
         )
 
-    def moving(self, entry: Entry, since: int | None) -> Query:
+    def moving(self, entry: HasOffset, since: int | None) -> PositionQuery:
         """Move to *entry*, from *since* or whatever is between the two; tells by the number of rows changed.
 
         Without *since*, from any earlier place or from none.
         """
         values = {**self._whose, "place": entry.offset, "event_id": entry.event.event_id}
         if since is not None:
-            return Query(
+            return PositionQuery(
                 f"UPDATE {self.table} SET place = :place, event_id = :event_id "  # noqa: S608 - a checked name
                 "WHERE reader = :reader AND stream = :stream AND place >= :since AND place < :place",
                 {**values, "since": since},
             )
-        return Query(
+        return PositionQuery(
             f"INSERT INTO {self.table} (reader, stream, place, event_id) "  # noqa: S608 - a checked name
             "VALUES (:reader, :stream, :place, :event_id) ON CONFLICT (reader, stream) DO UPDATE "
             f"SET place = excluded.place, event_id = excluded.event_id WHERE {self.table}.place < excluded.place",
             values,
         )
 
-    def check(self, entry: Entry, since: int | None, row: tuple[int, str] | None) -> None:
+    def check(self, entry: HasOffset, since: int | None, row: tuple[int, str] | None) -> None:
         """Look at the *row* that was not moved to *entry*: somebody applied it already, or the row went back.
 
         Raises:

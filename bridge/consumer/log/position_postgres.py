@@ -6,7 +6,7 @@ from psycopg import AsyncConnection, Connection
 from psycopg.rows import tuple_row
 
 from bridge.consumer.inbox.postgres import commits_at_once, with_marks
-from bridge.consumer.log.position import Entry, Place, Progress, Statements
+from bridge.consumer.log.position import HasOffset, LogOffset, PositionStatements, Progress
 from bridge.consumer.subscriber import Start
 from bridge.errors import StoreUnusable
 
@@ -36,7 +36,7 @@ class PostgresPosition:
         table: str = "pbx_log_position",
     ) -> None:
         self._connection = connection
-        self._statements = Statements(table, reader, stream)
+        self._statements = PositionStatements(table, reader, stream)
         self._progress = Progress()
 
     def __repr__(self) -> str:
@@ -48,15 +48,15 @@ class PostgresPosition:
             self._connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [self._statements.table])
             self._connection.execute(self._statements.creating.encode())
 
-    def start(self, otherwise: Start = "first") -> "Start | Place":
+    def start(self, otherwise: Start = "first") -> "Start | LogOffset":
         """Return where a ``LogReader`` is to begin: behind what was applied, or *otherwise* where nothing was."""
         with self._connection.transaction():
             row = self._row()
-        place = Place(*row) if row is not None else None
+        place = LogOffset(*row) if row is not None else None
         self._progress.begin_at(place)
         return place or otherwise
 
-    def accept(self, entry: Entry) -> bool:
+    def accept(self, entry: HasOffset) -> bool:
         """Move to *entry* in the caller's open transaction, and return whether to apply it: it was not before.
 
         Raises:
@@ -93,7 +93,7 @@ class AsyncPostgresPosition:
         table: str = "pbx_log_position",
     ) -> None:
         self._connection = connection
-        self._statements = Statements(table, reader, stream)
+        self._statements = PositionStatements(table, reader, stream)
         self._progress = Progress()
 
     def __repr__(self) -> str:
@@ -105,15 +105,15 @@ class AsyncPostgresPosition:
             await self._connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [self._statements.table])
             await self._connection.execute(self._statements.creating.encode())
 
-    async def start(self, otherwise: Start = "first") -> "Start | Place":
+    async def start(self, otherwise: Start = "first") -> "Start | LogOffset":
         """Return where a ``LogReader`` is to begin. See ``PostgresPosition.start``."""
         async with self._connection.transaction():
             row = await self._row()
-        place = Place(*row) if row is not None else None
+        place = LogOffset(*row) if row is not None else None
         self._progress.begin_at(place)
         return place or otherwise
 
-    async def accept(self, entry: Entry) -> bool:
+    async def accept(self, entry: HasOffset) -> bool:
         """Move to *entry* in the caller's open transaction. See ``PostgresPosition.accept``."""
         if commits_at_once(self._connection):
             raise StoreUnusable(_COMMITS_AT_ONCE)

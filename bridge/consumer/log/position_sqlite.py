@@ -3,7 +3,7 @@
 import sqlite3
 
 from bridge.consumer.inbox.sqlite import commits_at_once
-from bridge.consumer.log.position import Entry, Place, Progress, Query, Statements
+from bridge.consumer.log.position import HasOffset, LogOffset, PositionQuery, PositionStatements, Progress
 from bridge.consumer.subscriber import Start
 from bridge.errors import StoreUnusable
 
@@ -27,7 +27,7 @@ class SqlitePosition:
         table: str = "pbx_log_position",
     ) -> None:
         self._connection = connection
-        self._statements = Statements(table, reader, stream)
+        self._statements = PositionStatements(table, reader, stream)
         self._progress = Progress()
 
     def __repr__(self) -> str:
@@ -35,16 +35,16 @@ class SqlitePosition:
 
     def create_tables(self) -> None:
         """Create the table where it is missing; to be called once, before the first entry."""
-        self._execute(Query(self._statements.creating, {}))
+        self._execute(PositionQuery(self._statements.creating, {}))
 
-    def start(self, otherwise: Start = "first") -> "Start | Place":
+    def start(self, otherwise: Start = "first") -> "Start | LogOffset":
         """Return where a ``LogReader`` is to begin: behind what was applied, or *otherwise* where nothing was."""
         row = self._execute(self._statements.reading).fetchone()
-        place = Place(*row) if row is not None else None
+        place = LogOffset(*row) if row is not None else None
         self._progress.begin_at(place)
         return place or otherwise
 
-    def accept(self, entry: Entry) -> bool:
+    def accept(self, entry: HasOffset) -> bool:
         """Move to *entry* in the caller's open transaction, and return whether to apply it: it was not before.
 
         Raises:
@@ -65,7 +65,7 @@ class SqlitePosition:
         self._statements.check(entry, since, self._execute(self._statements.reading).fetchone())
         return False
 
-    def _execute(self, query: Query) -> sqlite3.Cursor:
+    def _execute(self, query: PositionQuery) -> sqlite3.Cursor:
         cursor = self._connection.cursor()
         cursor.row_factory = None  # the caller's connection may make anything of a row
         return cursor.execute(query.sql, query.parameters)

@@ -16,8 +16,8 @@ from aiormq.exceptions import ChannelLockedResource
 from bridge.broker.connection import DEADLINE_SECONDS
 from bridge.broker.errors import translated
 from bridge.consumer.connection import LONGEST_PAUSE_SECONDS, Inflow, Link, log
-from bridge.consumer.log.position import Place
-from bridge.consumer.subscriber import Start, event_of, log_bad_event, settle
+from bridge.consumer.log.position import LogOffset
+from bridge.consumer.subscriber import Start, decode_event, log_bad_event, settle
 from bridge.errors import BadEvent, BrokerUnreachable, LogReplaced, TopologyMismatch
 from bridge.events.cloudevents import ACCOUNT_CHANGED, SOURCE_VERIFIED, AccountChanged, SourceVerified
 
@@ -110,7 +110,7 @@ class LogReader:
         urls: str | Sequence[str],
         *,
         stream: str = "pbx.accounts.log",
-        start: Start | Place | Callable[[], Start | Place | Awaitable[Start | Place]] = "first",
+        start: Start | LogOffset | Callable[[], Start | LogOffset | Awaitable[Start | LogOffset]] = "first",
         replica_of: str | None = None,
         prefetch: int = 256,
         longest_pause_seconds: float = LONGEST_PAUSE_SECONDS,
@@ -122,7 +122,7 @@ class LogReader:
         self._stream = stream
         self._wanted = start
         self._start: Start = "first"
-        self._place: Place | None = None
+        self._place: LogOffset | None = None
         """The last entry that was dealt with; the log is asked for it once more, to see that it is the same log."""
         self._next_look = Looking.AT_PLACE
         """What to ask over the next connection."""
@@ -210,13 +210,13 @@ class LogReader:
                 elif on_verified is not None:
                     await on_verified(entry)
 
-    def _begin_at(self, start: Start | Place) -> None:
+    def _begin_at(self, start: Start | LogOffset) -> None:
         if isinstance(start, datetime) and start.tzinfo is None:
             raise ValueError("the time to start from needs a zone, for example datetime.now(UTC)")
-        if isinstance(start, Place):
+        if isinstance(start, LogOffset):
             self._place = start
         elif isinstance(start, int) and start > 0:
-            self._place = Place(start - 1, None)
+            self._place = LogOffset(start - 1, None)
             self._start = start
         else:
             self._start = start
@@ -299,10 +299,10 @@ class LogReader:
                     extra={"stream": self._stream, "expected_offset": place.offset + 1, "first_offset": offset},
                 )
         self._is_first = False
-        self._place = Place(offset, event_id)
+        self._place = LogOffset(offset, event_id)
         return offset
 
-    def _look_at(self, offset: int, event_id: str | None, place: Place) -> None:
+    def _look_at(self, offset: int, event_id: str | None, place: LogOffset) -> None:
         """Take note of an entry at our place, or before it."""
         if self._looking is Looking.NO_MORE:
             return
@@ -315,7 +315,7 @@ class LogReader:
         else:
             self._looking, self._is_first = Looking.NO_MORE, False
 
-    def _look_behind(self, place: Place) -> None:
+    def _look_behind(self, place: LogOffset) -> None:
         """Judge that an entry behind our place came before the one at it: that one is not there.
 
         It was removed by age or size if everything before it was, too. Otherwise the log is another one, in which that
@@ -374,7 +374,7 @@ async def _hold_turn(connection: AbstractConnection, name: str) -> None:
 
 def _entry(message: AbstractIncomingMessage, offset: int, kinds: Collection[str]) -> LogEntry | LogCertificate | None:
     try:
-        event = event_of(message, kinds)
+        event = decode_event(message, kinds)
     except BadEvent as problem:
         log_bad_event(message, problem)
         return None

@@ -20,7 +20,7 @@ MIN_TOKEN_CHARACTERS: Final = 16
 """``openssl rand -hex 8`` makes so many."""
 
 
-class Gate:
+class AccessControl:
     """Decides about requests. *hosts*: names beside ``localhost`` and plain addresses under which we are known.
 
     Raises:

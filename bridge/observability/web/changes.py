@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from bridge.errors import BadEvent
 from bridge.events.cloudevents import AccountChanged, decode
-from bridge.events.wording import differences, headline, name_of, shown
+from bridge.events.wording import choose_name, differences, headline, shown
 from bridge.model import KeptEvent
 
 MAX_DIFFERENCES: Final = 6
@@ -30,7 +30,7 @@ def _change(event: KeptEvent) -> dict[str, Any]:
     fields = differences(changed.changed, changed.previous, changed.account)
     return {
         **told,
-        "account": shown(name_of(changed.account)),
+        "account": shown(choose_name(changed.account)),
         "kind": changed.kind,
         "what": shown(headline(changed.kind, changed.reason, changed.changed)),
         "differences": [

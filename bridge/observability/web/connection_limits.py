@@ -33,7 +33,7 @@ MAX_WAITING: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class VisitorLimits:
     """How many there may be."""
 
     total: int = 64
@@ -41,10 +41,12 @@ class Room:
     """A browser has six; a proxy that we know is not counted."""
 
 
-class Crowd:
+class VisitorLimiter:
     """Everybody who is connected; *clock* gives seconds of any steady clock."""
 
-    def __init__(self, clock: Callable[[], float], room: Room = Room(), proxies: Proxies | None = None) -> None:
+    def __init__(
+        self, clock: Callable[[], float], room: VisitorLimits = VisitorLimits(), proxies: Proxies | None = None
+    ) -> None:
         self.proxies = proxies or Proxies()
         self._clock = clock
         self._room = room
@@ -135,7 +137,7 @@ class Crowd:
 class Visitor(asyncio.Protocol):
     """One connection to the page, handed on to what answers it: *answering*."""
 
-    def __init__(self, crowd: Crowd, answering: asyncio.Protocol, *, is_introduced: bool = False) -> None:
+    def __init__(self, crowd: VisitorLimiter, answering: asyncio.Protocol, *, is_introduced: bool = False) -> None:
         self.address = ""
         """Where it comes from, as far as a proxy that speaks the PROXY protocol says so."""
         self.is_admitted = False
@@ -162,7 +164,7 @@ class Visitor(asyncio.Protocol):
         self.expect_within(HEADER_SECONDS)
         self._crowd.enter(self)
         if not self._wants_introduction:
-            self._hand_on()
+            self._deliver()
 
     def data_received(self, data: bytes) -> None:
         """Hand it on, once it is known from where it comes."""
@@ -179,7 +181,7 @@ class Visitor(asyncio.Protocol):
             self._crowd.leave(self)
             self.address = found.address or self.address
             self._crowd.enter(self)
-            self._hand_on()
+            self._deliver()
         if data and self._is_handed_on:
             self._answering.data_received(data)
 
@@ -214,7 +216,7 @@ class Visitor(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def _hand_on(self) -> None:
+    def _deliver(self) -> None:
         self._is_handed_on = True
         if self.transport is not None:
             self._answering.connection_made(self.transport)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from bridge.observability.status import Board
+from bridge.observability.status import BridgeStatus
 
 STEP: Final = timedelta(seconds=10)
 POINTS: Final = 360
@@ -29,7 +29,7 @@ class Point:
 class History:
     """Samples of one board."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: BridgeStatus) -> None:
         self._board = board
         self._hour: deque[Point] = deque(maxlen=POINTS)
         self._day: deque[Point] = deque(maxlen=COARSE_POINTS)

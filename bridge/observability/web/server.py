@@ -21,10 +21,10 @@ from aiohttp.typedefs import Handler, Middleware
 from bridge.errors import BadConfig, StoreUnusable
 from bridge.model import KeptEvent
 from bridge.observability import report
-from bridge.observability.status import Board
+from bridge.observability.status import BridgeStatus
 from bridge.observability.web import changes
-from bridge.observability.web.access import Gate
-from bridge.observability.web.connection_limits import ANSWER_SECONDS, Crowd, Room, Visitor
+from bridge.observability.web.access import AccessControl
+from bridge.observability.web.connection_limits import ANSWER_SECONDS, Visitor, VisitorLimiter, VisitorLimits
 from bridge.observability.web.history import STEP, History
 from bridge.security.forwarded import Proxies
 
@@ -69,7 +69,7 @@ class Views:
 
 @asynccontextmanager
 async def serve(  # noqa: PLR0913 - where, for whom, and what
-    board: Board,
+    board: BridgeStatus,
     *,
     host: str,
     port: int,
@@ -77,7 +77,7 @@ async def serve(  # noqa: PLR0913 - where, for whom, and what
     hosts: Sequence[str] = (),
     proxies: Sequence[str] = (),
     is_introduced: bool = False,
-    room: Room = Room(),  # noqa: B008 - frozen, so sharing it is safe
+    room: VisitorLimits = VisitorLimits(),  # noqa: B008 - frozen, so sharing it is safe
     views: Views = Views(),
     sample_seconds: float = STEP.total_seconds(),
 ) -> AsyncIterator[int]:
@@ -91,8 +91,8 @@ async def serve(  # noqa: PLR0913 - where, for whom, and what
         ValueError: the token is too short to keep anybody out.
 
     """
-    gate, history = Gate(token, hosts), History(board)
-    crowd = Crowd(asyncio.get_running_loop().time, room, Proxies(proxies))
+    gate, history = AccessControl(token, hosts), History(board)
+    crowd = VisitorLimiter(asyncio.get_running_loop().time, room, Proxies(proxies))
     application = web.Application(middlewares=[_guarded(gate, crowd)])
     application.add_routes([*_open_routes(board, gate), *_routes(board, history, views)])
     application.on_response_prepare.append(_with_headers)
@@ -117,7 +117,9 @@ async def serve(  # noqa: PLR0913 - where, for whom, and what
 class _Site(web.BaseSite):
     """Listens, and has the crowd look at everybody."""
 
-    def __init__(self, runner: web.AppRunner, host: str, port: int, crowd: Crowd, *, is_introduced: bool) -> None:
+    def __init__(
+        self, runner: web.AppRunner, host: str, port: int, crowd: VisitorLimiter, *, is_introduced: bool
+    ) -> None:
         super().__init__(runner)
         self._place = (host, port)
         self._crowd = crowd
@@ -146,7 +148,7 @@ class _Site(web.BaseSite):
         )
 
 
-def _open_routes(board: Board, gate: Gate) -> list[web.RouteDef]:
+def _open_routes(board: BridgeStatus, gate: AccessControl) -> list[web.RouteDef]:
     """Return what anybody may ask: whether it is well, and the empty page. With a token no names are told here."""
 
     async def ready(_request: web.Request) -> web.Response:
@@ -169,7 +171,7 @@ def _open_routes(board: Board, gate: Gate) -> list[web.RouteDef]:
     ]
 
 
-def _routes(board: Board, history: History, views: Views) -> list[web.RouteDef]:
+def _routes(board: BridgeStatus, history: History, views: Views) -> list[web.RouteDef]:
     async def status(_request: web.Request) -> web.Response:
         return _json(report.as_json(board, datetime.now(UTC)))
 
@@ -213,7 +215,7 @@ def _routes(board: Board, history: History, views: Views) -> list[web.RouteDef]:
 OPEN: Final = frozenset({"/livez", "/readyz", "/page.css", "/icon.svg"})
 
 
-def _guarded(gate: Gate, crowd: Crowd) -> Middleware:
+def _guarded(gate: AccessControl, crowd: VisitorLimiter) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         visitor = crowd.visitor(request.transport)
@@ -251,7 +253,9 @@ class _Brings(Enum):
     NOTHING = auto()
 
 
-async def _brought(request: web.Request, visitor: Visitor | None, gate: Gate, crowd: Crowd) -> _Brings:
+async def _brought(
+    request: web.Request, visitor: Visitor | None, gate: AccessControl, crowd: VisitorLimiter
+) -> _Brings:
     """Return what the request brings; where wrong tokens came from there before, it waits until that is looked at."""
     is_try = gate.is_try(request)
     origin = _origin(request, visitor, crowd.proxies)

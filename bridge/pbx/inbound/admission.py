@@ -63,7 +63,7 @@ class _Failures:
         return min(LAST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(self.count - 1, 16))
 
 
-class Gate:
+class ConnectionLimiter:
     """Counts connections and failures; times are seconds of any steady clock."""
 
     def __init__(self, bounds: Bounds) -> None:
@@ -90,7 +90,7 @@ class Gate:
 
     def enter(self, address: str, drop: Callable[[], None]) -> Ticket | None:
         """Let in a new connection, or not. Perhaps another one, that has not logged in, goes for it."""
-        ticket = Ticket(place_of(address), drop)
+        ticket = Ticket(find_network(address), drop)
         return ticket if self._enter(ticket) else None
 
     def is_known(self, ticket: Ticket) -> bool:
@@ -99,7 +99,7 @@ class Gate:
 
     def expect(self, address: str, claim: Claim) -> None:
         """Take note of who logged in from where before we were started."""
-        self._remember((place_of(address), claim))
+        self._remember((find_network(address), claim))
 
     def comes_from(self, ticket: Ticket, address: str) -> bool:
         """Count a connection with *address* from now on, as its proxy says; False: that one has enough of them."""
@@ -107,7 +107,7 @@ class Gate:
             return False
         self._let_go(ticket)
         self._all.discard(ticket)
-        ticket.address, ticket.is_dropped = place_of(address), False
+        ticket.address, ticket.is_dropped = find_network(address), False
         is_let_in = self._enter(ticket)
         ticket.is_dropped = not is_let_in
         self._all.add(ticket)  # in any case, until its file descriptor is closed
@@ -211,7 +211,7 @@ class Gate:
             self._failures.popitem(last=False)
 
 
-def place_of(address: str) -> str:
+def find_network(address: str) -> str:
     """Return whom *address* is counted with: itself, or of IPv6 the network (/64), which is what one customer gets."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])

@@ -47,14 +47,14 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Authentication:
     """A verdict, and for which of the configured App objects; ``None`` where it is for none of them."""
 
     verdict: Verdict
     app: App | None
 
 
-class Judge:
+class Authenticator:
     """Knows the App objects and their passwords."""
 
     def __init__(self, apps: Sequence[App]) -> None:
@@ -64,7 +64,7 @@ class Judge:
     def __repr__(self) -> str:
         return f"<Judge of {[app.name for app in self._apps]}>"
 
-    def judge(self, login: AppLogin, challenge: str, fingerprint: bytes | None = None) -> Judgement:
+    def judge(self, login: AppLogin, challenge: str, fingerprint: bytes | None = None) -> Authentication:
         """Look at *login*, which answers *challenge*; *fingerprint* is that of the client's certificate.
 
         The PBX vouches with the same password for its users when they open an app. Those are strangers here: only the
@@ -85,12 +85,12 @@ class Judge:
                 is_readable = False
         is_right = is_proven(login, challenge=challenge, password=password)
         if app is None:
-            return Judgement(Verdict.UNKNOWN_APP, None)
+            return Authentication(Verdict.UNKNOWN_APP, None)
         if not is_readable:
-            return Judgement(Verdict.NO_PASSWORD, app)
+            return Authentication(Verdict.NO_PASSWORD, app)
         if not is_right:
-            return Judgement(Verdict.WRONG_PASSWORD, app)
-        return Judgement(self._beyond_proof(login, own, named, fingerprint), app)
+            return Authentication(Verdict.WRONG_PASSWORD, app)
+        return Authentication(self._beyond_proof(login, own, named, fingerprint), app)
 
     @staticmethod
     def _beyond_proof(login: AppLogin, own: App | None, named: str, fingerprint: bytes | None) -> Verdict:

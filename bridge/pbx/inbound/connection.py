@@ -9,7 +9,7 @@ from websockets.server import ServerProtocol
 from bridge.pbx.websocket import Allowance, WebSocket
 
 
-class AcceptedConnection(WebSocket):
+class AcceptedWebSocket(WebSocket):
     """A connection that somebody opens to us, who is a stranger until ``trust``.
 
     *look_at* returns the answer to a request that is not to become a WebSocket, *on_open* is called once one is open.
@@ -18,9 +18,9 @@ class AcceptedConnection(WebSocket):
 
     def __init__(  # noqa: PLR0913 - its limits, and who looks after it
         self,
-        look_at: Callable[["AcceptedConnection", Request], Response | None],
+        look_at: Callable[["AcceptedWebSocket", Request], Response | None],
         *,
-        on_open: Callable[["AcceptedConnection"], None],
+        on_open: Callable[["AcceptedWebSocket"], None],
         allowance: Allowance,
         max_message_bytes: int,
         open_seconds: float,

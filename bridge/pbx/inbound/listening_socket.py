@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bridge.errors import BadConfig
-from bridge.pbx.inbound.admission import Gate, Ticket
+from bridge.pbx.inbound.admission import ConnectionLimiter, Ticket
 from bridge.security.forwarded import Proxies
 from bridge.security.proxy_protocol import V2_MAX_BYTES, introduced
 
@@ -25,7 +25,7 @@ UNSENT_SECONDS: Final = 60
 """How long the system tries to bring out what we wrote."""
 
 
-class Accepted(socket.socket):
+class AcceptedSocket(socket.socket):
     """A connection that tells when it is closed."""
 
     on_close: Callable[[], None] | None = None
@@ -38,7 +38,7 @@ class Accepted(socket.socket):
             told()
 
 
-class GuardedSocket(socket.socket):
+class ListeningSocket(socket.socket):
     """Listens on *host* and *port*; *on_refused* is told the reason and address of whom *gate* did not let in.
 
     With *introducing*, connections of those proxies have to begin with the PROXY protocol, which is taken off before
@@ -53,7 +53,7 @@ class GuardedSocket(socket.socket):
         self,
         host: str,
         port: int,
-        gate: Gate,
+        gate: ConnectionLimiter,
         on_refused: Callable[[str, str], None],
         introducing: Proxies | None = None,
     ) -> None:
@@ -87,7 +87,7 @@ class GuardedSocket(socket.socket):
 
         """
         plain, address = super().accept()
-        accepted = Accepted(plain.family, plain.type, plain.proto, fileno=plain.detach())
+        accepted = AcceptedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
         origin = str(address[0])
         try:
             origin = self._origin(accepted, origin)

@@ -20,7 +20,7 @@ OTHER: Final = "something else"
 log = get_logger(__name__)
 
 
-class Record:
+class RefusalLog:
     """Counts refusals by reason. What a stranger sent is never logged but for what ``clean`` leaves of it.
 
     No personal data either: neither names nor numbers of users, only the address and what was wrong.

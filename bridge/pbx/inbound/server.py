@@ -16,14 +16,14 @@ from websockets.http11 import Request, Response
 
 from bridge.errors import BridgeError, FileUnusable, PbxBrokeProtocol
 from bridge.logs import get_logger
-from bridge.pbx.inbound.admission import Claim, Gate, Ticket
-from bridge.pbx.inbound.authentication import Judge, Verdict
-from bridge.pbx.inbound.connection import AcceptedConnection
+from bridge.pbx.inbound.admission import Claim, ConnectionLimiter, Ticket
+from bridge.pbx.inbound.authentication import Authenticator, Verdict
+from bridge.pbx.inbound.connection import AcceptedWebSocket
 from bridge.pbx.inbound.identity import Visit, claimed, confirmed
-from bridge.pbx.inbound.listening_socket import GuardedSocket
+from bridge.pbx.inbound.listening_socket import ListeningSocket
 from bridge.pbx.inbound.memory import give_back
-from bridge.pbx.inbound.refusals import Record
-from bridge.pbx.inbound.source import Call, CallingPbx
+from bridge.pbx.inbound.refusals import RefusalLog
+from bridge.pbx.inbound.source import InboundConnection, InboundSource
 from bridge.pbx.websocket import GOING_AWAY, NOT_ALLOWED, OUR_FAULT, TOO_BIG, Allowance
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.protocol import Conversation, Event, Party
@@ -62,7 +62,7 @@ log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ListenAddress:
     """Where to listen, and how patiently."""
 
     host: str
@@ -82,24 +82,24 @@ class Listener:
 
     def __init__(  # noqa: PLR0913 - its parts
         self,
-        place: Place,
+        place: ListenAddress,
         *,
-        judge: Judge,
-        gate: Gate,
-        source_for: Callable[[Visit], Awaitable[CallingPbx]],
+        judge: Authenticator,
+        gate: ConnectionLimiter,
+        source_for: Callable[[Visit], Awaitable[InboundSource]],
         certificate: ServerCertificate | None = None,
         proxies: Proxies | None = None,
     ) -> None:
         self.port = place.port
         """The one that is listened on, once it is."""
-        self.record = Record(lambda: asyncio.get_running_loop().time())
+        self.record = RefusalLog(lambda: asyncio.get_running_loop().time())
         self._place = place
         self._judge = judge
         self._gate = gate
         self._source_for = source_for
         self._certificate = certificate
         self._proxies = proxies or Proxies()
-        self._socket: GuardedSocket
+        self._socket: ListeningSocket
         self._answering: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -114,7 +114,7 @@ class Listener:
 
         """
         place = self._place
-        self._socket = GuardedSocket(
+        self._socket = ListeningSocket(
             place.host, place.port, self._gate, self.record.refused, self._proxies if place.is_introduced else None
         )
         self.port = self._socket.getsockname()[1]
@@ -138,8 +138,8 @@ class Listener:
                 await asyncio.wait(self._answering)
             await server.wait_closed()
 
-    def _accepted(self) -> AcceptedConnection:
-        return AcceptedConnection(
+    def _accepted(self) -> AcceptedWebSocket:
+        return AcceptedWebSocket(
             self._look_at,
             on_open=self._opened,
             allowance=Allowance(REQUEST_BYTES, LOGIN_BYTES, STRANGERS_FRAMES),
@@ -148,7 +148,7 @@ class Listener:
             close_seconds=CLOSE_SECONDS,
         )
 
-    def _opened(self, socket: AcceptedConnection) -> None:
+    def _opened(self, socket: AcceptedWebSocket) -> None:
         ticket = self._socket.ticket(socket.transport.get_extra_info("socket").fileno())
         if ticket is None:
             socket.abort()  # it was gone before its turn came
@@ -158,7 +158,7 @@ class Listener:
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
 
-    def _look_at(self, socket: AcceptedConnection, request: Request) -> Response | None:
+    def _look_at(self, socket: AcceptedWebSocket, request: Request) -> Response | None:
         """Refuse what cannot be a PBX before any WebSocket is opened."""
         address = socket.address
         path = request.path.partition("?")[0]
@@ -180,12 +180,12 @@ class Listener:
             return socket.server.reject(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections.\n")
         return None
 
-    async def _answer(self, socket: AcceptedConnection, ticket: Ticket) -> None:
+    async def _answer(self, socket: AcceptedWebSocket, ticket: Ticket) -> None:
         code = NOT_ALLOWED
         try:
             call = await self._logged_in(socket, ticket)
             source = await self._source_for(Visit(call.identity, ticket.address, call.guid))
-            source.offer(call)
+            source.attach(call)
             code = await _kept(call)
         except _LoginRefused:
             pass
@@ -204,7 +204,7 @@ class Listener:
         finally:
             await socket.close(code)
 
-    async def _logged_in(self, socket: AcceptedConnection, ticket: Ticket) -> Call:
+    async def _logged_in(self, socket: AcceptedWebSocket, ticket: Ticket) -> InboundConnection:
         """Let a PBX log in.
 
         Raises:
@@ -221,7 +221,7 @@ class Listener:
             socket.send(conversation.say(m.AppChallengeResult(challenge)))
             login = _only(m.AppLogin, conversation.receive(await socket.receive()))
         now = asyncio.get_running_loop().time
-        due = self._gate.judged_at(ticket, now(), claim_of(login))
+        due = self._gate.judged_at(ticket, now(), read_claim(login))
         if due is not None:
             await _hold(socket, due)
         asked_at = now()
@@ -237,18 +237,18 @@ class Listener:
         socket.send(conversation.say(m.LoginAccepted()))
         early: list[Event] = []
         info = await _introduction(socket, conversation, early)
-        return Call(confirmed(claimed(login), info), socket, conversation, early, info, guid=login.guid)
+        return InboundConnection(confirmed(claimed(login), info), socket, conversation, early, info, guid=login.guid)
 
     def _is_good(
         self, login: m.AppLogin, challenge: str, fingerprint: bytes | None, ticket: Ticket, now: float
     ) -> bool:
         judgement = self._judge.judge(login, challenge, fingerprint)
         if judgement.verdict is Verdict.GOOD:
-            self._gate.logged_in(ticket, claim_of(login))
+            self._gate.logged_in(ticket, read_claim(login))
             return True
         known = {} if judgement.app is None else {"app": judgement.app.name}
         self.record.refused(judgement.verdict, ticket.address, **known)
-        self._gate.failed(ticket, now, claim_of(login))
+        self._gate.failed(ticket, now, read_claim(login))
         return False
 
     async def _keep_tidy(self) -> None:
@@ -273,7 +273,7 @@ class Listener:
                     log.warning("listen.certificate_unusable", problem=told, meanwhile="the former one stays in use")
 
 
-def claim_of(login: m.AppLogin) -> Claim:
+def read_claim(login: m.AppLogin) -> Claim:
     """Return whom a login speaks for, as the gate keeps it; nothing where it has no guid, which a stranger cannot know.
 
     The claim counts for something only once it was proven.
@@ -296,7 +296,7 @@ def _only(kind: type[Expected], event: Event) -> Expected:
     return event
 
 
-async def _hold(socket: AcceptedConnection, until: float) -> None:
+async def _hold(socket: AcceptedWebSocket, until: float) -> None:
     """Let time pass, unless the other end goes."""
     await asyncio.wait([socket.gone], timeout=max(0.0, until - asyncio.get_running_loop().time()))
     if not socket.gone.done():
@@ -304,7 +304,7 @@ async def _hold(socket: AcceptedConnection, until: float) -> None:
     raise PbxBrokeProtocol("hung up before it was answered")
 
 
-async def _introduction(socket: AcceptedConnection, conversation: Conversation, early: list[Event]) -> m.PbxInfo | None:
+async def _introduction(socket: AcceptedWebSocket, conversation: Conversation, early: list[Event]) -> m.PbxInfo | None:
     """Wait for PbxInfo, and keep in *early* what comes before; ``None`` where it does not come."""
     with suppress(TimeoutError):
         async with asyncio.timeout(INTRODUCTION_SECONDS):
@@ -316,7 +316,7 @@ async def _introduction(socket: AcceptedConnection, conversation: Conversation, 
     return None
 
 
-async def _kept(call: Call) -> int:
+async def _kept(call: InboundConnection) -> int:
     """Keep the connection of a PBX until it is of no more use, and return what the PBX is to be told then."""
     pinging = asyncio.create_task(_keep_pinging(call.socket))
     try:
@@ -328,7 +328,7 @@ async def _kept(call: Call) -> int:
     return call.code
 
 
-async def _keep_pinging(socket: AcceptedConnection) -> None:
+async def _keep_pinging(socket: AcceptedWebSocket) -> None:
     """Drop a connection that answered pings and does so no longer. Whether PBXs answer any is not documented."""
     has_answered, unanswered = False, 0
     while unanswered < MAX_UNANSWERED_PINGS:

@@ -10,9 +10,9 @@ from websockets.exceptions import ConnectionClosed
 
 from bridge.errors import PbxUnreachable
 from bridge.model import Cursor
-from bridge.pbx.inbound.connection import AcceptedConnection
+from bridge.pbx.inbound.connection import AcceptedWebSocket
 from bridge.pbx.inbound.identity import Identity, confirmed
-from bridge.pbx.reader import AtOnce, HandOn, Reader, reason_of
+from bridge.pbx.reader import Deliver, Reader, TryDeliver, find_reason
 from bridge.pbx.walk.actions import Pace
 from bridge.pbx.websocket import GOING_AWAY, NORMAL, OUR_FAULT
 from bridge.pbx.wire import messages as m
@@ -23,11 +23,11 @@ WAITING_SECONDS: Final = 60.0
 
 
 @dataclass(slots=True)
-class Call:
+class InboundConnection:
     """A connection on which a PBX has logged in."""
 
     identity: Identity
-    socket: AcceptedConnection
+    socket: AcceptedWebSocket
     conversation: Conversation
     early: Sequence[Event] = ()
     """What came with the login."""
@@ -52,7 +52,7 @@ class Call:
         await self.over.wait()
 
 
-class CallingPbx:
+class InboundSource:
     """One PBX that dials us. It is read by one task and on one connection at a time, so no two walks ever overlap.
 
     *on_state* is told ``waiting for the PBX to dial``, once a minute, and ``reading``.
@@ -72,8 +72,8 @@ class CallingPbx:
         self._reader = Reader(self._peer, pace, on_noise=on_noise, on_event=self._heard)
         self._on_state = on_state
         self._on_info = on_info
-        self._next: Call | None = None
-        self._current: Call | None = None
+        self._next: InboundConnection | None = None
+        self._current: InboundConnection | None = None
         self._news = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -88,7 +88,7 @@ class CallingPbx:
         """Have the list read from its start once more, as soon as the PBX is there and the live cursor at rest."""
         self._reader.request_walk()
 
-    def offer(self, call: Call) -> None:
+    def attach(self, call: InboundConnection) -> None:
         """Read *call* from now on; an older connection is given up, since a PBX that dials again has lost it."""
         for older in (self._current, self._next):
             if older is not None:
@@ -98,7 +98,7 @@ class CallingPbx:
         if call.info is not None:
             self._on_info(call.info)
 
-    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:
+    async def read(self, since: Cursor, deliver: Deliver, try_deliver: TryDeliver | None = None) -> NoReturn:
         """Wait for the PBX to dial, and read on from *since* on that connection until it is of no more use.
 
         Raises:
@@ -111,19 +111,19 @@ class CallingPbx:
         call.code = OUR_FAULT
         try:
             self._on_state("reading")
-            await self._reader.read(call.socket, call.conversation, call.early, since, hand_on, at_once)
+            await self._reader.read(call.socket, call.conversation, call.early, since, deliver, try_deliver)
         except asyncio.CancelledError:
             call.code = GOING_AWAY
             raise
         except ConnectionClosed as closed:
             if call.is_replaced:
                 raise PbxUnreachable(f"{self._peer} dialled anew, and its former connection was closed") from closed
-            raise PbxUnreachable(f"{self._peer} hung up: {reason_of(closed)}") from closed
+            raise PbxUnreachable(f"{self._peer} hung up: {find_reason(closed)}") from closed
         finally:
             call.over.set()
             self._current = None
 
-    async def _call(self) -> Call:
+    async def _call(self) -> InboundConnection:
         while self._next is None or self._next.over.is_set():
             self._on_state("waiting for the PBX to dial")
             self._news.clear()

@@ -50,7 +50,7 @@ class Say:
 
 
 @dataclass(frozen=True, slots=True)
-class Deliver:
+class RowRead:
     """Hand this row on; once it is durable the cursor stands at *until*."""
 
     row: Row
@@ -114,4 +114,4 @@ class Doubted:
     """False where nothing speaks for it, but nothing could be asked that would speak against it either."""
 
 
-Action = Ask | Say | Deliver | Sighted | EpochBegan | CaughtUp | WalkBegan | WalkEnded | Compare | Doubted
+Action = Ask | Say | RowRead | Sighted | EpochBegan | CaughtUp | WalkBegan | WalkEnded | Compare | Doubted

@@ -114,7 +114,7 @@ class WalkSchedule:
         self._recall(now)
         self._is_under_way = False
         self._is_asked = self._was_away = False
-        self._over, self._night = self._seconds(now), self._night_of(now)
+        self._over, self._night = self._seconds(now), self._find_night(now)
         if self._is_doubted:
             self._doubt_ended = self._over
         if is_proven:
@@ -171,7 +171,7 @@ class WalkSchedule:
         age = now - recorded
         if age < timedelta(0):
             return  # when it was is not known
-        self._over, self._night = self._seconds(now) - age.total_seconds(), self._night_of(recorded)
+        self._over, self._night = self._seconds(now) - age.total_seconds(), self._find_night(recorded)
         self._confirm_at = self._over + CONFIRM_AFTER.total_seconds()
 
     @property
@@ -193,14 +193,14 @@ class WalkSchedule:
     def _is_night(self, now: datetime, seconds: float) -> bool:
         if self._habits.nightly_at is None:
             return False
-        night = self._night_of(now)
+        night = self._find_night(now)
         if self._over is None or self._night is None or night is None:
             return True
         if self._is_past(self._over, LONGEST_DAY, seconds):
             return True
         return night > self._night and self._is_past(self._over, APART, seconds)
 
-    def _night_of(self, now: datetime) -> date | None:
+    def _find_night(self, now: datetime) -> date | None:
         """Return the day on which the night at *now* began, by what clocks show: so none is left out or comes twice."""
         at = self._habits.nightly_at
         if at is None:

@@ -32,11 +32,11 @@ from bridge.pbx.walk.actions import (
     Ask,
     CaughtUp,
     Compare,
-    Deliver,
     Doubted,
     EpochBegan,
     Pace,
     Reached,
+    RowRead,
     Say,
     Sighted,
     WalkBegan,
@@ -311,7 +311,7 @@ class Walker:
             return [Doubted("it no longer has the account that was read last")]
         if reply.row.cursor.is_start:
             row = reply.row._replace(cursor=self._live.cursor)
-            told: list[Action] = [Deliver(row, self._live.cursor)] if row.is_deleted else []
+            told: list[Action] = [RowRead(row, self._live.cursor)] if row.is_deleted else []
             return [*told, Doubted("it tells an account without numbers where a known one has to come")]
         row = self._own(reply.row, self._live)
         if row.cursor == self._live.cursor:
@@ -377,7 +377,7 @@ class Walker:
         if step is Step.REPEATED:
             return self._caught_up(now, is_proven=True)
         self._heeds_strays = True
-        deliver = Deliver(row, self._live.cursor)
+        deliver = RowRead(row, self._live.cursor)
         wary: list[Action] = []
         if self._is_first_row or self._owed is not None:
             wary = self._wary(row, has_moved=row.cursor != since)
@@ -455,7 +455,7 @@ class Walker:
             self._plan(now, self._live.cursor)
         if row.is_deleted and self.phase is not Phase.PROBING:
             row = row._replace(cursor=Cursor(self._live.cursor.guid, row.cursor.usn, row.cursor.ausn))
-            return [Deliver(row, self._live.cursor)]
+            return [RowRead(row, self._live.cursor)]
         return []
 
     def _refused(self, error: str, now: float) -> list[Action]:

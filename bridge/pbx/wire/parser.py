@@ -57,14 +57,14 @@ def _decode(data: bytes | str) -> Any:
     except orjson.JSONDecodeError:
         # A PBX that cuts a name in the middle of a character sends invalid UTF-8 or half a surrogate pair; the
         # rest of such a message is still worth reading.
-        text = _text_of(data)
+        text = _read_text(data)
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(text)
     mended = json.dumps(json.loads(text), ensure_ascii=False)
     return orjson.loads(mended.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
-def _text_of(data: bytes | str) -> str:
+def _read_text(data: bytes | str) -> str:
     return data.decode(errors="replace") if isinstance(data, bytes) else data
 
 
@@ -72,7 +72,7 @@ def _cursor(content: Mapping[str, Any], data: bytes | str) -> Cursor:
     guid, usn, ausn = content.get("guid"), content.get("usn"), content.get("ausn")
     if float in (type(guid), type(usn), type(ausn)):
         # Also an integer beyond 64 bits. Its text, not its value, is what we owe back.
-        written = json.loads(_text_of(data), parse_float=_Written, parse_int=_Written)
+        written = json.loads(_read_text(data), parse_float=_Written, parse_int=_Written)
         guid, usn, ausn = (
             written[name] if isinstance(value, float) else value
             for name, value in (("guid", guid), ("usn", usn), ("ausn", ausn))
@@ -145,7 +145,7 @@ def _read_login(content: dict[str, Any], data: bytes | str) -> m.Message:
     if info is None:
         return m.AppLogin(**told)
     try:
-        return m.AppLogin(**told, info=orjson.dumps(info).decode(), info_as_sent=_as_sent(_text_of(data), "info"))
+        return m.AppLogin(**told, info=orjson.dumps(info).decode(), info_as_sent=_as_sent(_read_text(data), "info"))
     except (ValueError, IndexError, RecursionError, orjson.JSONEncodeError):
         raise _Unusable("info is nested too deeply, or beside too much, or not valid JSON") from None
 

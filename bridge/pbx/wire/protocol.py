@@ -31,7 +31,7 @@ class Party(StrEnum):
         return Party.PBX if self is Party.BRIDGE else Party.BRIDGE
 
 
-class State(StrEnum):
+class ConversationState(StrEnum):
     """How far the conversation has come."""
 
     CONNECTED = "connected"
@@ -63,36 +63,38 @@ Event = m.Message | Answer | Stray
 
 CALLER, CALLEE, BRIDGE, PBX = "caller", "callee", "bridge", "pbx"
 
-TABLE: Final[dict[State, dict[type, tuple[str, State]]]] = {  # state -> what is said -> (by whom, where it leads)
-    State.CONNECTED: {m.AppChallenge: (CALLER, State.CHALLENGING)},
-    State.CHALLENGING: {
-        m.AppChallengeResult: (CALLEE, State.PROVING),
-        m.PbxInfo: (PBX, State.CHALLENGING),  # some PBXs introduce themselves before they judge
-        m.AppInfo: (PBX, State.CHALLENGING),
+TABLE: Final[
+    dict[ConversationState, dict[type, tuple[str, ConversationState]]]
+] = {  # state -> what is said -> (by whom, where it leads)
+    ConversationState.CONNECTED: {m.AppChallenge: (CALLER, ConversationState.CHALLENGING)},
+    ConversationState.CHALLENGING: {
+        m.AppChallengeResult: (CALLEE, ConversationState.PROVING),
+        m.PbxInfo: (PBX, ConversationState.CHALLENGING),  # some PBXs introduce themselves before they judge
+        m.AppInfo: (PBX, ConversationState.CHALLENGING),
     },
-    State.PROVING: {m.AppLogin: (CALLER, State.JUDGING)},
-    State.JUDGING: {
-        m.LoginAccepted: (CALLEE, State.READY),
-        m.LoginRefused: (CALLEE, State.CLOSED),
-        m.PbxInfo: (PBX, State.JUDGING),
-        m.AppInfo: (PBX, State.JUDGING),
+    ConversationState.PROVING: {m.AppLogin: (CALLER, ConversationState.JUDGING)},
+    ConversationState.JUDGING: {
+        m.LoginAccepted: (CALLEE, ConversationState.READY),
+        m.LoginRefused: (CALLEE, ConversationState.CLOSED),
+        m.PbxInfo: (PBX, ConversationState.JUDGING),
+        m.AppInfo: (PBX, ConversationState.JUDGING),
     },
-    State.READY: {
-        m.AccountInfo: (BRIDGE, State.ASKED),
-        Stray: (PBX, State.READY),
-        m.PbxInfo: (PBX, State.READY),
-        m.AppInfo: (PBX, State.READY),
-        m.AppInfoResult: (BRIDGE, State.READY),
+    ConversationState.READY: {
+        m.AccountInfo: (BRIDGE, ConversationState.ASKED),
+        Stray: (PBX, ConversationState.READY),
+        m.PbxInfo: (PBX, ConversationState.READY),
+        m.AppInfo: (PBX, ConversationState.READY),
+        m.AppInfoResult: (BRIDGE, ConversationState.READY),
     },
-    State.ASKED: {
-        Answer: (PBX, State.READY),
-        m.AccountInfo: (BRIDGE, State.ASKED),  # gives up on the question before
-        Stray: (PBX, State.ASKED),
-        m.PbxInfo: (PBX, State.ASKED),
-        m.AppInfo: (PBX, State.ASKED),
-        m.AppInfoResult: (BRIDGE, State.ASKED),
+    ConversationState.ASKED: {
+        Answer: (PBX, ConversationState.READY),
+        m.AccountInfo: (BRIDGE, ConversationState.ASKED),  # gives up on the question before
+        Stray: (PBX, ConversationState.ASKED),
+        m.PbxInfo: (PBX, ConversationState.ASKED),
+        m.AppInfo: (PBX, ConversationState.ASKED),
+        m.AppInfoResult: (BRIDGE, ConversationState.ASKED),
     },
-    State.CLOSED: {},
+    ConversationState.CLOSED: {},
 }
 
 SMALL_TALK: Final = frozenset({m.KeepAlive, m.CheckBuild, m.CheckBuildResult, m.Other, m.Unreadable})
@@ -107,7 +109,7 @@ class Conversation:
     def __init__(self, us: Party, *, caller: Party) -> None:
         self.us = us
         self.caller = caller
-        self.state = State.CONNECTED
+        self.state = ConversationState.CONNECTED
         self._them = us.other
         self._parties = {CALLER: caller, CALLEE: caller.other, BRIDGE: Party.BRIDGE, PBX: Party.PBX}
         self.open_question: m.AccountInfo | None = None
@@ -174,7 +176,9 @@ class Conversation:
             self.open_question = None
 
 
-_BEFORE_LOGIN = frozenset({State.CONNECTED, State.CHALLENGING, State.PROVING, State.JUDGING})
+_BEFORE_LOGIN = frozenset(
+    {ConversationState.CONNECTED, ConversationState.CHALLENGING, ConversationState.PROVING, ConversationState.JUDGING}
+)
 
 
 def _name(event: Event) -> str:

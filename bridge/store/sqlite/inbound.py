@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from bridge.model import Caller, Meeting, Newcomers, SourceName
+from bridge.model import Admission, InboundPbx, Newcomers, SourceName
 from bridge.store.sqlite.transaction import as_text
 
 MAX_ADDRESSES: Final = 8
@@ -40,7 +40,7 @@ class Placing(Protocol):
         """Return where *source* stands; one never seen before is made."""
 
 
-class CallerBook:
+class InboundRegister:
     """What the store knows of them. Everything here raises ``StoreUnusable`` where that cannot be read or written."""
 
     def __init__(self, database: Database) -> None:
@@ -49,25 +49,25 @@ class CallerBook:
     def __repr__(self) -> str:
         return "<CallerBook>"
 
-    def meet(self, caller: Caller, at: datetime, newcomers: Newcomers) -> Meeting:
+    def register_inbound(self, caller: InboundPbx, at: datetime, newcomers: Newcomers) -> Admission:
         """Take note that *caller* has logged in, and return whether it may be let in."""
         with self._database.transaction() as transaction:
             found = self._database.query("caller", name=caller.source)
             if found:
                 return self._meet_again(found[0], caller, at)
             if newcomers.is_asking:
-                return Meeting.WAITS
+                return Admission.WAITS
             if self._count("count_callers", at - newcomers.remembered, at) >= newcomers.total:
-                return Meeting.TOO_MANY
+                return Admission.TOO_MANY
             if self._count("count_new_callers", at - HOUR, at) >= newcomers.per_hour:
-                return Meeting.TOO_MANY_NEW
+                return Admission.TOO_MANY_NEW
             return self._add(transaction, caller, at)
 
-    def admit(self, caller: Caller, at: datetime) -> bool:
+    def admit(self, caller: InboundPbx, at: datetime) -> bool:
         """Let *caller* in from now on; False where its name is another's."""
         with self._database.transaction() as transaction:
             is_known = bool(self._database.query("caller", name=caller.source))
-            return is_known or self._add(transaction, caller, at) is Meeting.NEW
+            return is_known or self._add(transaction, caller, at) is Admission.NEW
 
     def acknowledge(self, source: SourceName) -> bool:
         """Take what was odd about a PBX for right from now on; False where no PBX of that name has dialled."""
@@ -82,10 +82,10 @@ class CallerBook:
             self._keep(source, found[0]["seen_at"], guid, known, {})
             return True
 
-    def known(self, since: datetime) -> Sequence[Caller]:
+    def known(self, since: datetime) -> Sequence[InboundPbx]:
         """Return the PBXs that have dialled *since* then, from where, and what is odd about them."""
         return [
-            Caller(
+            InboundPbx(
                 SourceName(row["name"]), row["domain"], row["pbx"], address, row["guid"], _sentence(row["name"], odd)
             )
             for row in self._database.query("callers", since=as_text(since))
@@ -98,9 +98,9 @@ class CallerBook:
         found = self._database.query("caller", name=source)
         return _sentence(source, _odd(found[0])) if found else ""
 
-    def _meet_again(self, row: Any, caller: Caller, at: datetime) -> Meeting:
+    def _meet_again(self, row: Any, caller: InboundPbx, at: datetime) -> Admission:
         if (row["domain"], row["pbx"]) != (caller.domain, caller.pbx):
-            return Meeting.NAME_TAKEN
+            return Admission.NAME_TAKEN
         known, odd = _known(row), _odd(row)
         if caller.address and caller.address not in known:
             if known:
@@ -110,9 +110,9 @@ class CallerBook:
         if caller.guid and row["guid"] and caller.guid.lower() != row["guid"].lower():
             odd = {"at": as_text(at), **odd, "guid": caller.guid}
         self._keep(caller.source, as_text(at), row["guid"] or caller.guid, known, odd)
-        return Meeting.KNOWN
+        return Admission.KNOWN
 
-    def _add(self, transaction: Placing, caller: Caller, at: datetime) -> Meeting:
+    def _add(self, transaction: Placing, caller: InboundPbx, at: datetime) -> Admission:
         transaction.place(caller.source)  # a source never seen before is made
         is_its_own = self._database.change(
             "add_caller",
@@ -123,7 +123,7 @@ class CallerBook:
             guid=caller.guid,
             addresses=_json([caller.address] if caller.address else []),
         )
-        return Meeting.NEW if is_its_own else Meeting.NAME_TAKEN
+        return Admission.NEW if is_its_own else Admission.NAME_TAKEN
 
     def _keep(self, source: str, seen_at: str, guid: str, known: list[str], odd: dict[str, str]) -> None:
         self._database.change(

@@ -114,13 +114,13 @@ class SqliteOutbox:
         """Return the lanes in which something may wait."""
         return [self._name(lane) for lane in self._through if self._unsent("unsent", lane, limit=1)]
 
-    def lane_of(self, source: SourceName) -> SourceName:
+    def find_lane(self, source: SourceName) -> SourceName:
         """Return in which lane the events of a source are."""
         return ALL if self._has_one_lane else source
 
     def mark_published(self, rows: Sequence[OutboxRow], at: datetime) -> None:
         """Record that the sink has *rows*, the next ones of their lanes, and with them all before them."""
-        reached = {self._lane(self.lane_of(row.source)): row.position for row in rows}
+        reached = {self._lane(self.find_lane(row.source)): row.position for row in rows}
         self._confirm(reached, at)
         self._count(-len(rows), -sum(len(row.body) for row in rows))
 

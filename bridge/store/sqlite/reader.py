@@ -88,7 +88,7 @@ class StoreReader:
         """Return whether anything is kept of the account with this key, if only an event of a former lineage."""
         return bool(self._rows("person", key=key)[0][0])
 
-    def events_of(self, source: SourceName, key: str) -> list[RecordedEvent]:
+    def list_events(self, source: SourceName, key: str) -> list[RecordedEvent]:
         """Return the events of one account that the outbox still has, the oldest first."""
         return list(map(_recorded, self._rows("events_of_account", source=source, key=key)))
 

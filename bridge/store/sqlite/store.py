@@ -26,14 +26,14 @@ from bridge.model import (
     Numbers,
     Parked,
     Pause,
-    Place,
     Sink,
     SourceName,
+    SourceState,
 )
-from bridge.store.lineage import birth_of, new_lineage
+from bridge.store.lineage import new_lineage, read_birth
 from bridge.store.sqlite.erasure import forget, overwriting
 from bridge.store.sqlite.errors import cannot_open, damaged, is_busy, locked, missing, of_sqlite
-from bridge.store.sqlite.inbound import CallerBook
+from bridge.store.sqlite.inbound import InboundRegister
 from bridge.store.sqlite.lock import StoreLock
 from bridge.store.sqlite.outbox import SqliteOutbox
 from bridge.store.sqlite.reader import PAUSED, pauses_in
@@ -87,7 +87,7 @@ class SqliteStore:
         """All that were given here or heard of; the next one is newer."""
         self.exchange = SqliteOutbox(self, Sink.EXCHANGE)
         self.log = SqliteOutbox(self, Sink.LOG)
-        self.book = CallerBook(self)
+        self.book = InboundRegister(self)
         """The PBXs that dial."""
         self.is_proven = False
         """True once it is known that this is the newest state of the store; see ``lineage``."""
@@ -244,7 +244,7 @@ class SqliteStore:
             self._names = {known: name for name, known in self._sources.items()}
         return self._names[number]
 
-    def place(self, source: SourceName) -> Place:
+    def place(self, source: SourceName) -> SourceState:
         """Return where *source* stands."""
         with self.transaction() as transaction:
             return transaction.place(source)
@@ -274,7 +274,7 @@ class SqliteStore:
         ahead = doubt or self._meta.get(_DOUBT, b"").decode() if log is None else self.passed_by(log)
         with self.together():
             if log is not None:
-                self._lineages |= {lineage for lineage, _, _ in log.newest.values() if birth_of(lineage) is not None}
+                self._lineages |= {lineage for lineage, _, _ in log.newest.values() if read_birth(lineage) is not None}
                 self._note(_FLOOR, max(self._lineages).encode())
                 self.note_places(log)
                 if not ahead:
@@ -308,7 +308,7 @@ class SqliteStore:
         beyond = [
             f"{source} {_numbered(*numbers)} instead of {_numbered(*known[source])}"
             for source, numbers in log.newest.items()
-            if source in known and birth_of(numbers[0]) is not None and numbers > known[source]
+            if source in known and read_birth(numbers[0]) is not None and numbers > known[source]
         ]
         if beyond:
             return f"the log at the broker has later numbers: {', '.join(beyond)}"
@@ -343,7 +343,7 @@ class SqliteStore:
         if self._life:
             self._lock.expect({self._life, lineage}, given)
         else:  # nothing of this is durable yet: should it end here, the next start has to find out the same
-            before = {word for word in self._remembered if birth_of(word) is None}
+            before = {word for word in self._remembered if read_birth(word) is None}
             self._lock.expect(before | {lineage}, max(given, self._lock.position))
         return lineage
 
@@ -557,7 +557,7 @@ class SqliteStore:
     def _begin_life(self) -> None:
         """Give the file a new life; both the old one and the new one count while it is written."""
         before, self._life = self._meta.get("life", b"").decode(), secrets.token_hex(8)
-        newest = max(self._lineages | {word for word in self._remembered if birth_of(word) is not None}, default="")
+        newest = max(self._lineages | {word for word in self._remembered if read_birth(word) is not None}, default="")
         position = self.exchange.last_given()
         self._lock.expect({self._life, before, newest} - {""}, position)
         self._note("life", self._life.encode())

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from bridge.model import AccountGuid, Certificate, Cursor, Mirrored, NewEvent, Place, SourceName, Token
+from bridge.model import AccountGuid, Certificate, Cursor, Mirrored, NewEvent, SourceName, SourceState, Token
 from bridge.store.sqlite.sql import queries
 
 
@@ -44,7 +44,7 @@ class SqliteTransaction:
         self.added: dict[int, tuple[int, int]] = {}
         """Events put into the outbox: how many and how many bytes, by the number of their source."""
 
-    def place(self, source: SourceName) -> Place:
+    def place(self, source: SourceName) -> SourceState:
         """Return where *source* stands; a source never seen before stands at the start."""
         row = self._db.execute(queries()["source"], {"name": source}).fetchone()
         if row is None:
@@ -52,7 +52,7 @@ class SqliteTransaction:
             row = self._db.execute(queries()["source"], {"name": source}).fetchone()
             self.made.append(source)
         self._sources[source] = row["id"]
-        return Place(
+        return SourceState(
             _cursor(row),
             row["sequence"],
             row["walk"],
@@ -148,7 +148,7 @@ class SqliteTransaction:
     def _execute(self, query: str, source: SourceName, **parameters: Any) -> sqlite3.Cursor:
         return self._db.execute(queries()[query], {"source_id": self._sources[source], **parameters})
 
-    def move(self, source: SourceName, since: Cursor, until: Place) -> bool:
+    def move(self, source: SourceName, since: Cursor, until: SourceState) -> bool:
         """Move the cursor if it stands at *since*, and return whether it did."""
         source_id = self._sources[source]
         moved = self._db.execute(

@@ -2,20 +2,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.broker.confirms import Ledger
+from bridge.broker.confirms import ConfirmLedger
 from bridge.errors import BridgeError, BrokerDidNotConfirm, EventUnroutable
 
 UNROUTABLE = EventUnroutable("no queue takes it")
 FULL = BrokerDidNotConfirm("a queue is full")
 
 
-def ledger_of(count: int) -> Ledger:
-    ledger = Ledger()
+def ledger_of(count: int) -> ConfirmLedger:
+    ledger = ConfirmLedger()
     ledger.sent([f"id-{tag}" for tag in range(1, count + 1)])
     return ledger
 
 
-def told(ledger: Ledger) -> tuple[list[int], list[tuple[int, BridgeError]]]:
+def told(ledger: ConfirmLedger) -> tuple[list[int], list[tuple[int, BridgeError]]]:
     confirmed, refused = ledger.take()
     return list(confirmed), list(refused)
 
@@ -56,7 +56,7 @@ def test_a_returned_message_is_refused_although_the_broker_confirms_it_and_other
 
 
 def test_a_message_that_is_sent_twice_may_come_back_twice() -> None:
-    ledger = Ledger()
+    ledger = ConfirmLedger()
     ledger.sent(["same", "same"])
     ledger.returned("same", UNROUTABLE)
     ledger.returned("same", UNROUTABLE)

@@ -4,7 +4,7 @@ import ssl
 import aiormq.exceptions as amqp
 import pytest
 
-from bridge.broker.errors import max_message_size_in, translated, translation, vhost_of
+from bridge.broker.errors import max_message_size_in, name_vhost, translated, translation
 from bridge.errors import BridgeError, BrokerRefusedEvent, BrokerRefusedLogin, BrokerUnreachable, TopologyMismatch
 
 URL = "amqps://bridge:s3cret@rabbit.example.com/accounts%2Fhq"
@@ -63,7 +63,7 @@ async def test_our_being_stopped_is_no_failure_of_the_broker() -> None:
 
 @pytest.mark.parametrize(("url", "vhost"), [("amqp://x", "/"), ("amqp://x/", "/"), (URL, "accounts/hq")])
 def test_a_url_without_a_virtual_host_means_the_usual_one(url: str, vhost: str) -> None:
-    assert vhost_of(url) == vhost
+    assert name_vhost(url) == vhost
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from bridge.broker.frames import publish_frames
-from bridge.events.trace_context import trace_of
+from bridge.events.trace_context import derive_trace
 from bridge.model import OutboxRow
 from tests.support.rows import HQ
 
@@ -73,5 +73,5 @@ def test_only_with_traces_a_message_has_their_context() -> None:
     traced = publish_frames(row, channel=3, exchange="pbx.accounts", frame_max=131072, is_traced=True)
     assert read(traced)[1].properties.headers == {
         "x-deduplication-header": "id-ü",
-        "traceparent": trace_of("id-ü").traceparent,
+        "traceparent": derive_trace("id-ü").traceparent,
     }

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bridge.broker.confirms import Ledger
-from bridge.broker.session import ConfirmingSession
+from bridge.broker.confirms import ConfirmLedger
+from bridge.broker.session import ConfirmSession
 from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerUnreachable
 from bridge.model import OutboxRow
 from tests.support.rows import HQ
@@ -23,7 +23,7 @@ def rows(count: int) -> list[OutboxRow]:
     return [OutboxRow(n, HQ, n, f"id-{n}", "type", "key", b"{}", now) for n in range(1, count + 1)]
 
 
-class Plain(ConfirmingSession):
+class Plain(ConfirmSession):
     """A session with nothing behind it: *trouble* is raised when something is written, or nothing ever gets written."""
 
     def __init__(self, trouble: BaseException | None = None, *, is_stuck: bool = False) -> None:
@@ -32,7 +32,7 @@ class Plain(ConfirmingSession):
         self._trouble = trouble
         self._is_stuck = is_stuck
 
-    def refusal_of(self, _row: OutboxRow) -> BridgeError | None:
+    def explain_refusal(self, _row: OutboxRow) -> BridgeError | None:
         return None
 
     async def _write(self, rows: Sequence[OutboxRow]) -> None:
@@ -42,7 +42,7 @@ class Plain(ConfirmingSession):
         if self._is_stuck:
             await self._unless_ended(asyncio.Event().wait())
 
-    def says(self, tell: Callable[[Ledger], None]) -> None:
+    def says(self, tell: Callable[[ConfirmLedger], None]) -> None:
         """Have the broker say something."""
         self._tell(lambda: tell(self._ledger))
 

@@ -14,7 +14,7 @@ from bridge.config.loading import load_settings
 from bridge.config.settings import Settings
 from bridge.config.template import in_effect
 from bridge.errors import BadConfig, FileUnusable
-from bridge.runtime.from_settings import habits_of, limits_of, offer_of, pace_of, topology_of
+from bridge.runtime.from_settings import build_habits, build_limits, build_offer, build_pace, build_topology
 from tests.support.settings import MINIMUM, load, mistakes, without_broker
 
 
@@ -184,15 +184,15 @@ def test_whatever_the_variables_say_it_is_settings_that_can_be_used_or_a_sentenc
         list(settings.troubles())
         list(in_effect(settings, {}))
         with suppress(FileUnusable):
-            topology_of(settings)
-            offer_of(settings)
+            build_topology(settings)
+            build_offer(settings)
             for url in (*settings.rabbitmq.urls, *settings.rabbitmq.stream_urls):
                 assert URL(url).host == urlsplit(url).hostname
                 assert URL(url).explicit_port == urlsplit(url).port
-        habits_of(settings)
-        limits_of(settings)
+        build_habits(settings)
+        build_limits(settings)
         for pbx in settings.pbx:
-            pace_of(pbx)
+            build_pace(pbx)
             parse_uri(pbx.full_url)
 
 

@@ -7,29 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from bridge.broker.session import ConfirmingSession
+from bridge.broker.session import ConfirmSession
 from bridge.delivery.ingest import ingest
 from bridge.delivery.relay import OutboxRelay
 from bridge.errors import BridgeError, BrokerUnreachable
 from bridge.events.normalize import Rules
 from bridge.model import OutboxRow
-from bridge.runtime.retry import Patience, keep_trying
+from bridge.runtime.retry import Backoff, keep_trying
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW
 from tests.support.rows import batch, row
-from tests.support.world import at_once
+from tests.support.world import try_deliver
 
 EVENTS = 12
 
 
-class Failing(ConfirmingSession):
+class Failing(ConfirmSession):
     """Confirms at once what it gets, and fails at one of the calls that it counts over all sessions."""
 
     def __init__(self, broker: "Broker") -> None:
         super().__init__(lambda _state: None)
         self._broker = broker
 
-    def refusal_of(self, _row: OutboxRow) -> BridgeError | None:
+    def explain_refusal(self, _row: OutboxRow) -> BridgeError | None:
         return None
 
     async def _write(self, rows: Sequence[OutboxRow]) -> None:
@@ -104,8 +104,8 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 @pytest.mark.parametrize("fails_at", range(1, 20))
 async def test_a_failure_anywhere_hangs_nothing_and_loses_nothing(store: SqliteStore, fails_at: int) -> None:
     broker, told = Broker(fails_at), list[str]()
-    relay = OutboxRelay(store.exchange, broker, Nobody(), offload=at_once, clock=lambda: NOW, window=4)
-    patience = Patience(transient_max_seconds=0.001)
+    relay = OutboxRelay(store.exchange, broker, Nobody(), offload=try_deliver, clock=lambda: NOW, window=4)
+    patience = Backoff(transient_max_seconds=0.001)
     async with asyncio.timeout(10):
         running = asyncio.create_task(
             keep_trying(relay.run, patience, lambda problem, _pause: told.append(str(problem)))

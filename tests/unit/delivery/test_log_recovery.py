@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.broker.stream.partitions import partition_of
+from bridge.broker.stream.partitions import choose_partition
 from bridge.delivery import log_recovery
 from bridge.delivery.log_recovery import recover
 from bridge.errors import StoreOutdated
 from bridge.model import LogContents, OutboxRow
 from bridge.store.sqlite.store import SqliteStore
-from tests.support.logwriter import NOW, at_once, changes, take
+from tests.support.logwriter import NOW, changes, take, try_deliver
 from tests.support.outbox import send_all, unsent
 from tests.support.rows import HQ, row
 
@@ -24,8 +24,8 @@ class Remembering:
     def __init__(self, *lasts: int) -> None:
         self.lasts: Sequence[int] = lasts
 
-    def stream_of(self, row: OutboxRow) -> int:
-        return partition_of(row, len(self.lasts))
+    def choose_stream(self, row: OutboxRow) -> int:
+        return choose_partition(row, len(self.lasts))
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def waiting(store: SqliteStore) -> list[int]:
 
 
 async def recovered(store: SqliteStore, *lasts: int) -> tuple[int, str]:
-    return await recover(Remembering(*lasts), store.log, offload=at_once, now=NOW)
+    return await recover(Remembering(*lasts), store.log, offload=try_deliver, now=NOW)
 
 
 async def test_what_the_log_has_is_done_and_nothing_else(store: SqliteStore) -> None:
@@ -55,7 +55,7 @@ async def test_what_the_log_has_is_done_and_nothing_else(store: SqliteStore) -> 
 
 async def test_each_stream_tells_of_its_own_rows_only(store: SqliteStore) -> None:
     take(store, *changes(1, 50))
-    of_first = [found.position for found in unsent(store.log) if partition_of(found, 2) == 0]
+    of_first = [found.position for found in unsent(store.log) if choose_partition(found, 2) == 0]
     settled, _ = await recovered(store, 30, 0)
     assert settled == len([at for at in of_first if at <= 30])
     assert waiting(store) == [at for at in range(1, 51) if at not in of_first or at > 30]
@@ -87,7 +87,7 @@ async def test_events_that_the_log_confirmed_and_has_no_more_are_told_of(store: 
 
 async def test_a_partition_that_lost_everything_is_told_of_although_the_others_are_whole(store: SqliteStore) -> None:
     take(store, *changes(1, 40))
-    last = max(found.position for found in unsent(store.log) if partition_of(found, 2) == 1)
+    last = max(found.position for found in unsent(store.log) if choose_partition(found, 2) == 1)
     send_all(store.log, NOW)
     _, warning = await recovered(store, 0, last)
     assert "the log has lost events" in warning
@@ -117,7 +117,7 @@ async def test_nothing_counts_as_written_that_was_not_and_nothing_is_written_twi
         store.begin_log(len(lasts))
         take(store, *changes(1, 60))
         rows = unsent(store.log)
-        written = [found.position for found in rows if found.position <= lasts[partition_of(found, len(lasts))]]
+        written = [found.position for found in rows if found.position <= lasts[choose_partition(found, len(lasts))]]
         settled, _ = await recovered(store, *lasts)
         assert settled == len(written)
         assert waiting(store) == [at for at in range(1, 61) if at not in written]

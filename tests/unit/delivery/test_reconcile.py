@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bridge.delivery.ingest import ingest
-from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, caught_up, sight, sweep
+from bridge.delivery.reconcile import DeletionLimit, WalkRecord, begin_walk, caught_up, delete_missing, observe
 from bridge.events import cloudevents
 from bridge.events.normalize import Rules
 from bridge.model import Certificate, ChangeKind, Cursor, Reason, Row
@@ -36,15 +36,15 @@ def know(store: SqliteStore, *rows: Row, since: Cursor | None = None) -> None:
 
 
 def walked(
-    store: SqliteStore, *seen: Row, brake: Brake | None = None, is_accepted: bool = False
+    store: SqliteStore, *seen: Row, brake: DeletionLimit | None = None, is_accepted: bool = False
 ) -> tuple[Certificate, list[str]]:
     """A proven full walk that sees these rows; returns its certificate and who was deleted."""
     begin_walk(store, HQ)
     record = WalkRecord(NOW)
-    sight(store, HQ, list(seen), record, rules=RULES, now=NOW)
+    observe(store, HQ, list(seen), record, rules=RULES, now=NOW)
     caught_up(store, HQ, record, ends_initial=True, rules=RULES, now=NOW)
-    certificate, deleted = sweep(
-        store, HQ, record, rules=RULES, now=NOW, brake=brake or Brake(), is_accepted=is_accepted
+    certificate, deleted = delete_missing(
+        store, HQ, record, rules=RULES, now=NOW, brake=brake or DeletionLimit(), is_accepted=is_accepted
     )
     return certificate, [change.account["guid"] for change in deleted]
 
@@ -89,7 +89,7 @@ def test_what_the_live_cursor_told_meanwhile_is_no_repair(store: SqliteStore) ->
     know(store, row("a", 1, dn="old"))
     begin_walk(store, HQ)
     record = WalkRecord(NOW)
-    sight(store, HQ, [row("a", 1, dn="stale")], record, rules=RULES, now=NOW)
+    observe(store, HQ, [row("a", 1, dn="stale")], record, rules=RULES, now=NOW)
     live = row("a", 2, dn="new")
     know(store, live, since=cursor(1))
     record.heard_live([live])

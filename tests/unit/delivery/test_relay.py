@@ -74,7 +74,7 @@ class HandHeldBroker:
         self.sent, self._confirmed, self._refused, self._failure = [], [], [], None
         yield self
 
-    def refusal_of(self, row: OutboxRow) -> BridgeError | None:
+    def explain_refusal(self, row: OutboxRow) -> BridgeError | None:
         self._fail("refusal_of")
         return self.unfit.get(row.event_id)
 
@@ -232,7 +232,7 @@ def site(store: SqliteStore) -> Site:
 
 
 @pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def try_deliver(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have nobody wait for the next attempt."""
     for name in FIRST_PAUSES:
         monkeypatch.setattr(relaying, name, 0.0)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.events.diff import judge, judge_repair
+from bridge.events.diff import compare, compare_repair
 from bridge.events.normalize import OPTIONAL_FIELDS, Projection, Rules
 from bridge.model import AccountGuid, ChangeKind, Cursor, Mirrored, Reason, Row, Token
 from tests.support.rows import HQ, SECRETS, cursor, row
@@ -15,7 +15,7 @@ EVERYTHING = Rules(key=b"k" * 32, projection=Projection.of(include=OPTIONAL_FIEL
 
 
 def judged(told: Row, before: Mirrored | None = None, rules: Rules = RULES, *, is_initial: bool = False) -> Any:
-    return judge(told, before, source=HQ, rules=rules, is_initial=is_initial)
+    return compare(told, before, source=HQ, rules=rules, is_initial=is_initial)
 
 
 secret_names = st.sampled_from(
@@ -100,7 +100,7 @@ def test_fail_over_and_back_ends_with_what_the_pbx_says_last() -> None:
 def test_an_account_is_initial_until_its_source_was_caught_up_and_created_from_then_on() -> None:
     assert judged(row("erika", 1), is_initial=True).change.kind is ChangeKind.INITIAL
     assert judged(row("erika", 1)).change.kind is ChangeKind.CREATED
-    repaired = judge_repair(row("erika", 1), None, source=HQ, rules=RULES, is_initial=True).change
+    repaired = compare_repair(row("erika", 1), None, source=HQ, rules=RULES, is_initial=True).change
     assert repaired is not None
     assert repaired.kind is ChangeKind.INITIAL
 

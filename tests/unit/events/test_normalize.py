@@ -20,9 +20,9 @@ from bridge.events.normalize import (
     Rules,
     Unexpected,
     account_key,
-    account_of,
     clean_guid,
     digest,
+    read_account,
     unknown_names,
 )
 from bridge.model import AccountGuid, Cursor, Row, Token
@@ -70,7 +70,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def published(info: dict[str, Any], *, rules: Rules = EVERYTHING) -> Any:
     told = Row(Cursor(GUID, Token("1"), Token("1")), AccountGuid("guid-1"), "erika.mustermann", info)
-    return account_of(told, None, rules)
+    return read_account(told, None, rules)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -165,13 +165,13 @@ def as_info(account: dict[str, Any]) -> dict[str, Any]:
 def test_whatever_comes_leaves_clean_bounded_and_as_it_would_leave_again(
     info: dict[str, Any], guid: str, h323: str
 ) -> None:
-    account: Any = account_of(delivered(info, guid, h323), None, EVERYTHING)
+    account: Any = read_account(delivered(info, guid, h323), None, EVERYTHING)
     orjson.dumps(account)
     for text in texts_in(account):
         assert unicodedata.is_normalized("NFC", text)
         assert not any(unicodedata.category(character) in {"Cc", "Cs"} for character in text)
         assert len(text) <= MAX_TEXT_CHARACTERS
-    again: Any = account_of(delivered(as_info(account), account["guid"], account["h323"]), None, EVERYTHING)
+    again: Any = read_account(delivered(as_info(account), account["guid"], account["h323"]), None, EVERYTHING)
     assert again == account
     assert account_key(account["guid"]) == account_key(AccountGuid(guid))
     digest(delivered(info, guid, h323), b"k")
@@ -202,7 +202,7 @@ def test_nothing_that_is_too_much_is_published_and_its_name_is_told_once() -> No
         "g" * 1000,
         "h" * 2000,
     )
-    account: Any = account_of(row, None, EVERYTHING)
+    account: Any = read_account(row, None, EVERYTHING)
     assert account["numbers"] == many[:MAX_ITEMS]
     assert [group["name"] for group in account["groups"]] == many[:MAX_ITEMS], "the same ones in whatever order"
     assert len(account["emails"]) == len(account["devices"]) == MAX_ITEMS
@@ -243,7 +243,7 @@ class Watched(list[Any]):
 def test_nothing_in_a_list_is_looked_at_more_than_a_few_times(name: str, shape: Any) -> None:
     listed = Watched(shape(number) for number in range(20_000))
     row = delivered({name: listed})
-    account_of(row, None, EVERYTHING)
+    read_account(row, None, EVERYTHING)
     Unexpected().cut_in(row)
     assert listed.looks <= 3 * len(listed)
 
@@ -267,7 +267,7 @@ def test_the_work_grows_with_the_message_and_no_faster(value: Any) -> None:
         best = float("inf")
         for _ in range(5):
             begun = time.thread_time()
-            account_of(row, None, EVERYTHING)
+            read_account(row, None, EVERYTHING)
             unexpected = Unexpected()
             unexpected.cut_in(row)
             unexpected.unknown_in(row)

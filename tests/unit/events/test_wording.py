@@ -1,6 +1,6 @@
 import pytest
 
-from bridge.events.wording import MAX_TEXT_CHARACTERS, brief, clean, differences, headline, name_of, shown
+from bridge.events.wording import MAX_TEXT_CHARACTERS, brief, choose_name, clean, differences, headline, shown
 from bridge.model import ChangeKind, Reason
 
 
@@ -26,9 +26,9 @@ def test_a_change_is_told_in_a_few_words(
 
 
 def test_an_account_is_called_by_the_best_name_it_has() -> None:
-    assert name_of({"display_name": None, "common_name": "", "h323": "erika", "guid": "g"}) == "erika"
-    assert name_of({"guid": "g"}) == "g"
-    assert name_of({}) == "?"
+    assert choose_name({"display_name": None, "common_name": "", "h323": "erika", "guid": "g"}) == "erika"
+    assert choose_name({"guid": "g"}) == "g"
+    assert choose_name({}) == "?"
 
 
 def test_a_difference_is_short_texts() -> None:

@@ -15,7 +15,7 @@ def scraped(*, is_all: bool = True) -> dict[tuple[str, tuple[tuple[str, str], ..
         part.accounts, part.walk = 412, WalkProgress(NOW, NOW, 17)
         told.broker.last_progress_at = NOW
         told.watch("store", timedelta(minutes=1))
-        part.fails("away", Level.WARN, NOW, cause="pbx_unreachable")
+        part.failed("away", Level.WARN, NOW, cause="pbx_unreachable")
     _, body = exposition(told)()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value

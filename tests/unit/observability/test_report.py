@@ -45,13 +45,13 @@ def test_of_several_pbxs_the_longest_silent_one_and_the_latest_change_are_told()
 
 def test_sent_is_not_claimed_where_a_pbx_is_not_read() -> None:
     deaf = board(NOW, "hq", "branch")
-    deaf.sources["branch"].fails("no connection", Level.WARN, NOW)
+    deaf.sources["branch"].failed("no connection", Level.WARN, NOW)
     assert headline(deaf, NOW)[0] == ("Everything heard is sent, but branch is not read.",)
-    deaf.sources["hq"].fails("no connection", Level.WARN, NOW)
+    deaf.sources["hq"].failed("no connection", Level.WARN, NOW)
     assert headline(deaf, NOW)[0] == ("Everything heard is sent, but hq and 1 more are not read.",)
     deaf.unsent = 1
     assert headline(deaf, NOW)[0] == ("1 event waits to be sent.",)
-    deaf.broker.fails("no connection", Level.WARN, NOW)
+    deaf.broker.failed("no connection", Level.WARN, NOW)
     deaf.held = 4
     assert headline(deaf, NOW)[0] == ("5 events wait for the broker.",)
 
@@ -87,7 +87,7 @@ def test_the_sentences_say_whether_everything_is_sent_and_verified() -> None:
     part.warning = "30 accounts are gone from the PBX"
     assert "30 accounts are gone from the PBX." in told_about("hq", told)
     assert "all match" not in told_about("hq", told)
-    part.fails("no connection to it", Level.WARN, NOW)
+    part.failed("no connection to it", Level.WARN, NOW)
     assert "no connection to it. 412" in told_about("hq", told)
 
 
@@ -161,7 +161,7 @@ def told_about(name: str, told: object) -> str:
 
 def test_every_problem_has_a_place_a_cause_and_a_sentence_and_the_worst_comes_first() -> None:
     bad = board()
-    bad.broker.fails("no connection to the broker", Level.WARN, NOW, cause="broker_unreachable")
+    bad.broker.failed("no connection to the broker", Level.WARN, NOW, cause="broker_unreachable")
     bad.sources["hq"].warning = "30 accounts are gone"
     bad.sources["hq"].walk = WalkProgress(NOW, NOW - timedelta(hours=1), accounts=17)
     bad.unsent, bad.oldest_unsent_at = 1, NOW - timedelta(minutes=7)
@@ -189,7 +189,7 @@ def test_a_pause_is_told_once_and_not_by_every_pbx() -> None:
     full = board(NOW, "hq", "branch")
     full.full = "the outbox is full"
     for part in full.sources.values():
-        part.fails(full.full, Level.PAUSED, NOW)
+        part.failed(full.full, Level.PAUSED, NOW)
     assert [problem.where for problem in problems(full, NOW)] == ["outbox"]
 
 
@@ -197,7 +197,7 @@ def test_a_pbx_that_an_operator_paused_is_no_fault_and_is_told() -> None:
     paused = board(NOW, "hq", "branch")
     part = paused.sources["branch"]
     part.is_paused = True
-    part.does("paused by an operator (firmware)", Level.PAUSED, NOW)
+    part.set_doing("paused by an operator (firmware)", Level.PAUSED, NOW)
     assert paused.is_ready(NOW)
     assert headline(paused, NOW)[0] == ("Everything sent.",)
     (problem,) = problems(paused, NOW)
@@ -207,7 +207,7 @@ def test_a_pbx_that_an_operator_paused_is_no_fault_and_is_told() -> None:
 
 def test_a_blocked_broker_is_told_in_words_although_nothing_failed() -> None:
     blocked = board()
-    blocked.broker.does("blocked: the broker has a memory or disk alarm", Level.WARN, NOW)
+    blocked.broker.set_doing("blocked: the broker has a memory or disk alarm", Level.WARN, NOW)
     assert problems(blocked, NOW)[0].words == "Blocked: the broker has a memory or disk alarm"
 
 

@@ -5,7 +5,15 @@ import pytest
 
 from bridge.errors import StoreUnusable
 from bridge.observability.report import as_json
-from bridge.observability.status import MAX_UNSENT_AGE, Level, LogPart, Part, WalkProgress, age_words, worst
+from bridge.observability.status import (
+    MAX_UNSENT_AGE,
+    ComponentStatus,
+    Level,
+    StreamStatus,
+    WalkProgress,
+    age_words,
+    worst,
+)
 from tests.support.boards import NOW, board, wait
 
 LATER = NOW + timedelta(minutes=3)
@@ -17,10 +25,10 @@ def test_ready_means_that_changes_flow() -> None:
 
 def test_it_is_not_ready_while_a_pbx_or_the_broker_is_away() -> None:
     away = board()
-    away.sources["hq"].fails("no connection", Level.WARN, NOW)
+    away.sources["hq"].failed("no connection", Level.WARN, NOW)
     assert not away.is_ready(NOW)
     away = board()
-    away.broker.fails("no connection", Level.WARN, NOW)
+    away.broker.failed("no connection", Level.WARN, NOW)
     assert not away.is_ready(NOW)
 
 
@@ -43,41 +51,41 @@ def test_a_full_outbox_is_a_pause_and_worse_than_a_warning() -> None:
     full = board()
     full.full = "the outbox is full"
     assert not full.is_ready(NOW), "at once, and not only when the next PBX is turned away"
-    full.sources["hq"].fails(full.full, Level.PAUSED, NOW, cause="outbox_full")
+    full.sources["hq"].failed(full.full, Level.PAUSED, NOW, cause="outbox_full")
     assert full.level(NOW) is Level.PAUSED
     assert worst(Level.WARN, Level.PAUSED, Level.OK) is Level.PAUSED
     assert worst(Level.PAUSED, Level.ERROR) is Level.ERROR
 
 
 def test_what_works_again_has_no_problem() -> None:
-    part = Part(NOW)
-    part.fails("no connection", Level.WARN, NOW, cause="pbx_unreachable")
-    part.does("connected", Level.OK, LATER)
+    part = ComponentStatus(NOW)
+    part.failed("no connection", Level.WARN, NOW, cause="pbx_unreachable")
+    part.set_doing("connected", Level.OK, LATER)
     assert (part.problem, part.cause, part.since) == ("", "", LATER)
 
 
 def test_trying_again_does_not_make_a_refused_login_look_better() -> None:
-    part = Part(NOW)
-    part.fails("wrong password", Level.ERROR, NOW)
-    part.does("connecting", Level.WARN, LATER)
+    part = ComponentStatus(NOW)
+    part.failed("wrong password", Level.ERROR, NOW)
+    part.set_doing("connecting", Level.WARN, LATER)
     assert (part.level, part.level_since, part.problem) == (Level.ERROR, NOW, "wrong password")
-    part.fails("no connection", Level.WARN, LATER)
+    part.failed("no connection", Level.WARN, LATER)
     assert (part.level, part.level_since) == (Level.WARN, LATER), "another problem is another problem"
 
 
 def test_a_broker_that_takes_nothing_is_not_well_just_because_it_is_connected() -> None:
-    part = Part(NOW)
-    part.fails("no queue takes it", Level.WARN, NOW, cause="event_unroutable", needs_proof=True)
-    part.does("connected", Level.OK, LATER)
+    part = ComponentStatus(NOW)
+    part.failed("no queue takes it", Level.WARN, NOW, cause="event_unroutable", needs_proof=True)
+    part.set_doing("connected", Level.OK, LATER)
     assert (part.is_usable, part.problem) == (False, "no queue takes it")
-    part.proves(LATER)
+    part.confirmed_working(LATER)
     assert (part.is_usable, part.problem, part.cause) == (True, "", "")
 
 
 def test_a_proof_means_nothing_while_it_is_away() -> None:
-    part = Part(NOW)
-    part.fails("no connection", Level.WARN, NOW)
-    part.proves(LATER)
+    part = ComponentStatus(NOW)
+    part.failed("no connection", Level.WARN, NOW)
+    part.confirmed_working(LATER)
     assert not part.is_usable
 
 
@@ -114,7 +122,7 @@ def test_a_walk_that_reads_nothing_for_long_is_stalled() -> None:
     assert not walking.is_stalled(walking.sources["hq"], LATER)
     walking.max_walk_stall = timedelta(minutes=2)
     assert walking.is_stalled(walking.sources["hq"], LATER)
-    assert walking.level_of(walking.sources["hq"], LATER) is Level.WARN
+    assert walking.assess(walking.sources["hq"], LATER) is Level.WARN
     walking.sources["hq"].walk.progress_at = LATER
     assert not walking.is_stalled(walking.sources["hq"], LATER)
 
@@ -163,7 +171,7 @@ def test_a_clock_that_only_drifts_is_not_taken_for_one_that_was_set() -> None:
 def test_an_event_made_by_a_clock_that_was_ahead_waits_since_now() -> None:
     """Otherwise that it is late would show when its time has come."""
     told = board()
-    told.log = LogPart(NOW, oldest_unsent_at=NOW + timedelta(days=3))
+    told.log = StreamStatus(NOW, oldest_unsent_at=NOW + timedelta(days=3))
     told.oldest_unsent_at = NOW + timedelta(days=3)
     told.keep_pace(NOW)
     assert told.oldest == told.oldest_unsent_at == told.log.oldest_unsent_at == NOW

@@ -7,7 +7,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from bridge.errors import BadConfig
 from bridge.events.cloudevents import event_id
-from bridge.events.trace_context import trace_of
+from bridge.events.trace_context import derive_trace
 from bridge.model import AccountChange, Certificate, ChangeKind, Cursor, OutboxRow, Token
 from bridge.observability.tracing import Tracer, tracing
 from tests.support.boards import NOW
@@ -45,7 +45,7 @@ def test_the_header_of_a_message_names_the_span_of_its_change(tracer: Tracer, ex
     found = spans(tracer, exporter)
     context = found["account changed"].get_span_context()
     assert context is not None
-    assert f"00-{context.trace_id:032x}-{context.span_id:016x}-01" == trace_of(ID).traceparent
+    assert f"00-{context.trace_id:032x}-{context.span_id:016x}-01" == derive_trace(ID).traceparent
     assert found["account changed"].parent is None
     assert found["account changed"].links[0].context == found["ingest"].get_span_context()
     assert found["ingest"].links[0].context.trace_id == context.trace_id
@@ -57,7 +57,7 @@ def test_publishing_hangs_below_the_change_and_lasts_until_the_confirm(
     tracer.published([row(), row("pbx.source.verified")])
     publish = spans(tracer, exporter)["publish"]
     assert publish.parent is not None
-    assert (publish.parent.trace_id, publish.parent.span_id) == trace_of(ID)
+    assert (publish.parent.trace_id, publish.parent.span_id) == derive_trace(ID)
     assert publish.start_time is not None
     assert publish.end_time is not None
     assert publish.end_time - publish.start_time == 2_000_000_000

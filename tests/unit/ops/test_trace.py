@@ -9,7 +9,7 @@ import pytest
 from bridge.delivery.ingest import ingest
 from bridge.events.normalize import Rules
 from bridge.model import Cursor, KnownAccount, Pause, RecordedEvent, SourceName
-from bridge.ops.trace import Live, State, Trace, as_told, former, has_usn, is_meant, near, trace, unfinished
+from bridge.ops.trace import EventState, Live, Trace, as_told, former, has_usn, is_meant, near, trace, unfinished
 from bridge.store.sqlite.reader import StoreReader
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.events import LINEAGE
@@ -41,7 +41,7 @@ def explained(path: Path, live: Live = WELL, **options: Any) -> Trace:
     with StoreReader(path) as store:
         known = store.account(HQ, "anna")
         assert known is not None
-        return trace(known, store.events_of(HQ, "anna"), store.sources()[0], live, **options)
+        return trace(known, store.list_events(HQ, "anna"), store.sources()[0], live, **options)
 
 
 def words(found: Trace) -> str:
@@ -52,7 +52,7 @@ def test_what_the_broker_confirmed_is_told_with_id_key_and_times(path: Path) -> 
     with SqliteStore(path) as store:
         send_all(store.exchange, NOW + timedelta(hours=1))
     found = explained(path)
-    assert [event.state for event in found.events] == [State.CONFIRMED] * 2
+    assert [event.state for event in found.events] == [EventState.CONFIRMED] * 2
     assert found.events[1].changed == ["numbers"]
     assert f"sent as event {found.events[1].event} with routing key hq.account.updated" in words(found)
     assert "the broker confirmed it" in words(found)
@@ -80,7 +80,7 @@ def test_what_was_sent_without_a_confirm_says_that_it_is_sent_again(path: Path) 
     with SqliteStore(path) as store:
         store.exchange.mark_in_doubt(unsent(store.exchange)[:1])
     first, later = explained(path).events
-    assert (first.state, later.state) == (State.IN_DOUBT, State.WAITING)
+    assert (first.state, later.state) == (EventState.IN_DOUBT, EventState.WAITING)
     assert "no confirm came; it is sent again with the same id" in first.why
 
 
@@ -105,17 +105,17 @@ def test_a_parked_event_that_was_tried_again_is_told_once(path: Path) -> None:
     with SqliteStore(path) as store:
         store.exchange.park(unsent(store.exchange)[0], "it is too large", NOW)
         assert store.unpark(1)
-        assert [event.state for event in explained(path).events] == [State.WAITING] * 2
+        assert [event.state for event in explained(path).events] == [EventState.WAITING] * 2
         send_all(store.exchange, NOW + timedelta(hours=1))
     found = explained(path).events
-    assert [(event.state, event.sequence) for event in found] == [(State.CONFIRMED, 1), (State.CONFIRMED, 3)]
+    assert [(event.state, event.sequence) for event in found] == [(EventState.CONFIRMED, 1), (EventState.CONFIRMED, 3)]
 
 
 def test_what_waits_behind_a_parked_event_says_so(path: Path) -> None:
     with SqliteStore(path) as store:
         store.exchange.park(unsent(store.exchange)[0], "it is too large", NOW)
     parked, held = explained(path).events
-    assert (parked.state, held.state) == (State.PARKED, State.HELD)
+    assert (parked.state, held.state) == (EventState.PARKED, EventState.HELD)
     assert "it is too large" in parked.why
     assert f"account-bridge parked retry {1}" in parked.why
     assert "parked at position 1" in held.why
@@ -187,7 +187,7 @@ def test_an_account_of_a_former_lineage_is_told_of_from_its_events(path: Path) -
         send_all(store.exchange, NOW + timedelta(hours=1))
     renewed = {"at": NOW.isoformat(), "why": "it is a copy", "lineage": "later"}
     with StoreReader(path) as store:
-        events = store.events_of(HQ, "anna")
+        events = store.list_events(HQ, "anna")
         known = as_told(events[-1])
         assert known == replace(store.account(HQ, "anna") or known, number=0)
         anew = replace(store.sources()[0], lineage="later", is_complete=False)

@@ -12,10 +12,10 @@ from websockets.protocol import Side
 
 from bridge.errors import PbxBrokeProtocol, PbxUnreachable, StoreUnusable
 from bridge.model import AccountGuid, Cursor, Row, Token
-from bridge.pbx.reader import Heard, Reader, contained
-from bridge.pbx.walk.actions import CaughtUp, Deliver, Pace, WalkBegan
+from bridge.pbx.reader import Reader, WalkEvent, contained
+from bridge.pbx.walk.actions import CaughtUp, Pace, RowRead, WalkBegan
 from bridge.pbx.wire import messages as m
-from bridge.pbx.wire.protocol import Conversation, Party, State
+from bridge.pbx.wire.protocol import Conversation, ConversationState, Party
 from tests.support.wires import Pair, logging_on, until
 
 GUID = Token('"g"')
@@ -28,11 +28,11 @@ class Reading:
         self.pair = Pair(Side.CLIENT)
         self.said: list[str] = []
         self.reader = Reader("hq", pace or Pace(poll_jitter=0))
-        self.heard: list[Heard] = []
+        self.heard: list[WalkEvent] = []
         self.room = 1000
         self.enough: Exception | None = None
 
-    def take(self, heard: Heard) -> bool:
+    def take(self, heard: WalkEvent) -> bool:
         if self.enough is not None:
             raise self.enough
         if self.room:
@@ -41,15 +41,15 @@ class Reading:
             return True
         return False
 
-    async def hand_on(self, heard: Heard) -> None:
+    async def deliver(self, heard: WalkEvent) -> None:
         await asyncio.sleep(0)
         self.heard.append(heard)
 
     @asynccontextmanager
     async def going_on(self) -> AsyncIterator["asyncio.Task[Any]"]:
         conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
-        conversation.state = State.READY
-        work = self.reader.read(self.pair.socket, conversation, (), Cursor(), self.hand_on, self.take)
+        conversation.state = ConversationState.READY
+        work = self.reader.read(self.pair.socket, conversation, (), Cursor(), self.deliver, self.take)
         task: asyncio.Task[Any] = asyncio.create_task(work)
         await until(lambda: self.questions == 1)
         for _ in range(2):
@@ -78,7 +78,7 @@ class Reading:
 
     @property
     def accounts(self) -> list[str]:
-        return [heard.row.account_guid for heard in self.heard if isinstance(heard, Deliver)]
+        return [heard.row.account_guid for heard in self.heard if isinstance(heard, RowRead)]
 
 
 async def resting() -> None:

@@ -18,11 +18,11 @@ from bridge.errors import BrokerUnreachable
 from bridge.events.normalize import Rules
 from bridge.model import Certificate, Cursor, LogContents, Pause, SourceName
 from bridge.observability.report import completeness
-from bridge.observability.status import Board, Level
-from bridge.pbx.reader import AtOnce, HandOn
+from bridge.observability.status import BridgeStatus, Level
+from bridge.pbx.reader import Deliver, TryDeliver
 from bridge.pbx.walk.schedule import Habits
 from bridge.runtime.bridge import Bridge
-from bridge.runtime.source_worker import Pbx
+from bridge.runtime.source_worker import SourceSpec
 from bridge.store.sqlite.backup import back_up
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW, board
@@ -39,7 +39,7 @@ class SilentSource:
     def request_walk(self) -> None:
         self.walks += 1
 
-    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:  # noqa: ARG002
+    async def read(self, since: Cursor, deliver: Deliver, try_deliver: TryDeliver | None = None) -> NoReturn:  # noqa: ARG002
         self.is_reading.set()
         try:
             while True:
@@ -66,11 +66,11 @@ class Site:
         self.source = SilentSource()
         self.reached = asyncio.Event()
         self.in_log = LogContents({})
-        self.board: Board = board(NOW, HQ)
+        self.board: BridgeStatus = board(NOW, HQ)
         self.part = self.board.sources[HQ]
         self.bridge = Bridge(
             store,
-            [Pbx(HQ, self.source)],
+            [SourceSpec(HQ, self.source)],
             NoBroker(),
             rules=Rules(key=store.key),
             habits=Habits(nightly_at=None),
@@ -181,7 +181,7 @@ async def test_a_walk_that_is_wanted_before_a_pbx_is_read_is_done_then(
         assert not is_wanted or bridge.resync(HQ, accept_deletions=True)
         site.reached.set()
         await site.source.is_reading.wait()
-        site.part.does("up to date", Level.OK, NOW)
+        site.part.set_doing("up to date", Level.OK, NOW)
         await asyncio.sleep(0.1)
         assert bool(site.source.walks) is is_wanted
 

@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
-from bridge.delivery.reconcile import Brake
+from bridge.delivery.reconcile import DeletionLimit
 from bridge.delivery.sink import Offload
 from bridge.events.normalize import Rules
 from bridge.model import Row, Token
-from bridge.observability.status import SourcePart
-from bridge.pbx.reader import Heard
-from bridge.pbx.walk.actions import CaughtUp, Compare, Deliver, Doubted, EpochBegan, Sighted, WalkBegan, WalkEnded
+from bridge.observability.status import SourceStatus
+from bridge.pbx.reader import WalkEvent
+from bridge.pbx.walk.actions import CaughtUp, Compare, Doubted, EpochBegan, RowRead, Sighted, WalkBegan, WalkEnded
 from bridge.pbx.walk.schedule import CONFIRM_AFTER, SET_BACK, Habits, WalkSchedule
 from bridge.runtime.bridge import StoreThread
-from bridge.runtime.committer import CLOSE_ROWS, Intake
+from bridge.runtime.committer import CLOSE_ROWS, Committer
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.outbox import unsent
 from tests.support.rows import HQ, cursor, row
-from tests.support.world import at_once
+from tests.support.world import try_deliver
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -28,16 +28,16 @@ def schedule_of() -> WalkSchedule:
     return WalkSchedule(HQ, Habits(nightly_at=None), NOW - timedelta(hours=1))
 
 
-def intake_of(store: SqliteStore, *, run: Offload, **more: Any) -> Intake:
-    settings: dict[str, Any] = {"part": SourcePart(since=NOW), "schedule": schedule_of(), **more}
-    return Intake(
+def intake_of(store: SqliteStore, *, run: Offload, **more: Any) -> Committer:
+    settings: dict[str, Any] = {"part": SourceStatus(since=NOW), "schedule": schedule_of(), **more}
+    return Committer(
         HQ,
         store,
         rules=Rules(key=store.key),
         run=run,
         clock=lambda: NOW,
-        brake=Brake(),
-        on_told=lambda _told: None,
+        brake=DeletionLimit(),
+        on_committed=lambda _told: None,
         **settings,
     )
 
@@ -46,11 +46,11 @@ async def test_what_follows_closely_is_kept_in_order_and_a_stop_does_not_wait_fo
     """A group that gathers ends when somebody waits for it, and none of it is lost."""
     rows = [row(f"a{number}", number) for number in range(1, 4 * CLOSE_ROWS)]
     with SqliteStore(tmp_path / "bridge.db") as store:
-        intake = intake_of(store, run=at_once, ask_ahead=10)
+        intake = intake_of(store, run=try_deliver, ask_ahead=10)
         committing = asyncio.create_task(intake.keep_committing())
         async with asyncio.timeout(30):
             for delivered in rows:
-                await intake.put(Deliver(delivered, delivered.cursor))
+                await intake.put(RowRead(delivered, delivered.cursor))
             await intake.settle()
         committing.cancel()
         await asyncio.wait([committing])
@@ -66,11 +66,11 @@ async def test_who_asks_for_events_while_they_are_being_kept_gets_them(tmp_path:
     with SqliteStore(tmp_path / "bridge.db") as store, closing(thread):
         intake = intake_of(store, run=thread, on_keeping=lambda: asked.append(thread(unsent, store.exchange)))
         async with asyncio.timeout(30):
-            await intake.commit([Deliver(delivered, delivered.cursor)])
+            await intake.commit([RowRead(delivered, delivered.cursor)])
             assert [[found.sequence for found in await rows] for rows in asked] == [[1]]
 
 
-def walked(*rows: Row, until: Row) -> list[Heard]:
+def walked(*rows: Row, until: Row) -> list[WalkEvent]:
     """Return a proven full walk beside the live cursor that saw these rows."""
     seen = [Sighted(each) for each in rows]
     return [WalkBegan(), *seen, CaughtUp(is_proven=True), WalkEnded(is_proven=True, until=until.cursor)]
@@ -78,10 +78,10 @@ def walked(*rows: Row, until: Row) -> list[Heard]:
 
 async def test_what_a_walk_saw_and_what_it_did_not_is_told_by_schedule_status_and_store_alike(tmp_path: Path) -> None:
     rows = [row(f"a{number}", number) for number in range(1, 6)]
-    part, schedule = SourcePart(since=NOW), schedule_of()
+    part, schedule = SourceStatus(since=NOW), schedule_of()
     with SqliteStore(tmp_path / "bridge.db") as store:
-        intake = intake_of(store, run=at_once, part=part, schedule=schedule)
-        await intake.commit([Deliver(each, each.cursor) for each in rows])
+        intake = intake_of(store, run=try_deliver, part=part, schedule=schedule)
+        await intake.commit([RowRead(each, each.cursor) for each in rows])
         await intake.commit(walked(*rows[1:], until=rows[-1]))
         assert (part.accounts, part.seen, part.unseen, part.deletions_held) == (5, 4, 1, 0)
         assert schedule.second_look_at(NOW) == part.second_look_at == NOW + CONFIRM_AFTER
@@ -97,10 +97,10 @@ async def test_what_a_walk_saw_and_what_it_did_not_is_told_by_schedule_status_an
 
 async def test_held_deletions_wait_for_a_person_and_not_for_a_second_walk(tmp_path: Path) -> None:
     rows = [row(f"a{number}", number) for number in range(1, 6)]
-    part = SourcePart(since=NOW)
+    part = SourceStatus(since=NOW)
     with SqliteStore(tmp_path / "bridge.db") as store:
-        intake = intake_of(store, run=at_once, part=part)
-        await intake.commit([Deliver(each, each.cursor) for each in rows])
+        intake = intake_of(store, run=try_deliver, part=part)
+        await intake.commit([RowRead(each, each.cursor) for each in rows])
         for _ in range(2):
             await intake.commit(walked(rows[-1], until=rows[-1]))
     assert (part.accounts, part.seen, part.unseen, part.deletions_held) == (5, 1, 0, 4)
@@ -109,10 +109,10 @@ async def test_held_deletions_wait_for_a_person_and_not_for_a_second_walk(tmp_pa
 
 
 async def test_another_list_ends_what_was_certified_of_the_one_before(tmp_path: Path) -> None:
-    part, first = SourcePart(since=NOW), row("a1", 1)
+    part, first = SourceStatus(since=NOW), row("a1", 1)
     with SqliteStore(tmp_path / "bridge.db") as store:
-        intake = intake_of(store, run=at_once, part=part)
-        await intake.commit([Deliver(first, first.cursor), *walked(first, until=first)])
+        intake = intake_of(store, run=try_deliver, part=part)
+        await intake.commit([RowRead(first, first.cursor), *walked(first, until=first)])
         assert part.deletions == "known"
         await intake.commit([EpochBegan(cursor(guid=Token('"other"')))])
         assert part.verified_at is None
@@ -137,8 +137,8 @@ async def test_what_speaks_for_a_pbx_that_was_set_back_asks_for_a_walk_and_tells
 ) -> None:
     schedule, known = schedule_of(), row("a1", 1)
     with SqliteStore(tmp_path / "bridge.db") as store:
-        intake = intake_of(store, run=at_once, schedule=schedule)
-        await intake.commit([Deliver(known, known.cursor)])
+        intake = intake_of(store, run=try_deliver, schedule=schedule)
+        await intake.commit([RowRead(known, known.cursor)])
         before = unsent(store.exchange)
         await intake.commit([heard])
         assert schedule.due(NOW) == (SET_BACK if is_doubted else "")
@@ -151,7 +151,7 @@ async def test_what_speaks_for_a_pbx_that_was_set_back_asks_for_a_walk_and_tells
     [
         ([CaughtUp(is_proven=True)], False),
         ([CaughtUp(is_proven=False)], True),
-        ([CaughtUp(is_proven=False), Deliver(row("late", 2), row("late", 2).cursor), CaughtUp(is_proven=False)], True),
+        ([CaughtUp(is_proven=False), RowRead(row("late", 2), row("late", 2).cursor), CaughtUp(is_proven=False)], True),
         ([CaughtUp(is_proven=False), CaughtUp(is_proven=False)], False),
     ],
 )
@@ -161,7 +161,7 @@ async def test_one_lost_answer_is_not_the_end_of_the_first_reading(
     """Or else everybody who comes behind it would be told as somebody new."""
     first = row("a1", 1)
     with SqliteStore(tmp_path / "bridge.db") as store:
-        intake = intake_of(store, run=at_once)
+        intake = intake_of(store, run=try_deliver)
         intake.stand_at(store.place(HQ))
-        await intake.commit([EpochBegan(cursor(0)), Deliver(first, first.cursor), *heard])
+        await intake.commit([EpochBegan(cursor(0)), RowRead(first, first.cursor), *heard])
         assert store.place(HQ).is_initial is is_initial

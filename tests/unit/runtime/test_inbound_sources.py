@@ -11,13 +11,13 @@ import pytest
 from bridge.clock import steady
 from bridge.errors import PbxBrokeProtocol
 from bridge.events.normalize import Rules
-from bridge.model import Caller, Newcomers, OutboxRow, SourceName
+from bridge.model import InboundPbx, Newcomers, OutboxRow, SourceName
 from bridge.observability.report import problems, sentences
-from bridge.observability.status import MAX_WAITING, Board, Door, Level, Part
+from bridge.observability.status import MAX_WAITING, BridgeStatus, ComponentStatus, Level, ListenerStatus
 from bridge.pbx.inbound.identity import Identity, Visit
 from bridge.pbx.walk.actions import Pace
 from bridge.runtime.bridge import Bridge
-from bridge.runtime.inbound_sources import Callers
+from bridge.runtime.inbound_sources import InboundSources
 from bridge.store.sqlite.store import SqliteStore
 
 HQ = Visit(Identity("example.com", "hq"), "192.0.2.1", "a" * 32)
@@ -38,13 +38,13 @@ class NoBroker:
 
 
 @asynccontextmanager
-async def callers(path: Path, newcomers: Newcomers | None = None) -> AsyncIterator[tuple[Callers, Bridge]]:
+async def callers(path: Path, newcomers: Newcomers | None = None) -> AsyncIterator[tuple[InboundSources, Bridge]]:
     now = datetime.now(UTC)
-    board = Board("0", now, Part(now), door=Door("wss://x"), steady=steady)
+    board = BridgeStatus("0", now, ComponentStatus(now), listener=ListenerStatus("wss://x"), steady=steady)
     with SqliteStore(path / "bridge.db") as store:
         bridge = Bridge(store, [], NoBroker(), rules=Rules(b"k"), board=board)  # type: ignore[arg-type]
-        made = Callers(
-            bridge, Pace(), taken={"dialled"}, noise_of=lambda _name, _part: lambda _reason: None,
+        made = InboundSources(
+            bridge, Pace(), taken={"dialled"}, build_unreadable_counter=lambda _name, _part: lambda _reason: None,
             newcomers=newcomers or Newcomers(),
         )  # fmt: skip
         made.expect(await bridge.callers(LONG_AGO))
@@ -82,8 +82,8 @@ async def test_those_that_wait_are_bounded(tmp_path: Path) -> None:
         for number in range(MAX_WAITING + 5):
             with pytest.raises(PbxBrokeProtocol):
                 await door.source_for(Visit(Identity("example.com", f"pbx {number}")))
-        assert bridge.board.door is not None
-        assert len(bridge.board.door.waiting) == MAX_WAITING
+        assert bridge.board.listener is not None
+        assert len(bridge.board.listener.waiting) == MAX_WAITING
         assert not await bridge.admit(Identity("example.com", "pbx 0").source), "it has to dial again"
 
 
@@ -137,7 +137,7 @@ async def test_ten_that_dial_at_once_are_counted_one_after_the_other(tmp_path: P
 
 
 def test_a_caller_that_waits_again_is_one() -> None:
-    door = Door("wss://x")
+    door = ListenerStatus("wss://x")
     for address in ("192.0.2.1", "192.0.2.2"):
-        door.expect(Caller(SourceName("a"), "example.com", "hq", address))
+        door.expect(InboundPbx(SourceName("a"), "example.com", "hq", address))
     assert [caller.address for caller in door.waiting.values()] == ["192.0.2.2"]

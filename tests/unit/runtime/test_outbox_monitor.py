@@ -8,9 +8,9 @@ import pytest
 
 from bridge.delivery.limits import Limits
 from bridge.model import AccountChange, Backlog, ChangeKind, Cursor, OutboxRow, Parked, SourceName, Waiting
-from bridge.observability.status import Board, Level
-from bridge.runtime.committer import Told
-from bridge.runtime.outbox_monitor import BLOCKED, Tally
+from bridge.observability.status import BridgeStatus, Level
+from bridge.runtime.committer import Committed
+from bridge.runtime.outbox_monitor import BLOCKED, OutboxMonitor
 from tests.support.boards import NOW, board, wait
 from tests.support.rows import HQ
 
@@ -46,7 +46,7 @@ class Store:
         return self.in_doubt
 
 
-def at_once(call: Callable[..., Result], /, *args: Any) -> Awaitable[Result]:
+def try_deliver(call: Callable[..., Result], /, *args: Any) -> Awaitable[Result]:
     async def done() -> Result:
         return call(*args)
 
@@ -59,7 +59,7 @@ def store() -> Store:
 
 
 @pytest.fixture
-def told() -> Board:
+def told() -> BridgeStatus:
     return board(NOW, "hq", "branch")
 
 
@@ -71,19 +71,23 @@ def has_room() -> asyncio.Event:
 
 
 @pytest.fixture
-def tally(told: Board, store: Store, has_room: asyncio.Event) -> Tally:
-    return Tally(told, store, at_once, Limits(max_events=10), has_room)
+def tally(told: BridgeStatus, store: Store, has_room: asyncio.Event) -> OutboxMonitor:
+    return OutboxMonitor(told, store, try_deliver, Limits(max_events=10), has_room)
 
 
-async def test_what_an_earlier_bridge_left_is_counted_once(tally: Tally, told: Board, store: Store) -> None:
+async def test_what_an_earlier_bridge_left_is_counted_once(
+    tally: OutboxMonitor, told: BridgeStatus, store: Store
+) -> None:
     store.left = {HQ: Waiting(7, 1), SourceName("gone from the configuration"): Waiting(3, 0)}
     await tally.begin()
     assert (told.sources["hq"].unsent, told.sources["branch"].unsent) == (7, 0)
 
 
-def test_what_is_told_waits_and_what_is_confirmed_does_not(tally: Tally, told: Board, store: Store) -> None:
+def test_what_is_told_waits_and_what_is_confirmed_does_not(
+    tally: OutboxMonitor, told: BridgeStatus, store: Store
+) -> None:
     store.backlog = Backlog(rows=1)
-    tally.told(Told(HQ, [CHANGE]))
+    tally.told(Committed(HQ, [CHANGE]))
     assert (told.unsent, told.sources["hq"].unsent) == (1, 1)
     store.backlog = Backlog()
     tally.published([ROW], NOW)
@@ -92,15 +96,17 @@ def test_what_is_told_waits_and_what_is_confirmed_does_not(tally: Tally, told: B
     assert told.sources["hq"].last_confirm_at == told.broker.last_progress_at == NOW
 
 
-def test_a_confirm_proves_that_the_broker_takes_events(tally: Tally, told: Board) -> None:
-    told.broker.fails("no queue takes it", Level.WARN, NOW, needs_proof=True)
-    told.broker.does("connected", Level.OK, NOW)
+def test_a_confirm_proves_that_the_broker_takes_events(tally: OutboxMonitor, told: BridgeStatus) -> None:
+    told.broker.failed("no queue takes it", Level.WARN, NOW, needs_proof=True)
+    told.broker.set_doing("connected", Level.OK, NOW)
     assert not told.broker.is_usable
     tally.published([ROW], NOW)
     assert told.broker.is_usable
 
 
-async def test_doubts_are_counted_only_where_there_may_be_some(tally: Tally, told: Board, store: Store) -> None:
+async def test_doubts_are_counted_only_where_there_may_be_some(
+    tally: OutboxMonitor, told: BridgeStatus, store: Store
+) -> None:
     await tally.measure(NOW)
     await tally.measure(NOW)
     assert store.asked == 1
@@ -116,7 +122,7 @@ async def test_doubts_are_counted_only_where_there_may_be_some(tally: Tally, tol
 
 
 def test_at_a_limit_there_is_no_room_until_there_is(
-    tally: Tally, told: Board, store: Store, has_room: asyncio.Event
+    tally: OutboxMonitor, told: BridgeStatus, store: Store, has_room: asyncio.Event
 ) -> None:
     told.free_bytes = store.free_bytes()
     store.backlog = Backlog(rows=10)
@@ -128,7 +134,7 @@ def test_at_a_limit_there_is_no_room_until_there_is(
     assert (told.full, has_room.is_set()) == ("", True)
 
 
-async def test_who_waits_for_a_good_reason_is_not_stuck(tally: Tally, told: Board, store: Store) -> None:
+async def test_who_waits_for_a_good_reason_is_not_stuck(tally: OutboxMonitor, told: BridgeStatus, store: Store) -> None:
     later = NOW + timedelta(hours=1)
     for task in ("publish", "read hq", "read branch"):
         told.watch(task, timedelta(minutes=5))

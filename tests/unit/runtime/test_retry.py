@@ -17,14 +17,14 @@ from bridge.errors import (
     Transient,
 )
 from bridge.observability.status import Level
-from bridge.runtime.retry import Patience, cause_of, keep_trying, level_of
+from bridge.runtime.retry import Backoff, choose_level, find_cause, keep_trying
 
 AWAY, WRONG = PbxUnreachable("away"), PbxRefusedLogin("wrong password")
 
 failures = st.lists(st.sampled_from([AWAY, WRONG]), min_size=1, max_size=100)
 
 
-def pause_after(patience: Patience, problem: BridgeError) -> float:
+def pause_after(patience: Backoff, problem: BridgeError) -> float:
     """Return what *patience* tells tenacity after one more attempt that ended with *problem*."""
     state = RetryCallState(AsyncRetrying(), None, (), {})
     state.outcome = Future(1)
@@ -45,7 +45,7 @@ class Work:
             raise self.problems.pop(0)
 
 
-class NoPatience(Patience):
+class NoPatience(Backoff):
     """Waits for nothing, so that a test need not."""
 
     def __call__(self, retry_state: RetryCallState) -> float:
@@ -56,7 +56,7 @@ class NoPatience(Patience):
 @given(st.integers(1, 2000), st.floats(1, 3600))
 def test_the_pauses_grow_to_a_ceiling_and_lie_between_half_of_it_and_all(failures: int, most: float) -> None:
     """So that many who failed together do not come back together, and one that is back does not wait for long."""
-    patience = Patience(transient_max_seconds=most)
+    patience = Backoff(transient_max_seconds=most)
     pauses = [pause_after(patience, AWAY) for _ in range(failures)]
     for number, pause in enumerate(pauses):
         ceiling = min(most, 2.0 ** min(number, 16))
@@ -67,7 +67,7 @@ def test_the_pauses_grow_to_a_ceiling_and_lie_between_half_of_it_and_all(failure
 def test_what_somebody_has_to_mend_is_tried_slowly_however_often_it_failed(
     before: list[BridgeError], slow: float
 ) -> None:
-    patience = Patience(misconfigured_seconds=slow)
+    patience = Backoff(misconfigured_seconds=slow)
     for problem in before:
         pause_after(patience, problem)
     assert 0.8 * slow <= pause_after(patience, WRONG) <= 1.2 * slow
@@ -75,7 +75,7 @@ def test_what_somebody_has_to_mend_is_tried_slowly_however_often_it_failed(
 
 @given(failures)
 def test_progress_makes_the_pauses_short_again(before: list[BridgeError]) -> None:
-    patience = Patience()
+    patience = Backoff()
     for problem in before:
         pause_after(patience, problem)
     is_tried_before = patience.is_tried
@@ -85,8 +85,8 @@ def test_progress_makes_the_pauses_short_again(before: list[BridgeError]) -> Non
 
 
 def test_pauses_are_not_all_the_same() -> None:
-    assert len({pause_after(Patience(), AWAY) for _ in range(100)}) > 1
-    assert len({pause_after(Patience(), WRONG) for _ in range(100)}) > 1
+    assert len({pause_after(Backoff(), AWAY) for _ in range(100)}) > 1
+    assert len({pause_after(Backoff(), WRONG) for _ in range(100)}) > 1
 
 
 async def test_what_can_pass_is_tried_until_it_works_and_every_failure_is_told() -> None:
@@ -117,11 +117,11 @@ async def test_what_no_waiting_helps_is_raised_at_once(problem: BridgeError) -> 
 )
 def test_how_bad_a_failure_is_depends_on_who_has_to_do_something(problem: BridgeError, level: Level) -> None:
     assert isinstance(problem, Misconfigured if level is Level.ERROR else Transient)
-    assert level_of(problem) is level
+    assert choose_level(problem) is level
 
 
 def test_the_cause_is_the_name_of_the_error_for_machines() -> None:
-    assert [cause_of(problem) for problem in (WRONG, AWAY)] == ["pbx_refused_login", "pbx_unreachable"]
+    assert [find_cause(problem) for problem in (WRONG, AWAY)] == ["pbx_refused_login", "pbx_unreachable"]
 
 
 async def test_a_failure_that_hides_a_cancellation_is_not_tried_again() -> None:

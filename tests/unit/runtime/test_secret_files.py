@@ -7,8 +7,8 @@ import pytest
 from bridge.errors import FileUnusable, PbxUnreachable
 from bridge.model import Cursor
 from bridge.observability.report import problems, sentences
-from bridge.observability.status import Level, SourcePart
-from bridge.pbx.reader import AtOnce, HandOn
+from bridge.observability.status import Level, SourceStatus
+from bridge.pbx.reader import Deliver, TryDeliver
 from bridge.runtime import secret_files as module
 from bridge.runtime.secret_files import FileReadingSource, Files, looking
 from tests.support.boards import NOW, board
@@ -24,7 +24,7 @@ async def test_what_is_wrong_with_a_file_is_told_until_it_is_mended(monkeypatch:
     """Whatever is read from it meanwhile: a connection may last for weeks."""
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
     wrong = "the secret in /run/secrets/hq is empty"
-    part = SourcePart(since=NOW)
+    part = SourceStatus(since=NOW)
     use = looking(Files("hq", part, [lambda: "", lambda: wrong]), lambda: "former")
     assert use() == "former"
     assert part.file_trouble == "the secret in /run/secrets/hq is empty. The former content is used meanwhile"
@@ -33,7 +33,7 @@ async def test_what_is_wrong_with_a_file_is_told_until_it_is_mended(monkeypatch:
 
 
 def test_who_cannot_be_asked_at_all_says_so_and_nothing_former_is_in_use() -> None:
-    part = SourcePart(since=NOW)
+    part = SourceStatus(since=NOW)
 
     def use() -> str:
         raise FileUnusable("gone")
@@ -50,7 +50,7 @@ def test_a_file_that_is_wrong_is_a_warning_of_its_end_and_of_nobody_else() -> No
         ("hq", "file_unusable", Level.WARN)
     ]
     assert "the secret in /a is empty." in sentences(shown, NOW)
-    assert shown.level_of(shown.sources["branch"], NOW) is Level.OK
+    assert shown.assess(shown.sources["branch"], NOW) is Level.OK
     assert (shown.level(NOW), shown.is_ready(NOW)) == (Level.WARN, True)
     shown.sources["hq"].file_trouble = ""
     shown.broker.file_trouble = "the secret in /b is empty"
@@ -66,7 +66,7 @@ class Asked:
     def request_walk(self) -> None:
         self.walks += 1
 
-    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:  # noqa: ARG002
+    async def read(self, since: Cursor, deliver: Deliver, try_deliver: TryDeliver | None = None) -> NoReturn:  # noqa: ARG002
         self.reads += 1
         raise PbxUnreachable("nobody")
 
@@ -78,14 +78,14 @@ async def test_a_source_is_not_read_without_its_certificates() -> None:
         if not is_there:
             raise FileUnusable("ca_file: gone")
 
-    async def hand_on(_heard: object) -> None:
+    async def deliver(_heard: object) -> None:
         raise AssertionError("nothing is heard")
 
     source = FileReadingSource(asked, refresh)
     source.request_walk()
     with pytest.raises(FileUnusable):
-        await source.read(Cursor(), hand_on)
+        await source.read(Cursor(), deliver)
     assert (asked.walks, asked.reads) == (1, 0)
     is_there = True
     with pytest.raises(PbxUnreachable):
-        await source.read(Cursor(), hand_on)
+        await source.read(Cursor(), deliver)

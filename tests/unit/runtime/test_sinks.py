@@ -21,15 +21,15 @@ from bridge.errors import (
 from bridge.events.normalize import Rules
 from bridge.model import LogContents, Numbers, OutboxRow, SourceName
 from bridge.observability.report import problems
-from bridge.observability.status import Level, LogPart
-from bridge.runtime.outbox_monitor import Tally
+from bridge.observability.status import Level, StreamStatus
+from bridge.runtime.outbox_monitor import OutboxMonitor
 from bridge.runtime.sinks import STOP_SECONDS, Sinks, StreamSink
 from bridge.store.sqlite.backup import back_up
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW, board
 from tests.support.outbox import unsent
 from tests.support.rows import HQ, batch, row
-from tests.support.world import at_once
+from tests.support.world import try_deliver
 
 AWAY, REFUSED = BrokerUnreachable("nobody answers"), BrokerRefusedLogin("the password is wrong")
 
@@ -59,7 +59,7 @@ class Broker:
         self.sent += rows
         self._news.set()
 
-    def refusal_of(self, _row: OutboxRow) -> BridgeError | None:
+    def explain_refusal(self, _row: OutboxRow) -> BridgeError | None:
         return None
 
     async def outcomes(self) -> Outcomes:
@@ -91,8 +91,8 @@ class Site:
             self.broker,
             stream,
             board=self.board,
-            tally=Tally(self.board, store, at_once, Limits(min_free_bytes=0), asyncio.Event()),
-            offload=at_once,
+            tally=OutboxMonitor(self.board, store, try_deliver, Limits(min_free_bytes=0), asyncio.Event()),
+            offload=try_deliver,
             window=8,
             on_published=self.published.extend,
             read_log=self._read_log,
@@ -238,7 +238,7 @@ async def test_the_log_is_told_what_was_given_while_it_has_less_than_the_exchang
         store.begin_log(1)
         log = Broker()
         log.problem = AWAY
-        site = Site(store, StreamSink(store.log, log, LogPart(since=NOW)))
+        site = Site(store, StreamSink(store.log, log, StreamStatus(since=NOW)))
         await site.sinks.prove()
         async with site.publishing():
             ingest(store, batch(row("anna", 1), row("bernd", 2)), rules=Rules(key=store.key), now=NOW)

@@ -11,16 +11,16 @@ from structlog.testing import capture_logs
 
 from bridge.clock import utc_now
 from bridge.delivery.ingest import ingest
-from bridge.delivery.reconcile import Brake
+from bridge.delivery.reconcile import DeletionLimit
 from bridge.errors import PbxRefusedLogin, PbxUnreachable, StoreUnusable
 from bridge.events.normalize import Rules
 from bridge.model import Certificate, Cursor, Pause
 from bridge.observability.report import completeness
-from bridge.observability.status import Board, Level
-from bridge.pbx.reader import AtOnce, HandOn, Heard
-from bridge.pbx.walk.actions import Deliver
+from bridge.observability.status import BridgeStatus, Level
+from bridge.pbx.reader import Deliver, TryDeliver, WalkEvent
+from bridge.pbx.walk.actions import RowRead
 from bridge.pbx.walk.schedule import CONFIRM_AFTER, Habits
-from bridge.runtime.source_worker import FollowedPbx, Pbx, reading, recalled
+from bridge.runtime.source_worker import SourceSpec, SourceWorker, reading, restore_worker
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW, board
 from tests.support.rows import HQ, batch, row
@@ -35,7 +35,7 @@ class HandHeldSource:
     """Tells what the test has put into it; where that is an error, it fails with it."""
 
     def __init__(self) -> None:
-        self.tells: asyncio.Queue[Heard | Exception] = asyncio.Queue()
+        self.tells: asyncio.Queue[WalkEvent | Exception] = asyncio.Queue()
         self.begun: asyncio.Queue[Cursor] = asyncio.Queue()
         self.is_reading = False
         self.walks = 0
@@ -43,7 +43,7 @@ class HandHeldSource:
     def request_walk(self) -> None:
         self.walks += 1
 
-    async def read(self, since: Cursor, hand_on: HandOn, at_once: AtOnce | None = None) -> NoReturn:  # noqa: ARG002
+    async def read(self, since: Cursor, deliver: Deliver, try_deliver: TryDeliver | None = None) -> NoReturn:  # noqa: ARG002
         self.is_reading = True
         self.begun.put_nowait(since)
         try:
@@ -51,7 +51,7 @@ class HandHeldSource:
                 told = await self.tells.get()
                 if isinstance(told, Exception):
                     raise told
-                await hand_on(told)
+                await deliver(told)
         finally:
             self.is_reading = False
 
@@ -62,7 +62,7 @@ class Site:
     def __init__(self, store: SqliteStore) -> None:
         self.store = store
         self.source = HandHeldSource()
-        self.board: Board = board(NOW, HQ)
+        self.board: BridgeStatus = board(NOW, HQ)
         self.part = self.board.sources[HQ]
         self.has_room = asyncio.Event()
         self.has_room.set()
@@ -79,23 +79,23 @@ class Site:
             raise failure
         return call(*args)
 
-    async def recalled(self) -> FollowedPbx:
-        return await recalled(
-            Pbx(HQ, self.source),
+    async def restore_worker(self) -> SourceWorker:
+        return await restore_worker(
+            SourceSpec(HQ, self.source),
             self.store,
             offload=self._offload,
             board=self.board,
             has_room=self.has_room,
             rules=RULES,
-            brake=Brake(),
+            brake=DeletionLimit(),
             habits=self.habits,
-            on_told=lambda _told: None,
+            on_committed=lambda _told: None,
             on_keeping=lambda: None,
         )
 
     @asynccontextmanager
-    async def following(self) -> AsyncIterator[FollowedPbx]:
-        followed = await self.recalled()
+    async def following(self) -> AsyncIterator[SourceWorker]:
+        followed = await self.restore_worker()
         task = asyncio.create_task(followed.follow())
         try:
             async with asyncio.timeout(30):
@@ -148,7 +148,7 @@ async def test_what_was_read_is_durable_when_following_is_cancelled(site: Site) 
         await site.source.begun.get()
         site.is_store_quick.clear()
         for delivered in rows:
-            site.source.tells.put_nowait(Deliver(delivered, delivered.cursor))
+            site.source.tells.put_nowait(RowRead(delivered, delivered.cursor))
         await until(site.source.tells.empty)
         asyncio.get_running_loop().call_later(0.05, site.is_store_quick.set)
     assert site.kept == rows[-1].cursor
@@ -157,11 +157,11 @@ async def test_what_was_read_is_durable_when_following_is_cancelled(site: Site) 
 @pytest.mark.parametrize("problem", [TypeError("cannot be written"), PbxUnreachable("odd"), StoreUnusable("full")])
 async def test_a_stop_ends_it_whatever_goes_wrong_with_what_was_read_last(site: Site, problem: Exception) -> None:
     """Or it would be tried again, and nobody would wait for the end of that."""
-    task = asyncio.create_task((await site.recalled()).follow())
+    task = asyncio.create_task((await site.restore_worker()).follow())
     await site.source.begun.get()
     site.is_store_quick.clear()
     delivered = row("anna", 7)
-    site.source.tells.put_nowait(Deliver(delivered, delivered.cursor))
+    site.source.tells.put_nowait(RowRead(delivered, delivered.cursor))
     await until(site.source.tells.empty)
     await a_moment()
     site.fails_once = problem
@@ -192,7 +192,7 @@ async def test_what_somebody_has_to_mend_is_shown_as_an_error(site: Site) -> Non
 
 
 async def test_what_no_waiting_helps_ends_it(site: Site) -> None:
-    followed = await site.recalled()
+    followed = await site.restore_worker()
     site.source.tells.put_nowait(StoreUnusable("the disk is gone"))
     async with asyncio.timeout(30):
         with pytest.raises(StoreUnusable):
@@ -222,13 +222,13 @@ async def test_a_row_that_cannot_be_made_durable_is_asked_for_again(site: Site) 
     first, second = row("anna", 7), row("berta", 8)
     async with site.following():
         await site.source.begun.get()
-        site.source.tells.put_nowait(Deliver(first, first.cursor))
+        site.source.tells.put_nowait(RowRead(first, first.cursor))
         await until(lambda: site.kept == first.cursor)
         site.fails_once = TypeError("cannot be written")
-        site.source.tells.put_nowait(Deliver(second, second.cursor))
+        site.source.tells.put_nowait(RowRead(second, second.cursor))
         assert await site.source.begun.get() == first.cursor
         assert site.part.cause == "pbx_reading_failed"
-        site.source.tells.put_nowait(Deliver(second, second.cursor))
+        site.source.tells.put_nowait(RowRead(second, second.cursor))
         await until(lambda: site.kept == second.cursor)
 
 
@@ -269,18 +269,18 @@ async def test_an_outbox_that_becomes_full_takes_nothing_more(site: Site) -> Non
         since = await site.source.begun.get()
         site.board.full = "the outbox is full"
         delivered = row("anna", 7)
-        site.source.tells.put_nowait(Deliver(delivered, delivered.cursor))
+        site.source.tells.put_nowait(RowRead(delivered, delivered.cursor))
         await until(lambda: bool(site.part.problem))
         assert (site.part.level, site.part.cause, site.kept) == (Level.PAUSED, "outbox_full", since)
 
 
 async def test_a_walk_that_is_due_waits_until_the_pbx_is_reached(site: Site) -> None:
-    followed = await site.recalled()
+    followed = await site.restore_worker()
     followed.ask_for_walk()
-    site.part.fails("away", Level.WARN, NOW)
+    site.part.failed("away", Level.WARN, NOW)
     followed.walk_if_due(NOW)
     assert site.source.walks == 0
-    site.part.does("reading", Level.OK, NOW)
+    site.part.set_doing("reading", Level.OK, NOW)
     followed.walk_if_due(NOW)
     assert site.source.walks == 1
 
@@ -296,14 +296,14 @@ def certified(site: Site, *, at: datetime, absent: int = 0, held: int = 0) -> No
 async def test_after_a_restart_it_is_still_told_what_was_not_seen_and_when_that_is_decided(site: Site) -> None:
     now = utc_now()
     certified(site, at=now, absent=50)
-    await site.recalled()
+    await site.restore_worker()
     decides = f"{(now + CONFIRM_AFTER).astimezone():%H:%M}"
     assert f"200 match, 50 were not seen; a second walk at {decides} decides" in completeness(site.part, now)
 
 
 async def test_after_a_restart_held_deletions_are_still_told_with_the_remedy(site: Site) -> None:
     certified(site, at=utc_now(), absent=50, held=50)
-    await site.recalled()
+    await site.restore_worker()
     told = completeness(site.part, utc_now())
     assert "200 match, 50 were not seen, whose deletion is held" in told
     assert "account-bridge resync hq --accept-deletions" in told
@@ -313,9 +313,9 @@ async def test_a_certificate_from_the_future_is_told_as_such_and_stops_no_nightl
     """The clock was ahead once."""
     certified(site, at=utc_now() + timedelta(days=1500))
     site.habits = Habits()
-    followed = await site.recalled()
+    followed = await site.restore_worker()
     assert "in the future: the clock was wrong" in completeness(site.part, utc_now())
-    site.part.does("up to date", Level.OK, NOW)
+    site.part.set_doing("up to date", Level.OK, NOW)
     followed.walk_if_due(utc_now().astimezone())
     assert site.source.walks == 1
 
@@ -327,8 +327,8 @@ async def test_a_pause_of_a_length_that_nobody_knows_counts_as_long(site: Site, 
     """Recorded by a clock that was ahead, it lies in the future."""
     certified(site, at=utc_now())
     site.store.pause(HQ, Pause(utc_now() + since, ""))
-    followed = await site.recalled()
+    followed = await site.restore_worker()
     followed.hold(None)
-    site.part.does("up to date", Level.OK, NOW)
+    site.part.set_doing("up to date", Level.OK, NOW)
     followed.walk_if_due(utc_now().astimezone())
     assert site.source.walks == walks

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bridge.errors import FileUnusable
 from bridge.security import secret as module
-from bridge.security.secret import MAX_SECRET_BYTES, NotThere, Secret, content_of, hide, make_public, scrub
+from bridge.security.secret import MAX_SECRET_BYTES, NotThere, Secret, hide, make_public, read_content, scrub
 
 
 @pytest.fixture(autouse=True)
@@ -72,14 +72,14 @@ def test_marks_line_ends_and_blanks_around_it_are_no_part_of_a_secret(tmp_path: 
 def test_signs_within_a_secret_are_a_part_of_it(tmp_path: Path, odd: str) -> None:
     file = tmp_path / "pbx.secret"
     file.write_text(odd + "\n", "utf-8")
-    assert content_of(file) == odd
+    assert read_content(file) == odd
 
 
 def test_a_pipe_or_a_folder_in_the_place_of_a_file_keeps_nobody_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path / "pipe", tmp_path, tmp_path / "none", Path("/dev/null")):
         with pytest.raises(NotThere):
-            content_of(place)
+            read_content(place)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"amq", b"a\nb", b"\xff"])

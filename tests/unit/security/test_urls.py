@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from bridge.security.urls import read_url, secrets_in, split_urls, vhost_of, without_password
+from bridge.security.urls import read_url, read_vhost, secrets_in, split_urls, without_password
 
 AWKWARD = st.text(alphabet="aZ9/#?@:,%&=[]\\ \t\"'*+~é\u202e{}", min_size=1, max_size=12)
 
@@ -86,7 +86,7 @@ def test_what_is_accepted_means_the_same_to_everybody_who_reads_it(word: str, ho
     assert unquote(ours.password or "") == unquote(others.password or "") == third.password == word
     assert ours.host == others.hostname == third.host
     assert ours.port == others.port == third.port
-    assert vhost_of(ours) == vhost == unquote(others.path[1:])
+    assert read_vhost(ours) == vhost == unquote(others.path[1:])
 
 
 @given(st.text(alphabet="aZ9/#?@:,.%[]-_ ü", max_size=30))

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from bridge.simulator.modes import Modes
-from bridge.simulator.oracle import Watchdog
+from bridge.simulator.oracle import OracleWatchdog
 from bridge.simulator.pbx import CUT, Pbx
 from bridge.simulator.session import Close
 from tests.support.pbx_reader import Caller, inside
@@ -448,7 +448,7 @@ def test_questions_that_overlap_are_counted() -> None:
 
 
 def test_the_watchdog_bites_who_asks_too_much_at_once() -> None:
-    pbx = Pbx(accounts=3, modes=Modes.parse(["slow"]), watchdog=Watchdog(max_parallel=2))
+    pbx = Pbx(accounts=3, modes=Modes.parse(["slow"]), watchdog=OracleWatchdog(max_parallel=2))
     caller = inside(pbx)
     guid = caller.ask()[0]["guid"]
     caller.now += 10
@@ -461,7 +461,7 @@ def test_the_watchdog_bites_who_asks_too_much_at_once() -> None:
 
 
 def test_a_bite_of_the_watchdog_is_rare_where_questions_are_single() -> None:
-    pbx = Pbx(accounts=30, watchdog=Watchdog(max_parallel=1))
+    pbx = Pbx(accounts=30, watchdog=OracleWatchdog(max_parallel=1))
     at_the_end(pbx)
     assert pbx.oracle.load.watchdog_reboots == 0
 

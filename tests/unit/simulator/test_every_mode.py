@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.simulator.modes import ALL_WORDS, Info, Modes
-from bridge.simulator.pbx import Pbx, Snapshot
-from bridge.simulator.people import info_of
+from bridge.simulator.pbx import Pbx, SavedState
+from bridge.simulator.people import build_info
 from tests.support.pbx_reader import Follower
 
 
@@ -19,7 +19,7 @@ def assert_is_the_truth(follower: Follower) -> None:
     for guid, row in follower.mirror.items():
         assert row["account-h323"] == truth[guid].h323
         if pbx.modes.info is Info.FULL:
-            assert row["info"] == info_of(truth[guid], pbx.modes.shape, domain=pbx.domain, pbx=pbx.name)
+            assert row["info"] == build_info(truth[guid], pbx.modes.shape, domain=pbx.domain, pbx=pbx.name)
 
 
 def live_through(pbx: Pbx, follower: Follower) -> None:
@@ -55,7 +55,7 @@ def test_everything_handed_out_is_on_record(word: str) -> None:
     assert len(follower.rows) <= len(pbx.oracle.deliveries)
 
 
-EVENTS: dict[str, Callable[[Pbx, Snapshot], None]] = {
+EVENTS: dict[str, Callable[[Pbx, SavedState], None]] = {
     "reboot": lambda pbx, _: pbx.reboot(),
     "restore": lambda pbx, snapshot: pbx.config_restore(snapshot),
     "rollback": lambda pbx, snapshot: pbx.vm_rollback(snapshot),

@@ -4,7 +4,7 @@ from itertools import islice
 import pytest
 
 from bridge.simulator.modes import Shape
-from bridge.simulator.people import MARK, Record, info_of, people, plain
+from bridge.simulator.people import MARK, Record, build_info, people, plain
 
 
 def some(seed: int = 1, count: int = 200, *, with_odd_names: bool = False) -> list[Record]:
@@ -43,7 +43,7 @@ def test_a_plain_name_can_be_typed(name: str, told: str) -> None:
 def test_every_shape_holds_secrets_under_names_that_say_so(shape: Shape) -> None:
     """So that a test which finds none of them outside has shown something."""
     record = some(count=1)[0]
-    told = json.dumps(info_of(record, shape, domain="example.com", pbx="hq"))
+    told = json.dumps(build_info(record, shape, domain="example.com", pbx="hq"))
     assert record.secret.startswith(MARK)
     assert told.count(MARK) >= 2
 
@@ -51,7 +51,7 @@ def test_every_shape_holds_secrets_under_names_that_say_so(shape: Shape) -> None
 @pytest.mark.parametrize("shape", Shape)
 def test_no_secret_hides_in_what_may_be_published(shape: Shape) -> None:
     for record in some(with_odd_names=True):
-        info = info_of(record, shape, domain="example.com", pbx="hq")
+        info = build_info(record, shape, domain="example.com", pbx="hq")
         told = {
             name: info[name] for name in ("h323", "sip", "cn", "dn", "e164", "num", "email", "emails") if name in info
         }

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from bridge.simulator.changelist import Before, Entry
 from bridge.simulator.modes import CursorType, Json, Modes
 from bridge.simulator.people import Record
-from bridge.simulator.writing import head, number_of, number_text, row, styled, without_account
+from bridge.simulator.writing import head, number_text, row, styled, without_account, write_number
 
 ERIKA = Record("aa00", "erika", "Erika", 'Erika "E" \\ Ä/', "403", (), (("Support", True),), "5ec2e7", "hq")
 PLACE = ("example.com", "hq")
@@ -17,13 +17,13 @@ PLACE = ("example.com", "hq")
 @pytest.mark.parametrize("kind", CursorType)
 @given(number=st.integers(0, 10**9))
 def test_a_number_can_be_read_as_it_was_written(kind: CursorType, number: int) -> None:
-    assert number_of(json.loads(number_text(number, kind)), kind) == number
+    assert write_number(json.loads(number_text(number, kind)), kind) == number
 
 
 @pytest.mark.parametrize("kind", CursorType)
 @pytest.mark.parametrize("value", ["", "x", "007x", " 7", "+7", "-", 1.5, True, None, [], {}, "٣", "0x1f", "1_0"])
 def test_what_was_never_written_is_no_number(kind: CursorType, value: Any) -> None:
-    assert number_of(value, kind) is None
+    assert write_number(value, kind) is None
 
 
 @pytest.mark.parametrize("style", Json)

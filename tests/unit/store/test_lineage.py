@@ -9,12 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bridge.delivery.ingest import ingest
-from bridge.delivery.reconcile import Brake, WalkRecord, begin_walk, caught_up, sweep
+from bridge.delivery.reconcile import DeletionLimit, WalkRecord, begin_walk, caught_up, delete_missing
 from bridge.errors import StoreOutdated, StoreUnusable
 from bridge.events import cloudevents
 from bridge.events.normalize import Rules
 from bridge.model import Batch, LogContents, OutboxRow, SourceName
-from bridge.store.lineage import birth_of, new_lineage
+from bridge.store.lineage import new_lineage, read_birth
 from bridge.store.sqlite.backup import back_up, put_back
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.outbox import send_all, unsent
@@ -34,8 +34,8 @@ lineages = st.builds(lambda moment: new_lineage(moment, ()), moments)
 @given(moments, st.lists(lineages | st.text(max_size=30)))
 def test_a_lineage_sorts_behind_all_that_are_known_whatever_the_clock_says(now: datetime, known: list[str]) -> None:
     made = new_lineage(now, known)
-    assert birth_of(made) is not None
-    assert all(made > one for one in known if birth_of(one) is not None)
+    assert read_birth(made) is not None
+    assert all(made > one for one in known if read_birth(one) is not None)
 
 
 @given(st.lists(moments, min_size=2, max_size=20))
@@ -59,11 +59,11 @@ def test_two_lineages_of_one_millisecond_ascend(now: datetime, later: int) -> No
     "word", ["", "x", "20261123T190002418Z", "20261123T190002418Z-9F3C", "20261323T190002418Z-9f3c"]
 )
 def test_what_is_no_lineage_has_no_birth(word: str) -> None:
-    assert birth_of(word) is None
+    assert read_birth(word) is None
 
 
 def test_a_lineage_behind_which_none_could_come_is_none() -> None:
-    assert birth_of("99991231T235959999Z-ffff") is None
+    assert read_birth("99991231T235959999Z-ffff") is None
 
 
 # ---------------------------------------------------------------------- stores that are lost, copied and put back
@@ -91,7 +91,7 @@ def verify(store: SqliteStore, source: SourceName = HQ, *, now: datetime = NOW) 
     """Have a full walk proven."""
     begin_walk(store, source)
     caught_up(store, source, None, ends_initial=True, rules=RULES, now=NOW)
-    sweep(store, source, WalkRecord(now), rules=RULES, now=now, brake=Brake())
+    delete_missing(store, source, WalkRecord(now), rules=RULES, now=now, brake=DeletionLimit())
 
 
 def numbers(rows: Sequence[OutboxRow], lineage: str) -> list[tuple[int, int, str]]:
@@ -454,7 +454,7 @@ def test_no_id_is_ever_given_to_two_things(
     for step, number in moves:
         fate.move(step, number)
     lineages = [orjson.loads(body)["lineage"] for body in fate.given.values()]
-    assert all(birth_of(lineage) is not None for lineage in lineages)
+    assert all(read_birth(lineage) is not None for lineage in lineages)
 
 
 def test_a_certificate_that_only_the_log_knows_makes_the_store_an_older_one(path: Path) -> None:

@@ -2,7 +2,7 @@ import pytest
 from rstream import schema
 
 from bridge.broker.connection import Topology
-from bridge.broker.stream.publisher import producer_of, publish_frames
+from bridge.broker.stream.publisher import name_producer, publish_frames
 
 
 def messages(*sizes: int) -> list[schema.Message]:
@@ -24,7 +24,7 @@ def test_nothing_is_nothing() -> None:
 
 
 def test_another_lineage_is_another_producer() -> None:
-    assert producer_of("aaaaaaaa") != producer_of("bbbbbbbb")
+    assert name_producer("aaaaaaaa") != name_producer("bbbbbbbb")
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 import pytest
 
-from bridge.consumer.inbox.rule import Answer, Query, Statements
+from bridge.consumer.inbox.rule import InboxStatements, Query, QueryResult
 from tests.support.events import event, verified
 
-SQLITE = Statements("inbox", collation="BINARY")
-POSTGRES = Statements("inbox", collation='"C"', locking="LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+SQLITE = InboxStatements("inbox", collation="BINARY")
+POSTGRES = InboxStatements("inbox", collation='"C"', locking="LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
 
 
 def test_a_change_is_one_statement() -> None:
@@ -34,11 +34,11 @@ def test_a_certificate_that_is_known_changes_nothing() -> None:
     steps = SQLITE.completing(verified())
     next(steps)
     with pytest.raises(StopIteration) as done:
-        steps.send(Answer((), 0))
+        steps.send(QueryResult((), 0))
     assert done.value.value == []
 
 
 @pytest.mark.parametrize("name", ["", "Inbox", "a b", "x;DROP TABLE y", "a" * 41, "1st"])
 def test_a_table_name_that_could_be_more_than_a_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be the name"):
-        Statements(name, collation="BINARY")
+        InboxStatements(name, collation="BINARY")

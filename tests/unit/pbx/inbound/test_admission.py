@@ -5,20 +5,20 @@ from bridge.pbx.inbound.admission import (
     LAST_PAUSE_SECONDS,
     MAX_ADDRESSES,
     Bounds,
-    Gate,
+    ConnectionLimiter,
     Ticket,
-    place_of,
+    find_network,
 )
 
 
-def entered(gate: Gate, address: str = "192.0.2.1") -> Ticket:
+def entered(gate: ConnectionLimiter, address: str = "192.0.2.1") -> Ticket:
     ticket = gate.enter(address, lambda: None)
     assert ticket is not None
     return ticket
 
 
 def test_an_address_and_all_together_have_a_limit() -> None:
-    gate = Gate(Bounds(total=3, per_address=2, unauthenticated=10))
+    gate = ConnectionLimiter(Bounds(total=3, per_address=2, unauthenticated=10))
     tickets = [entered(gate), entered(gate)]
     for ticket in tickets:
         gate.logged_in(ticket)
@@ -30,7 +30,7 @@ def test_an_address_and_all_together_have_a_limit() -> None:
 
 
 def test_where_too_many_are_silent_the_oldest_of_them_goes_and_never_one_that_is_logged_in() -> None:
-    gate, dropped = Gate(Bounds(unauthenticated=2)), []
+    gate, dropped = ConnectionLimiter(Bounds(unauthenticated=2)), []
     first = gate.enter("192.0.2.1", lambda: dropped.append(1))
     assert first is not None
     gate.logged_in(first)
@@ -41,7 +41,7 @@ def test_where_too_many_are_silent_the_oldest_of_them_goes_and_never_one_that_is
 
 def test_strangers_behind_the_proxy_of_a_pbx_do_not_take_its_place() -> None:
     """All of one address: who has not logged in makes room, and who has stays."""
-    gate, dropped = Gate(Bounds(total=100, per_address=4, unauthenticated=50)), []
+    gate, dropped = ConnectionLimiter(Bounds(total=100, per_address=4, unauthenticated=50)), []
     pbx = entered(gate)
     gate.logged_in(pbx, ("example.com", "hq", "guid"))
     for number in range(20):
@@ -52,19 +52,19 @@ def test_strangers_behind_the_proxy_of_a_pbx_do_not_take_its_place() -> None:
 
 
 def test_an_address_from_which_somebody_logged_in_keeps_its_place_in_a_crowd() -> None:
-    gate, dropped = Gate(Bounds(unauthenticated=4)), list[str]()
+    gate, dropped = ConnectionLimiter(Bounds(unauthenticated=4)), list[str]()
     gate.expect("192.0.2.1", ("example.com", "hq", "guid"))
     for address in ("192.0.2.1", *(f"198.51.100.{number}" for number in range(30))):
         assert gate.enter(address, lambda address=address: dropped.append(address)) is not None  # type: ignore[misc]
     assert dropped == [f"198.51.100.{number}" for number in range(27)]
-    gate, dropped = Gate(Bounds(unauthenticated=4)), []
+    gate, dropped = ConnectionLimiter(Bounds(unauthenticated=4)), []
     for address in ("192.0.2.2", "192.0.2.1", *["192.0.2.3"] * 10):
         assert gate.enter(address, lambda address=address: dropped.append(address)) is not None  # type: ignore[misc]
     assert set(dropped) == {"192.0.2.3"}, "of strangers those go first of whom there are most"
 
 
 def test_where_all_places_are_taken_by_strangers_one_of_them_goes() -> None:
-    gate = Gate(Bounds(total=3, unauthenticated=3))
+    gate = ConnectionLimiter(Bounds(total=3, unauthenticated=3))
     gate.logged_in(entered(gate, "192.0.2.1"))
     first = entered(gate, "192.0.2.2")
     entered(gate, "192.0.2.3")
@@ -76,7 +76,7 @@ def test_where_all_places_are_taken_by_strangers_one_of_them_goes() -> None:
 
 
 def test_others_behind_a_proxy_do_not_hold_up_whoever_logged_in_from_there_before() -> None:
-    gate = Gate(Bounds())
+    gate = ConnectionLimiter(Bounds())
     gate.expect("192.0.2.1", ("example.com", "hq", "guid"))
     ticket = entered(gate)
     for _ in range(100):
@@ -92,7 +92,7 @@ def test_others_behind_a_proxy_do_not_hold_up_whoever_logged_in_from_there_befor
 
 
 def test_a_connection_counts_where_its_proxy_says_that_it_comes_from() -> None:
-    gate = Gate(Bounds(total=10, per_address=1))
+    gate = ConnectionLimiter(Bounds(total=10, per_address=1))
     first, second = entered(gate, "10.0.0.1"), None
     assert gate.comes_from(first, "192.0.2.1")
     gate.logged_in(first)
@@ -109,7 +109,7 @@ def test_a_connection_counts_where_its_proxy_says_that_it_comes_from() -> None:
 
 
 def test_each_failure_makes_the_next_login_of_that_address_wait_longer() -> None:
-    gate = Gate(Bounds())
+    gate = ConnectionLimiter(Bounds())
     ticket, now, waits = entered(gate), 1000.0, []
     for _ in range(8):
         due = gate.judged_at(ticket, now)
@@ -123,7 +123,7 @@ def test_each_failure_makes_the_next_login_of_that_address_wait_longer() -> None
 
 def test_logins_that_wait_at_once_wait_one_after_the_other_and_too_many_are_refused() -> None:
     """Nobody gets more tries by opening more connections."""
-    gate = Gate(Bounds())
+    gate = ConnectionLimiter(Bounds())
     ticket = entered(gate)
     for _ in range(4):
         gate.failed(ticket, 1000)
@@ -132,7 +132,7 @@ def test_logins_that_wait_at_once_wait_one_after_the_other_and_too_many_are_refu
 
 def test_a_good_login_forgives_its_address() -> None:
     """Behind a proxy all PBXs have one address: one with a wrong password must not keep the others out."""
-    gate = Gate(Bounds())
+    gate = ConnectionLimiter(Bounds())
     ticket = entered(gate)
     for _ in range(9):
         gate.failed(ticket, 1000)
@@ -141,7 +141,7 @@ def test_a_good_login_forgives_its_address() -> None:
 
 
 def test_time_forgives_too() -> None:
-    gate = Gate(Bounds())
+    gate = ConnectionLimiter(Bounds())
     ticket = entered(gate)
     for _ in range(9):
         gate.failed(ticket, 1000)
@@ -151,7 +151,7 @@ def test_time_forgives_too() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    gate = Gate(Bounds(total=MAX_ADDRESSES * 3))
+    gate = ConnectionLimiter(Bounds(total=MAX_ADDRESSES * 3))
     for number in range(MAX_ADDRESSES + 500):
         ticket = entered(gate, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
         gate.failed(ticket, 1000)
@@ -161,7 +161,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 def test_a_pause_has_an_end() -> None:
-    gate = Gate(Bounds())
+    gate = ConnectionLimiter(Bounds())
     ticket = entered(gate)
     for _ in range(10_000):
         gate.failed(ticket, 1000)
@@ -176,4 +176,4 @@ def test_a_pause_has_an_end() -> None:
     ("@local", "@local"),
 ])  # fmt: skip
 def test_ipv6_counts_by_network(address: str, place: str) -> None:
-    assert place_of(address) == place
+    assert find_network(address) == place

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.errors import FileUnusable
-from bridge.pbx.inbound.authentication import App, Judge, Verdict
+from bridge.pbx.inbound.authentication import App, Authenticator, Verdict
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.login import is_proven
 from bridge.pbx.wire.parser import read_message
@@ -32,8 +32,8 @@ def captured(vector: dict[str, Any], **changes: Any) -> m.AppLogin:
     return read(json.dumps({"mt": "AppLogin", **told, "info": json.loads(vector["info"]), **changes}))
 
 
-def judge_of(vector: dict[str, Any]) -> Judge:
-    return Judge([App(vector["sip"], vector["domain"], lambda: vector["password"])])
+def judge_of(vector: dict[str, Any]) -> Authenticator:
+    return Authenticator([App(vector["sip"], vector["domain"], lambda: vector["password"])])
 
 
 @pytest.mark.parametrize("vector", CAPTURED, ids=lambda vector: vector["sip"])
@@ -76,12 +76,15 @@ def test_info_may_be_signed_as_it_was_sent_or_in_its_compact_form(*, spaced: boo
     digest = login_digest(
         app="", sip="app", info=written if spaced else compact, challenge=CHALLENGE, password=PASSWORD
     )
-    assert Judge([App("app", None, lambda: PASSWORD)]).judge(replace(login, digest=digest), CHALLENGE).verdict == "good"
+    assert (
+        Authenticator([App("app", None, lambda: PASSWORD)]).judge(replace(login, digest=digest), CHALLENGE).verdict
+        == "good"
+    )
 
 
 def test_the_entry_of_a_domain_shuts_out_the_general_one() -> None:
     """A password that is set for one domain must not be good for it together with another one."""
-    judge = Judge([App("app", None, lambda: "general"), App("app", "Example.com", lambda: "special")])
+    judge = Authenticator([App("app", None, lambda: "general"), App("app", "Example.com", lambda: "special")])
     for password, domain, verdict in (
         ("special", "example.com", Verdict.GOOD),
         ("general", "example.com", Verdict.WRONG_PASSWORD),
@@ -96,19 +99,22 @@ def test_the_entry_of_a_domain_shuts_out_the_general_one() -> None:
 def test_a_user_whom_the_pbx_vouches_for_is_not_the_pbx(sip: str) -> None:
     """Whoever may open the app gets a login signed with its password, and could tell us of accounts of their making."""
     login = read(login_of(CHALLENGE, sip=sip))
-    assert Judge([App("app", None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is Verdict.USER
+    assert Authenticator([App("app", None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is Verdict.USER
 
 
 def test_a_user_called_like_the_app_of_another_object_is_not_the_pbx() -> None:
     login = read(login_of(CHALLENGE, info={"appobj": "other", "pbx": "p"}))
-    assert Judge([App("app", None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is Verdict.USER
+    assert Authenticator([App("app", None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is Verdict.USER
 
 
 def test_a_password_file_that_is_gone_refuses_and_stops_nobody() -> None:
     def gone() -> str:
         raise FileUnusable("gone")
 
-    assert Judge([App("app", None, gone)]).judge(read(login_of(CHALLENGE)), CHALLENGE).verdict is Verdict.NO_PASSWORD
+    assert (
+        Authenticator([App("app", None, gone)]).judge(read(login_of(CHALLENGE)), CHALLENGE).verdict
+        is Verdict.NO_PASSWORD
+    )
 
 
 @pytest.mark.parametrize("text", [
@@ -119,7 +125,7 @@ def test_a_password_file_that_is_gone_refuses_and_stops_nobody() -> None:
 def test_odd_infos_are_read_or_unreadable_and_never_good(text: str) -> None:
     message = read_message(text.encode())
     if isinstance(message, m.AppLogin):
-        assert Judge([App("app", None, lambda: PASSWORD)]).judge(message, CHALLENGE).verdict != Verdict.GOOD
+        assert Authenticator([App("app", None, lambda: PASSWORD)]).judge(message, CHALLENGE).verdict != Verdict.GOOD
     else:
         assert isinstance(message, m.Unreadable)
 
@@ -141,7 +147,7 @@ def test_a_user_whose_name_has_colons_cannot_pass_it_off_as_the_app_object(name:
     cut = {"app": app, "domain": domain, "sip": "app", "guid": guid, "dn": dn, "digest": signed["digest"]}
     login = read(json.dumps({"mt": "AppLogin", **cut}))
     assert is_proven(login, challenge=CHALLENGE, password=PASSWORD), "or there is nothing to refuse"
-    assert Judge([App("app", None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is Verdict.AMBIGUOUS
+    assert Authenticator([App("app", None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is Verdict.AMBIGUOUS
 
 
 GUID_OF_A_USER = "3954ae7854c96301c9dd009033400109"
@@ -200,7 +206,7 @@ def test_nothing_that_the_pbx_signs_for_a_user_is_the_app_however_it_is_cut(  # 
     told = {"appobj": "app", "appdn": "app", "pbx": "pbx-main", "cn": cn, "apps": []}
     info = json.dumps(told, separators=(",", ":"), ensure_ascii=False)
     joined = ":".join([app, domain, sip, GUID_OF_A_USER, dn, info, *([challenge] if challenge else [])])
-    judge = Judge([App("app", None, lambda: PASSWORD)])
+    judge = Authenticator([App("app", None, lambda: PASSWORD)])
     for login in cuts(joined):
         assert judge.judge(login, CHALLENGE).verdict is not Verdict.GOOD, login
 
@@ -212,7 +218,9 @@ def test_nothing_that_the_pbx_signs_for_a_user_is_the_app_however_it_is_cut(  # 
 def test_not_even_one_that_was_signed_without_info(sip: str, dn: str, challenge: str) -> None:
     """The guid of the user then stands where the App object's name for people is."""
     joined = f"x:example.com:{sip}:{GUID_OF_A_USER}:{dn}:{challenge}"
-    verdicts = {Judge([App("app", None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict for login in cuts(joined)}
+    verdicts = {
+        Authenticator([App("app", None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict for login in cuts(joined)
+    }
     assert Verdict.NO_GUID in verdicts, "or there is nothing to refuse"
     assert Verdict.GOOD not in verdicts
 
@@ -227,9 +235,9 @@ def test_not_even_one_that_was_signed_without_info(sip: str, dn: str, challenge:
 ])  # fmt: skip
 def test_a_name_that_looks_like_the_apps_is_another_one(name: str, sip: str) -> None:
     login = read(login_of(CHALLENGE, sip=sip, info={"appobj": sip, "pbx": "p"}))
-    assert Judge([App(name, None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is Verdict.UNKNOWN_APP
+    assert Authenticator([App(name, None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is Verdict.UNKNOWN_APP
     login = read(login_of(CHALLENGE, sip=sip, info={"appobj": name, "pbx": "p"}))
-    assert Judge([App(name, None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is Verdict.USER
+    assert Authenticator([App(name, None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is Verdict.USER
 
 
 @pytest.mark.parametrize(("changes", "verdict"), [
@@ -245,12 +253,12 @@ def test_a_name_that_looks_like_the_apps_is_another_one(name: str, sip: str) -> 
 ])  # fmt: skip
 def test_each_field_has_the_form_that_a_pbx_gives_it(changes: dict[str, str], verdict: Verdict) -> None:
     login = read(login_of(CHALLENGE, **changes))
-    assert Judge([App("app", None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is verdict
+    assert Authenticator([App("app", None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict is verdict
 
 
 def test_an_app_may_be_bound_to_pbxs_and_to_a_certificate() -> None:
     """One password does not speak for every PBX then."""
-    bound = Judge([App("app", None, lambda: PASSWORD, frozenset({"hq", "branch"}), b"f" * 32)])
+    bound = Authenticator([App("app", None, lambda: PASSWORD, frozenset({"hq", "branch"}), b"f" * 32)])
     for pbx, fingerprint, verdict in (
         ("hq", b"f" * 32, Verdict.GOOD),
         ("branch", b"f" * 32, Verdict.GOOD),

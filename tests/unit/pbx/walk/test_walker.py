@@ -13,11 +13,11 @@ from bridge.pbx.walk.actions import (
     Ask,
     CaughtUp,
     Compare,
-    Deliver,
     Doubted,
     EpochBegan,
     Pace,
     Reached,
+    RowRead,
     Say,
     Sighted,
     WalkBegan,
@@ -117,14 +117,14 @@ def test_another_guid_than_the_stored_one_begins_anew() -> None:
 
 def test_each_row_is_handed_on_and_asked_behind() -> None:
     script = reading()
-    assert script.row(row("a", 1)) == [Deliver(row("a", 1), cursor(1)), Ask(cursor(1))]
-    assert script.row(row("b", 2)) == [Deliver(row("b", 2), cursor(2)), Ask(cursor(2))]
+    assert script.row(row("a", 1)) == [RowRead(row("a", 1), cursor(1)), Ask(cursor(1))]
+    assert script.row(row("b", 2)) == [RowRead(row("b", 2), cursor(2)), Ask(cursor(2))]
 
 
 def test_a_row_without_guid_belongs_to_the_guid_of_the_session() -> None:
     """The vendor's page leaves it out of the printed result."""
     told = row("a", 1)._replace(cursor=replace(cursor(1), guid=None))
-    assert reading().row(told)[0] == Deliver(row("a", 1), cursor(1))
+    assert reading().row(told)[0] == RowRead(row("a", 1), cursor(1))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_late_answer_still_counts_while_no_newer_question_was_asked() -> None:
     script.row(row("a", 1))
     script.wait()
     script.now = 100
-    assert script.row(row("b", 2)) == [Deliver(row("b", 2), cursor(2)), Ask(cursor(2))]
+    assert script.row(row("b", 2)) == [RowRead(row("b", 2), cursor(2)), Ask(cursor(2))]
 
 
 def test_after_two_silent_polls_somebody_must_at_least_tell_the_guid() -> None:
@@ -223,7 +223,7 @@ def test_an_error_now_and_then_does_no_harm() -> None:
     for number in range(1, 9):
         script.answer(m.RequestError("busy"))
         script.wait_for_question()
-        assert script.row(row("a", number))[0] == Deliver(row("a", number), cursor(number))
+        assert script.row(row("a", number))[0] == RowRead(row("a", number), cursor(number))
     assert script.walker.is_walking
 
 
@@ -243,7 +243,7 @@ def test_another_guid_in_the_middle_begins_a_new_list() -> None:
     script = reading()
     told = row("b", 1, guid=OTHER_GUID)
     assert script.row(told) == [EpochBegan(Cursor(OTHER_GUID)), Ask(Cursor(OTHER_GUID))]
-    assert script.row(told)[0] == Deliver(told, told.cursor)
+    assert script.row(told)[0] == RowRead(told, told.cursor)
 
 
 def test_a_pbx_that_changes_its_guid_with_every_answer_is_given_up() -> None:
@@ -267,7 +267,7 @@ def test_a_list_that_bites_its_own_tail_does_not_become_an_endless_loop() -> Non
 def test_two_accounts_with_the_same_numbers_are_both_read() -> None:
     script = reading()
     script.row(row("a", 1))
-    assert Deliver(row("b", 1), cursor(1)) in script.row(row("b", 1))
+    assert RowRead(row("b", 1), cursor(1)) in script.row(row("b", 1))
     assert script.row(row("b", 1)) == [CaughtUp(is_proven=True)]
 
 
@@ -301,7 +301,7 @@ def test_a_pushed_deletion_is_applied_and_moves_no_cursor() -> None:
     """It might never come again."""
     told = row("a", 9, is_deleted=True)
     actions = idle().hear(Stray(m.AccountRow(told)))
-    assert Deliver(told, cursor(1)) in actions
+    assert RowRead(told, cursor(1)) in actions
 
 
 def test_silence_is_broken_by_keepalives() -> None:
@@ -330,7 +330,7 @@ def test_noise_beside_an_answer_does_no_harm() -> None:
     script = reading()
     for _ in range(10_000):
         assert script.hear(m.Unreadable("not valid JSON")) == []
-    assert script.row(row("a", 1))[0] == Deliver(row("a", 1), cursor(1))
+    assert script.row(row("a", 1))[0] == RowRead(row("a", 1), cursor(1))
 
 
 def test_an_answer_that_cannot_be_read_is_not_taken_for_silence() -> None:
@@ -354,7 +354,7 @@ def test_a_wanted_walk_reads_from_the_start_beside_the_live_cursor() -> None:
     assert script.row(row("a", 1)) == [Sighted(row("a", 1)), Ask(cursor(1))]
     assert script.row(row("b", 2)) == [Sighted(row("b", 2)), Ask(cursor(2))]
     assert script.nothing() == [Ask(cursor(1))], "its end is followed by a live question"
-    assert script.row(row("b", 2)) == [Deliver(row("b", 2), cursor(2)), Ask(cursor(2))]
+    assert script.row(row("b", 2)) == [RowRead(row("b", 2), cursor(2)), Ask(cursor(2))]
     assert script.nothing() == [CaughtUp(is_proven=True), WalkEnded(is_proven=True, until=cursor(2))]
 
 
@@ -497,7 +497,7 @@ def test_a_deletion_in_words_is_taken_whatever_question_it_answers() -> None:
     """It might never come again."""
     told = row("c", 1, is_deleted=True)._replace(cursor=Cursor(GUID))
     actions, then = checked(m.AccountRow(told))
-    assert actions[0] == Deliver(told._replace(cursor=cursor(7)), cursor(7))
+    assert actions[0] == RowRead(told._replace(cursor=cursor(7)), cursor(7))
     assert len(doubts(actions)) == 1
     assert then == [Ask(cursor(7))]
 
@@ -516,7 +516,7 @@ def test_silence_is_a_doubt_and_reading_goes_on() -> None:
     doubted, asked = script.wait()
     assert isinstance(doubted, Doubted)
     assert asked == Ask(cursor(7))
-    assert script.row(row("c", 8))[-2:] == [Deliver(row("c", 8), cursor(8)), Ask(cursor(8))]
+    assert script.row(row("c", 8))[-2:] == [RowRead(row("c", 8), cursor(8)), Ask(cursor(8))]
 
 
 def test_news_comes_behind_our_place_too_and_what_was_there_is_told_anew() -> None:
@@ -525,8 +525,8 @@ def test_news_comes_behind_our_place_too_and_what_was_there_is_told_anew() -> No
     assert script.row(row("c", 8)) == [Ask(Cursor())]
     assert script.guid() == [Ask(cursor(7))]
     first = script.row(row("c", 8))
-    assert first == [Compare(row("c", 8), is_news=True), Deliver(row("c", 8), cursor(8)), Ask(cursor(8))]
-    assert script.row(row("b", 9)) == [Deliver(row("b", 9), cursor(9)), Ask(cursor(9))]
+    assert first == [Compare(row("c", 8), is_news=True), RowRead(row("c", 8), cursor(8)), Ask(cursor(8))]
+    assert script.row(row("b", 9)) == [RowRead(row("b", 9), cursor(9)), Ask(cursor(9))]
     assert script.nothing() == [CaughtUp(is_proven=True)]
 
 

@@ -12,7 +12,7 @@ from bridge.model import Cursor, Token
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.login import is_proven, login_digest
 from bridge.pbx.wire.parser import read_message
-from bridge.pbx.wire.protocol import Conversation, Party, State
+from bridge.pbx.wire.protocol import Conversation, ConversationState, Party
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -101,15 +101,15 @@ def test_whatever_a_pbx_writes_is_read_and_what_we_would_say_to_it_can_be_writte
 
 
 @settings(deadline=None)
-@given(state=st.sampled_from(State), is_asked=st.booleans(), data=spoilt())
+@given(state=st.sampled_from(ConversationState), is_asked=st.booleans(), data=spoilt())
 def test_whatever_a_pbx_writes_either_has_its_place_or_breaks_the_protocol(
     *,
-    state: State,
+    state: ConversationState,
     is_asked: bool,
     data: bytes,
 ) -> None:
     conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
-    conversation.state = State.READY
+    conversation.state = ConversationState.READY
     if is_asked:
         conversation.ask(Cursor())
     conversation.state = state

@@ -7,7 +7,17 @@ import pytest
 from bridge.errors import PbxBrokeProtocol
 from bridge.model import AccountGuid, Cursor, Row, Token
 from bridge.pbx.wire import messages as m
-from bridge.pbx.wire.protocol import CALLEE, CALLER, SMALL_TALK, TABLE, Answer, Conversation, Party, State, Stray
+from bridge.pbx.wire.protocol import (
+    CALLEE,
+    CALLER,
+    SMALL_TALK,
+    TABLE,
+    Answer,
+    Conversation,
+    ConversationState,
+    Party,
+    Stray,
+)
 
 GUID = Token('"g"')
 ROW = Row(Cursor(GUID, Token('"1"'), Token('"1"')), AccountGuid("x"), "x", None)
@@ -40,7 +50,7 @@ def test_both_directions_log_in_and_ask(caller: Party) -> None:
     src = ends.ask()
     answer = ends.bridge.receive(ends.pbx.say(m.NoAccount(Cursor(GUID), src)))
     assert isinstance(answer, Answer)
-    assert (ends.bridge.state, ends.pbx.state) == (State.READY, State.READY)
+    assert (ends.bridge.state, ends.pbx.state) == (ConversationState.READY, ConversationState.READY)
 
 
 def test_a_refused_proof_ends_the_conversation() -> None:
@@ -50,7 +60,7 @@ def test_a_refused_proof_ends_the_conversation() -> None:
     ends.bridge.receive(ends.pbx.say(m.AppChallengeResult("0123")))
     ends.pbx.receive(ends.bridge.say(m.AppLogin("app", "d" * 64)))
     ends.bridge.receive(ends.pbx.say(m.LoginRefused()))
-    assert ends.bridge.state is State.CLOSED
+    assert ends.bridge.state is ConversationState.CLOSED
     with pytest.raises(PbxBrokeProtocol):
         ends.bridge.ask(Cursor())
 
@@ -60,10 +70,10 @@ def everything_said() -> Iterator[m.Message]:
     yield from (m.PbxInfo(), m.AppInfo(), m.AppInfoResult(), m.AccountInfo("s"))
 
 
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("state", ConversationState)
 @pytest.mark.parametrize("speaker", Party)
 @pytest.mark.parametrize("message", list(everything_said()), ids=lambda message: type(message).__name__)
-def test_what_is_not_in_the_table_is_refused(state: State, speaker: Party, message: m.Message) -> None:
+def test_what_is_not_in_the_table_is_refused(state: ConversationState, speaker: Party, message: m.Message) -> None:
     conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
     conversation.state = state
     role, after = TABLE[state].get(type(message), ("nobody", None))
@@ -84,9 +94,9 @@ def test_what_is_not_in_the_table_is_refused(state: State, speaker: Party, messa
         assert conversation.state is state
 
 
-@pytest.mark.parametrize("state", [state for state in State if state is not State.CLOSED])
+@pytest.mark.parametrize("state", [state for state in ConversationState if state is not ConversationState.CLOSED])
 @pytest.mark.parametrize("data", ['{"mt":"KeepAlive"}', '{"mt":"Whatever","x":1}', "not json", '{"mt":"CheckBuild"}'])
-def test_small_talk_changes_nothing_at_any_time(state: State, data: str) -> None:
+def test_small_talk_changes_nothing_at_any_time(state: ConversationState, data: str) -> None:
     conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
     conversation.state = state
     assert type(conversation.receive(data)) in SMALL_TALK

@@ -116,7 +116,7 @@ def test_a_forgotten_event_is_never_replayed(path: Path) -> None:
         send_all(store.exchange, NOW)
         store.forget("gone", NOW, discard_unsent=False)
     with StoreReader(path) as reader:
-        events = reader.events_of(HQ, "gone")
+        events = reader.list_events(HQ, "gone")
         assert len(events) == 3
         assert not [event for event in events if is_replayable(event)]
         assert all(event.forgotten_at == NOW for event in events)

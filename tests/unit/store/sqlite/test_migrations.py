@@ -15,7 +15,7 @@ from bridge.delivery.ingest import ingest
 from bridge.events import cloudevents
 from bridge.events.normalize import Rules
 from bridge.model import Batch, Cursor, LogContents, OutboxRow, SourceName
-from bridge.store.lineage import birth_of
+from bridge.store.lineage import read_birth
 from bridge.store.sqlite.reader import StoreReader
 from bridge.store.sqlite.sql import migrations
 from bridge.store.sqlite.store import SqliteStore
@@ -90,7 +90,7 @@ def test_what_was_confirmed_discarded_or_forgotten_is_told_as_that(path: Path) -
 def test_everything_is_told_anew_under_a_lineage_behind_the_former_one(path: Path) -> None:
     with SqliteStore(path) as store:
         former = {orjson.loads(found.body)["lineage"] for found in unsent(store.exchange)}
-        assert all(birth_of(lineage) is not None for lineage in former)
+        assert all(read_birth(lineage) is not None for lineage in former)
         assert "it is the store of a version whose events had other ids" in store.restored
         for source in (HQ, BRANCH):
             place = store.place(source)
