@@ -232,7 +232,7 @@ def site(store: SqliteStore) -> Site:
 
 
 @pytest.fixture
-def try_deliver(monkeypatch: pytest.MonkeyPatch) -> None:
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have nobody wait for the next attempt."""
     for name in FIRST_PAUSES:
         monkeypatch.setattr(relaying, name, 0.0)
