@@ -1,7 +1,7 @@
 """One outbox row as the bytes that publish it in AMQP 0-9-1: method, header and body frames in one piece.
 
 Why by hand: the client library builds objects for every frame and asks the event loop for every message, 230 µs of CPU
-each; these bytes cost a few µs, and a whole batch of them is written at once. ``tests/unit/test_frames.py`` reads them
+each; these bytes cost a few µs, and a whole batch of them is written at once. ``tests/unit/broker/test_frames.py`` reads them
 back with the library's own parser.
 """
 
@@ -9,16 +9,10 @@ import struct
 from functools import lru_cache
 from typing import Final
 
-from bridge.events.cloudevents import ACCOUNT_CHANGED, CONTENT_TYPE
+from bridge.events.cloudevents import ACCOUNT_CHANGED, APP_ID, CONTENT_TYPE, DOUBT_HEADER, ID_HEADER, TRACE_HEADER
 from bridge.events.trace_context import derive_trace
 from bridge.model import OutboxRow
 
-APP_ID: Final = "pbx-account-bridge"
-ID_HEADER: Final = "x-deduplication-header"
-"""What the de-duplication plugin of RabbitMQ looks at."""
-DOUBT_HEADER: Final = "x-redelivered-by-bridge"
-TRACE_HEADER: Final = "traceparent"
-"""W3C Trace Context."""
 LABEL_HEADER: Final = "x-label"
 """``replay`` or ``snapshot`` where an operator had an event sent to one queue."""
 

@@ -33,9 +33,10 @@ from bridge.broker.connection import (
     verify,
 )
 from bridge.broker.errors import max_message_size_in, translated, translation
-from bridge.broker.frames import APP_ID, publish_frames
+from bridge.broker.frames import publish_frames
 from bridge.broker.session import ConfirmSession
 from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerRefusedEvent, EventUnroutable
+from bridge.events.cloudevents import APP_ID
 from bridge.model import OutboxRow, SourceName
 
 
@@ -270,7 +271,7 @@ class _ConfirmChannel(Channel):
 
     The library's own bookkeeping creates a future for every message, and looks for the tag of every confirm among them.
     This class and ``unblocked_event`` are the only users of its private names (the same from aiormq 6.9 to 7.2);
-    ``tests/unit/test_publisher.py`` fails when one goes away.
+    ``tests/unit/broker/test_publisher.py`` fails when one goes away.
     """
 
     def __init__(self, connection: aiormq.abc.AbstractConnection, number: int, session: ExchangeSession) -> None:

@@ -4,7 +4,6 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bridge.cli.common import FAILED, config_option, print_json, read_settings, run_now
+from bridge.clock import utc_now
 from bridge.config.settings import Settings
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.events.wording import choose_name, clean, shown
@@ -176,7 +176,7 @@ def _nobody(store: StoreReader, who: str, settings: Settings) -> list[str]:
     for source in sources:
         verified = (
             f"its last full walk was proven {source.verified_at.astimezone():%Y-%m-%d %H:%M:%S}"
-            f"{in_future(source.verified_at, datetime.now(UTC))}"
+            f"{in_future(source.verified_at, utc_now())}"
             if source.verified_at
             else "no full walk of it was proven yet"
         )

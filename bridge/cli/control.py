@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from time import sleep
 from typing import Any, Final, NoReturn
@@ -25,6 +25,7 @@ from bridge.cli.common import (
     safe_json,
     say,
 )
+from bridge.clock import utc_now
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.events.wording import clean, shown
 from bridge.model import Pause, SourceName
@@ -89,7 +90,7 @@ def _watch(path: Path) -> NoReturn:
         except NobodyAnswers as problem:  # it may be on its way up again
             words = Text(str(problem), style=_STYLES["error"])
         console.clear()  # of a terminal; does nothing to a file
-        console.print(Text(f"{datetime.now(UTC).astimezone():%H:%M:%S}", style="dim"), words, sep="\n")
+        console.print(Text(f"{utc_now().astimezone():%H:%M:%S}", style="dim"), words, sep="\n")
         sleep(WATCH_SECONDS)
 
 
@@ -116,7 +117,7 @@ def pause(config: Path | None, source: str, *, reason: str, as_json: bool) -> No
     """Read a PBX no more, until it is resumed; also across restarts of the bridge."""
 
     def noted(store: SqliteStore) -> bytes:
-        store.pause(_configured(config, source), Pause(datetime.now(UTC), reason))
+        store.pause(_configured(config, source), Pause(utc_now(), reason))
         return paused(source).encode()
 
     say(
@@ -228,7 +229,7 @@ def discard(config: Path | None, position: int, reason: str, own_config: Path | 
     config = own_config or config
 
     def dropped(store: SqliteStore) -> bytes:
-        if not store.discard(position, reason, datetime.now(UTC)):
+        if not store.discard(position, reason, utc_now()):
             raise BridgeError(not_parked(position))
         return f"event {position} is discarded".encode()
 

@@ -12,13 +12,13 @@ import click
 
 from bridge.broker.admin import private_exchange
 from bridge.broker.connection import Topology, connect
-from bridge.broker.frames import APP_ID
 from bridge.broker.publisher import ExchangePublisher
 from bridge.cli.accounts import meant
 from bridge.cli.common import FAILED, QUEUE, config_option, print_json, read_settings, run_now, time_option
 from bridge.clock import utc_now
 from bridge.config.settings import Settings
 from bridge.errors import BadConfig, BridgeError
+from bridge.events.cloudevents import APP_ID
 from bridge.ops.replay import Sender, Snapshot, as_row, is_replayable, sending
 from bridge.ops.trace import unfinished
 from bridge.security.tls import client_context

@@ -1,6 +1,5 @@
 """``backup``, ``restore`` and ``forget``: what the store keeps."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -11,6 +10,7 @@ import orjson
 from bridge.cli.accounts import meant
 from bridge.cli.common import config_option, json_option, print_json, read_settings, say
 from bridge.cli.control import done_by_bridge
+from bridge.clock import utc_now
 from bridge.errors import BridgeError
 from bridge.events.normalize import account_key
 from bridge.model import AccountGuid
@@ -34,7 +34,7 @@ def backup(config: Path | None, file: Path, *, as_json: bool) -> None:
     """
     path = read_settings(config, require=False, level="error").store.path
     try:
-        size = back_up(path, file, datetime.now(UTC))
+        size = back_up(path, file, utc_now())
     except FileExistsError as problem:
         raise BridgeError(f"{file} is there already; name a file that is not") from problem
     words = f"{path} is copied to {file} ({size / 1_000_000:.1f} MB), as of now"
@@ -53,7 +53,7 @@ def restore(config: Path | None, file: Path, *, as_json: bool) -> None:
     start reads every PBX from its start, so that nothing is missed.
     """
     path = read_settings(config, require=False, level="error").store.path
-    kept = put_back(file, path, datetime.now(UTC))
+    kept = put_back(file, path, utc_now())
     where = f"; what was there is now {kept}" if kept is not None else ""
     words = (
         f"{path} is now the copy {file}{where}. The next time it is opened, by check too, a new lineage begins; the "
@@ -85,7 +85,7 @@ def forget_command(config: Path | None, guid: str, *, discard_unsent: bool, as_j
         nonlocal way_out
         way_out = "Run the bridge until that is done, or add --discard-unsent"
         key = account_key(AccountGuid(guid))
-        return orjson.dumps(store.forget(key, datetime.now(UTC), discard_unsent=discard_unsent))
+        return orjson.dumps(store.forget(key, utc_now(), discard_unsent=discard_unsent))
 
     done = orjson.loads(done_by_bridge(config, "POST", f"/forget/{quote(guid, safe='')}", offline=forgotten))
     if done["unsent"] and not done["events"]:

@@ -7,7 +7,6 @@ import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ import orjson
 
 from bridge import __version__, logs
 from bridge.cli.common import config_option, json_option, read_settings, run_now, say
+from bridge.clock import utc_now
 from bridge.config.settings import Settings
 from bridge.errors import BridgeError
 from bridge.observability.report import without_people
@@ -36,7 +36,7 @@ def support_bundle(config: Path | None, output: Path | None, *, as_json: bool) -
     No password, no token and nothing about any person is in it; it is plain text, look for yourself.
     """
     settings = read_settings(config, require=False, level="error")
-    file = output or Path(f"account-bridge-support-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip")
+    file = output or Path(f"account-bridge-support-{utc_now():%Y%m%dT%H%M%SZ}.zip")
     parts = {
         "about.json": _json(_about()),
         "settings.json": _json(settings.redacted()),
@@ -56,7 +56,7 @@ def support_bundle(config: Path | None, output: Path | None, *, as_json: bool) -
 
 def _about() -> Mapping[str, Any]:
     return {
-        "made_at": datetime.now(UTC),
+        "made_at": utc_now(),
         "account-bridge": __version__,
         "python": sys.version,
         "sqlite": sqlite3.sqlite_version,

@@ -21,7 +21,7 @@ from bridge.config.base import (
     usable,
 )
 from bridge.model import SourceName
-from bridge.pbx.inbound.identity import without_case
+from bridge.security.names import without_case
 from bridge.security.secret import Secret
 from bridge.security.tls import ServerCertificate, read_fingerprint
 

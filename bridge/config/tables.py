@@ -26,8 +26,7 @@ from bridge.config.base import (
     usable,
 )
 from bridge.errors import BadConfig
-from bridge.observability.web.access import MIN_TOKEN_CHARACTERS
-from bridge.security.secret import Secret
+from bridge.security.secret import MIN_TOKEN_CHARACTERS, Secret
 from bridge.security.urls import Url, read_vhost, split_urls
 
 EXCHANGE: Final = "pbx.accounts"

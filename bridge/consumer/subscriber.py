@@ -23,6 +23,7 @@ from bridge.consumer.queues import Wanted, provide, provide_temporary
 from bridge.errors import BadEvent, BrokerUnreachable, Fatal
 from bridge.events.cloudevents import (
     ACCOUNT_CHANGED,
+    DOUBT_HEADER,
     SOURCE_VERIFIED,
     AccountChanged,
     SourceVerified,
@@ -59,7 +60,7 @@ class Received:
     @property
     def is_redelivered(self) -> bool:
         """True where RabbitMQ, or the bridge, may have delivered it before."""
-        return bool(self._message.redelivered or self._message.headers.get("x-redelivered-by-bridge"))
+        return bool(self._message.redelivered or self._message.headers.get(DOUBT_HEADER))
 
     async def ack(self) -> None:
         """Say that it is dealt with. Where the connection is gone that is logged, and it will come again."""

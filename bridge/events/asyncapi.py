@@ -15,6 +15,7 @@ from typing import Any, Final
 import orjson
 
 from bridge import __version__
+from bridge.events.cloudevents import DOUBT_HEADER, ID_HEADER, TRACE_HEADER
 from bridge.events.normalize import Projection
 
 ACCOUNT: Final = "account-changed.v1.schema.json"
@@ -155,14 +156,14 @@ def _queue(name: str, words: str, offer: Offer) -> dict[str, Any]:
 
 def _headers(*, is_traced: bool) -> dict[str, Any]:
     properties: dict[str, Any] = {
-        "x-deduplication-header": {"type": "string", "description": "The event's id."},
-        "x-redelivered-by-bridge": {
+        ID_HEADER: {"type": "string", "description": "The event's id."},
+        DOUBT_HEADER: {
             "type": "boolean",
             "description": "True where an earlier attempt may have reached the broker; the id is the same.",
         },
     }
     if is_traced:
-        properties["traceparent"] = {"type": "string", "description": "W3C Trace Context."}
+        properties[TRACE_HEADER] = {"type": "string", "description": "W3C Trace Context."}
     return {"type": "object", "properties": properties}
 
 

@@ -24,7 +24,13 @@ import orjson
 from bridge.errors import BadEvent
 from bridge.model import AccountChange, AccountGuid, Certificate, ChangeKind, Published, Reason, SourceName, Token
 
+APP_ID: Final = "pbx-account-bridge"
 CONTENT_TYPE: Final = "application/cloudevents+json"
+ID_HEADER: Final = "x-deduplication-header"
+"""What the de-duplication plugin of RabbitMQ looks at."""
+DOUBT_HEADER: Final = "x-redelivered-by-bridge"
+TRACE_HEADER: Final = "traceparent"
+"""W3C Trace Context."""
 ACCOUNT_CHANGED: Final = "pbx.account.changed"
 ACCOUNT_CHANGED_SCHEMA: Final = "urn:pbx-account-bridge:account-changed:1"
 

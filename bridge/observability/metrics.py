@@ -5,7 +5,7 @@ start of the bridge. ``FAMILIES`` names every metric once; alert rules and dashb
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from bridge.clock import utc_now
 from bridge.observability.report import problems
 from bridge.observability.status import BridgeStatus, Level, SourceStatus
 
@@ -76,7 +77,7 @@ _Samples = Iterator[tuple[str, tuple[str, ...], float]]
 class StatusCollector(Collector):
     """Turns *board* into metrics whenever it is asked."""
 
-    def __init__(self, board: BridgeStatus, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, board: BridgeStatus, clock: Callable[[], datetime] = utc_now) -> None:
         self._board = board
         self._clock = clock
 

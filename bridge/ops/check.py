@@ -8,7 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from time import perf_counter
 from typing import Final
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from aio_pika.abc import AbstractConnection
 
 from bridge.broker.admin import depth, describe_server, may_publish
 from bridge.broker.connection import Topology, connect, declare, hold_fence, permission_command, verify
+from bridge.clock import utc_now
 from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.settings import Settings
 from bridge.consumer.connection import Inflow
@@ -110,7 +111,7 @@ async def _pbx(pbx: PbxTable) -> Finding:
             raise _Enough
 
     try:
-        source = build_source(pbx, SourceStatus(since=datetime.now(UTC)))
+        source = build_source(pbx, SourceStatus(since=utc_now()))
         with suppress(_Enough):
             await source.read(Cursor(), first_answer)
     except PbxNotTrusted as problem:
@@ -271,7 +272,7 @@ async def _reached(what: str, host: str, port: int) -> Finding:
 
 def _clock(settings: Settings) -> Finding:
     """Compare the clock with the newest event: times of events, schedules and certificates depend on it."""
-    now, path = datetime.now(UTC), settings.store.path
+    now, path = utc_now(), settings.store.path
     zone = f"{now.astimezone():%Y-%m-%d %H:%M:%S %Z}"
     if path.exists():
         with suppress(BridgeError), StoreReader(path) as store:  # what is wrong with it is told by another finding

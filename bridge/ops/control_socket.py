@@ -10,7 +10,6 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -20,6 +19,7 @@ import orjson
 from aiohttp import web
 
 from bridge import logs
+from bridge.clock import utc_now
 from bridge.errors import BadConfig, BridgeError, NobodyAnswers
 from bridge.model import AccountGuid, Forgotten, Parked, SourceName
 from bridge.observability.report import as_json, liveness
@@ -127,7 +127,7 @@ def _routes(bridge: Steered) -> list[web.RouteDef]:
         return web.Response(status=HTTPStatus.OK if is_alive else HTTPStatus.SERVICE_UNAVAILABLE, text=f"{words}\n")
 
     async def status(_request: web.Request) -> web.Response:
-        return _json(as_json(bridge.board, datetime.now(UTC)))
+        return _json(as_json(bridge.board, utc_now()))
 
     async def resync(request: web.Request) -> web.Response:
         name = SourceName(request.match_info["name"])

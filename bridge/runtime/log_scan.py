@@ -21,10 +21,9 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from bridge.broker.admin import private_exchange
 from bridge.broker.connection import DEADLINE_SECONDS, Topology, permission_command
 from bridge.broker.errors import translated
-from bridge.broker.frames import APP_ID
 from bridge.consumer.connection import Inflow
 from bridge.errors import BrokerUnreachable, LogUnreadable, TopologyMismatch
-from bridge.events.cloudevents import CONTENT_TYPE, LINEAGE
+from bridge.events.cloudevents import APP_ID, CONTENT_TYPE, LINEAGE
 from bridge.model import LogContents, Numbers, SourceName
 
 MARK: Final = "pbx.log.mark"

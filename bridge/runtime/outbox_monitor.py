@@ -3,9 +3,10 @@
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, Protocol
 
+from bridge.clock import utc_now
 from bridge.delivery.limits import Limits
 from bridge.delivery.sink import Offload
 from bridge.logs import get_logger
@@ -146,12 +147,12 @@ class OutboxMonitor:
         board, backlog = self._board, self._store.backlog
         board.unsent, board.unsent_bytes = backlog.rows, backlog.bytes
         board.held, board.parked = backlog.held_rows, backlog.parked
-        board.oldest_unsent_at = (board.oldest_unsent_at or datetime.now(UTC)) if board.unsent else None
+        board.oldest_unsent_at = (board.oldest_unsent_at or utc_now()) if board.unsent else None
         if board.log is not None and self._behind is not None:
             part, behind = board.log, self._behind.backlog
             part.unsent, part.unsent_bytes = behind.rows, behind.bytes
             part.held, part.parked = behind.held_rows, behind.parked
-            part.oldest_unsent_at = (part.oldest_unsent_at or datetime.now(UTC)) if part.unsent else None
+            part.oldest_unsent_at = (part.oldest_unsent_at or utc_now()) if part.unsent else None
             backlog = max(backlog, behind, key=lambda one: one.bytes + one.held_bytes)
         full = self._limits.reached(backlog, board.free_bytes, is_full=bool(board.full))
         if full and not board.full:

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, NoReturn, Protocol, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from bridge.logs import get_logger
 from bridge.model import Cursor
 from bridge.observability.status import ComponentStatus
 from bridge.pbx.reader import Deliver, TryDeliver
+from bridge.pbx.source import Source
 from bridge.security.secret import scrub
 
 LOOK_SECONDS: Final = 30.0
@@ -16,16 +17,6 @@ LOOK_SECONDS: Final = 30.0
 Used = TypeVar("Used")
 
 log = get_logger(__name__)
-
-
-class Source(Protocol):
-    """Reads one PBX."""
-
-    def request_walk(self) -> None:
-        """Read the list from its start once more, as soon as that is possible."""
-
-    async def read(self, since: Cursor, deliver: Deliver, try_deliver: TryDeliver | None = None) -> NoReturn:
-        """Read on from *since* until that is of no more use, and raise why."""
 
 
 class Files:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from traceback import format_exception
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, Protocol
 
 from bridge.clock import steady, utc_now
 from bridge.delivery.reconcile import DeletionLimit
@@ -15,9 +15,10 @@ from bridge.errors import BridgeError, Fatal, OutboxFull, PbxReadingFailed
 from bridge.events.normalize import Rules
 from bridge.events.wording import held_words
 from bridge.logs import get_logger
-from bridge.model import Certificate, Cursor, Pause, SourceName, SourceState
+from bridge.model import Certificate, Pause, SourceName, SourceState
 from bridge.observability.status import BridgeStatus, Level, SourceStatus
-from bridge.pbx.reader import Deliver, TryDeliver, WalkEvent
+from bridge.pbx.reader import WalkEvent
+from bridge.pbx.source import Source
 from bridge.pbx.walk.schedule import Habits, WalkSchedule
 from bridge.runtime.committer import Committed, Committer
 from bridge.runtime.retry import Backoff, choose_level, find_cause, keep_trying
@@ -27,16 +28,6 @@ TRACEBACK_FRAMES: Final = 50
 """Of the last calls before something failed; an endless recursion has a thousand."""
 
 log = get_logger(__name__)
-
-
-class Source(Protocol):
-    """Reads one PBX, whoever of the two dials."""
-
-    def request_walk(self) -> None:
-        """Read the list from its start once more, as soon as that is possible."""
-
-    async def read(self, since: Cursor, deliver: Deliver, try_deliver: TryDeliver | None = None) -> NoReturn:
-        """Read on from *since* until that is of no more use, and raise why; *at_once* is asked before *hand_on*."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,21 +11,21 @@ from typing import Final
 
 from bridge import __version__
 from bridge.broker.connection import connect, declare, verify
-from bridge.broker.frames import APP_ID
 from bridge.broker.publisher import ExchangePublisher
 from bridge.clock import steady, utc_now
 from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.settings import Settings
 from bridge.config.tables import RabbitMqTable
+from bridge.delivery.sink import Publisher
 from bridge.errors import BadConfig, Misconfigured, Transient
 from bridge.events.asyncapi import documents
+from bridge.events.cloudevents import APP_ID
 from bridge.logs import get_logger
 from bridge.model import LogContents, Newcomers, Numbers, OutboxRow, SourceName
 from bridge.observability.metrics import exposition
 from bridge.observability.status import BridgeStatus, ComponentStatus, Level, ListenerStatus, SourceStatus, StreamStatus
 from bridge.observability.tracing import tracing
 from bridge.observability.web.server import Views, serve
-from bridge.ops.terminal import TerminalPublisher
 from bridge.pbx.inbound.admission import Bounds, ConnectionLimiter
 from bridge.pbx.inbound.authentication import App, Authenticator
 from bridge.pbx.inbound.server import ListenAddress, Listener
@@ -73,7 +73,7 @@ log = get_logger(__name__)
 def build_bridge(
     settings: Settings,
     *,
-    shadow: TerminalPublisher | None = None,
+    shadow: Publisher | None = None,
     on_committed: Callable[[Committed], None] = lambda _told: None,
     on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
 ) -> Iterator[Bridge]:

@@ -14,6 +14,9 @@ from bridge.security.urls import HIDDEN, read_scheme, secrets_in
 MIN_SECRET_CHARACTERS: Final = 3
 """Shorter values would blank out half of every word; no PBX or broker should have such a password."""
 
+MIN_TOKEN_CHARACTERS: Final = 16
+"""Of what opens the page; ``openssl rand -hex 8`` makes so many."""
+
 MAX_SECRET_BYTES: Final = 1 << 16
 """Of a file. What is larger is another file than was meant."""
 

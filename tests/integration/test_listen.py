@@ -68,7 +68,7 @@ async def test_a_pbx_that_dials_is_read_to_its_end_like_one_that_we_dial() -> No
 async def test_logins_that_real_pbxs_sent_get_in_and_altered_ones_do_not(
     vector: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, is_altered: bool
 ) -> None:
-    monkeypatch.setattr("bridge.pbx.wire.messages.new_challenge", lambda: vector["challenge"])
+    monkeypatch.setattr("bridge.pbx.inbound.server.new_challenge", lambda: vector["challenge"])
     told = {name: vector[name] for name in ("app", "domain", "sip", "guid", "dn", "digest")}
     told["guid"] = "0" * 32 if is_altered else told["guid"]
     apps = [App(vector["sip"], None, lambda: vector["password"])]

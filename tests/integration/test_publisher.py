@@ -10,7 +10,6 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
 from bridge.broker.connection import FENCES_AT_ONCE, Subscription, Topology, connect, verify
-from bridge.broker.frames import DOUBT_HEADER, ID_HEADER
 from bridge.broker.publisher import ExchangePublisher, ExchangeSession
 from bridge.errors import (
     BridgeError,
@@ -21,6 +20,7 @@ from bridge.errors import (
     EventUnroutable,
     TopologyMismatch,
 )
+from bridge.events.cloudevents import DOUBT_HEADER, ID_HEADER
 from bridge.model import OutboxRow, SourceName
 from tests.support.outcomes import all_confirmed, all_outcomes
 from tests.support.rabbit import PrivateBroker

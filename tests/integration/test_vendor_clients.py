@@ -127,7 +127,7 @@ def test_a_colon_in_the_name_for_people_is_all_that_is_wrong_with_them(recording
 async def test_where_they_log_in_as_the_app_object_the_door_lets_them_in_and_reads_them_to_the_end(
     recording: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.pbx.wire.messages.new_challenge", lambda: recording["challenge"])
+    monkeypatch.setattr("bridge.pbx.inbound.server.new_challenge", lambda: recording["challenge"])
     async with Door().open() as door, dialled(door.url, recording) as socket:
         judged, left = await said_until_judged(socket, recording)
         assert judged == {"mt": "AppLoginResult", "ok": True}
@@ -156,7 +156,7 @@ async def test_where_they_log_in_as_anybody_else_it_does_not(
     recording: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their digests are good, for they know the password. But ``sip`` names no App object, or somebody else's."""
-    monkeypatch.setattr("bridge.pbx.wire.messages.new_challenge", lambda: recording["challenge"])
+    monkeypatch.setattr("bridge.pbx.inbound.server.new_challenge", lambda: recording["challenge"])
     async with Door().open() as door, dialled(door.url, recording) as socket:
         assert await said_until_judged(socket, recording) == ({"mt": "AppLoginResult"}, [])
         async with asyncio.timeout(20):

@@ -8,15 +8,13 @@ import struct
 from functools import lru_cache
 from typing import Final
 
-from bridge.events.cloudevents import CONTENT_TYPE
+from bridge.events.cloudevents import APP_ID, CONTENT_TYPE
 from bridge.model import OutboxRow
 
 _ANNOTATIONS, _PROPERTIES, _APPLICATION_PROPERTIES, _DATA = 0x72, 0x73, 0x74, 0x75
 _NULL: Final = b"\x40"
 _PERSISTENT: Final = b"\x50\x02"
 _SMALL: Final = 256
-
-APP_ID: Final = "pbx-account-bridge"
 
 
 def _section(kind: int) -> bytes:

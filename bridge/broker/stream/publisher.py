@@ -30,13 +30,13 @@ from rstream.encoding import encode_publish
 
 from bridge.broker.connection import CLOSE_SECONDS, DEADLINE_SECONDS, LateFences, Topology, connect, hold_fences, step
 from bridge.broker.errors import translation
-from bridge.broker.frames import APP_ID
 from bridge.broker.session import ConfirmSession
 from bridge.broker.stream.connection import StreamConnection, connect_stream
 from bridge.broker.stream.errors import refusal
 from bridge.broker.stream.message import stream_message
 from bridge.broker.stream.partitions import choose_partition
 from bridge.errors import BridgeError, BrokerRefusedEvent, BrokerUnreachable
+from bridge.events.cloudevents import APP_ID
 from bridge.model import OutboxRow, SourceName
 
 _FRAME_OVERHEAD_BYTES: Final = 64

@@ -14,10 +14,9 @@ from typing import Final
 from aiohttp import web
 from yarl import URL
 
-COOKIE_SECONDS: Final = 30 * 86400
+from bridge.security.secret import MIN_TOKEN_CHARACTERS
 
-MIN_TOKEN_CHARACTERS: Final = 16
-"""``openssl rand -hex 8`` makes so many."""
+COOKIE_SECONDS: Final = 30 * 86400
 
 
 class AccessControl:

@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import Enum, auto
 from functools import cache
 from http import HTTPStatus
@@ -18,6 +17,7 @@ import orjson
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from bridge.clock import utc_now
 from bridge.errors import BadConfig, StoreUnusable
 from bridge.model import KeptEvent
 from bridge.observability import report
@@ -152,7 +152,7 @@ def _open_routes(board: BridgeStatus, gate: AccessControl) -> list[web.RouteDef]
     """Return what anybody may ask: whether it is well, and the empty page. With a token no names are told here."""
 
     async def ready(_request: web.Request) -> web.Response:
-        now = datetime.now(UTC)
+        now = utc_now()
         told = [board.level(now)] if gate.has_token else report.sentences(board, now)
         status = HTTPStatus.OK if board.is_ready(now) else HTTPStatus.SERVICE_UNAVAILABLE
         return web.Response(status=status, text="\n".join(told) + "\n")
@@ -173,7 +173,7 @@ def _open_routes(board: BridgeStatus, gate: AccessControl) -> list[web.RouteDef]
 
 def _routes(board: BridgeStatus, history: History, views: Views) -> list[web.RouteDef]:
     async def status(_request: web.Request) -> web.Response:
-        return _json(report.as_json(board, datetime.now(UTC)))
+        return _json(report.as_json(board, utc_now()))
 
     async def past(request: web.Request) -> web.Response:
         return _json(history.as_json(is_day=request.query.get("span") == "day"))
@@ -301,7 +301,7 @@ async def _with_headers(_request: web.Request, response: web.StreamResponse) -> 
 
 async def _keep_sampling(history: History, seconds: float) -> None:
     while True:
-        history.sample(datetime.now(UTC))
+        history.sample(utc_now())
         await asyncio.sleep(seconds)
 
 

@@ -8,12 +8,18 @@ from enum import StrEnum
 from typing import Final
 
 from bridge.errors import FileUnusable
-from bridge.pbx.inbound.identity import app_object, claimed, without_case
+from bridge.pbx.inbound.identity import app_object, claimed
 from bridge.pbx.wire.login import is_proven
 from bridge.pbx.wire.messages import AppLogin
+from bridge.security.names import without_case
 
 GUID: Final = re.compile(r"(?:[0-9a-fA-F]{32})?")
 """Of an App object: 32 hex digits in every login that was captured; nothing where a PBX leaves it out."""
+
+
+def new_challenge() -> str:
+    """Return a fresh challenge: 16 hex digits, as the vendor's samples use."""
+    return secrets.token_hex(8)
 
 
 @dataclass(frozen=True, slots=True)

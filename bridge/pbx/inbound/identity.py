@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import string
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,19 +10,13 @@ import orjson
 from bridge.errors import PbxBrokeProtocol
 from bridge.model import SourceName
 from bridge.pbx.wire.messages import AppLogin, PbxInfo
+from bridge.security.names import without_case
 
 MAX_CHARACTERS: Final = 200
 """Of either name."""
 
 SLUG_CHARACTERS: Final = 29
 DIGEST_CHARACTERS: Final = 10
-
-_LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-
-
-def without_case(domain: str) -> str:
-    """Return a System Name as all its spellings are compared: A to Z like a to z, and nothing else is alike."""
-    return domain.translate(_LOWER)
 
 
 @dataclass(frozen=True, slots=True)

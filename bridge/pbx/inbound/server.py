@@ -17,7 +17,7 @@ from websockets.http11 import Request, Response
 from bridge.errors import BridgeError, FileUnusable, PbxBrokeProtocol
 from bridge.logs import get_logger
 from bridge.pbx.inbound.admission import Claim, ConnectionLimiter, Ticket
-from bridge.pbx.inbound.authentication import Authenticator, Verdict
+from bridge.pbx.inbound.authentication import Authenticator, Verdict, new_challenge
 from bridge.pbx.inbound.connection import AcceptedWebSocket
 from bridge.pbx.inbound.identity import Visit, claimed, confirmed
 from bridge.pbx.inbound.listening_socket import ListeningSocket
@@ -215,7 +215,7 @@ class Listener:
 
         """
         conversation = Conversation(Party.BRIDGE, caller=Party.PBX)
-        challenge = m.new_challenge()
+        challenge = new_challenge()
         async with asyncio.timeout(self._place.login_seconds):
             _only(m.AppChallenge, conversation.receive(await socket.receive()))
             socket.send(conversation.say(m.AppChallengeResult(challenge)))

@@ -8,7 +8,6 @@ nothing to tell (``NoAccount``), or a refusal (``RequestError``). A message that
 ``Unreadable``, not an exception: a PBX that stammers must not stop us.
 """
 
-import secrets
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -241,11 +240,6 @@ class Unreadable(Message):
 
 
 AccountReply = AccountRow | NoAccount | RequestError
-
-
-def new_challenge() -> str:
-    """Return a fresh challenge: 16 hex digits, as the vendor's samples use."""
-    return secrets.token_hex(8)
 
 
 def _src(src: str | None) -> dict[str, str]:

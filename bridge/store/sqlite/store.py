@@ -10,12 +10,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
 import orjson
 
+from bridge.clock import utc_now
 from bridge.errors import BadConfig, StoreOutdated, StoreUnusable
 from bridge.logs import get_logger
 from bridge.model import (
@@ -68,7 +69,7 @@ class SqliteStore:
     *clock* is for what a store notes about itself.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, path: Path, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._path = path
         self._clock = clock
         self._lock = StoreLock(path)
