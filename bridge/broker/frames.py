@@ -1,7 +1,7 @@
 """One outbox row as the bytes that publish it in AMQP 0-9-1: method, header and body frames in one piece.
 
 Why by hand: the client library builds objects for every frame and asks the event loop for every message, 230 µs of CPU
-each; these bytes cost a few µs, and a whole batch of them is written at once. ``tests/unit/broker/test_frames.py`` reads them
+each; these bytes cost a few µs, and a whole batch of them is written at once. The unit tests of this module read them
 back with the library's own parser.
 """
 

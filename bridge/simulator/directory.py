@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from bridge.simulator.changelist import ChangeList, Entry, TableWalk
-from bridge.simulator.modes import Deletion, Dup, History, Modes, Scope
+from bridge.simulator.modes import Deletion, Dup, HistoryMode, Modes, Scope
 from bridge.simulator.oracle import Mutation, Oracle
 from bridge.simulator.people import Record, make_guid, people, planted
 
@@ -274,7 +274,7 @@ class Directory:
         self._changed()
 
     def _trim_history(self) -> None:
-        if self._modes.history is not History.KEEP:
+        if self._modes.history is not HistoryMode.KEEP:
             self.accounts.forget_before_last(len(self.accounts.current) + HISTORY_CHANGES)
 
     def _changed(self) -> None:

@@ -7,8 +7,7 @@ import orjson
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.login import digests_match, login_digest
 from bridge.simulator import writing
-from bridge.simulator.modes import Challenge, Modes, PbxInfo, Refusal, Second
-from bridge.simulator.modes import Login as LoginMode
+from bridge.simulator.modes import Challenge, LoginMode, Modes, PbxInfoMode, Refusal, Second
 from bridge.simulator.pbx import Pbx, Peer
 
 FIELDS: Final = ("app", "domain", "sip", "guid", "dn", "digest")
@@ -68,8 +67,8 @@ class Login:
             digits = str(int(digits, 16) % 10**15 + 10**15)
         self._challenge = digits
         told: Any = int(digits) if modes.challenge is Challenge.NUMBER else digits
-        if modes.pbx_info is PbxInfo.EARLY:
-            self._connection.say_text(writing.pbx_info(self._pbx.name, self._pbx.domain, PbxInfo.EARLY))
+        if modes.pbx_info is PbxInfoMode.EARLY:
+            self._connection.say_text(writing.pbx_info(self._pbx.name, self._pbx.domain, PbxInfoMode.EARLY))
         self._connection.say_text(orjson.dumps({"mt": "AppChallengeResult", "challenge": told}).decode())
 
     def _judge(self, content: dict[str, Any]) -> None:

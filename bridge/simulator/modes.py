@@ -162,7 +162,7 @@ class Walk(StrEnum):
     SNAPSHOT = "walk-snapshot"
 
 
-class History(StrEnum):
+class HistoryMode(StrEnum):
     """What happens to a cursor older than the history; other than ``hist-keep``, it is 200 changes long."""
 
     KEEP = "hist-keep"
@@ -202,7 +202,7 @@ class Api(StrEnum):
     IMPERSONATION = "api-impersonation"
 
 
-class Login(StrEnum):
+class LoginMode(StrEnum):
     """Whether a login may leave fields out."""
 
     LENIENT = "login-lenient"
@@ -227,7 +227,7 @@ class Refusal(StrEnum):
     LATE = "refusal-late"
 
 
-class PbxInfo(StrEnum):
+class PbxInfoMode(StrEnum):
     """Whether and when the PBX introduces itself."""
 
     NONE = "pbxinfo-none"
@@ -241,7 +241,7 @@ class PbxInfo(StrEnum):
     """PbxAccountApi is not among the apis."""
 
 
-class AppInfo(StrEnum):
+class AppInfoMode(StrEnum):
     """Whether the PBX asks what the app offers, and when."""
 
     NONE = "appinfo-none"
@@ -249,7 +249,7 @@ class AppInfo(StrEnum):
     AFTER = "appinfo-after"
 
 
-class KeepAlive(StrEnum):
+class KeepAliveMode(StrEnum):
     """What the PBX does about keep-alives."""
 
     IGNORED = "keepalive-ignored"
@@ -310,17 +310,17 @@ class Modes:
     scope: Scope = Scope.USERS
     push: Push = Push.NONE
     walk: Walk = Walk.USN
-    history: History = History.KEEP
+    history: HistoryMode = HistoryMode.KEEP
     speed: Speed = Speed.FAST
     coalescing: Coalescing = Coalescing.COALESCE
     src: Src = Src.ECHOED
     api: Api = Api.ECHOED
-    login: Login = Login.LENIENT
+    login: LoginMode = LoginMode.LENIENT
     challenge: Challenge = Challenge.HEX
     refusal: Refusal = Refusal.BARE
-    pbx_info: PbxInfo = PbxInfo.NONE
-    app_info: AppInfo = AppInfo.NONE
-    keepalive: KeepAlive = KeepAlive.IGNORED
+    pbx_info: PbxInfoMode = PbxInfoMode.NONE
+    app_info: AppInfoMode = AppInfoMode.NONE
+    keepalive: KeepAliveMode = KeepAliveMode.IGNORED
     optional: Optional = Optional.ABSENT
     json: Json = Json.PLAIN
     frames: Frames = Frames.WHOLE

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from bridge.simulator import writing
 from bridge.simulator.changelist import ChangeList, Entry, TableWalk
-from bridge.simulator.modes import Coalescing, Deletion, History, Modes, Order, Scope, Walk
+from bridge.simulator.modes import Coalescing, Deletion, HistoryMode, Modes, Order, Scope, Walk
 from bridge.simulator.pbx import Pbx
 
 START = -1
@@ -83,10 +83,10 @@ class ListReader:
         is_table = modes.walk is not Walk.USN or accounts.order is Order.WALK
         place = pbx.walk_places.get(position) if is_table else None
         if place is None and self._is_forgotten(position):
-            if modes.history is History.NEWGUID:
+            if modes.history is HistoryMode.NEWGUID:
                 pbx.new_epoch()
                 return Found(None, is_epoch_over=True)
-            position = accounts.horizon if modes.history is History.GAP else START
+            position = accounts.horizon if modes.history is HistoryMode.GAP else START
         if position == START:
             self._walks_until = accounts.head
             if is_table:
@@ -107,7 +107,7 @@ class ListReader:
     def _is_forgotten(self, position: int) -> bool:
         """Tell whether the history has ended behind *position*; what a first reading passes is not history."""
         is_known = position >= self._pbx.accounts.horizon or position < self._walks_until
-        return not (is_known or position == START or self._connection.modes.history is History.KEEP)
+        return not (is_known or position == START or self._connection.modes.history is HistoryMode.KEEP)
 
     def _changes_after(self, accounts: ChangeList, position: int) -> Iterator[Entry]:
         if self._connection.modes.coalescing is Coalescing.LOG and position >= self._walks_until:

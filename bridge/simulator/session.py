@@ -14,7 +14,7 @@ from bridge.simulator import writing
 from bridge.simulator.answers import Answers
 from bridge.simulator.directory import Call
 from bridge.simulator.login import Login
-from bridge.simulator.modes import AppInfo, KeepAlive, Modes, PbxInfo
+from bridge.simulator.modes import AppInfoMode, KeepAliveMode, Modes, PbxInfoMode
 from bridge.simulator.pbx import CUT, Pbx
 
 NOT_ALLOWED: Final = 1008
@@ -80,9 +80,9 @@ class Connection:
     def wake_at(self) -> float | None:
         """When ``tick`` is due if nothing happens before."""
         match self.modes.keepalive:
-            case KeepAlive.SENT:
+            case KeepAliveMode.SENT:
                 return self._last_said + KEEPALIVE_SECONDS
-            case KeepAlive.REQUIRED:
+            case KeepAliveMode.REQUIRED:
                 return self._last_heard + KEEPALIVE_SECONDS
         return None
 
@@ -110,7 +110,7 @@ class Connection:
                 self.blame("asked for accounts before the login")
                 self.hang_up(NOT_ALLOWED)
         elif mt == "KeepAlive":
-            if self.modes.keepalive is KeepAlive.ANSWERED:
+            if self.modes.keepalive is KeepAliveMode.ANSWERED:
                 self.say(m.KeepAlive())
         elif mt == "CheckBuild":
             self.say(m.CheckBuildResult())
@@ -125,7 +125,7 @@ class Connection:
         self._now = now
         wake_at = self.wake_at
         if wake_at is not None and now >= wake_at:
-            if self.modes.keepalive is KeepAlive.SENT:
+            if self.modes.keepalive is KeepAliveMode.SENT:
                 self.say(m.KeepAlive())
             else:
                 self.hang_up(CUT)
@@ -183,17 +183,17 @@ class Connection:
 
     def _introduce(self) -> None:
         modes, calls = self.modes, self._login.calls
-        kind = PbxInfo.AFTER if modes.pbx_info is PbxInfo.NONE and calls else modes.pbx_info
-        asks = AppInfo.AFTER if modes.app_info is AppInfo.NONE and calls else modes.app_info
+        kind = PbxInfoMode.AFTER if modes.pbx_info is PbxInfoMode.NONE and calls else modes.pbx_info
+        asks = AppInfoMode.AFTER if modes.app_info is AppInfoMode.NONE and calls else modes.app_info
         info = writing.pbx_info(self._pbx.name, self._pbx.domain, kind)
         app_info = orjson.dumps({"mt": "AppInfo", "app": self._pbx.app, "src": "app-info-1"}).decode()
-        if asks is AppInfo.BEFORE:
+        if asks is AppInfoMode.BEFORE:
             self.say_text(app_info)
-        if kind not in {PbxInfo.NONE, PbxInfo.EARLY}:
-            self.say_text(info, LATE_SECONDS if kind is PbxInfo.LATE else 0.0)
-        if kind is PbxInfo.REPEATED:
+        if kind not in {PbxInfoMode.NONE, PbxInfoMode.EARLY}:
+            self.say_text(info, LATE_SECONDS if kind is PbxInfoMode.LATE else 0.0)
+        if kind is PbxInfoMode.REPEATED:
             self.say_text(info, LATE_SECONDS)
-        if asks is AppInfo.AFTER:
+        if asks is AppInfoMode.AFTER:
             self.say_text(app_info)
 
     def _taken(self) -> list[Reply | Close]:

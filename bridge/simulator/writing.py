@@ -15,7 +15,7 @@ from bridge.simulator.modes import (
     Modes,
     Optional,
     Order,
-    PbxInfo,
+    PbxInfoMode,
     RowGuid,
     Src,
 )
@@ -178,13 +178,19 @@ def _missing(name: str, modes: Modes) -> str:
             return f',"{name}":{nothing}'
 
 
-def pbx_info(name: str, domain: str, kind: PbxInfo) -> str:
+def pbx_info(name: str, domain: str, kind: PbxInfoMode) -> str:
     """Return how a PBX introduces itself."""
     apis = ["PbxSignal", "PbxTableUsers", "PbxAdminApi"]
-    if kind is not PbxInfo.UNLISTED:
+    if kind is not PbxInfoMode.UNLISTED:
         apis.append("PbxAccountApi")
-    told: dict[str, Any] = {"mt": "PbxInfo", "domain": domain, "pbx": name, "pbxDns": f"{name}.{domain}", "apis": apis}
-    if kind is not PbxInfo.BARE:
+    told: dict[str, Any] = {
+        "mt": "PbxInfo",
+        "domain": domain,
+        "pbx": name,
+        "pbxDns": f"{name}.{domain}",
+        "apis": apis,
+    }
+    if kind is not PbxInfoMode.BARE:
         told |= {"version": "16r1", "build": "16.1000"}
     return orjson.dumps(told).decode()
 
