@@ -64,7 +64,7 @@ def made(page: Path) -> str:
     return re.sub(r"\[`(test_\w+)`\]\(([^)]+)\)", lambda found: _test(page, found[1], found[2]), text)
 
 
-def tests_called(name: str) -> list[Path]:
+def files_of_test(name: str) -> list[Path]:
     """Return the files that have a test of that name."""
     return _TESTS.get(name, [])
 
@@ -75,7 +75,7 @@ def keys() -> set[str]:
 
 
 def _test(page: Path, name: str, link: str) -> str:
-    files = tests_called(name)
+    files = files_of_test(name)
     is_right = (page.parent / link).resolve() in files
     return f"[`{name}`]({link if is_right or not files else os.path.relpath(files[0], page.parent)})"
 
