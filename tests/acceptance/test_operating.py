@@ -19,6 +19,7 @@ from aiormq.exceptions import ChannelAccessRefused
 from jsonschema import Draft202012Validator
 
 from tests.support.compose import Made
+from tests.support.pages import rights
 from tests.support.process import Command, run
 from tests.support.rabbit import PrivateBroker
 from tests.support.site import Site, site, stopped
@@ -161,10 +162,9 @@ def once_only(early: Witness, late: Witness) -> None:
 async def test_a_replay_reaches_one_queue_with_the_same_bytes_and_a_label(
     tmp_path: Path, broker: PrivateBroker
 ) -> None:
-    """With no more permissions than the README gives the bridge."""
+    """With no more permissions than the page about the broker gives the bridge."""
     broker.ctl("add_user", "narrow", "narrow")
-    allowed = r"^pbx\.accounts"
-    broker.ctl("set_permissions", "narrow", allowed, allowed, allowed)
+    broker.ctl("set_permissions", "narrow", *rights())
     async with site(tmp_path, broker, accounts=600) as place:
         place.environment["BRIDGE_RABBITMQ_URL"] = broker.url_of("narrow", "narrow")
         with place.bridge() as bridge:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ from bridge.wire.protocol import TABLE
 
 ROOT: Final = Path(__file__).parents[2]
 README: Final = ROOT / "README.md"
+BROKER: Final = ROOT / "bridge/broker/README.md"
 CONFIG: Final = ROOT / "bridge/config/README.md"
 CONSUMER: Final = ROOT / "bridge/consumer/README.md"
 OPS: Final = ROOT / "bridge/ops/README.md"
@@ -64,9 +66,15 @@ def made(page: Path) -> str:
     return re.sub(r"\[`(test_\w+)`\]\(([^)]+)\)", lambda found: _test(page, found[1], found[2]), text)
 
 
+def rights() -> tuple[str, str, str]:
+    """Return what the broker's user has to configure, write and read, as the page about the broker gives it."""
+    (found,) = re.findall(r"set_permissions -p / bridge '(.+)' '(.+)' '(.+)'", BROKER.read_text("utf-8"))
+    return (found[0], found[1], found[2])
+
+
 def files_of_test(name: str) -> list[Path]:
     """Return the files that have a test of that name."""
-    return _TESTS.get(name, [])
+    return _tests().get(name, [])
 
 
 def keys() -> set[str]:
@@ -80,7 +88,8 @@ def _test(page: Path, name: str, link: str) -> str:
     return f"[`{name}`]({link if is_right or not files else os.path.relpath(files[0], page.parent)})"
 
 
-def _all_tests() -> Mapping[str, list[Path]]:
+@cache
+def _tests() -> Mapping[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for file in sorted((ROOT / "tests").rglob("test_*.py")):
         for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text("utf-8"), re.MULTILINE):
@@ -168,7 +177,6 @@ def _modes() -> Iterator[str]:
         yield f"| {about} | {', '.join(f'`{word}`' for word in words)} |"
 
 
-_TESTS: Final = _all_tests()
 _MADE: Final[Mapping[str, Callable[[], Iterator[str]]]] = {
     "settings": _settings,
     "conversation": _conversation,
