@@ -63,7 +63,7 @@ def made(page: Path) -> str:
         page.read_text("utf-8"),
         flags=re.DOTALL,
     )
-    return re.sub(r"\[`(test_\w+)`\]\(([^)]+)\)", lambda found: _test(page, found[1], found[2]), text)
+    return re.sub(r"\[`(test_\w+(?:\.py)?)`\]\(([^)]+)\)", lambda found: _test(page, found[1], found[2]), text)
 
 
 def rights() -> tuple[str, str, str]:
@@ -73,7 +73,7 @@ def rights() -> tuple[str, str, str]:
 
 
 def files_of_test(name: str) -> list[Path]:
-    """Return the files that have a test of that name."""
+    """Return the files that have a test of that name, or that are called so."""
     return _tests().get(name, [])
 
 
@@ -92,6 +92,7 @@ def _test(page: Path, name: str, link: str) -> str:
 def _tests() -> Mapping[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        found.setdefault(file.name, []).append(file)
         for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text("utf-8"), re.MULTILINE):
             found.setdefault(name, []).append(file)
     return found
