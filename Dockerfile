@@ -1,5 +1,5 @@
 # The bridge as a container: nothing but Python and the installed package, as an unprivileged user.
-# Packages are locked by hash; what the tag of the base image stands for is not, see "Dependencies" in the README.
+# Packages are locked by hash; what the tag of the base image stands for is not, see "Dependencies" in tests/README.md.
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY .docker .docker

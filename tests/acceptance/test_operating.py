@@ -19,6 +19,7 @@ from aiormq.exceptions import ChannelAccessRefused
 from jsonschema import Draft202012Validator
 
 from tests.support.compose import Made
+from tests.support.pages import rights
 from tests.support.process import Command, run
 from tests.support.rabbit import PrivateBroker
 from tests.support.site import Site, site, stopped
@@ -161,10 +162,9 @@ def once_only(early: Witness, late: Witness) -> None:
 async def test_a_replay_reaches_one_queue_with_the_same_bytes_and_a_label(
     tmp_path: Path, broker: PrivateBroker
 ) -> None:
-    """With no more permissions than the README gives the bridge."""
+    """With no more permissions than the page about the broker gives the bridge."""
     broker.ctl("add_user", "narrow", "narrow")
-    allowed = r"^pbx\.accounts"
-    broker.ctl("set_permissions", "narrow", allowed, allowed, allowed)
+    broker.ctl("set_permissions", "narrow", *rights())
     async with site(tmp_path, broker, accounts=600) as place:
         place.environment["BRIDGE_RABBITMQ_URL"] = broker.url_of("narrow", "narrow")
         with place.bridge() as bridge:
@@ -189,6 +189,43 @@ async def test_a_replay_reaches_one_queue_with_the_same_bytes_and_a_label(
             assert await told(place, "replay", "--queue", "nowhere", "--since", "2020-01-01", code=1) == ""
             assert await stopped(bridge) == 0
     assert "detour" not in broker.ctl("list_exchanges", "name")
+
+
+async def test_a_broker_installed_anew_goes_on_with_the_same_numbers_and_a_replay_brings_what_its_queues_lost(
+    tmp_path: Path, broker: PrivateBroker, broken: PrivateBroker
+) -> None:
+    async with site(tmp_path, broken, accounts=10) as place:
+        gone, changed = sorted(place.pbx.truth())[:2]
+        with place.bridge() as bridge:
+            live = await place.witness(until=9)
+            place.pbx.delete(gone)
+            await asyncio.to_thread(bridge.wait_for_log, "broker.state", 1)
+            async with asyncio.timeout(30):
+                while "deleted" not in await told(place, "trace", gone):
+                    await asyncio.sleep(0.1)
+            assert await stopped(bridge) == 0
+        place.environment["BRIDGE_RABBITMQ_URL"] = broker.url  # another one, and empty
+        with place.bridge() as bridge:
+            await asyncio.to_thread(bridge.wait_for_log, "broker.state", 2)
+            await bind(broker, place.exchange, place.queue)
+            place.pbx.change_display_name(changed)
+            (again,) = await messages_until(broker, place.queue, 1)
+            assert not bridge.logs("store.renewed")
+            assert json.loads(again.body)["sequence"] == "00000000000000000012"
+            await told(place, "replay", "--queue", place.queue, "--since", "2020-01-01")
+            replayed = [json.loads(message.body) for message in await messages_until(broker, place.queue, 12)]
+            assert await stopped(bridge) == 0
+    assert replayed[:9] == live.deliveries[:9]
+    assert [event["subject"] for event in replayed if event["data"]["change"] == "deleted"] == [gone]
+
+
+async def messages_until(broker: PrivateBroker, queue: str, count: int) -> list[aio_pika.abc.AbstractIncomingMessage]:
+    found: list[aio_pika.abc.AbstractIncomingMessage] = []
+    async with asyncio.timeout(30):
+        while len(found) < count:
+            found += await messages(broker, queue)
+            await asyncio.sleep(0.05)
+    return found
 
 
 async def test_a_snapshot_brings_one_queue_to_the_present_state_while_changes_go_on(

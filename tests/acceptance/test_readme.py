@@ -1,10 +1,11 @@
-"""The README's own words, run."""
+"""The code and the settings on the pages, run as they are printed; ``contract/test_pages.py`` looks at their words."""
 
 import asyncio
 import re
 import sqlite3
+import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,16 +24,33 @@ from tests.benchmark.node import CACHE, NodeMissingError, prepare
 from tests.support.certificates import written
 from tests.support.events import body, certificate_body, change
 from tests.support.followers import POSTGRES, postgres_crm
+from tests.support.pages import CONFIG, CONSUMER, PBX, README, blocks, title
 from tests.support.process import Command, run
 from tests.support.rabbit import PrivateBroker
 from tests.support.site import site
 from tests.support.witness import bind
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
+async def test_the_ten_lines_of_the_first_page_apply_every_change(tmp_path: Path, broker: PrivateBroker) -> None:
+    script = tmp_path / "subscriber.py"
+    script.write_text(blocks(README, "python")[0].replace("amqp://guest:guest@localhost/", broker.url))
+    await bind(broker, "pbx.accounts", "pbx.accounts.crm")
+    with Command(cwd=tmp_path, program=(sys.executable, str(script))) as subscriber:
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+        async def has(guid: str) -> None:
+            async with asyncio.timeout(60):
+                while guid not in people(tmp_path / "crm.db"):
+                    assert subscriber.is_running, subscriber.printed
+                    await asyncio.sleep(0.05)
+
+        await all_people(tmp_path, broker, lambda: people(tmp_path / "crm.db"))
+        await tell(broker, [("hq.account.created", body(change("anna")))])
+        await has("anna")
+        gone = ("hq.account.deleted", body(change("anna", 2, kind=ChangeKind.DELETED)))
+        await tell(broker, [gone, ("hq.account.created", body(change("anna")))])
+        await tell(broker, [("hq.account.created", body(change("bert")))])
+        await has("bert")
+        assert "anna" not in people(tmp_path / "crm.db")
 
 
 async def test_the_python_subscriber_applies_every_change_and_a_certificate_removes_who_is_gone(
@@ -40,7 +58,7 @@ async def test_the_python_subscriber_applies_every_change_and_a_certificate_remo
 ) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "readme"}
-    exec(compile(blocks("python")[0], "README.md", "exec"), namespace)  # noqa: S102 - that is the point
+    exec(compile(blocks(CONSUMER, "python")[0], title(CONSUMER), "exec"), namespace)  # noqa: S102 - that is the point
     await bind(broker, "pbx.accounts", "pbx.accounts.crm")
     subscribing = asyncio.create_task(namespace["main"](broker.url))
     try:
@@ -64,7 +82,7 @@ async def test_the_javascript_subscriber_does_the_same(tmp_path: Path, broker: P
     with postgres_crm() as crm:
         (tmp_path / "node_modules").symlink_to(CACHE / "node_modules")
         script = tmp_path / "subscriber.mjs"
-        script.write_text(blocks("js")[0])
+        script.write_text(blocks(CONSUMER, "js")[0])
         await bind(broker, "pbx.accounts", "pbx.accounts.others")
         url = f"{POSTGRES}{'&' if '?' in POSTGRES else '?'}options=-c%20search_path%3D{crm.schema}"
         environment = {"DATABASE_URL": url, "AMQP_URL": broker.url}
@@ -109,6 +127,10 @@ async def a_new_lineage(broker: PrivateBroker) -> None:
         ("hq.source.verified", certificate_body(lineage=lineage)),
         ("hq.account.updated", body(change("bert", 9))),
     ]
+    await tell(broker, messages)
+
+
+async def tell(broker: PrivateBroker, messages: Sequence[tuple[str, bytes]]) -> None:
     async with await aio_pika.connect(broker.url) as connection:
         exchange = await (await connection.channel()).get_exchange("pbx.accounts")
         for key, whole in messages:
@@ -136,7 +158,7 @@ def people(database: Path) -> set[str]:
 
 
 def test_the_settings_it_shows_are_settings(tmp_path: Path) -> None:
-    text = blocks("toml")[0]
+    text = blocks(CONFIG, "toml")[0]
     for secret in re.findall(r'"(/run/secrets/\w+)"', text):
         file = tmp_path / Path(secret).name
         file.write_text("amqp://bridge:pw@localhost/" if file.name == "broker" else "pw")
@@ -152,7 +174,9 @@ def test_the_settings_it_shows_are_settings(tmp_path: Path) -> None:
 def test_what_it_shows_for_pbxs_that_dial_is_settings(tmp_path: Path) -> None:
     certificate, key = written(trustme.CA(), tmp_path, "bridge.example.com")
     (tmp_path / "app").write_text("pw")
-    text = blocks("toml")[1].replace("/etc/ssl/bridge.pem", str(certificate)).replace("/etc/ssl/bridge.key", str(key))
+    text = (
+        blocks(PBX, "toml")[0].replace("/etc/ssl/bridge.pem", str(certificate)).replace("/etc/ssl/bridge.key", str(key))
+    )
     path = tmp_path / "bridge.toml"
     path.write_text(text.replace("/run/secrets/app", str(tmp_path / "app")))
     settings = load_settings(path, {}, require_rabbitmq=False)
@@ -160,22 +184,14 @@ def test_what_it_shows_for_pbxs_that_dial_is_settings(tmp_path: Path) -> None:
     assert [app.name for app in settings.listen.app] == ["acct-bridge"]
 
 
-def test_every_command_it_names_is_one_and_the_other_way_round() -> None:
-    named = set(re.findall(r"^\| `account-bridge ([\w-]+)", README, re.MULTILINE))
-    assert named == set(commands.commands)
-
-
-def test_every_option_it_names_is_one() -> None:
-    for name, words in re.findall(r"^\| `account-bridge ([\w-]+)` \| (.*) \|$", README, re.MULTILINE):
-        options = {option for parameter in commands.commands[name].params for option in parameter.opts}
-        assert set(re.findall(r"`(--[\w-]+)", words)) <= options
-
-
-def test_every_test_it_points_to_is_where_it_says() -> None:
-    pointed_to = re.findall(r"\[`(test_\w+)`\]\(([\w/.]+)\)", README)
-    assert len(pointed_to) == len(re.findall(r"`test_\w+`", README)) > 0
-    for name, file in pointed_to:
-        assert f"def {name}(" in (Path(__file__).parents[2] / file).read_text("utf-8"), name
+def test_the_variables_of_the_first_page_are_settings(tmp_path: Path) -> None:
+    shell = next(block for block in blocks(README, "sh") if "BRIDGE_PBX_URL" in block)
+    environment = dict(re.findall(r"^export (\w+)=(\S+)", shell, re.MULTILINE))
+    for name, content in (("PBX_PASSWORD", "pw"), ("RABBITMQ_URL", "amqp://bridge:pw@localhost/")):
+        (tmp_path / name).write_text(content)
+        environment[f"BRIDGE_{name}_FILE"] = str(tmp_path / name)
+    settings = load_settings(None, environment)
+    assert [pbx.full_url for pbx in settings.pbx] == ["wss://pbx.example.com/PBX0/APPS/websocket"]
 
 
 @pytest.mark.parametrize("command", sorted(commands.commands))

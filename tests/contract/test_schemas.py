@@ -90,6 +90,12 @@ def test_every_event_fits_its_schema_and_is_read_by_the_official_library(
             assert (ours.event_id, ours.time, ours.account) == (event["id"], NOW, event["data"]["account"])
 
 
+def test_every_field_that_may_be_published_is_in_the_schema() -> None:
+    """Others are allowed there, for later versions: so an event that has one fits all the same."""
+    told = SCHEMAS["account-changed.v1.schema.json"]["$defs"]["account"]["properties"]
+    assert told.keys() == {*FIELDS, *OPTIONAL_FIELDS}
+
+
 def test_a_certificate_fits_its_schema() -> None:
     certificate = Certificate(HQ, 3, NOW, NOW, 412, 0, 0, 0, 0, 1234)
     body = cloudevents.encode_certificate(

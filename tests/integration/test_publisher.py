@@ -23,6 +23,7 @@ from bridge.errors import (
 from bridge.events.cloudevents import DOUBT_HEADER, ID_HEADER
 from bridge.model import OutboxRow, SourceName
 from tests.support.outcomes import all_confirmed, all_outcomes
+from tests.support.pages import rights
 from tests.support.rabbit import PrivateBroker
 from tests.support.rows import HQ
 
@@ -221,11 +222,10 @@ async def test_a_user_without_rights_is_told_which_ones(broker: PrivateBroker) -
             pass
 
 
-async def test_the_rights_of_the_readme_are_enough_and_reach_no_further(broker: PrivateBroker) -> None:
+async def test_the_rights_on_the_page_are_enough_and_reach_no_further(broker: PrivateBroker) -> None:
     name = f"user{uuid4().hex[:6]}"
-    own = r"^pbx\.accounts"
     broker.ctl("add_user", name, "pw")
-    broker.ctl("set_permissions", "-p", "/", name, own, own, own)
+    broker.ctl("set_permissions", "-p", "/", name, *rights())
     place = Place(broker, url=broker.url_of(name, "pw"))
     topology = Topology(exchange=place.topology.exchange, subscriptions=place.topology.subscriptions)
     async with place.publisher(topology, fence=f"{topology.exchange}.writer.hq").session() as session:
