@@ -25,7 +25,7 @@ def test_a_connection_that_breaks_without_a_word_does_not_make_newcomers_of_the_
             broken.setattr(world, "_send", lambda _text: None)
             world._mail.clear()  # noqa: SLF001 - what was on its way
             world.run(120)
-        assert world.failures
         world.run(900)
+        assert world.failures
         assert [event.kind for event in world.events()] == [ChangeKind.INITIAL] * ACCOUNTS
         assert world.certificates[-1].completes_lineage
