@@ -103,10 +103,12 @@ def observe(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
                 and known.cursor == row.cursor
                 and known.digest == digest(row, rules.key)
             )
+            walk.suspects.pop(key, None)
+            if row.is_deleted:  # for the live cursor to tell, or for walks that do not see it
+                continue
             if is_as_known:
-                walk.suspects.pop(key, None)
                 posting.see([key])
-            elif not row.is_deleted:
+            else:
                 walk.suspects[key] = row
         posting.finish(now)
 

@@ -23,10 +23,7 @@ def compare(row: Row, before: Mirrored | None, *, source: SourceName, rules: Rul
     """
     after = _after(row, before, rules)
     if before is None or before.is_deleted:
-        # A row that tells nothing but a guid may be a deletion as well: no reason to believe in an account.
-        if row.is_deleted or (row.h323 is None and row.info is None):
-            return Diff(after._replace(is_deleted=True))
-        return _appeared(after, source, is_initial=is_initial)
+        return _appeared(row, after, source, is_initial=is_initial)
     if row.is_deleted:
         return _changed(after, ChangeKind.DELETED, source, Reason.REPORTED)
     return _compare_accounts(before, after, source, rules)
@@ -41,7 +38,7 @@ def compare_repair(
     """
     after = _after(row, before, rules)
     if before is None or before.is_deleted:
-        return _appeared(after, source, is_initial=is_initial)
+        return _appeared(row, after, source, is_initial=is_initial)
     return _compare_accounts(before, after, source, rules, is_repetition=True)
 
 
@@ -50,7 +47,10 @@ def compare_missing(known: Mirrored, *, source: SourceName) -> Diff:
     return _changed(known._replace(is_deleted=True), ChangeKind.DELETED, source, Reason.MISSING)
 
 
-def _appeared(after: Mirrored, source: SourceName, *, is_initial: bool) -> Diff:
+def _appeared(row: Row, after: Mirrored, source: SourceName, *, is_initial: bool) -> Diff:
+    # A row that tells nothing but a guid may be a deletion as well: no reason to believe in an account.
+    if row.is_deleted or (row.h323 is None and row.info is None):
+        return Diff(after._replace(is_deleted=True))
     if after.revision:
         return _changed(after, ChangeKind.CREATED, source, Reason.RESTORED)
     return _changed(after, ChangeKind.INITIAL if is_initial else ChangeKind.CREATED, source)

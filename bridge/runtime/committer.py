@@ -35,6 +35,10 @@ CLOSE_SECONDS: Final = 0.005
 CLOSE_ROWS: Final = 16
 """Groups gather after so many rows in a row of which none came later than that behind the one before."""
 
+LIKELY_ENDS: Final = 3
+"""So many unproven ends in a row count as the end of the first reading. One is an answer that was lost, and two are a
+connection that broke without a word; before the third one the PBX was asked for its guid, and told it."""
+
 PROGRESS_ROWS: Final = 1000
 """Between two lines in the log about a long walk."""
 
@@ -118,9 +122,9 @@ class Committer:
         self._walk: WalkRecord | None = None
         self._lineage = ""
         self._is_initial = False
-        self._may_be_at_end = False
-        """True after an end that was not proven, while no account came behind it."""
         """True until the source was caught up for the first time in its lineage."""
+        self._unproven_ends = 0
+        """How many came in a row, with no account between them."""
         self._is_first_reading = False
         """True while the walk under way, if any, is made of what the live cursor delivers."""
         self._unexpected = Unexpected()
@@ -244,7 +248,7 @@ class Committer:
         now = self._clock()
         done = await self._keep(partial(ingest, self._store, batch, rules=self._rules, now=now))
         self._stand_at(until)
-        self._may_be_at_end = False
+        self._unproven_ends = 0
         if self._walk is not None:
             self._walk.heard_live(rows)
         self._part.rows += len(rows)
@@ -299,9 +303,8 @@ class Committer:
 
     async def _caught_up(self, *, is_proven: bool) -> None:
         now = self._clock()
-        # One lost answer looks like the end of the list; two in a row, with no account between them, do not.
-        ends_initial = self._is_initial and (is_proven or self._may_be_at_end)
-        self._may_be_at_end = True
+        self._unproven_ends += 1
+        ends_initial = self._is_initial and (is_proven or self._unproven_ends >= LIKELY_ENDS)
         if ends_initial or (self._walk is not None and self._walk.suspects):
             repair = partial(caught_up, self._store, self._name, self._walk, rules=self._rules, now=now)
             done = await self._keep(partial(repair, ends_initial=ends_initial))

@@ -105,6 +105,8 @@ class _Sink:
     tally: OutboxMonitor
     count: Callable[[Sequence[OutboxRow], datetime], None]
     patience: Backoff
+    was_away: bool = False
+    """True once a session ended or could not begin, until the log was read in a later one."""
 
     def published(self, rows: Sequence[OutboxRow]) -> None:
         """Take the news that the sink confirmed *rows*, and that this is recorded."""
@@ -137,6 +139,7 @@ class _Sink:
 
     def failed(self, problem: BridgeError, pause_seconds: float) -> None:
         """Take the news that a session ended, or could not begin."""
+        self.was_away = True
         level, now = choose_level(problem), utc_now()
         words, needs_proof = scrub(str(problem)), isinstance(problem, BrokerDidNotConfirm)
         self.part.failed(words, level, now, cause=find_cause(problem), needs_proof=needs_proof)
@@ -163,6 +166,7 @@ class Sinks:
         read_log: ReadLog | None,
     ) -> None:
         self._store = store
+        self._publisher = publisher
         self._stream = stream
         self._board = board
         self._tally = tally
@@ -174,7 +178,8 @@ class Sinks:
         self._wants_mark = asyncio.Event()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._exchange = self._sink("broker", PUBLISHING, board.broker, self._published)
-        self._relays = {"broker": (self._exchange, self._relay(self._exchange, store.exchange, publisher))}
+        relay = self._relay(self._exchange, store.exchange, publisher, self._look_back)
+        self._relays = {"broker": (self._exchange, relay)}
         if stream is not None:
             sink = self._sink("log", WRITING_LOG, stream.part, tally.written)
             self._relays["log"] = (sink, self._relay(sink, stream.outbox, stream.publisher, self._recover))
@@ -199,7 +204,8 @@ class Sinks:
     async def prove(self) -> bool:
         """Return once the store is the newest state of itself, and whether a new lineage had to begin for that.
 
-        Tried again for as long as the broker is not reached: nothing else can be done meanwhile.
+        Tried again for as long as the broker is not reached, or another bridge publishes for the same PBXs, which may
+        be the original of this store: nothing else can be done meanwhile.
 
         Raises:
             Fatal: from the store.
@@ -211,6 +217,13 @@ class Sinks:
         renewed = False
 
         async def compare(read_log: ReadLog) -> None:
+            if self._store.is_proven:
+                await compare_alone(read_log)
+                return
+            async with self._publisher.session():  # nobody else gives numbers while we have its fences
+                await compare_alone(read_log)
+
+        async def compare_alone(read_log: ReadLog) -> None:
             nonlocal renewed
             contents, wanted = None, frozenset(await self._offload(self._store.looked_for))
             while contents is None or wanted:
@@ -228,6 +241,7 @@ class Sinks:
                 wanted = frozenset(await self._offload(self._store.looked_for))
 
         await keep_trying(partial(compare, self._read_log), self._exchange.patience, self._exchange.failed)
+        self._exchange.was_away = False
         return renewed
 
     def start(self, group: asyncio.TaskGroup) -> None:
@@ -287,14 +301,35 @@ class Sinks:
             if not (self._wants_mark.is_set() or (is_behind and given != marked)):
                 continue
             self._wants_mark.clear()
-            self._since_mark = 0
-            try:
-                contents = await read_log(await self._offload(self._store.log_places), frozenset(), given)
-            except (Transient, Misconfigured) as problem:
-                log.info("log.not_marked", problem=str(problem))
-                continue
-            marked = given
-            await self._offload(self._store.compare, contents)
+            if await self._read_on(read_log, given):
+                marked = given
+
+    async def _read_on(self, read_log: ReadLog, given: Mapping[SourceName, Numbers]) -> bool:
+        """Read the log to its end, and return whether that was possible; *given* is told there.
+
+        Raises:
+            StoreOutdated: somebody else has given later numbers.
+
+        """
+        self._since_mark = 0
+        try:
+            contents = await read_log(await self._offload(self._store.log_places), frozenset(), given)
+        except (Transient, Misconfigured) as problem:
+            log.info("log.not_marked", problem=str(problem))
+            return False
+        await self._offload(self._store.compare, contents)
+        return True
+
+    async def _look_back(self, _session: Any) -> None:
+        """See that nobody else gave later numbers while we were away: under an old lineage nobody would hear of ours.
+
+        Raises:
+            StoreOutdated: somebody has.
+
+        """
+        if self._read_log is not None and self._exchange.was_away:
+            is_read = await self._read_on(self._read_log, await self._offload(self._store.given))
+            self._exchange.was_away = not is_read
 
     async def _recover(self, session: DeduplicatingSession) -> None:
         if self._stream is None:

@@ -213,7 +213,7 @@ class Answers:
         kind = self._connection.modes.idle
         if kind is Idle.ERROR:
             self._complain(question, "no further accounts")
-        elif kind is Idle.REPEAT and (last := self._last_told or self._reader.at_or_before(position)) is not None:
+        elif kind is Idle.REPEAT and (last := self._last_there(position)) is not None:
             self._tell(last, question)
         elif kind is Idle.CURSOR:
             newest = self._pbx.accounts.newest
@@ -227,6 +227,13 @@ class Answers:
             }
             self._say_account(question, told.get(kind, {"guid": guid}))
         return kind is not Idle.HOLD
+
+    def _last_there(self, position: int) -> Entry | None:
+        """Return what was told last, unless it is not so any more; then the last account up to *position*."""
+        last = self._last_told
+        if last is not None and self._pbx.accounts.current.get(last.record.guid) is last:
+            return last
+        return self._reader.at_or_before(position)
 
     def _answer_held(self) -> None:
         if not self._held:

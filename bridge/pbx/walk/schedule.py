@@ -89,8 +89,8 @@ class WalkSchedule:
         """When the last walk for a doubt was over."""
 
     def ask(self) -> None:
-        """Take the wish of an operator, which no quiet hours hold up."""
-        self._is_asked = True
+        """Take the wish of an operator, which no quiet hours hold up, and which stands until a walk is proven."""
+        self._is_asked, self._unproven = True, 0
 
     def came_back(self, away: timedelta) -> None:
         """Take note that the PBX was not reached for so long."""
@@ -113,7 +113,6 @@ class WalkSchedule:
         """Take note that it is over; *absent* accounts were not seen and may be gone. *now* is local and aware."""
         self._recall(now)
         self._is_under_way = False
-        self._is_asked = self._was_away = False
         self._over, self._night = self._seconds(now), self._find_night(now)
         if self._is_doubted:
             self._doubt_ended = self._over
@@ -122,7 +121,7 @@ class WalkSchedule:
             self._unproven = 0
             self._may_be_gone = absent > 0
             self._confirm_at = self._over + CONFIRM_AFTER.total_seconds()
-            self._is_doubted = self._is_in_question = False
+            self._is_asked = self._was_away = self._is_doubted = self._is_in_question = False
         else:
             self._unproven += 1
             self._confirm_at = self._over + self._retry.total_seconds()
@@ -147,13 +146,15 @@ class WalkSchedule:
             self._doubts_from = seconds + self._spread.total_seconds()
         if self._is_under_way:
             return ""
-        if self._is_asked:
+        if self._is_asked and not self._unproven:
             return "asked for"
         if self._habits.are_quiet(now.time()):
             return ""
+        may_try = not self._unproven or self._is_past(self._over, self._retry, seconds)
         reasons = {
+            "asked for": self._is_asked and may_try,
             "not verified yet": not self._is_verified and self._is_past(self._over, self._retry, seconds),
-            "the PBX was away": self._was_away,
+            "the PBX was away": self._was_away and may_try,
             SET_BACK: self._is_doubt_due(seconds),
             "some accounts were not seen": self._may_be_gone and seconds >= self._confirm_at,
             "nightly": self._is_night(now, seconds),

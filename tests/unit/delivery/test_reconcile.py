@@ -10,7 +10,7 @@ from bridge.delivery.ingest import ingest
 from bridge.delivery.reconcile import DeletionLimit, WalkRecord, begin_walk, caught_up, delete_missing, observe
 from bridge.events import cloudevents
 from bridge.events.normalize import Rules
-from bridge.model import Certificate, ChangeKind, Cursor, Reason, Row
+from bridge.model import AccountGuid, Certificate, ChangeKind, Cursor, Reason, Row
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.outbox import unsent
 from tests.support.rows import HQ, batch, cursor, row
@@ -95,6 +95,27 @@ def test_what_the_live_cursor_told_meanwhile_is_no_repair(store: SqliteStore) ->
     record.heard_live([live])
     assert not caught_up(store, HQ, record, ends_initial=True, rules=RULES, now=NOW).changes
     assert [event.account["display_name"] for event in events(store)] == ["old", "new"]
+
+
+@pytest.mark.parametrize("is_known", [False, True], ids=["never there", "deleted"])
+def test_what_is_left_of_an_account_in_the_list_is_no_account(store: SqliteStore, *, is_known: bool) -> None:
+    """Some PBXs may leave nothing but a guid there of an account that is gone."""
+    if is_known:
+        know(store, row("a", 1), row("a", 2, is_deleted=True))
+    before = len(events(store))
+    certificate, _ = walked(store, Row(cursor(2), AccountGuid("a"), None, None))
+    assert (certificate.accounts, certificate.repaired) == (0, 0)
+    assert len(events(store)) == before
+
+
+def test_an_account_of_which_a_walk_finds_that_it_is_deleted_is_not_seen(store: SqliteStore) -> None:
+    """Under the numbers that are known, or behind another row of it in the same walk."""
+    know(store, row("a", 1), row("b", 2))
+    seen = [row("a", 1, is_deleted=True), row("b", 3, dn="new"), row("b", 4, is_deleted=True)]
+    certificate, _ = walked(store, *seen)
+    assert (certificate.absent, certificate.repaired) == (2, 0)
+    _, deleted = walked(store, *seen, brake=DeletionLimit(max_share=1))
+    assert sorted(deleted) == ["a", "b"]
 
 
 def test_an_account_is_deleted_when_two_proven_walks_did_not_see_it(store: SqliteStore) -> None:

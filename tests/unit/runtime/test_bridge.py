@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import structlog
@@ -49,13 +49,20 @@ class SilentSource:
 
 
 class NoBroker:
-    """Nobody reaches it to publish."""
+    """It is reached once, for the store to be compared with its log, and never to publish."""
+
+    def __init__(self) -> None:
+        self._is_there = True
 
     def reconsider(self) -> None:
         """Take the news that what was refused may be taken now."""
 
-    def session(self) -> NoReturn:
-        raise BrokerUnreachable("nobody answers")
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Any]:
+        was_there, self._is_there = self._is_there, False
+        if not was_there:
+            raise BrokerUnreachable("nobody answers")
+        yield self
 
 
 class Site:

@@ -152,10 +152,11 @@ async def test_what_speaks_for_a_pbx_that_was_set_back_asks_for_a_walk_and_tells
         ([CaughtUp(is_proven=True)], False),
         ([CaughtUp(is_proven=False)], True),
         ([CaughtUp(is_proven=False), RowRead(row("late", 2), row("late", 2).cursor), CaughtUp(is_proven=False)], True),
-        ([CaughtUp(is_proven=False), CaughtUp(is_proven=False)], False),
+        ([CaughtUp(is_proven=False)] * 2, True),
+        ([CaughtUp(is_proven=False)] * 3, False),
     ],
 )
-async def test_one_lost_answer_is_not_the_end_of_the_first_reading(
+async def test_neither_a_lost_answer_nor_a_broken_connection_is_the_end_of_the_first_reading(
     tmp_path: Path, heard: list[Any], *, is_initial: bool
 ) -> None:
     """Or else everybody who comes behind it would be told as somebody new."""

@@ -13,6 +13,7 @@ from bridge.errors import (
     BrokerRefusedLogin,
     BrokerUnreachable,
     EventUnroutable,
+    FenceHeld,
     LogUnreadable,
     StoreOutdated,
     StoreUnusable,
@@ -53,7 +54,13 @@ class Broker:
     async def session(self) -> AsyncIterator["Broker"]:
         if self.problem is not None:
             raise self.problem
+        self._told = len(self.sent)
         yield self
+
+    def fail(self, problem: BridgeError) -> None:
+        """End the session, and let none begin."""
+        self.problem = problem
+        self._news.set()
 
     async def send(self, rows: Sequence[OutboxRow]) -> None:
         self.sent += rows
@@ -64,6 +71,8 @@ class Broker:
 
     async def outcomes(self) -> Outcomes:
         while self._told == len(self.sent):
+            if self.problem is not None:
+                raise self.problem
             self._news.clear()
             await self._news.wait()
         await self.is_quick.wait()
@@ -216,6 +225,34 @@ async def test_later_numbers_seen_while_running_end_the_bridge(site: Site, monke
     (problem,) = ended.value.exceptions
     assert isinstance(problem, StoreOutdated)
     assert "hq 1000 of" in str(problem)
+
+
+async def test_a_copy_whose_original_still_runs_gives_no_numbers_until_that_has_ended(site: Site) -> None:
+    """Or else both would give the same ones, and the later of the two would not be heard of."""
+    lineage = site.store.place(HQ).lineage
+    site.broker.problem = FenceHeld("another bridge publishes", "fence")
+    proving = asyncio.create_task(site.sinks.prove())
+    await until(lambda: site.board.broker.problem)
+    assert not proving.done()
+    assert not site.store.is_proven
+    site.in_log = site.is_ahead()
+    site.broker.problem = None
+    assert await proving
+    assert site.store.place(HQ).lineage > lineage
+
+
+async def test_numbers_that_somebody_else_gave_while_the_broker_was_away_end_the_bridge(site: Site) -> None:
+    await site.sinks.prove()
+    with pytest.raises(ExceptionGroup) as ended:
+        async with site.publishing():
+            await until(lambda: len(site.published) == 2)
+            site.broker.fail(AWAY)
+            await until(lambda: site.board.broker.problem)
+            site.in_log = site.is_ahead()
+            site.broker.problem = None
+            await asyncio.Event().wait()
+    (problem,) = ended.value.exceptions
+    assert isinstance(problem, StoreOutdated)
 
 
 async def test_after_many_events_the_log_is_read_so_that_the_next_start_has_little_to_read(

@@ -148,12 +148,12 @@ UPDATE aside SET state = :state, reason = :reason, at = :at
 WHERE sink = :sink AND position = :position AND state = 'parked';
 
 -- released: what no parked event holds any more, and those that are tried again; by state, since few are parked and many
--- may be held
+-- may be held. Their positions tell nothing: what was tried again and parked once more stands behind what it holds,
+-- so certificates come last
 SELECT position FROM aside AS mine WHERE sink = :sink AND source_id = :source_id AND (state = 'again' OR state = 'held'
     AND NOT EXISTS (SELECT 1 FROM aside AS parked INDEXED BY aside_state
-        WHERE parked.sink = :sink AND parked.source_id = mine.source_id
-        AND parked.state = 'parked' AND parked.position <= mine.position
-        AND (mine.account IS NULL OR parked.account IS mine.account))) ORDER BY position;
+        WHERE parked.sink = :sink AND parked.source_id = mine.source_id AND parked.state = 'parked'
+        AND (mine.account IS NULL OR parked.account IS mine.account))) ORDER BY account IS NULL, position;
 
 -- copy_to_the_end: tried again in its place among what is sent now, with the same id and bytes
 INSERT INTO outbox (source_id, sequence, event_id, event_type, account, routing_key, body, created_at, sinks)

@@ -72,6 +72,29 @@ def test_never_means_never() -> None:
     assert not any(walks.due(NOON + hours * HOUR) for hours in range(200))
 
 
+def test_a_walk_that_was_asked_for_and_cut_off_is_tried_again() -> None:
+    """Or else the yes to many deletions would be left for whichever walk comes next."""
+    walks = schedule(nightly_at=None)
+    walks.ask()
+    walks.over(NOON, is_proven=False)
+    assert not walks.due(NOON)
+    assert walks.due(NOON + FIRST_RETRY) == "asked for"
+    walks.ask()
+    assert walks.due(NOON) == "asked for", "who asks once more does not wait"
+    walks.over(NOON, is_proven=True)
+    assert not walks.due(NOON + 24 * HOUR)
+
+
+def test_a_walk_after_an_outage_that_was_cut_off_is_tried_again() -> None:
+    walks = schedule(nightly_at=None)
+    walks.came_back(HOUR)
+    walks.over(NOON, is_proven=False)
+    assert not walks.due(NOON)
+    assert walks.due(NOON + FIRST_RETRY) == "the PBX was away"
+    walks.over(NOON + HOUR, is_proven=True)
+    assert not walks.due(NOON + 24 * HOUR)
+
+
 @pytest.mark.parametrize(("minutes", "reason"), [(9, ""), (10, "the PBX was away")])
 def test_a_long_outage_asks_for_a_walk(minutes: int, reason: str) -> None:
     walks = schedule()

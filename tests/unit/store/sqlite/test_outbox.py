@@ -74,15 +74,11 @@ class Model:
         released = [found] if is_sent else []
         parked = [one for one in self.aside if one[3]]
         for one in list(self.aside):
-            holds = [
-                other
-                for other in parked
-                if other[0] == one[0] and one[1] in {None, other[1]} and order.index(other[2]) <= order.index(one[2])
-            ]
+            holds = [other for other in parked if other[0] == one[0] and one[1] in {None, other[1]}]
             if one[0] == found[0] and not one[3] and not holds:
                 self.aside.remove(one)
                 released.append(one)
-        released.sort(key=lambda one: order.index(one[2]))
+        released.sort(key=lambda one: (one[1] is None, order.index(one[2])))
         self.waiting += [one[:3] for one in released]
 
     def _is_held(self, source: SourceName, account: str | None) -> bool:
@@ -204,6 +200,20 @@ def test_what_is_put_back_is_a_copy_with_the_same_id_and_bytes_behind_everything
     rows = unsent(store.exchange)
     assert [row.position for row in rows] == [2, 3]
     assert rows[1]._replace(position=1, is_in_doubt=False) == first
+
+
+def test_a_certificate_waits_for_what_was_tried_again_and_refused_once_more(store: SqliteStore) -> None:
+    """Or else it would tell that everything before it is told, and a subscriber would drop who is not."""
+    add(store, HQ, "a", "b", None)
+    for row in unsent(store.exchange)[:2]:
+        store.exchange.park(row, "too large", NOW)
+    assert store.unpark(1)
+    (again,) = unsent(store.exchange)
+    store.exchange.park(again, "too large", NOW)
+    assert store.unpark(2)
+    assert [row.account for row in unsent(store.exchange)] == ["b"]
+    assert store.unpark(again.position)
+    assert [row.account for row in unsent(store.exchange)] == ["b", "a", None]
 
 
 def test_only_what_is_parked_can_be_decided_about_and_only_once(store: SqliteStore) -> None:
