@@ -185,7 +185,7 @@ class SqliteStore:
         if transaction.added:
             self._lock.note(self.exchange.last_given())
             for sink in self._sinks:
-                sink.count_added(transaction.added)
+                sink.count_added(transaction.added, transaction.held.get(sink.sink, (0, 0)))
 
     @contextmanager
     def together(self) -> Iterator[None]:
