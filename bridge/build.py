@@ -27,7 +27,7 @@ from bridge.intake import Told
 from bridge.listen.gate import Bounds, Gate
 from bridge.listen.judge import App, Judge
 from bridge.listen.server import Listener, Place
-from bridge.log_scan import scan_log
+from bridge.log_scan import Find, scan_log
 from bridge.logs import get_logger
 from bridge.metrics import exposition
 from bridge.model import LogContents, Newcomers, Numbers, OutboxRow, SourceName
@@ -351,7 +351,7 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
     generation: Callable[[], str],
     on_progress: Callable[[], None],
     places: Mapping[str, tuple[int, str]],
-    wanted: frozenset[str],
+    find: Find | None,
     given: Mapping[SourceName, Numbers],
 ) -> LogContents:
     """Return what the log has, read to its end from *places* on; see ``log_scan``.
@@ -374,9 +374,7 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
             from bridge.log_publisher import provide_log  # noqa: PLC0415 - needs the extra "stream"
 
             await provide_log(connection, topology, is_declaring=rabbitmq.declare)
-        contents = await scan_log(
-            connection, topology, places=places, wanted=wanted, given=given, on_progress=on_progress
-        )
+        contents = await scan_log(connection, topology, places=places, find=find, given=given, on_progress=on_progress)
     if settings.listen is None:  # what another bridge told of a PBX that it took over is no news about ours
         ours = {pbx.name for pbx in settings.pbx}
         contents = replace(contents, newest={name: found for name, found in contents.newest.items() if name in ours})

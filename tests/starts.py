@@ -16,19 +16,19 @@ import json
 import os
 import random
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
 from typing import Any, Final
 
 import aio_pika
@@ -97,11 +97,11 @@ class Plan:
     """That pass before the frozen ones freeze."""
     trouble_seconds: float
     """When that begins which does so at a moment."""
-    signal: signal.Signals
+    first: Signals
     signal_seconds: float
     is_late: bool
     """Counted from when the bridge is loaded, which may take long on a busy machine."""
-    second: signal.Signals | None
+    second: Signals | None
     second_seconds: float
     """After the first."""
     is_first: bool
@@ -109,7 +109,7 @@ class Plan:
 
     def __str__(self) -> str:
         words = [f"broker {self.broker}", f"PBX {self.pbx}", f"log {self.log}", f"disk {self.disk}"]
-        words += [f"{self.signal.name} after {self.signal_seconds:.2f} s{' of work' * self.is_late}"]
+        words += [f"{self.first.name} after {self.signal_seconds:.2f} s{' of work' * self.is_late}"]
         words += [f"{self.second.name} {self.second_seconds:.2f} s later"] if self.second is not None else []
         words += ["PID 1"] if self.is_first else []
         return f"start {self.number}: {', '.join(words)}"
@@ -119,7 +119,7 @@ def plan(number: int, seed: int, *, has_disk: bool, has_namespaces: bool) -> Pla
     """Return the start of this number; the same for the same *seed*."""
     chance = random.Random(f"starts {seed} {number}")  # noqa: S311 - a plan, no secret
     well, every = [Trouble.NONE], list(Trouble)
-    signals = [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
+    signals = [SIGTERM, SIGTERM, SIGINT]
     is_first = has_namespaces and chance.random() < 0.25
     return Plan(
         number=number,
@@ -130,7 +130,7 @@ def plan(number: int, seed: int, *, has_disk: bool, has_namespaces: bool) -> Pla
         free_kb=chance.choice([0, 4, 16, 64, 256, 1024]),
         chunks=chance.randrange(60),
         trouble_seconds=chance.uniform(0, LATEST_SIGNAL_SECONDS),
-        signal=chance.choice(signals),
+        first=chance.choice(signals),
         signal_seconds=chance.uniform(0, LATEST_SIGNAL_SECONDS),
         is_late=chance.random() < 0.75 or is_first,  # before our first line it hears of no signal
         second=chance.choice(signals) if chance.random() < 0.25 else None,
@@ -152,9 +152,10 @@ def may_mount() -> bool:
 
 def may_unshare() -> bool:
     """Return whether a process may be the first of a PID namespace here."""
-    return shutil.which("unshare") is not None and not subprocess.run(
-        ["unshare", "--pid", "--fork", "true"], check=False, capture_output=True
-    ).returncode
+    return (
+        shutil.which("unshare") is not None
+        and not subprocess.run(["unshare", "--pid", "--fork", "true"], check=False, capture_output=True).returncode
+    )
 
 
 @contextmanager
@@ -272,7 +273,9 @@ class Place:
 
 
 @asynccontextmanager
-async def place_at(folder: Path, broker: PrivateBroker, *, name: str, is_native: bool, has_disk: bool) -> AsyncIterator[Place]:
+async def place_at(
+    folder: Path, broker: PrivateBroker, *, name: str, is_native: bool, has_disk: bool
+) -> AsyncIterator[Place]:
     pbx = Pbx(accounts=ACCOUNTS, app="app", password=PASSWORD)
     async with AsyncExitStack() as stack:
         stack.enter_context(disk_at(folder, is_own=has_disk))
@@ -315,20 +318,23 @@ async def one_start(place: Place, planned: Plan, figures: Figures) -> None:
         figures.wrong.append(f"{planned}: {damage}")
 
 
-def begin(proxy: Proxy, trouble: Trouble, planned: Plan) -> Any:
+def begin(proxy: Proxy, trouble: Trouble, planned: Plan) -> Coroutine[None, None, None]:
     """Return what makes this trouble."""
-    at_once = {
+    at_once: dict[Trouble, Callable[[], None]] = {
         Trouble.SILENT: proxy.black_hole,
         Trouble.FROZEN: lambda: proxy.freeze_after(planned.chunks),
         Trouble.DRIPPING: lambda: proxy.drip(0.01),
     }
-    at_a_moment = {Trouble.FALLS_SILENT: proxy.black_hole, Trouble.HALF_OPEN: lambda: proxy.half_open("near")}
+    at_a_moment: dict[Trouble, Callable[[], None]] = {
+        Trouble.FALLS_SILENT: proxy.black_hole,
+        Trouble.HALF_OPEN: lambda: proxy.half_open("near"),
+    }
     if trouble in at_once:
         at_once[trouble]()
     return later(planned.trouble_seconds, at_a_moment.get(trouble, lambda: None))
 
 
-async def later(seconds: float, call: Any) -> None:
+async def later(seconds: float, call: Callable[[], None]) -> None:
     await asyncio.sleep(seconds)
     call()
 
@@ -355,7 +361,7 @@ async def stopped(bridge: Command, planned: Plan, began: float, figures: Figures
     await ended(bridge, planned.signal_seconds - (time.monotonic() - began))
     signalled, deadline, is_asked = time.monotonic(), STOP_SECONDS + SLACK_SECONDS, bridge.is_running
     if is_asked:
-        send(process, planned.signal)
+        send(process, planned.first)
     is_asked_twice = False
     if planned.second is not None and is_asked and not await ended(bridge, planned.second_seconds):
         is_asked_twice = True
@@ -369,22 +375,28 @@ async def stopped(bridge: Command, planned: Plan, began: float, figures: Figures
     figures.codes[f"{code} {how}"] += 1
     if is_asked:
         figures.seconds.append(took)
+    asked_by = [planned.first] * is_asked
+    look(bridge, code, [*asked_by, planned.second] if is_asked_twice and planned.second else asked_by, planned)
+
+
+def look(bridge: Command, code: int, signals: Sequence[Signals], planned: Plan) -> None:
+    """Look at what a bridge that had these *signals* ended with.
+
+    Raises:
+        AssertionError: with what is not as it should be.
+
+    """
     last = bridge.err[-1] if bridge.err else ""
     assert "Traceback" not in bridge.printed, "a traceback"
     if code == 1:
         assert planned.disk is not Disk.WELL, "exit code 1"
         assert last.startswith("account-bridge: "), f"no sentence: {last!r}"
         assert "is full" in last or "Look at the disk" in last, f"not about the disk: {last!r}"
-    elif code == HUNG:
-        assert "Ended the hard way" in bridge.printed, "no sentence"
-        raise AssertionError(f"it hung, {took:.1f} s")
-    else:
-        allowed = {0, 128 + planned.signal} if is_asked else set[int]()
-        if is_asked_twice and planned.second is not None:
-            allowed |= {128 + planned.second}
-        if code < 0 and (not last or last.startswith("account-bridge: ") or bridge.logs("bridge.stopped")):
-            code = 128 - code  # only the interpreter was there, not yet or no more we
-        assert code in allowed, f"exit code {code}"
+        return
+    assert code != HUNG, "it hung"
+    if code < 0 and (not last or last.startswith("account-bridge: ") or bridge.logs("bridge.stopped")):
+        code = 128 - code  # only the interpreter was there, not yet or no more we
+    assert code in {128 + each for each in signals} | ({0} if signals else set()), f"exit code {code}"
 
 
 async def ended(bridge: Command, seconds: float) -> bool:
@@ -405,7 +417,7 @@ async def first_child(bridge: Command) -> int:
     return bridge.number
 
 
-def send(process: int, what: signal.Signals) -> None:
+def send(process: int, what: Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(process, what)
 
@@ -413,6 +425,7 @@ def send(process: int, what: signal.Signals) -> None:
 async def all_is_published(place: Place, figures: Figures) -> None:
     """Start once more without trouble: what the PBX has must arrive, in order and without a gap."""
     events: list[dict[str, Any]] = []
+    arrived = events.append
     place.change(1)
     truth = {guid: record.dn for guid, record in place.pbx.truth().items()}
 
@@ -421,7 +434,7 @@ async def all_is_published(place: Place, figures: Figures) -> None:
             queue = await (await connection.channel()).declare_queue(place.queue, passive=True)
             async with queue.iterator(no_ack=True) as messages:
                 async for message in messages:
-                    events.append(json.loads(message.body))
+                    arrived(json.loads(message.body))
 
     def present() -> dict[str, str]:
         return {event["subject"]: event["data"]["account"].get("display_name", "") for event in events}

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from time import sleep
 from typing import Final
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ from bridge.model import AccountGuid
 from bridge.normalize import account_key
 from bridge.report import plural
 from bridge.store.backup import back_up, put_back
+from bridge.store.forgetting import AGAIN_SECONDS, READER_TRIES, still_read
 from bridge.store.reader import StoreReader
 from bridge.store.sqlite import SqliteStore
 from bridge.trace import unfinished
@@ -85,7 +87,14 @@ def forget_command(config: Path | None, guid: str, *, discard_unsent: bool, as_j
         nonlocal way_out
         way_out = "Run the bridge until that is done, or add --discard-unsent"
         key = account_key(AccountGuid(guid))
-        return orjson.dumps(store.forget(key, datetime.now(UTC), discard_unsent=discard_unsent))
+        done = store.forget(key, datetime.now(UTC), discard_unsent=discard_unsent)
+        for _ in range(READER_TRIES):
+            if store.empty_write_ahead():
+                break
+            sleep(AGAIN_SECONDS)
+        else:
+            raise still_read()
+        return orjson.dumps(done)
 
     done = orjson.loads(done_by_bridge(config, "POST", f"/forget/{quote(guid, safe='')}", offline=forgotten))
     if done["unsent"] and not done["events"]:
