@@ -135,10 +135,10 @@ INSERT INTO aside (sink, position, source_id, account, state, reason, at)
 SELECT :sink, position, source_id, account, :state, :reason, :at FROM outbox WHERE position = :position
 ON CONFLICT (sink, position) DO UPDATE SET state = excluded.state, reason = excluded.reason, at = excluded.at;
 
--- count_to_hold: what the next statement holds
+-- count_to_hold: what the next statement holds; by state, since few are parked and many may be held
 SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes FROM outbox
 WHERE source_id = :source_id AND position > :after AND sinks & :sink
-    AND (account IS NULL OR account IN (SELECT parked.account FROM aside AS parked
+    AND (account IS NULL OR account IN (SELECT parked.account FROM aside AS parked INDEXED BY aside_state
         WHERE parked.sink = :sink AND parked.source_id = :source_id AND parked.state = 'parked'))
     AND NOT EXISTS (SELECT 1 FROM aside AS there WHERE there.sink = :sink AND there.position = outbox.position);
 
@@ -146,7 +146,7 @@ WHERE source_id = :source_id AND position > :after AND sinks & :sink
 INSERT INTO aside (sink, position, source_id, account, state, at)
 SELECT :sink, position, source_id, account, 'held', :at FROM outbox
 WHERE source_id = :source_id AND position > :after AND sinks & :sink
-    AND (account IS NULL OR account IN (SELECT parked.account FROM aside AS parked
+    AND (account IS NULL OR account IN (SELECT parked.account FROM aside AS parked INDEXED BY aside_state
         WHERE parked.sink = :sink AND parked.source_id = :source_id AND parked.state = 'parked'))
     AND NOT EXISTS (SELECT 1 FROM aside AS there WHERE there.sink = :sink AND there.position = outbox.position);
 
