@@ -239,8 +239,6 @@ class LogContents:
 
     newest: Mapping[SourceName, Numbers]
     """The highest of each source, in events and in what marks tell."""
-    found: frozenset[str] = frozenset()
-    """Ids of the events that were looked for and are there."""
     last_position: int = 0
     """The highest publishing id that its broker has of this store; 0 where the exchange feeds the log."""
     places: Mapping[str, tuple[int, str]] = field(default_factory=dict)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,20 +136,28 @@ def _escaped(character: str) -> str:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[asyncio.Event]:
-    """Yield an event that SIGTERM and SIGINT set; a second signal ends the process the hard way."""
+    """Yield an event that SIGTERM and SIGINT set; a second signal ends the process at once."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
 
-    def stopped() -> None:
-        stop.set()
-        for each in signals:
-            loop.remove_signal_handler(each)
+    def stopped(_number: int, _frame: object) -> None:
+        # Not in the loop, which may be busy: the second signal would be taken for the first. And not the default of
+        # the system, which lets the first process of a container live.
+        for each in before:
+            signal.signal(each, _end_at_once)
+        loop.call_soon_threadsafe(stop.set)
 
-    for each in signals:
-        loop.add_signal_handler(each, stopped)
+    for each in before:
+        signal.signal(each, stopped)
     try:
         yield stop
     finally:
-        for each in signals:
-            loop.remove_signal_handler(each)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _end_at_once(number: int, _frame: object) -> None:
+    words = "account-bridge: ended at once by a second signal; what was not confirmed is sent again after the restart"
+    os.write(sys.stderr.fileno(), f"{words}\n".encode())
+    os._exit(128 + number)

@@ -1,8 +1,8 @@
 """The command line: exit codes that a script can act on, and a sentence where something goes wrong.
 
 0: done. 1: something failed, and a sentence on stderr says what. 2: wrong usage or configuration. 3: hung, and
-ended the hard way. 130: stopped by a
-person, who pressed Ctrl-C or did not say yes.
+ended the hard way. 130: stopped by a person, who pressed Ctrl-C or did not say yes. 143: ended by SIGTERM before it
+was done; a bridge that runs stops in good order by either signal, with 0, and at once by a second one.
 """
 
 import io

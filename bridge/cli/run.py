@@ -1,5 +1,6 @@
 """``run`` and ``check``: the bridge itself, and a look at everything it needs."""
 
+import asyncio
 import contextlib
 import os
 import sys
@@ -55,6 +56,8 @@ def run(config: Path | None, *, shadow: bool, once: bool, as_json: bool) -> None
 
 
 async def _bridge(settings: Settings, hard_end: HardEnd) -> None:
+    if (mine := asyncio.current_task()) is not None:  # cancelled by Ctrl-C, before one looks for a stop
+        hard_end.watch(None, lambda: mine.cancelling() > 0)
     log.info("bridge.starting", version=__version__, settings=settings.redacted())
     for sentence in settings.insecurities():
         log.warning("settings.insecure", problem=sentence)

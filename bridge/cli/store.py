@@ -1,6 +1,7 @@
 """``backup``, ``restore`` and ``forget``: what the store keeps."""
 
 from pathlib import Path
+from time import sleep
 from typing import Final
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from bridge.model import AccountGuid
 from bridge.observability.report import plural
 from bridge.ops.trace import unfinished
 from bridge.store.sqlite.backup import back_up, put_back
+from bridge.store.sqlite.erasure import AGAIN_SECONDS, READER_TRIES, still_read
 from bridge.store.sqlite.reader import StoreReader
 from bridge.store.sqlite.store import SqliteStore
 
@@ -85,7 +87,14 @@ def forget_command(config: Path | None, guid: str, *, discard_unsent: bool, as_j
         nonlocal way_out
         way_out = "Run the bridge until that is done, or add --discard-unsent"
         key = account_key(AccountGuid(guid))
-        return orjson.dumps(store.forget(key, utc_now(), discard_unsent=discard_unsent))
+        done = store.forget(key, utc_now(), discard_unsent=discard_unsent)
+        for _ in range(READER_TRIES):
+            if store.empty_write_ahead():
+                break
+            sleep(AGAIN_SECONDS)
+        else:
+            raise still_read()
+        return orjson.dumps(done)
 
     done = orjson.loads(done_by_bridge(config, "POST", f"/forget/{quote(guid, safe='')}", offline=forgotten))
     if done["unsent"] and not done["events"]:

@@ -6,11 +6,15 @@ position that is not above the last id of its stream was written by an earlier s
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final, Protocol
 
 from bridge.delivery.sink import Offload, Outbox
 from bridge.errors import StoreOutdated
 from bridge.model import OutboxRow
+
+PAGE_ROWS: Final = 1000
+"""Of what is to be sent: so many are looked at in one step."""
 
 REMEMBERED_ROWS: Final = 5000
 """Of what is confirmed: so many are looked at, to see whether the log still has them."""
@@ -33,14 +37,14 @@ class NumberedOutbox(Outbox, Protocol):
     def last_given(self) -> int:
         """Return the highest position that was ever given."""
 
-    def unsent_through(self, position: int) -> Sequence[OutboxRow]:
-        """Return what is to be sent and has a position up to that."""
+    def unsent_through(self, position: int, *, after: int, limit: int) -> Sequence[OutboxRow]:
+        """Return the next that is to be sent behind *after* and up to *position*."""
 
     def newest_confirmed(self, limit: int) -> Sequence[OutboxRow]:
         """Return the newest rows that the log has confirmed, without their bodies."""
 
-    def mark_sent(self, rows: Sequence[OutboxRow], at: datetime) -> None:
-        """Record that the log had *rows* before, wherever they are in its order."""
+    def mark_sent(self, positions: Sequence[int], at: datetime) -> None:
+        """Record that the log had what is at *positions* before, wherever that is in its order."""
 
 
 async def recover(
@@ -58,15 +62,18 @@ async def recover(
             f"the log has events of this store up to number {last}, and it has given none above {given}: another state "
             "of it was at work. Start the bridge again: it then tells everything anew, under a new lineage"
         )
-    rows = await offload(store.unsent_through, last)
-    done = [row for row in rows if row.position <= session.lasts[session.choose_stream(row)]]
-    await offload(store.mark_sent, done, now)
+    # In pages, each of which counts at once: that the log has an event is true whatever becomes of the rest.
+    count = after = 0
+    while rows := await offload(partial(store.unsent_through, last, after=after, limit=PAGE_ROWS)):
+        done = [row.position for row in rows if row.position <= session.lasts[session.choose_stream(row)]]
+        await offload(store.mark_sent, done, now)
+        count, after = count + len(done), rows[-1].position
     confirmed = await offload(store.newest_confirmed, REMEMBERED_ROWS)
     lost = [row for row in confirmed if row.position > session.lasts[session.choose_stream(row)]]
     if not lost:
-        return len(done), ""
+        return count, ""
     streams = sorted({session.choose_stream(row) for row in lost})
-    return len(done), (
+    return count, (
         f"the log has lost events that it had confirmed ({len(lost)} of the newest {len(confirmed)}, in the "
         f"partition{'s' if len(streams) > 1 else ''} {', '.join(map(str, streams))}): it was deleted, or its broker "
         "was put back from a backup. What it lost is not written again; readers begin anew with the first entry"

@@ -27,7 +27,7 @@ class Looked(Protocol):
         """Return one account of the mirror."""
 
     def events(self, *, after: int) -> Iterator[list[RecordedEvent]]:
-        """Yield pages of events behind position *after*."""
+        """Yield pages of events behind position *after*, until there are no more when the next one is asked for."""
 
     def last_position(self) -> int:
         """Return the position of the newest event."""
@@ -129,22 +129,13 @@ class Snapshot:
                 count, page = count + len(page), []
         await sender.send(self._told(page))
         count += len(page)
-        while changed := self._changed_since(mark):
-            mark = self.store.last_position()
-            present = [self.store.account(source, key) for source, key in changed]
-            for start in range(0, len(present), PAGE_ACCOUNTS):
-                await sender.send(self._told(filter(None, present[start : start + PAGE_ACCOUNTS])))
-            again += len(changed)
+        for events in self.store.events(after=mark):  # until no more come
+            changed = {(event.source, event.account_key) for event in events if event.account_key is not None}
+            told = [self.store.account(*each) for each in sorted(changed) if self.source in {None, each[0]}]
+            for start in range(0, len(told), PAGE_ACCOUNTS):
+                await sender.send(self._told(filter(None, told[start : start + PAGE_ACCOUNTS])))
+            again += len(told)
         return count, again
-
-    def _changed_since(self, mark: int) -> list[tuple[SourceName, str]]:
-        found = {
-            (event.source, event.account_key): None
-            for page in self.store.events(after=mark)
-            for event in page
-            if event.account_key is not None and self.source in {None, event.source}
-        }
-        return list(found)
 
     def _told(self, page: Iterable[KnownAccount]) -> Iterator[OutboxRow]:
         for known in page:

@@ -32,6 +32,7 @@ from bridge.runtime.source_worker import (
     restore_worker,
     show_pause,
 )
+from bridge.store.sqlite.erasure import AGAIN_SECONDS, READER_TRIES, still_read
 
 PRUNE_ROWS: Final = 500
 PRUNE_SECONDS: Final = 60.0
@@ -106,6 +107,9 @@ class KeptStore(SourceStore, Comparable, Counted, Protocol):
     def incomplete(self) -> AbstractSet[SourceName]:
         """Return the sources of which no walk has told everything in their present lineage."""
 
+    def parked(self) -> Sequence[Parked]:
+        """Return the parked rows, the oldest first."""
+
     def unpark(self, position: int) -> bool:
         """Have a parked row tried once more, and return whether there was one at *position*."""
 
@@ -120,6 +124,9 @@ class KeptStore(SourceStore, Comparable, Counted, Protocol):
 
     def forget(self, key: str, at: datetime, *, discard_unsent: bool) -> Forgotten:
         """Take the personal data of an account out of mirror and events."""
+
+    def empty_write_ahead(self) -> bool:
+        """Empty the write-ahead log; False where somebody reads an older state at the moment."""
 
     @property
     def book(self) -> "KnowsInbound":
@@ -385,8 +392,19 @@ class Bridge:
         return await self._offload(self._store.parked)
 
     async def forget(self, guid: AccountGuid) -> Forgotten:
-        """Take the personal data of an account out of the store, unless events of it are to be sent yet."""
+        """Take the personal data of an account out of the store, unless events of it are to be sent yet.
+
+        Raises:
+            BridgeError: somebody reads the store all the time, so that the name is still in its write-ahead log.
+
+        """
         done = await self._offload(partial(self._store.forget, account_key(guid), utc_now(), discard_unsent=False))
+        for _ in range(READER_TRIES):
+            if await self._offload(self._store.empty_write_ahead):
+                break
+            await asyncio.sleep(AGAIN_SECONDS)
+        else:
+            raise still_read()
         log.info("account.forgotten", accounts=done.accounts, events=done.events, unsent=done.unsent)
         return done
 

@@ -7,7 +7,7 @@ it was put: a log that the bridge writes itself may be far behind the exchange, 
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -29,6 +29,9 @@ from bridge.model import LogContents, Numbers, SourceName
 MARK: Final = "pbx.log.mark"
 """Type of the message that is put behind everything."""
 
+Find = Callable[[Sequence[str]], Awaitable[None]]
+"""Told ids of events that the log has."""
+
 PREFETCH: Final = 1000
 
 STALL_SECONDS: Final = 30.0
@@ -46,25 +49,25 @@ async def scan_log(  # noqa: PLR0913 - what makes a reading
     topology: Topology,
     *,
     places: Mapping[str, tuple[int, str]],
-    wanted: Collection[str] = (),
+    find: Find | None = None,
     given: Mapping[SourceName, Numbers] = MappingProxyType({}),
     stall_seconds: float = STALL_SECONDS,
     on_progress: Callable[[], None] = lambda: None,
 ) -> LogContents:
     """Return what the log has behind *places*, or where one is unknown or not there any more, all it has.
 
-    Events whose id is *wanted* are looked for in all of it. *given* is what the mark tells. *on_progress* is called
-    again and again meanwhile.
+    With *find* all of it is read, and that is told the ids of the events there, page by page. *given* is what the mark
+    tells. *on_progress* is called again and again meanwhile.
 
     Raises:
         LogUnreadable: there is no log, this user may not read or mark it, or its end did not come in time.
         BrokerUnreachable: the connection broke.
 
     """
-    found = _Found(wanted, given, on_progress)
+    found = _Found(find, given, on_progress)
     ends: dict[str, tuple[int, str]] = {}
     for stream in topology.log_streams:
-        place = None if wanted else places.get(stream)
+        place = None if find is not None else places.get(stream)
         try:
             async with asyncio.timeout(WHOLE_SECONDS):
                 ends[stream] = await _scan(connection, topology, stream, place, found, stall_seconds)
@@ -72,16 +75,17 @@ async def scan_log(  # noqa: PLR0913 - what makes a reading
             raise LogUnreadable(f"the log {stream} could not be read to its end in time") from problem
         except TopologyMismatch as problem:
             raise LogUnreadable(f"the log {stream} cannot be read to its end: {problem}") from problem
-    return LogContents(found.newest, frozenset(found.events), places=ends)
+    return LogContents(found.newest, places=ends)
 
 
 @dataclass(slots=True)
 class _Found:
-    wanted: Collection[str]
+    find: Find | None
     given: Mapping[SourceName, Numbers]
     on_progress: Callable[[], None]
     newest: dict[SourceName, Numbers] = field(default_factory=dict)
-    events: set[str] = field(default_factory=set)
+    ids: list[str] = field(default_factory=list)
+    """Of what was read and not yet told."""
 
     def take(self, body: bytes) -> None:
         """Take note of an event, or of a mark; what is none of ours is passed over."""
@@ -94,8 +98,14 @@ class _Found:
             source = SourceName(str(event["source"]).removeprefix("/pbx/"))
             walk = event["data"].get("walk", 0)
             is_ours = self._note(source, str(event["lineage"]), int(event["sequence"]), int(walk))
-            if is_ours and event["id"] in self.wanted:
-                self.events.add(event["id"])
+            if is_ours and self.find is not None:
+                self.ids.append(str(event["id"]))
+
+    async def tell(self) -> None:
+        """Tell which events there are."""
+        if self.find is not None and self.ids:
+            ids, self.ids = self.ids, []
+            await self.find(ids)
 
     def _note(self, source: SourceName, lineage: str, sequence: int, walk: int) -> bool:
         """Take note of numbers, and return whether they are any: a former version's lineages had no order."""
@@ -125,8 +135,10 @@ async def _scan(  # noqa: PLR0913, PLR0917 - private: the parts of one reading
         count += 1
         if count * 2 % PREFETCH == 0:
             found.on_progress()
+            await found.tell()
             await message.ack(multiple=True)
     reading.stop()
+    await found.tell()
     return _offset(message), mark
 
 

@@ -10,7 +10,7 @@ from bridge.clock import utc_now
 from bridge.delivery.limits import Limits
 from bridge.delivery.sink import Offload
 from bridge.logs import get_logger
-from bridge.model import Backlog, OutboxRow, Parked, SourceName, Waiting
+from bridge.model import Backlog, OutboxRow, SourceName, Waiting
 from bridge.observability.status import BridgeStatus
 from bridge.runtime.committer import Committed
 
@@ -30,8 +30,8 @@ class Counted(Protocol):
     def free_bytes(self) -> int:
         """Return how much its disk has left."""
 
-    def parked(self) -> Sequence[Parked]:
-        """Return the parked rows, the oldest first."""
+    def parked_by_source(self) -> Mapping[SourceName, int]:
+        """Return how many rows are parked, by source."""
 
     @property
     def exchange(self) -> "CountedOutbox":
@@ -167,9 +167,8 @@ class OutboxMonitor:
         self._may_have_doubts = False
         board = self._board
         doubtful = await self._offload(self._store.exchange.doubtful)
-        parked = await self._offload(self._store.parked) if board.parked else ()
-        parked_of = Counter(row.source for row in parked)
+        parked_of = await self._offload(self._store.parked_by_source)
         board.in_doubt = sum(doubtful.values())
         for name, part in board.sources.items():
             part.in_doubt = doubtful.get(SourceName(name), 0)
-            part.parked = parked_of[SourceName(name)]
+            part.parked = parked_of.get(SourceName(name), 0)

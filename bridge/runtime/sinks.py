@@ -45,10 +45,12 @@ MARK_SECONDS: Final = 10.0
 
 log = get_logger(__name__)
 
-ReadLog = Callable[
-    [Mapping[str, tuple[int, str]], frozenset[str], Mapping[SourceName, Numbers]], Awaitable[LogContents]
-]
-"""Reads the log to its end, from these places on, looks for these events in all of it, and tells it these numbers."""
+Find = Callable[[Sequence[str]], Awaitable[None]]
+
+ReadLog = Callable[[Mapping[str, tuple[int, str]], Find | None, Mapping[SourceName, Numbers]], Awaitable[LogContents]]
+"""Reads the log to its end, from these places on, and tells it these numbers. With a ``Find`` it reads all of it, and
+tells that which events are there, by their ids and page by page.
+"""
 
 
 class StreamOutbox(NumberedOutbox, Behind, Protocol):
@@ -71,8 +73,14 @@ class Comparable(Protocol):
     def exchange(self) -> Outbox:
         """What it has for the exchange."""
 
-    def looked_for(self) -> Mapping[str, int]:
-        """Return the events, by id, that an earlier generation may have written to the log."""
+    def note_looked_for(self, after: int) -> int:
+        """Note the next events behind *after* (0: begin) that an earlier generation may have written to the log.
+
+        Returns how far that is, and 0 behind the last.
+        """
+
+    def found_in_log(self, ids: Sequence[str]) -> None:
+        """Take the news that the log has the events with these ids: what is noted of them is not written again."""
 
     def log_places(self) -> Mapping[str, tuple[int, str]]:
         """Return where the log was read to its end last, by stream."""
@@ -225,11 +233,13 @@ class Sinks:
 
         async def compare_alone(read_log: ReadLog) -> None:
             nonlocal renewed
-            contents, wanted = None, frozenset(await self._offload(self._store.looked_for))
-            while contents is None or wanted:
+            is_first = True
+            # A new lineage that begins with the first look has something to look for: what waits may be in the log.
+            while (is_looking := await self._note_looked_for()) or is_first:
+                is_first = False
                 places, given = await self._offload(self._store.log_places), await self._offload(self._store.given)
                 try:
-                    contents = await read_log(places, wanted, given)
+                    contents = await read_log(places, self._found_in_log if is_looking else None, given)
                 except LogUnreadable as problem:
                     log.warning("store.not_compared_with_the_log", problem=str(problem))
                     self._board.uncompared = scrub(str(problem))
@@ -237,12 +247,21 @@ class Sinks:
                     renewed = await self._offload(self._store.compare, None, doubt)
                     return
                 renewed = await self._offload(self._store.compare, contents)
-                # A new lineage that began just now has something to look for: what waits may be in the log.
-                wanted = frozenset(await self._offload(self._store.looked_for))
 
         await keep_trying(partial(compare, self._read_log), self._exchange.patience, self._exchange.failed)
         self._exchange.was_away = False
         return renewed
+
+    async def _note_looked_for(self) -> bool:
+        """Note what is to be looked for in the log, page by page, and return whether there is anything."""
+        at, is_any = 0, False
+        while at := await self._offload(self._store.note_looked_for, at):
+            is_any = True
+            self._exchange.alive()
+        return is_any
+
+    async def _found_in_log(self, ids: Sequence[str]) -> None:
+        await self._offload(self._store.found_in_log, ids)
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Begin to send, in *group*; what ends one of the sinks for good ends that."""
@@ -313,7 +332,7 @@ class Sinks:
         """
         self._since_mark = 0
         try:
-            contents = await read_log(await self._offload(self._store.log_places), frozenset(), given)
+            contents = await read_log(await self._offload(self._store.log_places), None, given)
         except (Transient, Misconfigured) as problem:
             log.info("log.not_marked", problem=str(problem))
             return False

@@ -43,7 +43,7 @@ from bridge.runtime.from_settings import (
     build_topology,
 )
 from bridge.runtime.inbound_sources import InboundSources
-from bridge.runtime.log_scan import scan_log
+from bridge.runtime.log_scan import Find, scan_log
 from bridge.runtime.outbox_monitor import BLOCKED
 from bridge.runtime.secret_files import FileReadingSource, Files, looking
 from bridge.runtime.sinks import PUBLISHING, WRITING_LOG, StreamSink
@@ -367,7 +367,7 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
     generation: Callable[[], str],
     on_progress: Callable[[], None],
     places: Mapping[str, tuple[int, str]],
-    wanted: frozenset[str],
+    find: Find | None,
     given: Mapping[SourceName, Numbers],
 ) -> LogContents:
     """Return what the log has, read to its end from *places* on; see ``log_scan``.
@@ -390,9 +390,7 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
             from bridge.broker.stream.publisher import provide_log  # noqa: PLC0415 - needs the extra "stream"
 
             await provide_log(connection, topology, is_declaring=rabbitmq.declare)
-        contents = await scan_log(
-            connection, topology, places=places, wanted=wanted, given=given, on_progress=on_progress
-        )
+        contents = await scan_log(connection, topology, places=places, find=find, given=given, on_progress=on_progress)
     if settings.listen is None:  # what another bridge told of a PBX that it took over is no news about ours
         ours = {pbx.name for pbx in settings.pbx}
         contents = replace(contents, newest={name: found for name, found in contents.newest.items() if name in ours})

@@ -1,13 +1,16 @@
 """A bridge that is to end, ends: in good order where it can, and the hard way where it cannot."""
 
 import asyncio
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from bridge.cli.common import HUNG
 from bridge.cli.hard_end import STOP_SECONDS
+from tests.starts import first_child, may_unshare, send
 from tests.support.process import Command
 from tests.support.proxy import Proxy
 from tests.support.rabbit import PrivateBroker
@@ -22,7 +25,7 @@ from bridge.runtime import sinks
 from bridge.cli import hard_end, main
 {patch}
 times = hard_end.HardEnd.__init__.__kwdefaults__
-times["stop_seconds"], times["hang_seconds"] = 2.0, 1.0
+times["stop_seconds"], times["hang_seconds"] = {stop_seconds}, {hang_seconds}
 sys.argv = ["account-bridge", "run"]
 main.main()
 """
@@ -42,6 +45,17 @@ async def fails(self):
     await asyncio.sleep(2)
     raise StoreUnusable("the disk is gone")
 service.Bridge._keep_measuring = fails
+"""
+LOADS = """
+import sys, time
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "bridge.cli.main":
+            print("loading", file=sys.stderr, flush=True)
+            time.sleep(3600)
+sys.meta_path.insert(0, Slow())
+from bridge.__main__ import main
+main()
 """
 BLOCKS = """
 service.STORE_STUCK = timedelta(seconds=2)
@@ -63,8 +77,10 @@ class Patched:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def __call__(self, *patches: str) -> tuple[str, ...]:
-        self._path.write_text(PATCH.format(patch="\n".join(patches)))
+    def __call__(self, *patches: str, hang_seconds: float = 1.0, stop_seconds: float = 2.0) -> tuple[str, ...]:
+        self._path.write_text(
+            PATCH.format(patch="\n".join(patches), hang_seconds=hang_seconds, stop_seconds=stop_seconds)
+        )
         return (sys.executable, str(self._path))
 
 
@@ -73,7 +89,7 @@ async def test_a_stop_that_hangs_ends_the_hard_way_with_a_sentence(
 ) -> None:
     async with site(tmp_path, broker, accounts=1) as place:
         with Command(environment=place.environment, program=patched(NEVER_ENDS)) as bridge:
-            await asyncio.to_thread(bridge.wait_for_log, "status.listening|bridge.starting")
+            await asyncio.to_thread(bridge.wait_for_log, "status.listening")
             await asyncio.sleep(2)
             assert await asyncio.to_thread(bridge.terminate) == HUNG
             assert "account-bridge: the bridge did not stop within 2 s" in bridge.printed
@@ -87,6 +103,37 @@ async def test_a_fatal_error_while_another_task_hangs_is_seen_and_ends_the_hard_
         with Command(environment=place.environment, program=patched(NEVER_ENDS, FATAL)) as bridge:
             assert await asyncio.to_thread(bridge.wait, seconds=60) == HUNG
             assert "within 2 s, and the task 'measure' has ended: the disk is gone" in bridge.printed
+
+
+async def test_a_second_signal_ends_it_at_once_with_a_sentence(
+    tmp_path: Path, broker: PrivateBroker, patched: Patched
+) -> None:
+    """Also where the loop hangs: nobody has to wait for that."""
+    hanging = patched(NEVER_ENDS, BLOCKS, hang_seconds=600.0, stop_seconds=600.0)
+    async with site(tmp_path, broker, accounts=1) as place:
+        with Command(environment=place.environment, program=hanging) as bridge:
+            await asyncio.to_thread(bridge.wait_for_log, "status.listening")
+            await asyncio.sleep(2)
+            bridge.interrupt()
+            assert await asyncio.to_thread(bridge.terminate) == 128 + signal.SIGTERM
+            assert bridge.err[-1].startswith("account-bridge: ended at once by a second signal")
+
+
+@pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_is_being_loaded_ends_it_also_as_the_first_process_of_a_container(
+    tmp_path: Path, what: signal.Signals
+) -> None:
+    """Such a process does not hear of a signal that it has no handler for."""
+    if not may_unshare():
+        pytest.skip("nobody may be the first process of anything here")
+    (tmp_path / "slow.py").write_text(LOADS)
+    program = ("unshare", "--pid", "--fork", "--kill-child", sys.executable, str(tmp_path / "slow.py"))
+    with Command(program=program) as bridge:
+        while not bridge.err:
+            time.sleep(0.01)
+        send(first_child(bridge), what)
+        assert bridge.wait(seconds=20) == 128 + what
+        assert bridge.err == ["loading"]
 
 
 async def test_an_event_loop_that_hangs_ends_the_hard_way(

@@ -62,9 +62,16 @@ class LogWriter:
             await declare(connection, self.topology)
             await provide_log(connection, self.topology, is_declaring=True)
             for _ in range(2):  # a lineage that begins with the first look has something to look for
-                wanted = frozenset(store.looked_for())
+                at, is_looking = 0, False
+                while at := store.note_looked_for(at):
+                    is_looking = True
+
+                async def find(ids: Sequence[str]) -> None:
+                    store.found_in_log(ids)
+
                 places = store.log_places()
-                renewed = store.compare(await scan_log(connection, self.topology, places=places, wanted=wanted))
+                found = await scan_log(connection, self.topology, places=places, find=find if is_looking else None)
+                renewed = store.compare(found)
             return renewed
 
     def publisher(self, store: SqliteStore, *, fence: str = "hq") -> StreamPublisher:

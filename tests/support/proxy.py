@@ -42,6 +42,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._is_black_hole = False
         self._delay_seconds = 0.0
+        self._drip_seconds = 0.0
         self._cut: asyncio.Event | None = None
         self._chunks_left: int | None = None
 
@@ -63,7 +64,8 @@ class Proxy:
 
     def reset(self) -> None:
         """Cut every connection, and pass everything on from now on."""
-        self._is_black_hole, self._delay_seconds, self._cut, self._chunks_left = False, 0.0, None, None
+        self._is_black_hole, self._delay_seconds, self._drip_seconds = False, 0.0, 0.0
+        self._cut = self._chunks_left = None
         for pipe in list(self._pipes):
             pipe.abort()
 
@@ -89,6 +91,10 @@ class Proxy:
     def delay(self, seconds: float) -> None:
         """Pass on everything so much later; ``delay(0)`` ends that and loses nothing."""
         self._delay_seconds = seconds
+
+    def drip(self, seconds: float) -> None:
+        """Pass on a byte at a time, one in so many seconds, until ``reset``."""
+        self._drip_seconds = seconds
 
     def half_open(self, left_open: Literal["near", "far"]) -> None:
         """Cut every connection at one end only: the one that is *left_open* is not told. Ended by ``reset``."""
@@ -151,13 +157,23 @@ class Proxy:
                 if self._cut is not None and to is pipe.far and len(data) > 1:
                     await self._cut_within(data, to)
                     break
-                to.write(data)
+                if self._drip_seconds:
+                    await self._drip(data, to)
+                else:
+                    to.write(data)
                 if self._chunks_left and to is pipe.far:
                     self._chunks_left -= 1
                 await to.drain()
         source = pipe.far if to is pipe.near else pipe.near
         if pipe.left_open is None or pipe.left_open is source:  # the end of the one that was left open ends it all
             pipe.abort()
+
+    async def _drip(self, data: bytes, to: asyncio.StreamWriter) -> None:
+        for byte in data:
+            if to.is_closing():
+                return
+            to.write(bytes([byte]))
+            await asyncio.sleep(self._drip_seconds)
 
     async def _cut_within(self, data: bytes, to: asyncio.StreamWriter) -> None:
         cut, self._cut = self._cut, None

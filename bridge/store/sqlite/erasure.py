@@ -1,12 +1,11 @@
 """Personal data taken out of a store, for good: what stays are numbers, digests and ids, so that nothing becomes news.
 
-SQLite leaves what was deleted in the file until the place is used again; here it is overwritten at once, and the
-write-ahead log is emptied: it is done when the name is in no file. Events that were pruned before are not covered by
-that, nor are backups, the log at the broker, and what subscribers keep.
+SQLite leaves what was deleted in the file until the place is used again; here it is overwritten at once, and then the
+write-ahead log is to be emptied: it is done when the name is in no file. Events that were pruned before are not covered
+by that, nor are backups, the log at the broker, and what subscribers keep.
 """
 
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
@@ -21,10 +20,10 @@ from bridge.store.sqlite.outbox import SqliteOutbox
 from bridge.store.sqlite.sql import queries
 from bridge.store.sqlite.transaction import as_text
 
-READER_SECONDS: Final = 10.0
-"""How long to wait for those who read the store at the moment and keep the write-ahead log from being emptied."""
+AGAIN_SECONDS: Final = 0.05
+READER_TRIES: Final = 200
+"""For ten seconds: those who read the store at the moment keep the write-ahead log from being emptied."""
 
-_AGAIN_SECONDS: Final = 0.05
 _REASON: Final = "its account was forgotten"
 
 
@@ -48,9 +47,6 @@ def forget(  # noqa: PLR0913 - the parts of a store
 
     An account that a PBX still has keeps its entry, or else its next change could not be told from no change. Where
     events are to be sent yet, nothing happens, unless *discard_unsent*: then they are never sent.
-
-    Raises:
-        BridgeError: somebody reads the store all the time, so that the name is still in its write-ahead log.
 
     """
     accounts = db.execute(queries()["account_everywhere"], {"key": key}).fetchall()
@@ -79,7 +75,9 @@ def forget(  # noqa: PLR0913 - the parts of a store
         for source in {event["source_id"] for event in events}:
             for sink in sinks:
                 sink.release(source, at)
-    _empty_log(db)
+    if unsent:
+        for sink in sinks:
+            sink.load([row["id"] for row in db.execute(queries()["source_ids"])])
     return Forgotten(len(gone), len(events), present_at, unsent)
 
 
@@ -99,13 +97,22 @@ def _states(db: sqlite3.Connection, position: int) -> dict[int, str]:
     return {row["sink"]: row["state"] for row in found}
 
 
-def _empty_log(db: sqlite3.Connection) -> None:
-    """Write everything into the file and empty the write-ahead log, once nobody reads an older state any more."""
-    deadline = time.monotonic() + READER_SECONDS
-    while db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-        if time.monotonic() >= deadline:
-            raise BridgeError(
-                "everything is overwritten, but somebody reads the store all the time (a backup, a command, the page), "
-                "and until that is over the name stays in its write-ahead log: forget it once more then"
-            )
-        time.sleep(_AGAIN_SECONDS)
+def empty_write_ahead(db: sqlite3.Connection) -> bool:
+    """Write everything into the file and empty the write-ahead log; False where somebody reads an older state.
+
+    That is not waited for here: it is the thread of the store, and everybody would wait with it.
+    """
+    before = db.execute("PRAGMA busy_timeout").fetchone()[0]
+    db.execute("PRAGMA busy_timeout=0")
+    try:
+        return not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    finally:
+        db.execute(f"PRAGMA busy_timeout={before}")
+
+
+def still_read() -> BridgeError:
+    """Return what to say where it could not be emptied within ``READER_TRIES``."""
+    return BridgeError(
+        "everything is overwritten, but somebody reads the store all the time (a backup, a command, the page), "
+        "and until that is over the name stays in its write-ahead log: forget it once more then"
+    )

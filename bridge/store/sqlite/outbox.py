@@ -148,10 +148,16 @@ class SqliteOutbox:
     def park(self, row: OutboxRow, reason: str, at: datetime) -> None:
         """Put *row* aside, and hold whatever comes behind it and is about the same account."""
         source = self._database.source_id(row.source)
+        found = {one["sink"]: one["state"] for one in self._database.query("aside_of_event", position=row.position)}
         with self._database.together():
             self.set_aside(row.position, "parked", reason, at)
-            self.hold(source, row.position, at)
-        self._recount_aside()
+            held = self.hold(source, row.position, at)
+        if self.sink in found:  # it was not waiting any more, whoever had it put aside
+            self.load(list(self._through))
+            return
+        self._count_held(held)
+        self._count_held((1, len(row.body)))
+        self._count_parked(source, 1)
 
     def parked(self) -> Sequence[Parked]:
         """Return the parked events, the oldest first."""
@@ -197,28 +203,44 @@ class SqliteOutbox:
         told = {"sink": self.sink, "position": position, "state": state, "reason": reason}
         self._database.change("set_aside", **told, at=as_text(at))
 
-    def release(self, source: int, at: datetime) -> None:
-        """Send what nothing holds any more, as copies behind everything else, in order; in the open transaction."""
-        released = self._database.query("released", sink=self.sink, source_id=source)
-        for row in released:
+    def release(self, source: int, at: datetime) -> tuple[int, int]:
+        """Send what nothing holds any more, as copies behind everything else, in order; in the open transaction.
+
+        Returns how many events that are, and their bytes.
+        """
+        rows = size = 0
+        for row in self._database.query("released", sink=self.sink, source_id=source):
             self._database.change("copy_to_the_end", sink=self.sink, position=row["position"])
             self.set_aside(row["position"], "moved", None, at)
+            rows, size = rows + 1, size + row["bytes"]
+        return rows, size
 
     def is_holding(self, source: int) -> bool:
         """Tell whether something of this source is parked, so that what is added may have to be held."""
         return self._parked[source] > 0
 
-    def hold(self, source: int, behind: int, at: datetime) -> None:
-        """Hold what was added behind that position and is about an account of which something is parked."""
-        self._database.change("hold", sink=self.sink, source_id=source, after=behind, at=as_text(at))
+    @property
+    def parked_by_source(self) -> Mapping[SourceName, int]:
+        """How many events are parked, by source; counted along, so asking costs nothing."""
+        return {self._database.source_name(source): count for source, count in self._parked.items() if count}
 
-    def count_added(self, added: Mapping[int, tuple[int, int]]) -> None:
-        """Count what was added, once that is durable: rows and bytes by source."""
+    def hold(self, source: int, behind: int, at: datetime) -> tuple[int, int]:
+        """Hold what was added behind that position and is about an account of which something is parked.
+
+        Returns how many events that are, and their bytes.
+        """
+        told = {"sink": self.sink, "source_id": source, "after": behind}
+        (found,) = self._database.query("count_to_hold", **told)
+        if found["rows"]:
+            self._database.change("hold", **told, at=as_text(at))
+        return found["rows"], found["bytes"]
+
+    def count_added(self, added: Mapping[int, tuple[int, int]], held: tuple[int, int] = (0, 0)) -> None:
+        """Count what was added, once that is durable: rows and bytes by source, and what of all of them is *held*."""
         for source, (rows, size) in added.items():
             self._through.setdefault(0 if self._has_one_lane else source, 0)
             self._count(rows, size)
-        if any(self._parked[source] for source in added):
-            self._recount_aside()
+        self._count_held(held)
 
     def waiting(self) -> Mapping[SourceName, Waiting]:
         """Return what is not done, by source; takes the longer the more waits. Only of a sink with lanes by source."""
@@ -254,9 +276,10 @@ class SqliteOutbox:
         given = self._database.query("positions_given")
         return int(given[0]["seq"]) if given else 0
 
-    def unsent_through(self, position: int) -> Sequence[OutboxRow]:
-        """Return what is to be sent and has a position up to that, without bodies; only of the log."""
-        rows = self._database.query("unsent_ids", sink=self.sink, after=self.through, through=position)
+    def unsent_through(self, position: int, *, after: int = 0, limit: int = -1) -> Sequence[OutboxRow]:
+        """Return what is to be sent behind *after* and up to *position*, without bodies; only of the log."""
+        behind = max(after, self.through)
+        rows = self._database.query("unsent_ids", sink=self.sink, after=behind, through=position, limit=limit)
         return list(map(_bare, rows))
 
     def newest_confirmed(self, limit: int) -> Sequence[OutboxRow]:
@@ -265,13 +288,16 @@ class SqliteOutbox:
         rows = self._database.query("confirmed_ids", sink=self.sink, **reach, limit=limit)
         return list(map(_bare, rows))
 
-    def mark_sent(self, rows: Sequence[OutboxRow], at: datetime) -> None:
-        """Record that the sink had *rows* before, wherever they are in its order."""
+    def mark_sent(self, positions: Sequence[int], at: datetime) -> None:
+        """Record that the sink had what is at *positions* before, wherever that is in its order."""
+        rows = size = 0
         with self._database.together():
-            for row in rows:
-                self.set_aside(row.position, "sent", None, at)
-        if rows:
-            self.load(list(self._through))
+            for position in positions:
+                told = {"sink": self.sink, "position": position}
+                for row in self._database.query("bytes_waiting", **told):
+                    self.set_aside(position, "sent", None, at)
+                    rows, size = rows + 1, size + row["bytes"]
+        self._count(-rows, -size)
 
     def prune_lines(self, source: int, through: int) -> None:
         """Forget lines about events that were pruned, those of a source up to *through*."""
@@ -290,25 +316,28 @@ class SqliteOutbox:
     def _decide(self, position: int, state: str, reason: str | None, at: datetime) -> bool:
         decision = {"sink": self.sink, "position": position, "state": state, "reason": reason, "at": as_text(at)}
         with self._database.together():
-            is_found = self._database.change("change_parked", **decision) == 1
-            if is_found:
-                (row,) = self._database.query("source_of_position", position=position)
-                self.release(row["source_id"], at)
-        if is_found:
-            self.load(list(self._through))
-        return is_found
+            if self._database.change("change_parked", **decision) != 1:
+                return False
+            (row,) = self._database.query("source_of_position", position=position)
+            rows, size = self.release(row["source_id"], at)
+        self._count_held((-rows, -size))
+        self._count_parked(row["source_id"], -1)
+        if state == "discarded":  # it was held, and is nothing of what was let go
+            before = self._backlog
+            left = {"held_rows": before.held_rows - 1, "held_bytes": before.held_bytes - row["bytes"]}
+            self._backlog = replace(before, **left)
+        return True
 
-    def _recount_aside(self) -> None:
-        before = self._backlog
-        (held,) = self._database.query("count_aside", sink=self.sink)
+    def _count_held(self, held: tuple[int, int]) -> None:
+        """Count rows and bytes that do not wait in their turn any more, but for an operator."""
+        before, (rows, size) = self._backlog, held
         self._backlog = Backlog(
-            before.rows - (held["rows"] - before.held_rows),
-            before.bytes - (held["bytes"] - before.held_bytes),
-            held["rows"],
-            held["bytes"],
-            held["parked"],
+            before.rows - rows, before.bytes - size, before.held_rows + rows, before.held_bytes + size, before.parked
         )
-        self._parked = Counter({row["lane"]: row["parked"] for row in self._aside()})
+
+    def _count_parked(self, source: int, count: int) -> None:
+        self._parked[source] += count
+        self._backlog = replace(self._backlog, parked=self._backlog.parked + count)
 
     def _aside(self) -> Sequence[Any]:
         return self._database.query("aside_by_source", sink=self.sink)

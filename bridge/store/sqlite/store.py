@@ -8,6 +8,7 @@ import os
 import secrets
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -32,7 +33,8 @@ from bridge.model import (
     SourceState,
 )
 from bridge.store.lineage import new_lineage, read_birth
-from bridge.store.sqlite.erasure import forget, overwriting
+from bridge.store.looking import Looking
+from bridge.store.sqlite.erasure import empty_write_ahead, forget, overwriting
 from bridge.store.sqlite.errors import cannot_open, damaged, is_busy, locked, missing, of_sqlite
 from bridge.store.sqlite.inbound import InboundRegister
 from bridge.store.sqlite.lock import StoreLock
@@ -88,6 +90,7 @@ class SqliteStore:
         """All that were given here or heard of; the next one is newer."""
         self.exchange = SqliteOutbox(self, Sink.EXCHANGE)
         self.log = SqliteOutbox(self, Sink.LOG)
+        self._looking = Looking(self.log)
         self.book = InboundRegister(self)
         """The PBXs that dial."""
         self.is_proven = False
@@ -146,6 +149,8 @@ class SqliteStore:
                 self._connection = self._connect()
                 self._migrate()
                 self._read()
+                for sink in self._sinks_with_rows:
+                    sink.load(list(self._sources.values()))
                 self._recover()
                 self._recognise()
                 self._begin_life()
@@ -186,7 +191,7 @@ class SqliteStore:
         if transaction.added:
             self._lock.note(self.exchange.last_given())
             for sink in self._sinks:
-                sink.count_added(transaction.added)
+                sink.count_added(transaction.added, transaction.held.get(sink.sink, (0, 0)))
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -252,11 +257,16 @@ class SqliteStore:
 
     # ------------------------------------------------------------------ is this the newest state of itself?
 
-    def looked_for(self) -> Mapping[str, int]:
-        """Return the events, by id, that an earlier generation may have written to the log: only that can tell."""
-        through = int(self._meta.get(_UNSETTLED, b"0"))
-        rows = self.log.unsent_through(through) if through and self.log.is_on else ()
-        return {row.event_id: row.position for row in rows}
+    def note_looked_for(self, after: int) -> int:
+        """Note the next events behind *after* (0: begin) that an earlier generation may have written to the log.
+
+        Returns how far that is, and 0 behind the last.
+        """
+        return self._looking.note(after, int(self._meta.get(_UNSETTLED, b"0")) if self.log.is_on else 0)
+
+    def found_in_log(self, ids: Sequence[str]) -> None:
+        """Take the news that the log has the events with these ids: what is noted of them is not written again."""
+        self._looking.found(ids, self._clock())
 
     def log_places(self) -> Mapping[str, tuple[int, str]]:
         """Return where the log was read to its end last, by stream."""
@@ -278,8 +288,8 @@ class SqliteStore:
                 self._lineages |= {lineage for lineage, _, _ in log.newest.values() if read_birth(lineage) is not None}
                 self._note(_FLOOR, max(self._lineages).encode())
                 self.note_places(log)
-                if not ahead:
-                    self._settle(log.found)
+                if not ahead and self._looking.is_complete:
+                    self._drop(_UNSETTLED)
             if ahead and not self.is_proven:
                 self._renew(ahead)
             elif ahead and log is not None:
@@ -290,6 +300,7 @@ class SqliteStore:
                 f"{ahead}. Another state of this store was at work; start the bridge again: it then tells everything "
                 "anew, under a new lineage"
             )
+        self._looking.end()
         self._read()
         self.is_proven = True
         return RENEWED in self._meta
@@ -317,12 +328,6 @@ class SqliteStore:
         if log.last_position > given:
             return f"the log at the broker has the position {log.last_position}, and none above {given} was given here"
         return ""
-
-    def _settle(self, found: frozenset[str]) -> None:
-        for event_id, position in self.looked_for().items():
-            if event_id in found:
-                self.log.set_aside(position, "sent", None, self._clock())
-        self._drop(_UNSETTLED)
 
     def _renew(self, why: str) -> None:
         """Begin a new lineage for all sources, in the open transaction."""
@@ -388,11 +393,12 @@ class SqliteStore:
             self._refuse_while_waiting(self.exchange.backlog, _MAY_BE_IN_THE_LOG)
             self.log.begin_behind(self.exchange.last_given(), self._clock())
             self._note(_SINCE, str(self.exchange.last_given()).encode())
+            self.log.load(())
         elif before != partitions:
             self._refuse_while_waiting(self.log.backlog, _OTHER_PARTITIONS, before=before, wanted=partitions)
             self._note(_SINCE, str(self.exchange.last_given()).encode())
         self._note(_PARTITIONS, str(partitions).encode())
-        self._load_sinks()
+        self.log.since = int(self._meta.get(_SINCE, b"0"))
 
     def end_log(self) -> None:
         """From now on the exchange feeds the log.
@@ -417,6 +423,10 @@ class SqliteStore:
         """Return the parked events, the oldest first."""
         return [found for sink in self._sinks_with_rows for found in sink.parked()]
 
+    def parked_by_source(self) -> Mapping[SourceName, int]:
+        """Return how many events are parked, by source."""
+        return sum((Counter(sink.parked_by_source) for sink in self._sinks_with_rows), Counter[SourceName]())
+
     def unpark(self, position: int) -> bool:
         """Have a parked event tried once more, and return whether there was one at *position*."""
         found = [sink.unpark(position, self._clock()) for sink in self._sinks_with_rows]
@@ -440,11 +450,17 @@ class SqliteStore:
         return self._drop(f"{PAUSED}{source}")
 
     def forget(self, key: str, at: datetime, *, discard_unsent: bool) -> Forgotten:
-        """Take the personal data of an account out of mirror and events; see ``forgetting``."""
+        """Take the personal data of an account out of mirror and events; see ``forgetting``.
+
+        It is in no file any more once ``empty_write_ahead`` has been, too.
+        """
         with self._translated():
-            done = forget(self._db, key, at, self._sinks_with_rows, self, discard_unsent=discard_unsent)
-        self._load_sinks()
-        return done
+            return forget(self._db, key, at, self._sinks_with_rows, self, discard_unsent=discard_unsent)
+
+    def empty_write_ahead(self) -> bool:
+        """Empty the write-ahead log; False where somebody reads an older state at the moment."""
+        with self._translated():
+            return empty_write_ahead(self._db)
 
     # ------------------------------------------------------------------ what the board shows
 
@@ -539,7 +555,7 @@ class SqliteStore:
                     )
 
     def _read(self) -> None:
-        """Read what the store says about itself and its sources, and count what is in it."""
+        """Read what the store says about itself and its sources."""
         self._meta = {row["name"]: bytes(row["value"]) for row in self.query("meta_values", pattern="*")}
         if "key" not in self._meta:
             self._note("key", secrets.token_bytes(32))
@@ -548,12 +564,7 @@ class SqliteStore:
         self._sources = {SourceName(row["name"]): row["id"] for row in sources}
         self._lineages |= {row["lineage"] for row in sources}
         self._lineages |= {self._meta.get(name, b"").decode() for name in (_GENERATION, _FLOOR)}
-        self._load_sinks()
-
-    def _load_sinks(self) -> None:
         self.log.since = int(self._meta.get(_SINCE, b"0"))
-        for sink in self._sinks_with_rows:
-            sink.load(list(self._sources.values()))
 
     def _begin_life(self) -> None:
         """Give the file a new life; both the old one and the new one count while it is written."""

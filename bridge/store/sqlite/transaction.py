@@ -18,8 +18,15 @@ class Holding(Protocol):
     def is_holding(self, source: int) -> bool:
         """Tell whether something of this source is parked."""
 
-    def hold(self, source: int, behind: int, at: datetime) -> None:
-        """Hold what was added behind that position and is about an account of which something is parked."""
+    @property
+    def sink(self) -> int:
+        """Which one it is."""
+
+    def hold(self, source: int, behind: int, at: datetime) -> tuple[int, int]:
+        """Hold what was added behind that position and is about an account of which something is parked.
+
+        Returns how many events that are, and their bytes.
+        """
 
 
 class SqliteTransaction:
@@ -43,6 +50,8 @@ class SqliteTransaction:
         """Sources that were met for the first time."""
         self.added: dict[int, tuple[int, int]] = {}
         """Events put into the outbox: how many and how many bytes, by the number of their source."""
+        self.held: dict[int, tuple[int, int]] = {}
+        """Of those, what a sink does not get in its turn: how many and how many bytes, by the sink."""
 
     def place(self, source: SourceName) -> SourceState:
         """Return where *source* stands; a source never seen before stands at the start."""
@@ -111,7 +120,9 @@ class SqliteTransaction:
             ],
         )
         for sink in holding if events else ():
-            sink.hold(source_id, before["seq"] if before is not None else 0, events[0].created_at)
+            held = sink.hold(source_id, before["seq"] if before is not None else 0, events[0].created_at)
+            rows, size = self.held.get(sink.sink, (0, 0))
+            self.held[sink.sink] = rows + held[0], size + held[1]
         rows, size = self.added.get(source_id, (0, 0))
         self.added[source_id] = rows + len(events), size + sum(len(event.body) for event in events)
 

@@ -1,7 +1,8 @@
 """Counting as done what a log had before, against one that a test makes up."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -121,6 +122,22 @@ async def test_nothing_counts_as_written_that_was_not_and_nothing_is_written_twi
         settled, _ = await recovered(store, *lasts)
         assert settled == len(written)
         assert waiting(store) == [at for at in range(1, 61) if at not in written]
+
+
+async def test_what_waits_is_looked_at_in_pages(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither memory nor one step on the thread of the store grows with what waits."""
+    monkeypatch.setattr(log_recovery, "PAGE_ROWS", 10)
+    take(store, *changes(1, 95))
+    largest: list[int] = []
+
+    async def weighed(call: Callable[..., Any], /, *args: Any) -> Any:
+        told = call(*args)
+        largest.extend(len(each) for each in (told, *args) if isinstance(each, Sequence))
+        return told
+
+    count, _ = await recover(Remembering(90), store.log, offload=weighed, now=NOW)
+    assert (count, max(largest)) == (90, 10)
+    assert waiting(store) == list(range(91, 96))
 
 
 async def test_only_the_newest_confirmed_rows_are_looked_at(

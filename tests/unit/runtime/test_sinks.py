@@ -24,7 +24,7 @@ from bridge.model import LogContents, Numbers, OutboxRow, SourceName
 from bridge.observability.report import problems
 from bridge.observability.status import Level, StreamStatus
 from bridge.runtime.outbox_monitor import OutboxMonitor
-from bridge.runtime.sinks import STOP_SECONDS, Sinks, StreamSink
+from bridge.runtime.sinks import STOP_SECONDS, Find, Sinks, StreamSink
 from bridge.store.sqlite.backup import back_up
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW, board
@@ -91,8 +91,9 @@ class Site:
         self.broker = Broker()
         self.board = board(NOW, HQ)
         self.published: list[OutboxRow] = []
-        self.asked: list[tuple[Mapping[str, tuple[int, str]], frozenset[str]]] = []
-        """From where the log was read, and what was looked for in it."""
+        self.asked: list[tuple[Mapping[str, tuple[int, str]], bool]] = []
+        """From where the log was read, and whether something was looked for in it."""
+        self.log_has: list[str] = []
         self.given: list[Mapping[SourceName, Numbers]] = []
         self.in_log: LogContents | BridgeError = LogContents({})
         self.sinks = Sinks(
@@ -108,10 +109,13 @@ class Site:
         )
 
     async def _read_log(
-        self, places: Mapping[str, tuple[int, str]], wanted: frozenset[str], given: Mapping[SourceName, Numbers]
+        self, places: Mapping[str, tuple[int, str]], find: Find | None, given: Mapping[SourceName, Numbers]
     ) -> LogContents:
         self.given.append(given)
-        self.asked.append((places, wanted))
+        self.asked.append((places, find is not None))
+        if find is not None:
+            for identity in self.log_has:
+                await find([identity])
         if isinstance(self.in_log, BridgeError):
             raise self.in_log
         return self.in_log
@@ -152,7 +156,7 @@ async def test_nothing_is_proven_until_the_log_could_be_read(site: Site) -> None
     site.in_log = LogContents({}, places={"log": (7, "mark")})
     assert await proving is False
     assert site.store.is_proven
-    assert site.asked == [({}, frozenset())] * 2
+    assert site.asked == [({}, False)] * 2
     assert site.store.log_places() == {"log": (7, "mark")}, "the next reading goes on from there"
 
 
@@ -189,9 +193,9 @@ async def test_what_waits_in_an_older_copy_is_looked_for_in_the_log_before_it_is
         store.begin_log(1)
         site = Site(store)
         written, other = (found.event_id for found in unsent(store.log))
-        site.in_log = LogContents(site.is_ahead().newest, frozenset({written}))
+        site.in_log, site.log_has = site.is_ahead(), ["another", written]
         assert await site.sinks.prove()
-        assert site.asked[-1][1] == {written, other}
+        assert [is_looking for _, is_looking in site.asked] == [False, True]
         assert [found.event_id for found in unsent(store.log)] == [other]
         assert len(unsent(store.exchange)) == 2
 
@@ -208,11 +212,35 @@ async def test_a_store_that_knows_that_it_is_a_copy_asks_once_what_of_it_is_in_t
         store.begin_log(1)
         site = Site(store)
         (waiting,) = unsent(store.log)
-        site.in_log = LogContents({}, frozenset({waiting.event_id}))
+        site.log_has = [waiting.event_id]
         assert await site.sinks.prove()
         assert await site.sinks.prove()
-        assert [wanted for _, wanted in site.asked] == [frozenset({waiting.event_id}), frozenset()]
+        assert [is_looking for _, is_looking in site.asked] == [True, False]
         assert not unsent(store.log)
+
+
+async def test_what_is_found_counts_although_the_log_is_not_read_to_its_end_and_the_rest_is_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.store.looking.PAGE_ROWS", 2)
+    file = tmp_path / "written.db"
+    with SqliteStore(file) as store:
+        store.begin_log(1)
+        rows = [row(f"account {number}", number) for number in range(1, 8)]
+        ingest(store, batch(*rows), rules=Rules(key=store.key), now=NOW)
+    back_up(file, tmp_path / "copy.db", NOW)
+    with SqliteStore(tmp_path / "copy.db") as store:
+        store.begin_log(1)
+        site = Site(store)
+        ids = [found.event_id for found in unsent(store.log)]
+        site.log_has, site.in_log = ids[1:3], AWAY
+        proving = asyncio.create_task(site.sinks.prove())
+        await until(lambda: site.board.broker.problem)
+        assert [found.event_id for found in unsent(store.log)] == [ids[0], *ids[3:]]
+        site.log_has, site.in_log = ids[:6], LogContents({})
+        await proving
+        assert [found.event_id for found in unsent(store.log)] == [ids[6]]
+        assert (store.log.backlog.rows, store.exchange.backlog.rows) == (1, 7)
 
 
 async def test_later_numbers_seen_while_running_end_the_bridge(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ SELECT position, source.name AS source, event_id, account
 FROM outbox CROSS JOIN source ON source.id = outbox.source_id
 WHERE position > :after AND position <= :through AND sinks & :sink
     AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position)
-ORDER BY position;
+ORDER BY position LIMIT :limit;
 
 -- confirmed_ids: the newest that a sink has, for who looks whether it still has them
 SELECT position, source.name AS source, event_id, account
@@ -135,11 +135,18 @@ INSERT INTO aside (sink, position, source_id, account, state, reason, at)
 SELECT :sink, position, source_id, account, :state, :reason, :at FROM outbox WHERE position = :position
 ON CONFLICT (sink, position) DO UPDATE SET state = excluded.state, reason = excluded.reason, at = excluded.at;
 
+-- count_to_hold: what the next statement holds; by state, since few are parked and many may be held
+SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes FROM outbox
+WHERE source_id = :source_id AND position > :after AND sinks & :sink
+    AND (account IS NULL OR account IN (SELECT parked.account FROM aside AS parked INDEXED BY aside_state
+        WHERE parked.sink = :sink AND parked.source_id = :source_id AND parked.state = 'parked'))
+    AND NOT EXISTS (SELECT 1 FROM aside AS there WHERE there.sink = :sink AND there.position = outbox.position);
+
 -- hold: behind a parked event: what is about the same account, and every certificate of the source
 INSERT INTO aside (sink, position, source_id, account, state, at)
 SELECT :sink, position, source_id, account, 'held', :at FROM outbox
 WHERE source_id = :source_id AND position > :after AND sinks & :sink
-    AND (account IS NULL OR account IN (SELECT parked.account FROM aside AS parked
+    AND (account IS NULL OR account IN (SELECT parked.account FROM aside AS parked INDEXED BY aside_state
         WHERE parked.sink = :sink AND parked.source_id = :source_id AND parked.state = 'parked'))
     AND NOT EXISTS (SELECT 1 FROM aside AS there WHERE there.sink = :sink AND there.position = outbox.position);
 
@@ -150,7 +157,8 @@ WHERE sink = :sink AND position = :position AND state = 'parked';
 -- released: what no parked event holds any more, and those that are tried again; by state, since few are parked and many
 -- may be held. Their positions tell nothing: what was tried again and parked once more stands behind what it holds,
 -- so certificates come last
-SELECT position FROM aside AS mine WHERE sink = :sink AND source_id = :source_id AND (state = 'again' OR state = 'held'
+SELECT position, (SELECT length(body) FROM outbox WHERE outbox.position = mine.position) AS bytes
+FROM aside AS mine WHERE sink = :sink AND source_id = :source_id AND (state = 'again' OR state = 'held'
     AND NOT EXISTS (SELECT 1 FROM aside AS parked INDEXED BY aside_state
         WHERE parked.sink = :sink AND parked.source_id = mine.source_id AND parked.state = 'parked'
         AND (mine.account IS NULL OR parked.account IS mine.account))) ORDER BY account IS NULL, position;
@@ -160,8 +168,12 @@ INSERT INTO outbox (source_id, sequence, event_id, event_type, account, routing_
 SELECT source_id, sequence, event_id, event_type, account, routing_key, body, created_at, :sink
 FROM outbox WHERE position = :position;
 
--- source_of_position: whose event it is
-SELECT source_id FROM outbox WHERE position = :position;
+-- source_of_position: whose event it is, and how large
+SELECT source_id, length(body) AS bytes FROM outbox WHERE position = :position;
+
+-- bytes_waiting: how large an event is that a sink would get in its turn; nothing where it does not wait for that
+SELECT length(body) AS bytes FROM outbox WHERE position = :position AND sinks & :sink
+    AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position);
 
 -- parked_rows: for an operator, with how many wait behind each
 SELECT outbox.position, source.name AS source, outbox.sequence, event_id, routing_key, body, outbox.created_at,

@@ -1,3 +1,6 @@
+import sqlite3
+import time
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,7 +11,7 @@ from bridge.events.normalize import Rules
 from bridge.model import Batch
 from bridge.ops.replay import is_replayable
 from bridge.store.sqlite.reader import StoreReader
-from bridge.store.sqlite.store import SqliteStore
+from bridge.store.sqlite.store import BUSY_SECONDS, SqliteStore
 from tests.support.outbox import send_all, unsent
 from tests.support.rows import HQ, batch, cursor, row
 
@@ -44,6 +47,7 @@ def test_nothing_of_the_person_is_left_in_any_file(path: Path) -> None:
         assert all(word in bytes_of(path) for word in WORDS)
         done = store.forget("gone", NOW, discard_unsent=False)
         assert (done.accounts, done.events, done.present_at, done.unsent) == (1, 3, [], 0)
+        assert store.empty_write_ahead()
         assert not [word for word in WORDS if word in bytes_of(path)], "while it is open, too"
     assert not [word for word in WORDS if word in bytes_of(path)]
 
@@ -64,6 +68,7 @@ def test_nothing_is_left_of_a_person_whom_a_new_lineage_does_not_know(path: Path
             assert reader.knows("gone")
         done = store.forget("gone", NOW, discard_unsent=False)
         assert (done.accounts, done.events, done.unsent) == ((1, 5, 0) if comes_back else (0, 3, 0))
+        assert store.empty_write_ahead()
         assert not [word for word in WORDS if word in bytes_of(path)]
 
 
@@ -120,3 +125,19 @@ def test_a_forgotten_event_is_never_replayed(path: Path) -> None:
         assert len(events) == 3
         assert not [event for event in events if is_replayable(event)]
         assert all(event.forgotten_at == NOW for event in events)
+
+
+def test_the_write_ahead_log_is_emptied_once_nobody_reads_an_older_state_and_nobody_waits_for_that(path: Path) -> None:
+    """The thread of the store is everybody's: who reads for long holds up the one who forgets, and no other."""
+    with SqliteStore(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        planted(store, is_gone=True)
+        send_all(store.exchange, NOW)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM outbox").fetchone()
+        store.forget("gone", NOW, discard_unsent=False)
+        began = time.monotonic()
+        assert not store.empty_write_ahead()
+        assert time.monotonic() - began < BUSY_SECONDS
+        reader.execute("COMMIT")
+        assert store.empty_write_ahead()
+        assert not [word for word in WORDS if word in bytes_of(path)]

@@ -268,3 +268,23 @@ def test_forgetting_discards_for_both_sinks_and_lets_go_what_waited(store: Sqlit
             outbox.release(store.source_id(HQ), NOW)
         outbox.load([store.source_id(HQ)])
         assert [orjson.loads(row.body).get("subject") for row in unsent(outbox)] == ["b", None]
+
+
+@pytest.mark.parametrize("account", ["a", "b"])
+def test_a_commit_costs_no_more_however_much_is_held(store: SqliteStore, account: str) -> None:
+    """Counted in steps of SQLite's machine: what is held stays for as long as an operator takes to decide."""
+    add(store, HQ, "a")
+    store.exchange.park(unsent(store.exchange)[0], "too large", NOW)
+    steps = []
+    for _ in range(2):
+        steps.append(0)
+
+        def count() -> int:
+            steps[-1] += 1
+            return 0
+
+        store._db.set_progress_handler(count, 1)  # noqa: SLF001 - as above
+        add(store, HQ, *[account] * 10)
+        store._db.set_progress_handler(None, 0)  # noqa: SLF001 - as above
+        add(store, HQ, *["a"] * 1000)
+    assert steps[1] <= steps[0] + 200
