@@ -1,7 +1,7 @@
 """Events as a person reads them in a terminal: who changed how, at a glance."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -9,8 +9,8 @@ from rich.text import Text
 
 from bridge.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode
 from bridge.confirms import Outcomes
-from bridge.errors import BridgeError
-from bridge.model import ChangeKind, OutboxRow, Reason
+from bridge.errors import BridgeError, FenceHeld
+from bridge.model import ChangeKind, OutboxRow, Reason, SourceName
 from bridge.wording import clean, differences, name_of
 
 STYLES: Final = {
@@ -76,6 +76,14 @@ class TerminalPublisher:
     def refusal_of(self, _row: OutboxRow) -> BridgeError | None:
         """Refuse nothing."""
         return None
+
+    @property
+    def fenced(self) -> Mapping[SourceName, FenceHeld]:
+        """Let no source wait."""
+        return {}
+
+    async def claim(self, _sources: Collection[SourceName]) -> None:
+        """Take no fences: nobody else shows anything here."""
 
     async def outcomes(self) -> Outcomes:
         """Return what was shown, once there is more of it."""

@@ -15,7 +15,7 @@ from bridge.delivery.log_recovery import DeduplicatingSession, recover
 from bridge.delivery.relay import OutboxRelay
 from bridge.errors import BridgeError
 from bridge.log_publisher import LogPublisher, producer_of
-from bridge.model import OutboxRow
+from bridge.model import OutboxRow, SourceName
 from bridge.publisher import Publisher
 from bridge.service import StoreThread
 from bridge.store.sqlite import SqliteStore
@@ -54,6 +54,11 @@ class Relaying:
 
     def stopped(self, row: OutboxRow, problem: BridgeError, _pause_seconds: float) -> None:
         raise AssertionError(f"{row.event_id} was not taken") from problem
+
+    def fenced(self, source: SourceName, problem: BridgeError, _pause_seconds: float) -> None:
+        raise AssertionError(f"{source} waits: {problem}")
+
+    def unfenced(self, _source: SourceName) -> None: ...
 
 
 def drained(*, way: str, template: str, urls: Sequence[str], exchange: str, rows: int) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from bridge.errors import (
     BrokerRefusedLogin,
     BrokerUnreachable,
     EventUnroutable,
+    FenceHeld,
     LogUnreadable,
     StoreOutdated,
     StoreUnusable,
@@ -41,6 +42,7 @@ class Broker:
         self.sent: list[OutboxRow] = []
         self.problem: BridgeError | None = None
         self.refusal: BridgeError | None = None
+        self.fence: FenceHeld | None = None
         self.is_quick = asyncio.Event()
         self.is_quick.set()
         self._news = asyncio.Event()
@@ -61,6 +63,13 @@ class Broker:
 
     def refusal_of(self, _row: OutboxRow) -> BridgeError | None:
         return None
+
+    @property
+    def fenced(self) -> Mapping[SourceName, FenceHeld]:
+        return {HQ: self.fence} if self.fence is not None else {}
+
+    async def claim(self, _sources: Collection[SourceName]) -> None:
+        """Take the fences that are free."""
 
     async def outcomes(self) -> Outcomes:
         while self._told == len(self.sent):

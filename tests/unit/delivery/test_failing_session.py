@@ -11,7 +11,7 @@ from bridge.confirming import ConfirmingSession
 from bridge.delivery.ingest import ingest
 from bridge.delivery.relay import OutboxRelay
 from bridge.errors import BridgeError, BrokerUnreachable
-from bridge.model import OutboxRow
+from bridge.model import OutboxRow, SourceName
 from bridge.normalize import Rules
 from bridge.retrying import Patience, keep_trying
 from bridge.store.sqlite import SqliteStore
@@ -87,6 +87,11 @@ class Nobody:
 
     def stopped(self, row: OutboxRow, problem: BridgeError, _pause_seconds: float) -> None:
         raise AssertionError(f"{row.event_id} was not taken: {problem}")
+
+    def fenced(self, source: SourceName, problem: BridgeError, _pause_seconds: float) -> None:
+        raise AssertionError(f"{source} waits: {problem}")
+
+    def unfenced(self, _source: SourceName) -> None: ...
 
 
 @pytest.fixture
