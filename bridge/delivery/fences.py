@@ -44,11 +44,18 @@ class _Wait:
 
 
 class FencedSources:
-    """Takes the fences of sources, and knows which of them wait."""
+    """Takes the fences of sources, and knows which of them wait; *on_free* is called with one that may go on."""
 
     def __init__(
-        self, store: Outbox, observer: FenceObserver, *, offload: Offload, clock: Callable[[], datetime]
+        self,
+        store: Outbox,
+        observer: FenceObserver,
+        *,
+        offload: Offload,
+        clock: Callable[[], datetime],
+        on_free: Callable[[SourceName], None],
     ) -> None:
+        self._on_free = on_free
         self._store = store
         self._observer = observer
         self._offload = offload
@@ -126,6 +133,7 @@ class FencedSources:
             wait = self._waits.pop(source, None)
             if wait is not None or is_known:
                 await self._offload(self._store.let_go, source, self._clock())
+                self._on_free(source)
             if wait is not None:
                 self._observer.unfenced(source)
 

@@ -147,7 +147,7 @@ class OutboxRelay:
         self._window = window
         self._prepare = prepare
         self._lanes: dict[SourceName, _Lane] = {}
-        self._fenced = FencedSources(store, observer, offload=offload, clock=clock)
+        self._fenced = FencedSources(store, observer, offload=offload, clock=clock, on_free=self.wake)
         self._sent_through = self._highest_sent = 0
         """The highest position that an earlier session sent, and that any session did."""
         self._sent: dict[int, _Sent] = {}
