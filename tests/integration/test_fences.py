@@ -1,7 +1,7 @@
 """A second bridge that holds the fence of one PBX: that one waits, all others go on, and both write nothing of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -66,7 +66,7 @@ class Watched:
         self.fences: list[tuple[SourceName, str]] = []
         self.unfences: list[SourceName] = []
 
-    def published(self, rows: list[OutboxRow]) -> None:
+    def published(self, rows: Sequence[OutboxRow]) -> None:
         self.done += [(row.source, row.sequence) for row in rows]
 
     def alive(self) -> None: ...
@@ -124,7 +124,7 @@ async def test_the_exchange_gets_everything_but_what_a_second_bridge_publishes_u
 
 async def sequences(writer: LogWriter, until_count: int) -> list[tuple[str, int]]:
     (reading,) = await read_log(writer.broker, writer.streams, until=until_count)
-    return [(str(event["source"]).rpartition("/")[2], int(event["sequence"])) for event in reading.events]
+    return [(str(event["source"]).rpartition("/")[2], int(str(event["sequence"]))) for event in reading.events]
 
 
 async def test_the_log_gets_everything_but_what_a_second_bridge_writes_until_that_is_gone(

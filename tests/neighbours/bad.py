@@ -248,7 +248,7 @@ async def nonsense(_bad: Bad, socket: ServerConnection, _question: Question) -> 
 
 async def drip(_bad: Bad, socket: ServerConnection, _question: Question) -> None:
     socket.transport.write(b"\x81\x7e" + struct.pack("!H", 5000))
-    while True:
+    while not socket.transport.is_closing():
         await asyncio.sleep(1)
         socket.transport.write(b"{")
 
@@ -272,7 +272,7 @@ async def too_large(bad: Bad, socket: ServerConnection, question: Question) -> N
 
 
 async def _flood(socket: ServerConnection, make: Callable[[], bytes]) -> None:
-    while True:
+    while not socket.transport.is_closing():
         while socket.transport.get_write_buffer_size() > FULL_BYTES:
             await asyncio.sleep(0.002)
         socket.transport.write(make())

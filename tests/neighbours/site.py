@@ -48,7 +48,7 @@ class Site:
         self.folder = folder
         self.broker = broker
         self.pbxs = pbxs
-        self.bridge: Command
+        self.bridge: Command | None = None
         self._bad = bad
         self._numbers = count()
         self.may_change = asyncio.Event()
@@ -75,6 +75,22 @@ class Site:
     def store(self) -> Path:
         return self.folder / "bridge.db"
 
+    async def start_bridge(self) -> None:
+        """Start it, and wait until every PBX is read."""
+        self.bridge = Command("run", "--config", str(self.folder / "bridge.toml"), cwd=self.folder)
+        await asyncio.to_thread(self.bridge.wait_for_log, "source.starting", SOUND + 1)
+        self.become(WELL)
+        await self.until("not all PBXs are read", all_well, 120)
+
+    async def stop_bridge(self) -> None:
+        """Stop it as an operator would, where it runs, and keep its last words."""
+        if (bridge := self.bridge) is not None:
+            if bridge.is_running and (code := await asyncio.to_thread(bridge.terminate)):
+                raise StandstillError(f"the bridge ended with {code}: {bridge.err[-3:]}")
+            with (self.folder / "bridge.log").open("a", encoding="utf-8") as log:
+                log.write(bridge.printed + "\n")
+        self.bridge = None
+
     def become(self, way: str) -> None:
         """Let the bad one be bad in this way; its connections are cut."""
         assert self._bad.stdin is not None
@@ -84,8 +100,8 @@ class Site:
         try:
             return dict(json.loads(await control.ask(control.socket_path(self.store), "GET", "/status")))
         except BridgeError as problem:
-            if not self.bridge.is_running:
-                raise StandstillError(f"the bridge ended: {self.bridge.err[-3:]}") from problem
+            if self.bridge is None or not self.bridge.is_running:
+                raise StandstillError("the bridge ended by itself") from problem
             raise
 
     async def until(self, what: str, is_so: Any, seconds: float) -> None:
@@ -197,10 +213,9 @@ async def site(folder: Path, *, changes_per_second: float) -> AsyncIterator[Site
         await queue.consume(place.consume, no_ack=True)
         file = folder / "bridge.toml"
         file.write_text(settings(folder, [each.url for each in served], port, broker.url))
-        place.bridge = stack.enter_context(Command("run", "--config", str(file), cwd=folder))
-        await asyncio.to_thread(place.bridge.wait_for_log, "broker.state", 2)
-        place.become(WELL)
-        await place.until("not all PBXs are read", all_well, 120)
+        stack.push_async_callback(place.stop_bridge)
+        await place.start_bridge()
+        await place.until("not all is told", lambda status: status["published"] >= SOUND * ACCOUNTS, 120)
         changing = [asyncio.create_task(place.keep_changing(pbx, 1 / changes_per_second)) for pbx in pbxs]
         try:
             yield place
@@ -222,8 +237,8 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
 
 
 def all_well(status: dict[str, Any]) -> bool:
-    """Tell whether every PBX was read to its end."""
-    return all(part["is_usable"] and part["rows"] >= ACCOUNTS for part in status["sources"].values())
+    """Tell whether every PBX is read."""
+    return all(part["is_usable"] and part["last_progress_at"] for part in status["sources"].values())
 
 
 def is_read(status: dict[str, Any]) -> bool:

@@ -271,6 +271,23 @@ async def test_a_log_that_cannot_be_read_while_running_disturbs_nobody(
         await until(lambda: len(site.published) == 2)
 
 
+async def test_who_else_sends_for_a_source_is_shown_until_nobody_does(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.delivery.fences.FENCE_SECONDS", 0.01)
+    await site.sinks.prove()
+    site.broker.fence = FenceHeld("a second bridge")
+    part = site.board.sources[HQ]
+    async with site.publishing():
+        await until(lambda: part.fenced)
+        assert part.fenced == {"broker": "a second bridge"}
+        assert not site.board.broker.problem, "the broker is well"
+        assert not site.published
+        site.broker.fence = None
+        await until(lambda: site.published)
+    assert (part.fenced, part.fenced_since) == ({}, None)
+
+
 async def test_what_the_exchange_does_not_take_is_shown_until_it_does(site: Site) -> None:
     await site.sinks.prove()
     site.broker.refusal = EventUnroutable("no queue takes it")
