@@ -6,11 +6,12 @@ a process of its own, so that what it does costs the other PBXs no more than the
 
 import asyncio
 import json
+import logging
 import random
 import ssl
 import struct
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from itertools import count
 from typing import Any, Final
@@ -20,7 +21,7 @@ from websockets.asyncio.server import serve as serve_websockets
 from websockets.exceptions import ConnectionClosed
 
 from bridge.simulator.modes import Modes
-from bridge.simulator.pbx import Pbx
+from bridge.simulator.pbx import CUT, Pbx
 from bridge.simulator.session import Close, Connection
 
 APP, PASSWORD = "app", "pl4nted-s3cret"
@@ -144,7 +145,9 @@ class Bad:
 
         async def say(replies: Any) -> None:
             for reply in replies:
-                if isinstance(reply, Close):
+                if isinstance(reply, Close) and reply.code == CUT:
+                    socket.transport.abort()
+                elif isinstance(reply, Close):
                     await socket.close(reply.code)
                 else:
                     await socket.send(reply.text)
@@ -313,7 +316,7 @@ ANSWERS: Final[dict[str, Callable[[Bad, ServerConnection, Question], Awaitable[N
     "5 000 held behind one refused": held_behind_one,
     "events too large for the broker": too_large,
 }
-UNASKED: Final[dict[str, Callable[[Bad, ServerConnection], Awaitable[None]]]] = {
+UNASKED: Final[dict[str, Callable[[Bad, ServerConnection], Coroutine[Any, Any, None]]]] = {
     "a flood of pings": pings,
     "a flood of empty frames": empty_frames,
     "a storm of pushes": pushes,
@@ -334,6 +337,8 @@ OTHERS: Final = (
 
 async def serve(certificate: str, key: str) -> None:
     """Serve until the input ends."""
+    for name in ("asyncio", "websockets"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a bridge that hangs up on this one is no news
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     bad = Bad()
