@@ -147,7 +147,7 @@ class Site:
         found = []
         for pbx, names in self.order.items():
             if self.came[pbx] != names:
-                twice = sum(len(self.arrived[name]) > 1 for name in names)
+                twice = sum(len(self.arrived.get(name, ())) > 1 for name in names)
                 lost = sum(name not in self.arrived for name in names)
                 found.append(f"{pbx}: {len(names)} changes, {lost} lost, {twice} more than once, or not in order")
         return found

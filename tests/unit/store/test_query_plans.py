@@ -30,7 +30,6 @@ HOT = [
     "doubt",
     "doubt_first",
     "end_initial",
-    "fenced_sources",
     "first_unsent",
     "hold",
     "mark_seen",
