@@ -17,6 +17,7 @@ import trustme
 
 from bridge import control
 from bridge.errors import BridgeError
+from bridge.frames import DOUBT_HEADER
 from bridge.simulator.modes import Modes
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import serve
@@ -61,6 +62,8 @@ class Site:
         """When it was delivered, and the id of the event."""
         self.came: dict[str, list[str]] = defaultdict(list)
         """What came, by PBX, in order."""
+        self.again = 0
+        """How many were in doubt when a session ended, and came once more: with the same id, and marked as such."""
         self.channel: aio_pika.abc.AbstractChannel
 
     @property
@@ -126,7 +129,10 @@ class Site:
     async def consume(self, message: aio_pika.abc.AbstractIncomingMessage) -> None:
         now = time.monotonic()
         name = json.loads(message.body)["data"].get("account", {}).get("display_name", "")
-        if name in self.made:
+        is_again = bool((message.headers or {}).get(DOUBT_HEADER))
+        if is_again and message.message_id in {identity for _, identity in self.arrived.get(name, ())}:
+            self.again += 1
+        elif name in self.made:
             self.arrived[name].append((now, message.message_id or ""))
             self.came[name.partition(" ")[0]].append(name)
 

@@ -1,6 +1,7 @@
 """What the run with one bad PBX of fifty would notice, without running it."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -8,13 +9,18 @@ from typing import Any, cast
 import pytest
 from click.testing import CliRunner
 
+from bridge.frames import DOUBT_HEADER
 from tests.neighbours import __main__ as program
 from tests.neighbours.bad import ANSWERS, OTHERS, UNASKED
 from tests.neighbours.site import Site
 
 
-def message(name: str, identity: str) -> Any:
-    return SimpleNamespace(body=f'{{"data":{{"account":{{"display_name":"{name}"}}}}}}'.encode(), message_id=identity)
+def message(name: str, identity: str, headers: Mapping[str, Any] | None = None) -> Any:
+    return SimpleNamespace(
+        body=f'{{"data":{{"account":{{"display_name":"{name}"}}}}}}'.encode(),
+        message_id=identity,
+        headers=headers or {},
+    )
 
 
 @pytest.fixture
@@ -41,6 +47,15 @@ def test_a_change_that_does_not_come_once_and_in_order_is_noticed(site: Site, ca
     mistakes = site.mistakes()
     assert bool(mistakes) == bool(words)
     assert words in "".join(mistakes)
+
+
+def test_what_was_in_doubt_may_come_again_where_it_says_so_and_is_the_same(site: Site) -> None:
+    for number in range(3):
+        asyncio.run(site.consume(message(f"p00 {number}", str(number))))
+    asyncio.run(site.consume(message("p00 1", "1", {DOUBT_HEADER: True})))
+    assert (site.again, site.mistakes()) == (1, [])
+    asyncio.run(site.consume(message("p00 1", "another", {DOUBT_HEADER: True})))
+    assert site.mistakes()
 
 
 def test_every_way_in_which_the_bad_one_can_be_bad_is_played() -> None:
