@@ -6,7 +6,8 @@ own, and tried again is a copy at the end, with the same id. So positions are se
 goes back, and the position can be the publishing id of the log.
 
 The exchange has a lane for each source, so that one that cannot go on holds up no other. The log has one lane for all,
-since its publishing ids have to ascend over all that its producer writes.
+since its publishing ids have to ascend over all that its producer writes: of a source that cannot go on there, all that
+waits is put aside (fenced), and goes out as copies once it can.
 """
 
 from collections import Counter
@@ -62,6 +63,8 @@ class SqliteOutbox:
         self._parked: Counter[int] = Counter()
         """By source: how many of its events are parked."""
         self._backlog = Backlog()
+        self._given_before: int | None = None
+        """The highest position that was given before the store was opened."""
         self.is_on = sink is Sink.EXCHANGE
         """False where nobody takes what is for this sink."""
         self.since = 0
@@ -77,6 +80,8 @@ class SqliteOutbox:
 
     def load(self, sources: Sequence[int]) -> None:
         """Count what there is; *sources* are all that may have something."""
+        if self._given_before is None:
+            self._given_before = self.last_given()
         lanes = [0] if self._has_one_lane else sources
         progress = {row["lane"]: row["through"] for row in self._database.query("progress", sink=self.sink)}
         self._through = {lane: progress.get(lane, 0) for lane in lanes}
@@ -153,6 +158,48 @@ class SqliteOutbox:
             self.hold(source, row.position, at)
         self._recount_aside()
 
+    def put_off(self, source: SourceName, sent_through: int | None, reason: str, at: datetime) -> bool:
+        """Put aside what waits of *source*, so that its lane goes on without it; nothing where it has one of its own.
+
+        False, and nothing is done, where some of it has a position up to *sent_through*, or was there when the store
+        was opened: it may have been sent. ``None``: nothing of it is on its way any more.
+        """
+        known = self._database.query("source", name=source)
+        if not self._has_one_lane or not known:
+            return True
+        number = known[0]["id"]
+        if sent_through is not None:
+            reach = {"after": self.through, "through": max(sent_through, self._given_before or 0)}
+            if self._database.query("first_unsent", sink=self.sink, source_id=number, **reach):
+                return False
+        if self._put_off(number, reason, at):
+            self._recount_aside()
+        return True
+
+    def put_off_sources(self) -> Sequence[SourceName]:
+        """Return the sources of which something is put off."""
+        return [SourceName(row["name"]) for row in self._database.query("fenced_sources", sink=self.sink)]
+
+    def undone_through(self, position: int) -> Sequence[OutboxRow]:
+        """Return what is to be sent and what is put off, up to a position, without bodies; only of the log."""
+        put_off = self._database.query("fenced_ids", sink=self.sink, through=position)
+        return [*self.unsent_through(position), *map(_bare, put_off)]
+
+    def let_go(self, source: SourceName, at: datetime) -> None:
+        """Have what was put off of *source* sent, as copies behind everything else, and in order."""
+        if source not in self.put_off_sources():
+            return
+        number = self._database.source_id(source)
+        with self._database.together():
+            self._put_off(number, None, at)  # what came last must not overtake the rest
+            self._database.change("free_fenced", sink=self.sink, source_id=number, at=as_text(at))
+            self.release(number, at)
+        self.load(list(self._through))
+
+    def _put_off(self, source: int, reason: str | None, at: datetime) -> int:
+        told = {"source_id": source, "after": self.through, "reason": reason, "at": as_text(at)}
+        return self._database.change("put_off", sink=self.sink, **told)
+
     def parked(self) -> Sequence[Parked]:
         """Return the parked events, the oldest first."""
         return [
@@ -188,7 +235,7 @@ class SqliteOutbox:
     def wants(self, position: int, state: str | None) -> bool:
         """Tell whether the event at *position*, whose *state* here is that, is still to be sent, now or later."""
         if state is not None:
-            return state in {"parked", "held"}
+            return state in {"parked", "held", "fenced"}
         lane = 0 if self._has_one_lane else self._database.query("source_of_position", position=position)[0][0]
         return position > self._through.get(lane, 0)
 

@@ -254,7 +254,7 @@ class SqliteStore:
     def looked_for(self) -> Mapping[str, int]:
         """Return the events, by id, that an earlier generation may have written to the log: only that can tell."""
         through = int(self._meta.get(_UNSETTLED, b"0"))
-        rows = self.log.unsent_through(through) if through and self.log.is_on else ()
+        rows = self.log.undone_through(through) if through and self.log.is_on else ()
         return {row.event_id: row.position for row in rows}
 
     def log_places(self) -> Mapping[str, tuple[int, str]]:
