@@ -64,12 +64,7 @@ class BrokerUnreachable(Transient):
 
 
 class FenceHeld(BrokerUnreachable):
-    """Another connection publishes for a source: *source*, where the rest may go on without it."""
-
-    def __init__(self, words: str, fence: str) -> None:
-        super().__init__(words)
-        self.fence = fence
-        self.source = ""
+    """Another connection publishes for a source, which waits; all others may go on."""
 
 
 class BrokerDidNotConfirm(Transient):

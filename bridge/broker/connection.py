@@ -7,7 +7,7 @@ import asyncio
 import re
 import shlex
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,7 +24,7 @@ from yarl import URL
 
 from bridge.broker.errors import translated
 from bridge.errors import BridgeError, BrokerRefusedLogin, BrokerUnreachable, FenceHeld, TopologyMismatch
-from bridge.model import OutboxRow, SourceName
+from bridge.model import SourceName
 
 DEADLINE_SECONDS: Final = 10.0
 """For one answer of the broker."""
@@ -329,61 +329,71 @@ async def hold_fence(connection: AbstractConnection, name: str, topology: Topolo
     Without it, messages that the broker still holds of a connection that died could land behind those of the next one.
 
     Raises:
-        BrokerUnreachable: another connection holds it; waiting helps if that one is dying.
+        FenceHeld: another connection holds it; waiting helps if that one is dying.
+        BrokerUnreachable: no answer in time.
         TopologyMismatch: this user may not declare it.
 
     """
-    await hold_fences(connection, [name], topology)
+    for held in (await hold_fences(connection, [name], topology)).values():
+        raise held
 
 
-async def hold_fences(connection: AbstractConnection, names: Sequence[str], topology: Topology) -> None:
+async def hold_fences(
+    connection: AbstractConnection, names: Sequence[str], topology: Topology
+) -> Mapping[str, FenceHeld]:
     """Declare several of them, see ``hold_fence``: many in one write and with one answer.
 
+    Returns those that another connection holds; all others are held by this one.
+
     Raises:
-        FenceHeld: another connection holds one of them, and the sentence names it.
         BrokerUnreachable: no answer in time.
         TopologyMismatch: this user may not declare one of them.
 
     """
+    held: dict[str, FenceHeld] = {}
     for start in range(0, len(names), FENCES_AT_ONCE):
-        some = names[start : start + FENCES_AT_ONCE]
-        try:
-            async with step(connection, "the fences", topology) as channel:
-                await _declare_fences(channel, some)
-        except TopologyMismatch:
-            await _name_the_refused(connection, some, topology)
+        held |= await _hold_some(connection, names[start : start + FENCES_AT_ONCE], topology)
+    return held
+
+
+async def _hold_some(
+    connection: AbstractConnection, names: Sequence[str], topology: Topology
+) -> Mapping[str, FenceHeld]:
+    """Declare *names* together; of a refusal the broker does not say whose it is, so that each half is asked then."""
+    half = len(names) // 2
+    try:
+        async with step(connection, "the fences" if half else f"the fence {names[0]}", topology) as channel:
+            await _declare_fences(channel, names)
+    except TopologyMismatch as problem:
+        if half:
+            first = await _hold_some(connection, names[:half], topology)
+            return {**first, **await _hold_some(connection, names[half:], topology)}
+        if not isinstance(problem.__cause__, amqp.ChannelLockedResource):
+            raise
+        held = FenceHeld(
+            f"another connection publishes for this source (it holds the queue {names[0]}): either our own last one, "
+            "whose end the broker will notice soon, or a second bridge for the same PBX, which must be stopped"
+        )
+        held.__cause__ = problem
+        return {names[0]: held}
+    return {}
 
 
 async def _declare_fences(channel: AbstractChannel, names: Sequence[str]) -> None:
     underlay: Any = await channel.get_underlay_channel()  # its queue is not in the library's abstract class
-    frames = [commands.Queue.Declare(queue=name, durable=False, exclusive=True, nowait=True) for name in names]
-    await underlay.write_queue.put(ChannelFrame.marshall(underlay.number, frames))
+    *others, last = names
+    if others:
+        frames = [commands.Queue.Declare(queue=name, durable=False, exclusive=True, nowait=True) for name in others]
+        await underlay.write_queue.put(ChannelFrame.marshall(underlay.number, frames))
     # The broker takes what a channel says one by one, so that this answer is for all. Of a refusal it says nothing but
     # that it closes the channel.
-    await channel.declare_queue(names[-1], passive=True)
-
-
-async def _name_the_refused(connection: AbstractConnection, names: Sequence[str], topology: Topology) -> None:
-    """Ask for each of *names* by itself, since one of them was refused; none is, where it has become free meanwhile."""
-    for name in names:
-        try:
-            async with step(connection, f"the fence {name}", topology) as channel:
-                await channel.declare_queue(name, durable=False, exclusive=True)
-        except TopologyMismatch as problem:
-            if isinstance(problem.__cause__, amqp.ChannelLockedResource):
-                raise FenceHeld(
-                    f"another connection publishes for this source (it holds the queue {name}): either our own last "
-                    "one, whose end the broker will notice soon, or a second bridge for the same PBX, which must be "
-                    "stopped",
-                    name,
-                ) from problem
-            raise
+    await channel.declare_queue(last, durable=False, exclusive=True)
 
 
 class LateFences:
-    """Fences of sources that turn up while publishing, each taken before the first event of its source is sent.
+    """The fences that *connection* holds: of sources, each taken before the first event of its source is sent.
 
-    *fence_of* names them, *held* are taken already; without *fence_of* none are.
+    *fence_of* names them; without it there are none.
     """
 
     def __init__(
@@ -391,40 +401,43 @@ class LateFences:
         connection: AbstractConnection,
         topology: Topology,
         name_fence: Callable[[SourceName], str] | None,
-        held: Sequence[str],
     ) -> None:
         self._connection = connection
         self._topology = topology
         self._fence_of = name_fence
-        self._held = set(held)
-        self._source_of: Mapping[str, SourceName] = {}
+        self._taken: set[SourceName] = set()
+        self._fenced: dict[SourceName, FenceHeld] = {}
 
     def __repr__(self) -> str:
-        return f"<LateFences {len(self._held)} held>"
+        return f"<LateFences {len(self._taken)} taken, {len(self._fenced)} not>"
 
-    def missing(self, rows: Sequence[OutboxRow]) -> Sequence[str]:
-        """Return the fences that have to be taken before *rows* may be sent."""
-        if self._fence_of is None:
-            return []
-        wanted = {self._fence_of(source): source for source in dict.fromkeys(row.source for row in rows)}
-        self._source_of = wanted
-        return [fence for fence in wanted if fence not in self._held]
+    @property
+    def fenced(self) -> Mapping[SourceName, FenceHeld]:
+        """Sources whose fence another connection held when it was asked for last, and what to say of that."""
+        return self._fenced
 
-    async def hold(self, fences: Sequence[str]) -> None:
-        """Take *fences*, which were missing.
+    def missing(self, sources: Iterable[SourceName]) -> Sequence[SourceName]:
+        """Return those of *sources* whose fence has to be taken before anything of them may be sent."""
+        return [] if self._fence_of is None else [source for source in sources if source not in self._taken]
+
+    async def take(self, sources: Sequence[SourceName]) -> None:
+        """Take the fences of *sources*, which were missing; those that another connection holds are in ``fenced``.
 
         Raises:
-            FenceHeld: another connection holds that of a source.
             BrokerUnreachable: there was no answer in time.
-            TopologyMismatch: this user may not declare it.
+            TopologyMismatch: this user may not declare one of them.
 
         """
-        try:
-            await hold_fences(self._connection, fences, self._topology)
-        except FenceHeld as problem:
-            problem.source = self._source_of[problem.fence]
-            raise
-        self._held.update(fences)
+        if self._fence_of is None:
+            return
+        names = {source: self._fence_of(source) for source in sources}
+        held = await hold_fences(self._connection, list(names.values()), self._topology)
+        for source, name in names.items():
+            if name in held:
+                self._fenced[source] = held[name]
+            else:
+                self._fenced.pop(source, None)
+                self._taken.add(source)
 
 
 @asynccontextmanager

@@ -27,7 +27,6 @@ from bridge.broker.connection import (
     Topology,
     connect,
     declare,
-    hold_fences,
     in_time,
     permission_command,
     verify,
@@ -43,8 +42,8 @@ from bridge.model import OutboxRow, SourceName
 class ExchangePublisher:
     """Makes sessions. *urls* is asked for each of them, so that a changed password is used.
 
-    *fences* are held while publishing, one for every source, so that no second bridge publishes for the same one.
-    *fence_of* names those of sources that turn up later, which are taken before their first event is sent. *is_traced*
+    *fence_of* names the fence of a source, which is held while publishing, so that no second bridge publishes for the
+    same one: those of *sources* from the start, others before their first event is sent. *is_traced*
     adds the trace context of each event to its message, and a *label* goes with every message. *on_state* is told
     ``connecting``, ``connected``, and ``blocked: <reason>``; *on_progress* is called with every step on the way into a
     session, and while a session waits for the broker. *deadline_seconds* is for each of these steps,
@@ -57,7 +56,7 @@ class ExchangePublisher:
         *,
         topology: Topology,
         is_declaring: bool = True,
-        fences: Sequence[str] = (),
+        sources: Sequence[SourceName] = (),
         name_fence: Callable[[SourceName], str] | None = None,
         confirm_deadline_seconds: float = 30.0,
         deadline_seconds: float = DEADLINE_SECONDS,
@@ -72,7 +71,7 @@ class ExchangePublisher:
         self._urls = urls
         self._topology = topology
         self._is_declaring = is_declaring
-        self._fences = fences
+        self._sources = sources
         self._fence_of = name_fence
         self._confirm_deadline_seconds = confirm_deadline_seconds
         self._ssl_context = ssl_context
@@ -95,7 +94,7 @@ class ExchangePublisher:
         """Connect, check or declare the topology, take the fences, and publish while inside.
 
         Raises:
-            BrokerUnreachable: no connection, or another one still publishes for the same source.
+            BrokerUnreachable: no connection.
             BrokerRefusedLogin: user, password or virtual host are wrong.
             TopologyMismatch: exchange or queues are not as they should be.
             BridgeError: from *urls*.
@@ -111,7 +110,6 @@ class ExchangePublisher:
             on_progress=self._on_progress,
         ) as connection:
             await (declare if self._is_declaring else verify)(connection, self._topology)
-            await hold_fences(connection, self._fences, self._topology)
             session = ExchangeSession(
                 connection,
                 self._topology,
@@ -121,7 +119,8 @@ class ExchangePublisher:
                 is_traced=self._is_traced,
                 on_progress=self._on_progress,
             )
-            session.late_fences = LateFences(connection, self._topology, self._fence_of, self._fences)
+            session.fences = LateFences(connection, self._topology, self._fence_of)
+            await session.claim(self._sources)
             await session.open()
             self._on_state("connected")
             async with session.watched(self._confirm_deadline_seconds):
@@ -172,7 +171,6 @@ class ExchangeSession(ConfirmSession):
         super().__init__(on_state, on_progress)
         self._label = label
         self._is_traced = is_traced
-        self.late_fences: LateFences | None = None
         self._connection = connection
         self._topology = topology
         self._size_limit = size_limit
@@ -210,8 +208,6 @@ class ExchangeSession(ConfirmSession):
         return self._size_limit.explain_refusal(row)
 
     async def _write(self, rows: Sequence[OutboxRow]) -> None:
-        if self.late_fences is not None and (missing := self.late_fences.missing(rows)):
-            await self._unless_ended(self.late_fences.hold(missing))
         self._goes_out(rows)
         frame_max = self._channel.connection.connection_tune.frame_max
         exchange = self._topology.exchange

@@ -6,16 +6,30 @@ wakes whoever waits in it; nothing waits longer than the session lasts.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, Protocol
 
 from bridge.broker.confirms import ConfirmLedger, Outcomes
-from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerUnreachable
-from bridge.model import OutboxRow
+from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerUnreachable, FenceHeld
+from bridge.model import OutboxRow, SourceName
 
 WATCH_SECONDS: Final = 0.5
 """How often a session looks whether it is blocked or overdue."""
+
+
+class Fences(Protocol):
+    """What a session needs to know of the fences of its connection."""
+
+    @property
+    def fenced(self) -> Mapping[SourceName, FenceHeld]:
+        """Sources whose fence another connection held when it was asked for last."""
+
+    def missing(self, sources: Iterable[SourceName]) -> Sequence[SourceName]:
+        """Return those of *sources* whose fence is not taken."""
+
+    async def take(self, sources: Sequence[SourceName]) -> None:
+        """Take the fences of *sources*, as far as no other connection holds them."""
 
 
 class ConfirmSession(ABC):
@@ -24,6 +38,8 @@ class ConfirmSession(ABC):
     def __init__(self, on_state: Callable[[str], None], on_progress: Callable[[], None] = lambda: None) -> None:
         self._on_state = on_state
         self._on_progress = on_progress
+        self.fences: Fences | None = None
+        """Those of its connection; ``None`` where there are none."""
         self._ledger = ConfirmLedger()
         self._failure: BridgeError | None = None
         self._last_progress = 0.0
@@ -58,14 +74,33 @@ class ConfirmSession(ABC):
 
         """
         self._check()
-        try:
+        with self._ending():
+            sources = dict.fromkeys(row.source for row in rows)
+            await self._claim(sources)
+            for source in sources:
+                if source in self.fenced:  # whatever the caller knew: not one event goes past a fence
+                    raise self.fenced[source]
             await self._write(rows)
-        except BridgeError as problem:
-            self.end(problem)
-            raise
-        except BaseException as problem:
-            self.end(BrokerUnreachable(f"sending was interrupted: {type(problem).__name__}"))
-            raise
+
+    @property
+    def fenced(self) -> Mapping[SourceName, FenceHeld]:
+        """Sources that another connection publishes for, as far as they were asked about, and why they wait."""
+        return {} if self.fences is None else self.fences.fenced
+
+    async def claim(self, sources: Iterable[SourceName]) -> None:
+        """Take the fences of *sources* that are not taken; those that another connection holds are ``fenced`` then.
+
+        Raises:
+            BridgeError: what ended the session.
+
+        """
+        self._check()
+        with self._ending():
+            await self._claim(sources)
+
+    async def _claim(self, sources: Iterable[SourceName]) -> None:
+        if self.fences is not None and (missing := self.fences.missing(sources)):
+            await self._unless_ended(self.fences.take(missing))
 
     async def outcomes(self) -> Outcomes:
         """Wait for news of rows sent in this session, in any order, and return it; each tag is told once.
@@ -87,6 +122,18 @@ class ConfirmSession(ABC):
             if not self._ended.done():
                 self._ended.set_result(None)
         self._news.set()
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """End the session with whatever is raised inside."""
+        try:
+            yield
+        except BridgeError as problem:
+            self.end(problem)
+            raise
+        except BaseException as problem:
+            self.end(BrokerUnreachable(f"sending was interrupted: {type(problem).__name__}"))
+            raise
 
     @asynccontextmanager
     async def watched(self, deadline_seconds: float) -> AsyncIterator[None]:

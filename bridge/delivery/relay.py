@@ -4,8 +4,8 @@ Every lane has a position of its own (the exchange has a lane for each source). 
 refuses, stops its lane: the lane waits, longer each time, sends that one row until it is taken, and goes on with twice
 as many rows at a time as were taken before: a queue that is full and slowly read costs the others few repetitions.
 A row that is refused for good is parked: it waits for an operator, and with it what comes behind it and is about the
-same account. Everything else that goes wrong ends the session, and with the next one each lane goes on behind what it
-has confirmed.
+same account. A source that somebody else sends for waits as well, see ``fences``. Everything else that goes wrong ends
+the session, and with the next one each lane goes on behind what it has confirmed.
 """
 
 import asyncio
@@ -16,8 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import takewhile
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
+from bridge.delivery.fences import FencedSources, FenceObserver
 from bridge.delivery.sink import Offload, Outbox, Publisher, Session
 from bridge.errors import (
     BridgeError,
@@ -26,6 +27,8 @@ from bridge.errors import (
     EventForbidden,
     EventUnroutable,
     FenceHeld,
+    Misconfigured,
+    Transient,
 )
 from bridge.model import OutboxRow, SourceName
 
@@ -47,7 +50,10 @@ REFUSED_SECONDS: Final = 300.0
 """The same with a row that one queue refused: the other queues get it once more each time."""
 
 
-class Observer(Protocol):
+Result = TypeVar("Result")
+
+
+class Observer(FenceObserver, Protocol):
     """Who is told what becomes of rows."""
 
     def published(self, rows: Sequence[OutboxRow]) -> None:
@@ -141,6 +147,9 @@ class OutboxRelay:
         self._window = window
         self._prepare = prepare
         self._lanes: dict[SourceName, _Lane] = {}
+        self._fenced = FencedSources(store, observer, offload=offload, clock=clock, on_free=self.wake)
+        self._sent_through = self._highest_sent = 0
+        """The highest position that an earlier session sent, and that any session did."""
         self._sent: dict[int, _Sent] = {}
         """By tag: what this session sent and nothing is known of."""
         self._tag = 0
@@ -169,6 +178,7 @@ class OutboxRelay:
         """Say that there may be new rows, or that somebody mended what kept some from being taken."""
         for lane in self._lanes.values():
             lane.not_before = 0.0
+        self._fenced.hurry()
         self._may_have_lanes = True
         self._publisher.reconsider()
         self._wake.set()
@@ -188,6 +198,8 @@ class OutboxRelay:
         async with self._publisher.session() as session:
             if self._prepare is not None:
                 await self._prepare(session)
+            self._sent_through = self._highest_sent
+            await self._fenced.begin(session, self._sent_through)
             self._sent, self._tag, self.is_in_session, self._may_have_lanes = {}, 0, True, True
             try:
                 async with asyncio.TaskGroup() as group:
@@ -198,8 +210,6 @@ class OutboxRelay:
                 failure = failures.exceptions[0]
                 if isinstance(failure, (BrokerRefusedEvent, EventForbidden)):
                     await self._look_for_refused(failure)
-                elif isinstance(failure, FenceHeld):
-                    self._spare_others(failure)
                 elif isinstance(failure, BrokerDidNotConfirm):
                     self._blame_oldest(failure)
                 raise failure from None
@@ -215,17 +225,16 @@ class OutboxRelay:
                 for name in await self._offload(self._store.lanes):
                     self._lane(name).may_have_rows = True
             now = asyncio.get_running_loop().time()
+            await self._to_the_end(self._fenced.ask_due(session, now, self._sent_through), taking)
             ready, room = self._ready_lanes(now)
             if not ready or self._is_stopping:
                 await self._sleep(now)
                 continue
             starts = {name: lane.starts for name, lane in ready.items()}
             rows = await self._read(ready, room)
-            unfit = next((row for row in rows if session.explain_refusal(row) is not None), None)
-            if unfit is not None:  # what is read next is without it, and without what has to wait behind it
+            if not await self._may_go(session, rows, taking):  # what is read next is without those
                 for lane in ready.values():
                     lane.may_have_rows = True
-                await self._park(unfit, str(session.explain_refusal(unfit)))
                 continue
             names = [self._store.find_lane(row.source) for row in rows]
             going = [
@@ -239,24 +248,40 @@ class OutboxRelay:
                 self._sent[self._tag] = sent
                 lane.in_flight.append(sent)
                 lane.position = row.position
+                self._highest_sent = max(self._highest_sent, row.position)
             self._in_flight += len(going)
             if going:
-                await self._hand_over(session, [row for row, _ in going], taking)
+                await self._to_the_end(session.send([row for row, _ in going]), taking)
 
-    async def _hand_over(self, session: Session, rows: Sequence[OutboxRow], taking: asyncio.Task[None]) -> None:
+    async def _may_go(self, session: Session, rows: Sequence[OutboxRow], taking: asyncio.Task[None]) -> bool:
+        """Put aside a row that will never be taken, or the sources that somebody else sends for; False if any is."""
+        unfit = next(((row, why) for row in rows if (why := session.explain_refusal(row)) is not None), None)
+        if unfit is not None:
+            await self._park(unfit[0], str(unfit[1]))
+            return False
+        asking = self._fenced.ask(session, {row.source for row in rows}, self._sent_through)
+        return not await self._to_the_end(asking, taking)
+
+    async def _to_the_end(self, call: Awaitable[Result], taking: asyncio.Task[None]) -> Result:
+        """Return what a call of the session returns.
+
+        What ends the session there ends `outcomes`, too, after the confirms that still came; the word is left to it.
+        """
         try:
-            await session.send(rows)
-        except BridgeError:
-            # The same failure ends `outcomes`, after the confirms that still came; leave the word to it.
+            return await call
+        except FenceHeld:
+            raise  # by which nothing has ended yet
+        except (Transient, Misconfigured):
             await asyncio.wait([taking])
             raise
 
     def _ready_lanes(self, now: float) -> tuple[dict[SourceName, _Lane], int]:
         """Return the lanes that may send, and how many rows in all: of one that was refused a row, just some."""
-        suspects = {name: lane for name, lane in self._lanes.items() if lane.is_suspect_at(now)}
+        lanes = {name: lane for name, lane in self._lanes.items() if name not in self._fenced}
+        suspects = {name: lane for name, lane in lanes.items() if lane.is_suspect_at(now)}
         room = min((1 if suspects else self._window) - self._in_flight, PAGE_ROWS)
         ready: dict[SourceName, _Lane] = {}
-        for name, lane in (suspects or self._lanes).items() if room > 0 else ():
+        for name, lane in (suspects or lanes).items() if room > 0 else ():
             if not lane.may_have_rows or lane.has_refused or now < lane.not_before or self._count_room(lane) <= 0:
                 continue
             if not lane.narrow:
@@ -337,12 +362,6 @@ class OutboxRelay:
             await self._offload(self._store.mark_in_doubt, rows)
         self._let_wait(lane, first.row, refusal)
 
-    def _spare_others(self, failure: FenceHeld) -> None:
-        """Let the lane wait that somebody else sends for; a sink with one lane has none to spare."""
-        lane = self._lanes.get(SourceName(failure.source))
-        if lane is not None and lane.in_flight and len(self._lanes) > 1:
-            self._retry_alone(lane.in_flight[0], failure)
-
     def _retry_alone(self, sent: _Sent, failure: BridgeError) -> None:
         """Let the lane wait whose row ended the session, and try that with nothing else on its way: it may again."""
         sent.lane.suspect_through = sent.row.position
@@ -366,7 +385,7 @@ class OutboxRelay:
     async def _sleep(self, now: float) -> None:
         """Wait until there is something to do: news, or a lane whose pause was not over at *now*, and is."""
         pausing = [lane.not_before for lane in self._lanes.values() if lane.may_have_rows and not lane.in_flight]
-        due = min((at for at in pausing if at > now), default=math.inf)
+        due = min((at for at in [*pausing, self._fenced.due] if at > now), default=math.inf)
         with suppress(TimeoutError):
             async with asyncio.timeout_at(min(due, now + HEARTBEAT_SECONDS)):
                 await self._wake.wait()

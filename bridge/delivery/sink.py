@@ -1,12 +1,12 @@
 """What ingesting and relaying need of a store and of a publisher. Both match by shape and import nothing of this."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from bridge.broker.confirms import Outcomes
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, FenceHeld
 from bridge.model import Certificate, Cursor, Mirrored, NewEvent, OutboxRow, SourceName, SourceState
 
 
@@ -77,6 +77,19 @@ class Outbox(Protocol):
     def park(self, row: OutboxRow, reason: str, at: datetime) -> None:
         """Put *row* aside, and hold whatever comes behind it and is about the same account."""
 
+    def put_off(self, source: SourceName, sent_through: int | None, reason: str, at: datetime) -> bool:
+        """Put aside what waits of *source*, so that its lane goes on without it; nothing where it has one of its own.
+
+        False, and nothing is done, where some of it has a position up to *sent_through*, or was there when the store
+        was opened: it may have been sent. ``None``: nothing of it is on its way any more.
+        """
+
+    def put_off_sources(self) -> Sequence[SourceName]:
+        """Return the sources of which something is put off."""
+
+    def let_go(self, source: SourceName, at: datetime) -> None:
+        """Have what was put off of *source* sent, as copies behind everything else, and in order."""
+
 
 class Store(Protocol):
     """What ingesting needs of a store."""
@@ -101,10 +114,24 @@ class Session(Protocol):
         asked.
         """
 
+    @property
+    def fenced(self) -> Mapping[SourceName, FenceHeld]:
+        """Sources that another connection publishes for, as far as they were asked about, and why they wait.
+
+        Those that are configured are asked about when a session begins.
+        """
+
+    async def claim(self, sources: Collection[SourceName]) -> None:
+        """Take the fences of *sources* that are not taken; those that another connection holds are ``fenced`` then.
+
+        Raises what ended the session.
+        """
+
     async def send(self, rows: Sequence[OutboxRow]) -> None:
         """Hand *rows* to the broker in order; waits while the broker blocks us, not for outcomes.
 
-        Raises what ended the session. How many of *rows* the broker has then, nobody knows.
+        Raises what ended the session; a row of a source that is ``fenced`` does. How many of *rows* the broker has
+        then, nobody knows.
         """
 
     async def outcomes(self) -> Outcomes:

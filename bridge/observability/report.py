@@ -27,6 +27,7 @@ IN_FUTURE: Final = "in the future: the clock was wrong when it was written"
 
 FILE_UNUSABLE: Final = "file_unusable"
 STORE_LOCKED: Final = "store_locked"
+FENCE_HELD: Final = "fence_held"
 
 _NOT_TOLD: Final = {"steady", "pace", "expected", "scrub", "locked"}
 """Members of the board that are no news to anybody."""
@@ -144,6 +145,9 @@ def _list_problems(name: str, part: SourceStatus, board: BridgeStatus, now: date
         yield _failing(name, part)
     if part.held_back:
         yield Problem(name, part.held_cause, Level.WARN, part.held_since, ended(part.held_back))
+    if part.fenced:
+        for words in dict.fromkeys(part.fenced.values()):
+            yield Problem(name, FENCE_HELD, part.fence_level(now), part.fenced_since, ended(words))
     if part.walk is not None and board.is_stalled(part, now):
         yield Problem(
             name,
@@ -209,6 +213,9 @@ def sentences(board: BridgeStatus, now: datetime) -> list[str]:
     told = [in_local_words(sentence) for sentence in headline(board, now)]
     told += [ended(problem.words) for problem in problems(board, now) if problem.cause in _NOT_OF_A_PART]
     told += [f"{name}: {_held_back(part, now)}" for name, part in board.sources.items() if part.held_back]
+    told += [
+        f"{name}: {ended(why)}" for name, part in board.sources.items() for why in dict.fromkeys(part.fenced.values())
+    ]
     told += [f"{name}: {_sentence(part, now)} {completeness(part, now)}" for name, part in board.sources.items()]
     if board.listener is not None:
         told.append(board.listener.sentence())

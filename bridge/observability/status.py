@@ -21,6 +21,9 @@ MAX_UNSENT_AGE: Final = timedelta(minutes=5)
 MAX_WALK_STALL: Final = timedelta(minutes=5)
 """A full walk that reads no account for longer than this is stuck, unless configured otherwise."""
 
+OWN_CONNECTION: Final = timedelta(minutes=1)
+"""So long the broker may take our own last connection to be alive; who holds a fence for longer is a second bridge."""
+
 CLOCK_WAS_SET: Final = timedelta(seconds=1)
 """By so much more or less than the steady clock; a clock that drifts, or is pulled gently, moves less in a second."""
 
@@ -201,6 +204,9 @@ class SourceStatus(ComponentStatus):
     held_cause: str = ""
     """The same in one word, for machines."""
     held_since: datetime | None = None
+    fenced: dict[str, str] = field(default_factory=dict)
+    """Why its events wait that somebody else sends for it, by the way out: ``broker``, ``log``."""
+    fenced_since: datetime | None = None
     in_doubt: int = 0
     """Its events that may have reached the broker although no confirm came; they are sent again."""
 
@@ -229,6 +235,22 @@ class SourceStatus(ComponentStatus):
         self.held_back = self.held_cause = ""
         self.held_since = None
 
+    def is_fenced(self, way: str, why: str, now: datetime) -> None:
+        """Record that somebody else sends for it, once more or for the first time."""
+        self.fenced[way] = why
+        self.fenced_since = self.fenced_since or now
+
+    def is_unfenced(self, way: str) -> None:
+        """Record that nobody else sends for it that way any more."""
+        self.fenced.pop(way, None)
+        self.fenced_since = self.fenced_since if self.fenced else None
+
+    def fence_level(self, now: datetime) -> Level:
+        """Return how bad it is that somebody else sends for it: our own last connection is over within a minute."""
+        if self.fenced_since is None:
+            return Level.OK
+        return Level.ERROR if now - self.fenced_since > OWN_CONNECTION else Level.WARN
+
     def certified(self, certificate: Certificate) -> None:
         """Record what a proven walk found."""
         self.verified_at = certificate.verified_at
@@ -253,6 +275,7 @@ class SourceStatus(ComponentStatus):
         self.caught_up_at = _moved(self.caught_up_at, by)
         self.second_look_at = _moved(self.second_look_at, by)
         self.held_since = _moved(self.held_since, by)
+        self.fenced_since = _moved(self.fenced_since, by)
         if self.walk is not None:
             self.walk.started_at += by
             self.walk.progress_at += by
@@ -454,7 +477,7 @@ class BridgeStatus:
         """Return how bad it is with one PBX."""
         words = (part.warning, part.oddity, part.file_trouble, part.doubt, part.held_back)
         needs_a_look = any(words) or part.parked or self.is_stalled(part, now)
-        return worst(part.level, Level.WARN) if needs_a_look else part.level
+        return worst(part.level, Level.WARN if needs_a_look else Level.OK, part.fence_level(now))
 
     def is_late(self, now: datetime) -> bool:
         """Tell whether an event waits for too long."""
@@ -478,7 +501,7 @@ class BridgeStatus:
         """
         if self.full or self.is_late(now):
             return False
-        if any(part.held_back for part in self.sources.values()):
+        if any(part.held_back or part.fenced for part in self.sources.values()):
             return False
         sources = (source for source in self.sources.values() if not source.is_paused)
         return all(part.is_usable for part in (*self.ways, *sources))

@@ -1,17 +1,17 @@
 """Events as a person reads them in a terminal: who changed how, at a glance."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
 from rich.text import Text
 
 from bridge.broker.confirms import Outcomes
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, FenceHeld
 from bridge.events.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode
 from bridge.events.wording import choose_name, clean, differences
-from bridge.model import ChangeKind, OutboxRow, Reason
+from bridge.model import ChangeKind, OutboxRow, Reason, SourceName
 
 STYLES: Final = {
     ChangeKind.INITIAL: "cyan",
@@ -76,6 +76,14 @@ class TerminalPublisher:
     def explain_refusal(self, _row: OutboxRow) -> BridgeError | None:
         """Refuse nothing."""
         return None
+
+    @property
+    def fenced(self) -> Mapping[SourceName, FenceHeld]:
+        """Let no source wait."""
+        return {}
+
+    async def claim(self, _sources: Collection[SourceName]) -> None:
+        """Take no fences: nobody else shows anything here."""
 
     async def outcomes(self) -> Outcomes:
         """Return what was shown, once there is more of it."""

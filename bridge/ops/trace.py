@@ -271,7 +271,8 @@ def _why(event: RecordedEvent, state: EventState, events: Sequence[RecordedEvent
 
 def _held_back(event: RecordedEvent, live: Live) -> str:
     """Return why the exchange does not take the first event of its PBX that waits; empty where it does."""
-    return str(live.sources.get(event.source, {}).get("held_back", ""))
+    source = live.sources.get(event.source, {})
+    return str(source.get("held_back") or source.get("fenced", {}).get("broker", ""))
 
 
 def _delay(event: RecordedEvent, live: Live) -> str:

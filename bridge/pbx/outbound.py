@@ -114,8 +114,9 @@ class PbxSource:
                 f"{self._url} let {self._pace.answer_timeout:g} s of the login pass without an answer"
             ) from None
         except ConnectionClosed as closed:
-            # Some close the door instead of saying no, which after our proof amounts to the same.
-            if conversation.state == "judging":
+            # Some close the door instead of saying no, which after our proof amounts to the same. Where we close it,
+            # because of what else came, nobody has said no.
+            if conversation.state == "judging" and (closed.sent is None or closed.rcvd_then_sent):
                 raise PbxRefusedLogin(self._refusal()) from closed
             raise PbxUnreachable(
                 f"{self._url} closed the connection before the login: {find_reason(closed)}"
@@ -168,6 +169,7 @@ class PbxSource:
         except (InvalidURI, ValueError) as problem:
             raise PbxUnreachable(f"{self._url} is no address of a WebSocket: {problem}") from problem
         except OSError as problem:
+            reason = problem.strerror or str(problem) or "it hung up"
             raise PbxUnreachable(
-                f"no connection to {self._url}: {problem.strerror or problem}. Is the address right, and the PBX up?"
+                f"no connection to {self._url}: {reason}. Is the address right, and the PBX up?"
             ) from problem

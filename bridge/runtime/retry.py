@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from bridge.errors import BridgeError, Misconfigured, OutboxFull, Transient
+from bridge.errors import BridgeError, BrokerRefusedEvent, EventForbidden, Misconfigured, OutboxFull, Transient
 from bridge.observability.status import Level
 
 
@@ -35,8 +35,10 @@ class Backoff:
     def __call__(self, retry_state: RetryCallState) -> float:
         """Return the pause in seconds: between half of 2^failures and all of it, so that many do not come at once."""
         self._failures += 1
-        outcome = retry_state.outcome
-        if outcome is not None and isinstance(outcome.exception(), Misconfigured):
+        problem = retry_state.outcome.exception() if retry_state.outcome is not None else None
+        if self._failures == 1 and isinstance(problem, (BrokerRefusedEvent, EventForbidden)):
+            return 0.0  # one event is to blame: the broker is well, and all others wait for the next session
+        if isinstance(problem, Misconfigured):
             return self._misconfigured_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret
         ceiling = min(self._transient_max_seconds, 2.0 ** min(self._failures - 1, 16))
         return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret

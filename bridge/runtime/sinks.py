@@ -145,6 +145,23 @@ class _Sink:
         told = {"source": row.source, "event_id": row.event_id, "position": row.position}
         log.warning("event.not_taken", **told, problem=words, again_in_seconds=round(pause_seconds, 1))
 
+    def fenced(self, source: SourceName, problem: BridgeError, pause_seconds: float) -> None:
+        """Take the news that *source* waits, since somebody else sends for it."""
+        words = scrub(str(problem))
+        self.board.beat(self.task)
+        if (part := self.board.sources.get(source)) is not None:
+            part.is_fenced(self.name, words, utc_now())
+        log.warning(
+            "source.fenced", source=source, to=self.name, problem=words, again_in_seconds=round(pause_seconds, 1)
+        )
+
+    def unfenced(self, source: SourceName) -> None:
+        """Take the news that it goes on."""
+        if (part := self.board.sources.get(source)) is not None:
+            part.is_unfenced(self.name)
+        self.tally.count()
+        log.info("source.unfenced", source=source, to=self.name)
+
     def failed(self, problem: BridgeError, pause_seconds: float) -> None:
         """Take the news that a session ended, or could not begin."""
         self.was_away = True

@@ -16,7 +16,7 @@ from bridge.clock import utc_now
 from bridge.delivery.log_recovery import DeduplicatingSession, recover
 from bridge.delivery.relay import OutboxRelay
 from bridge.errors import BridgeError
-from bridge.model import OutboxRow
+from bridge.model import OutboxRow, SourceName
 from bridge.runtime.bridge import StoreThread
 from bridge.store.sqlite.store import SqliteStore
 from tests.benchmark import outbox, sides, site
@@ -54,6 +54,11 @@ class Relaying:
 
     def stopped(self, row: OutboxRow, problem: BridgeError, _pause_seconds: float) -> None:
         raise AssertionError(f"{row.event_id} was not taken") from problem
+
+    def fenced(self, source: SourceName, problem: BridgeError, _pause_seconds: float) -> None:
+        raise AssertionError(f"{source} waits: {problem}")
+
+    def unfenced(self, _source: SourceName) -> None: ...
 
 
 def drained(*, way: str, template: str, urls: Sequence[str], exchange: str, rows: int) -> dict[str, Any]:

@@ -53,7 +53,7 @@ async def exchange_session(_broker: PrivateBroker, proxy: Proxy) -> None:
         topology=Topology(
             exchange=name, has_log=False, subscriptions=(Subscription(f"{name}.q", queue_type="classic"),)
         ),
-        fences=[f"{name}.writer.{HQ}"],
+        sources=[HQ],
         name_fence=lambda source: f"{name}.writer.{source}",
         deadline_seconds=STEP_SECONDS,
         confirm_deadline_seconds=CONFIRM_SECONDS,
@@ -75,7 +75,7 @@ async def log_session(broker: PrivateBroker, proxy: Proxy, *, is_stream: bool) -
         lambda: [f"rabbitmq-stream://guest:guest@127.0.0.1:{ports[1]}/"],
         topology=Topology(exchange=name, log_partitions=1, log_max_bytes=10_000_000),
         producer=lambda: "account-bridge.test",
-        fences=[f"{name}.log.writer.{HQ}"],
+        sources=[HQ],
         name_fence=lambda source: f"{name}.log.writer.{source}",
         deadline_seconds=STEP_SECONDS,
         confirm_deadline_seconds=CONFIRM_SECONDS,

@@ -189,22 +189,6 @@ async def test_the_broker_remembers_its_last_number_although_the_events_are_gone
     assert set(writer.warnings) == {""}
 
 
-async def test_a_second_bridge_with_a_store_of_its_own_waits_until_the_first_is_gone(
-    broker: PrivateBroker, writer: LogWriter, tmp_path: Path
-) -> None:
-    other = LogWriter(broker, tmp_path / "other.db", exchange=writer.exchange)
-    with writer.store() as store, other.store() as second:
-        take(store, *changes(1, 5))
-        take(second, *changes(1, 7))
-        async with writer.writing(store):
-            await everything_written(store)
-            with pytest.raises(BrokerUnreachable, match="second bridge"):
-                await asyncio.wait_for(other.relay(second).run(), 20)
-        await other.write(second)
-    reading = await content(writer, 12)
-    assert reading.sequences == [*range(1, 6), *range(1, 8)], "another lineage: nothing of it is dropped"
-
-
 async def test_two_copies_of_a_store_that_take_turns_are_found_out(writer: LogWriter, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     with writer.store() as store:

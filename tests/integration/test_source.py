@@ -377,6 +377,24 @@ async def test_whoever_sends_pings_without_end_is_hung_up_on_and_others_have_the
         assert await watching < 0.5
 
 
+async def test_whom_we_hang_up_on_in_the_middle_of_a_login_has_not_refused_it() -> None:
+    """It would be tried again after a minute only, and somebody would look for a wrong password."""
+
+    async def talk(socket: ServerConnection) -> None:
+        await socket.recv()
+        await socket.send(m.AppChallengeResult("0123456789abcdef").to_json())
+        await socket.recv()
+        for _ in range(16):
+            socket.transport.write(b"\x89\x00" * (1 << 15))
+        await socket.wait_closed()
+
+    async with serve(talk, "127.0.0.1", 0) as server:
+        pbx = OddPbx([])
+        pbx.port = server.sockets[0].getsockname()[1]
+        with pytest.raises(PbxUnreachable, match="too many frames that bring nothing"):
+            await Reading(pbx).to_its_end()
+
+
 async def until(is_so: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
         while not is_so():

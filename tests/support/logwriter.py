@@ -17,7 +17,7 @@ from bridge.delivery.log_recovery import DeduplicatingSession, recover
 from bridge.delivery.relay import OutboxRelay
 from bridge.errors import BridgeError
 from bridge.events.normalize import Rules
-from bridge.model import Batch, Cursor, OutboxRow, Row
+from bridge.model import Batch, Cursor, OutboxRow, Row, SourceName
 from bridge.runtime.log_scan import scan_log
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.rabbit import GivenBroker, PrivateBroker
@@ -44,6 +44,8 @@ class LogWriter:
         self.warnings: list[str] = []
         self.settled: list[int] = []
         self.refused: list[OutboxRow] = []
+        self.fences: list[SourceName] = []
+        self.unfences: list[SourceName] = []
 
     @property
     def streams(self) -> Sequence[str]:
@@ -80,7 +82,8 @@ class LogWriter:
             lambda: [self.broker.stream_url],
             topology=self.topology,
             producer=lambda: name_producer(store.generation),
-            fences=[f"{self.exchange}.log.writer.{fence}"],
+            sources=[SourceName(fence)],
+            name_fence=lambda source: f"{self.exchange}.log.writer.{source}",
         )
 
     def relay(self, store: SqliteStore, *, window: int = 256) -> OutboxRelay:
@@ -112,6 +115,14 @@ class LogWriter:
     def stopped(self, row: OutboxRow, problem: BridgeError, _pause_seconds: float) -> None:
         """Take the news that *row* was not taken: nothing of that kind is played here."""
         raise AssertionError(f"{row} was not taken") from problem
+
+    def fenced(self, source: SourceName, _problem: BridgeError, _pause_seconds: float) -> None:
+        """Take the news that somebody else writes for *source*."""
+        self.fences.append(source)
+
+    def unfenced(self, source: SourceName) -> None:
+        """Take the news that it goes on."""
+        self.unfences.append(source)
 
     @asynccontextmanager
     async def writing(self, store: SqliteStore) -> AsyncIterator[OutboxRelay]:

@@ -28,7 +28,7 @@ from aio_pika.abc import AbstractConnection
 from rstream import schema
 from rstream.encoding import encode_publish
 
-from bridge.broker.connection import CLOSE_SECONDS, DEADLINE_SECONDS, LateFences, Topology, connect, hold_fences, step
+from bridge.broker.connection import CLOSE_SECONDS, DEADLINE_SECONDS, LateFences, Topology, connect, step
 from bridge.broker.errors import translation
 from bridge.broker.session import ConfirmSession
 from bridge.broker.stream.connection import StreamConnection, connect_stream
@@ -60,9 +60,9 @@ def name_producer(generation: str) -> str:
 class StreamPublisher:
     """Makes sessions. *urls* and *stream_urls* are asked for each of them, so that a changed password is used.
 
-    *producer* is asked for the name under which the broker remembers what it has: see ``name_producer``. *fences* are
-    held while writing. *on_state* is told ``connecting`` and ``connected``; *on_progress* is called with every step on
-    the way into a session, and while a session waits for the broker. The deadlines are those of ``Publisher``.
+    *producer* is asked for the name under which the broker remembers what it has: see ``name_producer``. *sources*,
+    *fence_of* and the deadlines are those of ``Publisher``. *on_state* is told ``connecting`` and ``connected``;
+    *on_progress* is called with every step on the way into a session, and while a session waits for the broker.
     """
 
     def __init__(  # noqa: PLR0913 - what an operator may say about a broker
@@ -73,7 +73,7 @@ class StreamPublisher:
         topology: Topology,
         producer: Callable[[], str],
         is_declaring: bool = True,
-        fences: Sequence[str] = (),
+        sources: Sequence[SourceName] = (),
         name_fence: Callable[[SourceName], str] | None = None,
         confirm_deadline_seconds: float = 30.0,
         deadline_seconds: float = DEADLINE_SECONDS,
@@ -87,7 +87,7 @@ class StreamPublisher:
         self._topology = topology
         self._producer = producer
         self._is_declaring = is_declaring
-        self._fences = fences
+        self._sources = sources
         self._fence_of = name_fence
         self._confirm_deadline_seconds = confirm_deadline_seconds
         self._ssl_context = ssl_context
@@ -107,7 +107,7 @@ class StreamPublisher:
         """Connect, check or declare the streams, take the fences, ask what is there already, and write while inside.
 
         Raises:
-            BrokerUnreachable: no connection, or another one still writes for the same source.
+            BrokerUnreachable: no connection.
             BrokerRefusedLogin: user, password or virtual host are wrong.
             TopologyMismatch: the streams are not as they should be.
             BridgeError: from *urls* or *stream_urls*.
@@ -135,9 +135,9 @@ class StreamPublisher:
         ):
             self._on_progress()
             await provide_log(amqp, self._topology, is_declaring=self._is_declaring)
-            await hold_fences(amqp, self._fences, self._topology)
             session = StreamSession(amqp, streams, self._topology, self._on_state, self._on_progress)
-            session.late_fences = LateFences(amqp, self._topology, self._fence_of, self._fences)
+            session.fences = LateFences(amqp, self._topology, self._fence_of)
+            await session.claim(self._sources)  # before the broker is asked what it has of us
             await session.open(self._producer())
             self._on_state("connected")
             async with session.watched(self._confirm_deadline_seconds):
@@ -180,7 +180,6 @@ class StreamSession(ConfirmSession):
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(on_state, on_progress)
-        self.late_fences: LateFences | None = None
         self._amqp = amqp
         self._streams = streams
         self._topology = topology
@@ -228,8 +227,6 @@ class StreamSession(ConfirmSession):
         )
 
     async def _write(self, rows: Sequence[OutboxRow]) -> None:
-        if self.late_fences is not None and (missing := self.late_fences.missing(rows)):
-            await self._unless_ended(self.late_fences.hold(missing))
         self._goes_out(rows)
         messages: list[list[schema.Message]] = [[] for _ in self._lasts]
         first = self._ledger.sent_count - len(rows) + 1

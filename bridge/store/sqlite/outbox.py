@@ -6,13 +6,15 @@ own, and tried again is a copy at the end, with the same id. So positions are se
 goes back, and the position can be the publishing id of the log.
 
 The exchange has a lane for each source, so that one that cannot go on holds up no other. The log has one lane for all,
-since its publishing ids have to ascend over all that its producer writes.
+since its publishing ids have to ascend over all that its producer writes: of a source that cannot go on there, all that
+waits is put aside (fenced), and goes out as copies once it can.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Final, Protocol
 
 from bridge.model import Backlog, OutboxRow, Parked, Sink, SourceName, Waiting
@@ -62,6 +64,8 @@ class SqliteOutbox:
         self._parked: Counter[int] = Counter()
         """By source: how many of its events are parked."""
         self._backlog = Backlog()
+        self._given_before: int | None = None
+        """The highest position that was given before the store was opened."""
         self.is_on = sink is Sink.EXCHANGE
         """False where nobody takes what is for this sink."""
         self.since = 0
@@ -77,6 +81,8 @@ class SqliteOutbox:
 
     def load(self, sources: Sequence[int]) -> None:
         """Count what there is; *sources* are all that may have something."""
+        if self._given_before is None:
+            self._given_before = self.last_given()
         lanes = [0] if self._has_one_lane else sources
         progress = {row["lane"]: row["through"] for row in self._database.query("progress", sink=self.sink)}
         self._through = {lane: progress.get(lane, 0) for lane in lanes}
@@ -159,6 +165,56 @@ class SqliteOutbox:
         self._count_held((1, len(row.body)))
         self._count_parked(source, 1)
 
+    def put_off(self, source: SourceName, sent_through: int | None, reason: str, at: datetime) -> bool:
+        """Put aside what waits of *source*, so that its lane goes on without it; nothing where it has one of its own.
+
+        False, and nothing is done, where some of it has a position up to *sent_through*, or was there when the store
+        was opened: it may have been sent. ``None``: nothing of it is on its way any more.
+        """
+        known = self._database.query("source", name=source)
+        if not self._has_one_lane or not known:
+            return True
+        number = known[0]["id"]
+        if sent_through is not None:
+            reach = {"after": self.through, "through": max(sent_through, self._given_before or 0)}
+            if self._database.query("first_unsent", sink=self.sink, source_id=number, **reach):
+                return False
+        self._put_off(number, reason, at)
+        return True
+
+    def put_off_sources(self) -> Sequence[SourceName]:
+        """Return the sources of which something is put off."""
+        return [SourceName(row["name"]) for row in self._database.query("fenced_sources", sink=self.sink)]
+
+    def undone_through(self, position: int, *, after: int = 0, limit: int = -1) -> Sequence[OutboxRow]:
+        """Return what is to be sent and what is put off, behind *after* and up to *position*, without bodies.
+
+        Only of the log; the first *limit* of them.
+        """
+        reach = {"after": after, "through": position, "limit": limit}
+        put_off = map(_bare, self._database.query("fenced_ids", sink=self.sink, **reach))
+        unsent = self.unsent_through(position, after=after, limit=limit)
+        found = sorted([*unsent, *put_off], key=attrgetter("position"))
+        return found if limit < 0 else found[:limit]
+
+    def let_go(self, source: SourceName, at: datetime) -> None:
+        """Have what was put off of *source* sent, as copies behind everything else, and in order."""
+        if source not in self.put_off_sources():
+            return
+        number = self._database.source_id(source)
+        with self._database.together():
+            self._put_off(number, None, at)  # what came last must not overtake the rest
+            self._database.change("free_fenced", sink=self.sink, source_id=number, at=as_text(at))
+            self.release(number, at)
+        self.load(list(self._through))
+
+    def _put_off(self, source: int, reason: str | None, at: datetime) -> None:
+        told = {"sink": self.sink, "source_id": source, "after": self.through}
+        (found,) = self._database.query("count_to_put_off", **told)
+        if found["rows"]:
+            self._database.change("put_off", **told, reason=reason, at=as_text(at))
+            self._count_held((found["rows"], found["bytes"]))
+
     def parked(self) -> Sequence[Parked]:
         """Return the parked events, the oldest first."""
         return [
@@ -194,7 +250,7 @@ class SqliteOutbox:
     def wants(self, position: int, state: str | None) -> bool:
         """Tell whether the event at *position*, whose *state* here is that, is still to be sent, now or later."""
         if state is not None:
-            return state in {"parked", "held"}
+            return state in {"parked", "held", "fenced"}
         lane = 0 if self._has_one_lane else self._database.query("source_of_position", position=position)[0][0]
         return position > self._through.get(lane, 0)
 
@@ -291,13 +347,17 @@ class SqliteOutbox:
     def mark_sent(self, positions: Sequence[int], at: datetime) -> None:
         """Record that the sink had what is at *positions* before, wherever that is in its order."""
         rows = size = 0
+        put_off = False
         with self._database.together():
             for position in positions:
                 told = {"sink": self.sink, "position": position}
                 for row in self._database.query("bytes_waiting", **told):
                     self.set_aside(position, "sent", None, at)
                     rows, size = rows + 1, size + row["bytes"]
+                put_off |= self._database.change("fenced_is_sent", **told, at=as_text(at)) == 1
         self._count(-rows, -size)
+        if put_off:
+            self.load(list(self._through))
 
     def prune_lines(self, source: int, through: int) -> None:
         """Forget lines about events that were pruned, those of a source up to *through*."""

@@ -205,7 +205,7 @@ def _recorded(row: sqlite3.Row) -> RecordedEvent:
         created_at=datetime.fromisoformat(row["created_at"]),
         published_at=_moment(row["confirmed_at"]),
         is_in_doubt=bool(row["is_in_doubt"]),
-        is_held=state in {"held", "parked"},
+        is_held=state in {"held", "parked", "fenced"},
         parked_reason=reason if state == "parked" else None,
         discarded_reason=reason if state == "discarded" else None,
         forgotten_at=_moment(row["forgotten_at"]),

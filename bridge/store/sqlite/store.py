@@ -33,11 +33,11 @@ from bridge.model import (
     SourceState,
 )
 from bridge.store.lineage import new_lineage, read_birth
-from bridge.store.looking import Looking
 from bridge.store.sqlite.erasure import empty_write_ahead, forget, overwriting
 from bridge.store.sqlite.errors import cannot_open, damaged, is_busy, locked, missing, of_sqlite
 from bridge.store.sqlite.inbound import InboundRegister
 from bridge.store.sqlite.lock import StoreLock
+from bridge.store.sqlite.looking import Looking
 from bridge.store.sqlite.outbox import SqliteOutbox
 from bridge.store.sqlite.reader import PAUSED, pauses_in
 from bridge.store.sqlite.sql import migrations, queries

@@ -12,7 +12,7 @@ from bridge.delivery.ingest import ingest
 from bridge.delivery.relay import OutboxRelay
 from bridge.errors import BridgeError, BrokerUnreachable
 from bridge.events.normalize import Rules
-from bridge.model import OutboxRow
+from bridge.model import OutboxRow, SourceName
 from bridge.runtime.retry import Backoff, keep_trying
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW
@@ -87,6 +87,11 @@ class Nobody:
 
     def stopped(self, row: OutboxRow, problem: BridgeError, _pause_seconds: float) -> None:
         raise AssertionError(f"{row.event_id} was not taken: {problem}")
+
+    def fenced(self, source: SourceName, problem: BridgeError, _pause_seconds: float) -> None:
+        raise AssertionError(f"{source} waits: {problem}")
+
+    def unfenced(self, _source: SourceName) -> None: ...
 
 
 @pytest.fixture

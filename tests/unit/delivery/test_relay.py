@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.broker.confirms import Outcomes
+from bridge.delivery import fences as fencing
 from bridge.delivery import relay as relaying
 from bridge.delivery.ingest import ingest
 from bridge.delivery.relay import OutboxRelay
@@ -57,6 +58,10 @@ class HandHeldBroker:
         self.ever: list[tuple[int, OutboxRow]] = []
         """Everything, with the number of its session."""
         self.unfit: dict[str, BridgeError] = {}
+        self.fences: dict[SourceName, FenceHeld] = {}
+        """What somebody else holds."""
+        self.claims = 0
+        self.fenced: dict[SourceName, FenceHeld] = {}
         self.fails_at: dict[str, BaseException] = {}
         """By the name of a call: what it raises, once."""
         self._failure: BridgeError | None = None
@@ -72,13 +77,23 @@ class HandHeldBroker:
         self._fail("session")
         self.sessions += 1
         self.sent, self._confirmed, self._refused, self._failure = [], [], [], None
+        self.fenced = dict(self.fences)
         yield self
+
+    async def claim(self, sources: Collection[SourceName]) -> None:
+        self._fail("claim")
+        for source in sources:
+            self.claims += 1
+            self.fenced.pop(source, None)
+            if source in self.fences:
+                self.fenced[source] = self.fences[source]
 
     def explain_refusal(self, row: OutboxRow) -> BridgeError | None:
         self._fail("refusal_of")
         return self.unfit.get(row.event_id)
 
     async def send(self, rows: Sequence[OutboxRow]) -> None:
+        assert not self.fenced.keys() & {row.source for row in rows}, "not one event goes past a fence"
         if "send" in self.fails_at:
             self._failure = self._failure or PULLED
             async with self._news:
@@ -133,6 +148,8 @@ class Site:
         self.done: list[OutboxRow] = []
         self.refused: list[OutboxRow] = []
         self.stops: list[tuple[OutboxRow, BridgeError, float]] = []
+        self.fences: list[tuple[SourceName, str, float]] = []
+        self.unfences: list[SourceName] = []
         self.relay = OutboxRelay(
             store.exchange,
             self.broker,
@@ -159,6 +176,12 @@ class Site:
 
     def stopped(self, row: OutboxRow, problem: BridgeError, pause_seconds: float) -> None:
         self.stops.append((row, problem, pause_seconds))
+
+    def fenced(self, source: SourceName, problem: BridgeError, pause_seconds: float) -> None:
+        self.fences.append((source, str(problem), pause_seconds))
+
+    def unfenced(self, source: SourceName) -> None:
+        self.unfences.append(source)
 
     def take(self, source: SourceName, *accounts: str, wake: bool = True) -> None:
         """Have each of these accounts change once."""
@@ -504,19 +527,12 @@ async def test_a_lane_that_is_seen_first_when_somebody_wakes_all_is_sent(site: S
         await again.broker.tell(1, 2)
 
 
-async def test_what_nobody_may_publish_and_who_else_publishes_for_it_stops_one_lane(site: Site) -> None:
+async def test_what_nobody_may_publish_stops_one_lane(site: Site) -> None:
     site.take(HQ, "a")
-    site.take(BRANCH, "x")
-    async with site.failing(FenceHeld):
-        held = FenceHeld("a second bridge", "fence")
-        held.source = BRANCH
-        await site.broker.has_sent(2)
-        await site.broker.fail(held)
-    assert [found.source for found, _, _ in site.stops] == [BRANCH]
     async with site.failing(EventForbidden):
         await site.broker.has_sent(1)
         await site.broker.fail(EventForbidden("not this topic"))
-    assert [found.source for found, _, _ in site.stops] == [BRANCH, HQ]
+    assert [found.source for found, _, _ in site.stops] == [HQ]
     assert not site.store.parked(), "the user may be allowed to"
     async with site.failing(EventForbidden):
         site.take(BRANCH, "y")
@@ -526,7 +542,61 @@ async def test_what_nobody_may_publish_and_who_else_publishes_for_it_stops_one_l
         await asyncio.sleep(0.05)
         assert site.sent == [first], "nothing else is on its way, or it would be sent once more"
         await site.broker.fail(EventForbidden("not this topic"))
-    assert len(site.stops) == 3, "and nobody has to be looked for"
+    assert len(site.stops) == 2, "and nobody has to be looked for"
+
+
+async def test_a_source_that_somebody_else_sends_for_waits_alone_and_goes_on_when_it_may(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fencing, "FENCE_FIRST_SECONDS", 0.01)
+    site.take(HQ, *"ab")
+    site.take(BRANCH, *"xy")
+    site.broker.fences[BRANCH] = FenceHeld("a second bridge")
+    async with site.running():
+        await site.broker.has_sent(2)
+        await site.broker.tell(1, 2)
+        await site.until(lambda: len(site.fences) >= 4)
+        assert site.sent == [(HQ, 1), (HQ, 2)], "the same session goes on"
+        assert {(source, words) for source, words, _ in site.fences} == {(BRANCH, "a second bridge")}
+        pauses = [pause for _, _, pause in site.fences[:4]]
+        assert pauses == [0.01, 0.02, 0.04, 0.08]
+        site.take(HQ, "c")
+        await site.broker.has_sent(3)
+        await site.broker.tell(3)
+        site.broker.fences.clear()
+        await site.broker.has_sent(5)
+        assert site.sent[3:] == [(BRANCH, 1), (BRANCH, 2)]
+        await site.broker.tell(4, 5)
+        assert site.unfences == [BRANCH]
+    assert site.broker.sessions == 1
+    assert not site.stops
+
+
+async def test_a_source_that_turns_up_while_somebody_else_sends_for_it_is_asked_about_no_more_than_needed(
+    site: Site,
+) -> None:
+    site.broker.fences[BRANCH] = FenceHeld("a second bridge")
+    async with site.running():
+        site.broker.fenced.clear()  # it was not asked about when the session began
+        for number in range(5):
+            site.take(BRANCH, "x")
+            site.take(HQ, "a")
+            await site.broker.has_sent(number + 1)
+            await site.broker.tell(number + 1)
+        assert [source for source, _ in site.sent] == [HQ] * 5
+        assert site.broker.claims == 2, "each of them once"
+        assert len(site.fences) == 1
+
+
+async def test_a_claim_that_fails_ends_the_session_behind_the_confirms_that_still_come(site: Site) -> None:
+    site.take(HQ, "a")
+    async with site.failing(BrokerUnreachable):
+        await site.broker.has_sent(1)
+        site.broker.fails_at["claim"] = PULLED
+        site.take(BRANCH, "x")
+        await site.until(lambda: "claim" not in site.broker.fails_at)
+        await site.broker.fail(after_confirming=[1])
+    assert [found.source for found in site.done] == [HQ]
 
 
 async def test_others_are_not_sent_one_by_one_while_the_suspects_wait(site: Site) -> None:

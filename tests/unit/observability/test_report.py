@@ -72,6 +72,24 @@ def test_a_pbx_whose_events_nobody_takes_says_so_first_and_since_when() -> None:
     assert (why in " ".join(sentences(told, later)), problems(told, later)) == (False, [])
 
 
+def test_a_pbx_for_which_a_second_bridge_sends_is_red_once_it_cannot_be_our_own_last_connection() -> None:
+    told = board(NOW, "hq", "branch")
+    part, why = told.sources["hq"], "another connection publishes for this source"
+    part.is_fenced("broker", why, NOW)
+    part.is_fenced("log", why, NOW + timedelta(seconds=5))
+    soon, late = NOW + timedelta(seconds=60), NOW + timedelta(seconds=61)
+    assert [told.assess(part, at) for at in (soon, late)] == [Level.WARN, Level.ERROR]
+    assert not told.is_ready(soon)
+    assert told.assess(told.sources["branch"], late) is Level.OK
+    (problem,) = problems(told, late)
+    assert (problem.where, problem.cause, problem.since) == ("hq", "fence_held", NOW)
+    assert sentences(told, late).count(f"hq: {why}.") == 1
+    part.is_unfenced("log")
+    assert told.assess(part, late) is Level.ERROR
+    part.is_unfenced("broker")
+    assert (told.assess(part, late), told.is_ready(late), problems(told, late)) == (Level.OK, True, [])
+
+
 def test_control_characters_in_a_name_reach_no_terminal() -> None:
     evil = board()
     evil.sources["hq"].last_change = LastChange(NOW, "\x1b[31mred\x07", "new name")

@@ -8,7 +8,9 @@ from tenacity import AsyncRetrying, Future, RetryCallState
 from bridge.errors import (
     BadConfig,
     BridgeError,
+    BrokerRefusedEvent,
     BrokerUnreachable,
+    EventForbidden,
     Misconfigured,
     OutboxFull,
     PbxRefusedLogin,
@@ -51,6 +53,16 @@ class NoPatience(Backoff):
     def __call__(self, retry_state: RetryCallState) -> float:
         super().__call__(retry_state)
         return 0.0
+
+
+@pytest.mark.parametrize("problem", [BrokerRefusedEvent("too large"), EventForbidden("not this topic")])
+def test_one_event_that_ends_a_session_makes_nobody_wait_for_the_next(problem: BridgeError) -> None:
+    patience = Backoff()
+    assert pause_after(patience, problem) == 0.0
+    assert pause_after(patience, problem) >= 1.0, "but not without end"
+    patience.progress()
+    assert pause_after(patience, problem) == 0.0
+    assert pause_after(Backoff(), BrokerUnreachable("away")) > 0.0
 
 
 @given(st.integers(1, 2000), st.floats(1, 3600))

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -42,6 +42,7 @@ class Broker:
         self.sent: list[OutboxRow] = []
         self.problem: BridgeError | None = None
         self.refusal: BridgeError | None = None
+        self.fence: FenceHeld | None = None
         self.is_quick = asyncio.Event()
         self.is_quick.set()
         self._news = asyncio.Event()
@@ -68,6 +69,13 @@ class Broker:
 
     def explain_refusal(self, _row: OutboxRow) -> BridgeError | None:
         return None
+
+    @property
+    def fenced(self) -> Mapping[SourceName, FenceHeld]:
+        return {HQ: self.fence} if self.fence is not None else {}
+
+    async def claim(self, _sources: Collection[SourceName]) -> None:
+        """Take the fences that are free."""
 
     async def outcomes(self) -> Outcomes:
         while self._told == len(self.sent):
@@ -222,7 +230,7 @@ async def test_a_store_that_knows_that_it_is_a_copy_asks_once_what_of_it_is_in_t
 async def test_what_is_found_counts_although_the_log_is_not_read_to_its_end_and_the_rest_is_looked_for_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.store.looking.PAGE_ROWS", 2)
+    monkeypatch.setattr("bridge.store.sqlite.looking.PAGE_ROWS", 2)
     file = tmp_path / "written.db"
     with SqliteStore(file) as store:
         store.begin_log(1)
@@ -325,6 +333,23 @@ async def test_a_log_that_cannot_be_read_while_running_disturbs_nobody(
     async with site.publishing():
         await until(lambda: len(site.asked) == 2)
         await until(lambda: len(site.published) == 2)
+
+
+async def test_who_else_sends_for_a_source_is_shown_until_nobody_does(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.delivery.fences.FENCE_SECONDS", 0.01)
+    await site.sinks.prove()
+    site.broker.fence = FenceHeld("a second bridge")
+    part = site.board.sources[HQ]
+    async with site.publishing():
+        await until(lambda: part.fenced)
+        assert part.fenced == {"broker": "a second bridge"}
+        assert not site.board.broker.problem, "the broker is well"
+        assert not site.published
+        site.broker.fence = None
+        await until(lambda: site.published)
+    assert (part.fenced, part.fenced_since) == ({}, None)
 
 
 async def test_what_the_exchange_does_not_take_is_shown_until_it_does(site: Site) -> None:

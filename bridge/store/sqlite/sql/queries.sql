@@ -111,11 +111,11 @@ WHERE position > :after AND sinks & :sink
 
 -- count_aside: how much waits for an operator
 SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes, coalesce(sum(state = 'parked'), 0) AS parked
-FROM aside JOIN outbox ON outbox.position = aside.position WHERE aside.sink = :sink AND state IN ('parked', 'held');
+FROM aside JOIN outbox ON outbox.position = aside.position WHERE aside.sink = :sink AND state IN ('parked', 'held', 'fenced');
 
 -- aside_by_source: the same by source
 SELECT source_id AS lane, name, count(*) AS rows, sum(state = 'parked') AS parked
-FROM aside JOIN source ON source.id = source_id WHERE sink = :sink AND state IN ('parked', 'held') GROUP BY source_id;
+FROM aside JOIN source ON source.id = source_id WHERE sink = :sink AND state IN ('parked', 'held', 'fenced') GROUP BY source_id;
 
 -- doubt: sent, but the session ended before a confirm came
 UPDATE source SET doubt_through = max(doubt_through, :through) WHERE id = :lane;
@@ -149,6 +149,38 @@ WHERE source_id = :source_id AND position > :after AND sinks & :sink
     AND (account IS NULL OR account IN (SELECT parked.account FROM aside AS parked INDEXED BY aside_state
         WHERE parked.sink = :sink AND parked.source_id = :source_id AND parked.state = 'parked'))
     AND NOT EXISTS (SELECT 1 FROM aside AS there WHERE there.sink = :sink AND there.position = outbox.position);
+
+-- first_unsent: is anything of a source to be sent that has a position up to that?
+SELECT position FROM outbox WHERE source_id = :source_id AND position > :after AND position <= :through AND sinks & :sink
+    AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position) LIMIT 1;
+
+-- count_to_put_off: what the next statement puts off
+SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes FROM outbox
+WHERE source_id = :source_id AND position > :after AND sinks & :sink
+    AND NOT EXISTS (SELECT 1 FROM aside AS there WHERE there.sink = :sink AND there.position = outbox.position);
+
+-- put_off: what is to be sent of a source that somebody else sends for
+INSERT INTO aside (sink, position, source_id, account, state, reason, at)
+SELECT :sink, position, source_id, account, 'fenced', :reason, :at FROM outbox
+WHERE source_id = :source_id AND position > :after AND sinks & :sink
+    AND NOT EXISTS (SELECT 1 FROM aside AS there WHERE there.sink = :sink AND there.position = outbox.position);
+
+-- fenced_sources: of which something was put off; few sources, and an index over them
+SELECT name FROM source WHERE EXISTS (SELECT 1 FROM aside INDEXED BY aside_state
+    WHERE aside.sink = :sink AND aside.source_id = source.id AND aside.state = 'fenced');
+
+-- fenced_ids: what was put off, up to a position; for who looks whether the log has it after all
+SELECT outbox.position, source.name AS source, event_id, outbox.account FROM aside
+    JOIN outbox ON outbox.position = aside.position JOIN source ON source.id = outbox.source_id
+WHERE aside.sink = :sink AND aside.state = 'fenced' AND outbox.position > :after AND outbox.position <= :through
+ORDER BY outbox.position LIMIT :limit;
+
+-- fenced_is_sent: what was put off and is found in the log after all
+UPDATE aside SET state = 'sent', reason = NULL, at = :at WHERE sink = :sink AND position = :position AND state = 'fenced';
+
+-- free_fenced: nobody else sends for that source any more
+UPDATE aside SET state = 'again', reason = NULL, at = :at
+WHERE sink = :sink AND source_id = :source_id AND state = 'fenced';
 
 -- change_parked: an operator decided about a parked event
 UPDATE aside SET state = :state, reason = :reason, at = :at
@@ -195,10 +227,10 @@ SELECT max(through) AS through FROM confirmed WHERE sink = :sink AND lane = :lan
 -- prune_events: in small steps, so that no transaction is long; what waits for an operator stays
 DELETE FROM outbox WHERE position IN (SELECT position FROM outbox WHERE source_id = :source_id AND position <= :through
     AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink IN (1, 2) AND aside.position = outbox.position
-        AND state IN ('parked', 'held')) ORDER BY position LIMIT :limit);
+        AND state IN ('parked', 'held', 'fenced')) ORDER BY position LIMIT :limit);
 
 -- prune_aside: of events that are gone
-DELETE FROM aside WHERE source_id = :source_id AND position <= :through AND state NOT IN ('parked', 'held')
+DELETE FROM aside WHERE source_id = :source_id AND position <= :through AND state NOT IN ('parked', 'held', 'fenced')
     AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.position = aside.position);
 
 -- prune_confirmed: lines that tell of nothing any more; the last one of a lane stays

@@ -40,7 +40,7 @@ class Looking:
         """
         if not after:
             self.end()
-        page = self._outbox.unsent_through(through, after=after, limit=PAGE_ROWS) if through else ()
+        page = self._outbox.undone_through(through, after=after, limit=PAGE_ROWS) if through else ()
         if not page:
             self.is_complete = True
             return 0

@@ -1,0 +1,199 @@
+"""A second bridge that holds the fence of one PBX: that one waits, all others go on, and both write nothing of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import aio_pika
+import pytest
+
+from bridge.broker.connection import Subscription, Topology, connect
+from bridge.broker.publisher import ExchangePublisher
+from bridge.delivery import fences
+from bridge.delivery.ingest import ingest
+from bridge.delivery.relay import OutboxRelay
+from bridge.errors import BridgeError, FenceHeld
+from bridge.model import Batch, OutboxRow, SourceName
+from bridge.store.sqlite.store import SqliteStore
+from tests.support.logs import read_log
+from tests.support.logwriter import NOW, RULES, LogWriter, changes, everything_written, take, try_deliver
+from tests.support.rabbit import PrivateBroker
+from tests.support.rows import HQ
+
+BRANCH = SourceName("branch")
+SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[PrivateBroker]:
+    with PrivateBroker(streams=True) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def _soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fences, "FENCE_SECONDS", 0.2)
+
+
+@asynccontextmanager
+async def second_bridge(broker: PrivateBroker, fence: str) -> AsyncIterator[None]:
+    """Hold *fence* while inside."""
+    async with connect([broker.url], client_name="another bridge") as connection:
+        channel = await connection.channel()
+        await channel.declare_queue(fence, durable=False, exclusive=True)
+        yield
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+def take_branch(store: SqliteStore, first: int, count: int) -> None:
+    rows = changes(first, count)
+    since = store.place(BRANCH).cursor
+    ingest(store, Batch(BRANCH, since, rows[-1].cursor, rows), rules=RULES, now=NOW)
+
+
+class Watched:
+    """Told what becomes of rows and sources."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, int]] = []
+        self.fences: list[tuple[SourceName, str]] = []
+        self.unfences: list[SourceName] = []
+
+    def published(self, rows: Sequence[OutboxRow]) -> None:
+        self.done += [(row.source, row.sequence) for row in rows]
+
+    def alive(self) -> None: ...
+
+    def parked(self, row: OutboxRow, reason: str) -> None:
+        raise AssertionError(f"{row} was refused: {reason}")
+
+    def stopped(self, row: OutboxRow, problem: BridgeError, _pause_seconds: float) -> None:
+        raise AssertionError(f"{row} was not taken") from problem
+
+    def fenced(self, source: SourceName, problem: BridgeError, _pause_seconds: float) -> None:
+        self.fences.append((source, str(problem)))
+
+    def unfenced(self, source: SourceName) -> None:
+        self.unfences.append(source)
+
+
+@pytest.mark.parametrize("configured", [[HQ, BRANCH], [HQ]])
+async def test_the_exchange_gets_everything_but_what_a_second_bridge_publishes_until_that_is_gone(
+    broker: PrivateBroker, tmp_path: Path, configured: list[SourceName]
+) -> None:
+    name = f"pbx.accounts.{uuid4().hex[:8]}"
+    topology = Topology(exchange=name, has_log=False, subscriptions=(Subscription(f"{name}.q"),))
+    watched = Watched()
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        publisher = ExchangePublisher(
+            lambda: [broker.url],
+            topology=topology,
+            sources=configured,
+            name_fence=lambda source: f"{name}.writer.{source}",
+        )
+        relay = OutboxRelay(store.exchange, publisher, watched, offload=try_deliver, clock=lambda: NOW)
+        take_branch(store, 1, 3)
+        take(store, *changes(1, 2))
+        async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
+            async with second_bridge(broker, f"{name}.writer.{BRANCH}"):
+                group.create_task(relay.run())
+                await until(lambda: len(watched.done) == 2 and len(watched.fences) >= 3)
+                take(store, *changes(3, 2))
+                relay.wake(HQ)
+                await until(lambda: len(watched.done) == 4)
+                assert watched.done == [(HQ, number) for number in range(1, 5)]
+                source, words = watched.fences[-1]
+                assert source == BRANCH
+                assert f"it holds the queue {name}.writer.{BRANCH}" in words
+                assert "second bridge for the same PBX, which must be stopped" in words
+            await until(lambda: len(watched.done) == 7)
+            assert watched.done[4:] == [(BRANCH, number) for number in range(1, 4)]
+            assert watched.unfences == [BRANCH]
+            relay.stop()
+    async with await aio_pika.connect(broker.url) as connection:
+        queue = await (await connection.channel()).declare_queue(f"{name}.q", passive=True)
+        assert queue.declaration_result.message_count == 7, "each once"
+
+
+async def sequences(writer: LogWriter, until_count: int) -> list[tuple[str, int]]:
+    (reading,) = await read_log(writer.broker, writer.streams, until=until_count)
+    return [(str(event["source"]).rpartition("/")[2], int(str(event["sequence"]))) for event in reading.events]
+
+
+async def test_the_log_gets_everything_but_what_a_second_bridge_writes_until_that_is_gone(
+    broker: PrivateBroker, tmp_path: Path
+) -> None:
+    first = LogWriter(broker, tmp_path / "first.db")
+    second = LogWriter(broker, tmp_path / "second.db", exchange=first.exchange)
+    with first.store() as store, second.store() as other:
+        take(other, *changes(1, 7))
+        take_branch(other, 1, 3)
+        async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
+            take(store, *changes(1, 5))
+            async with first.writing(store):
+                await everything_written(store)
+                relay = second.relay(other)
+                group.create_task(relay.run())
+                await everything_written(other)
+                assert other.log.backlog.held_rows == 7
+                take(other, *changes(8, 2))
+                take_branch(other, 4, 1)
+                relay.wake(HQ)
+                await until(lambda: other.log.backlog.held_rows == 9 and not other.log.backlog.rows)
+                told = await sequences(first, 9)
+                assert told == [("hq", n) for n in range(1, 6)] + [("branch", n) for n in range(1, 5)]
+                assert set(second.fences) == {HQ}
+            await until(lambda: not other.log.backlog.held_rows and not other.log.backlog.rows)
+            assert second.unfences == [HQ]
+            relay.stop()
+    assert (await sequences(first, 18))[9:] == [("hq", number) for number in range(1, 10)], "each once and in order"
+
+
+async def test_what_waits_for_a_fence_waits_through_a_restart_and_goes_out_in_order(
+    broker: PrivateBroker, tmp_path: Path
+) -> None:
+    writer = LogWriter(broker, tmp_path / "bridge.db")
+    async with second_bridge(broker, f"{writer.exchange}.log.writer.{HQ}"):
+        with writer.store() as store:
+            take(store, *changes(1, 3))
+            take_branch(store, 1, 1)
+            await writer.write(store)
+            assert store.log.backlog.held_rows == 3
+    with writer.store() as store:
+        assert store.log.put_off_sources() == [HQ]
+        take(store, *changes(4, 2))
+        await writer.write(store)
+        assert not store.log.put_off_sources()
+    assert await sequences(writer, 6) == [("branch", 1), *(("hq", number) for number in range(1, 6))]
+
+
+async def test_what_our_own_last_connection_may_have_written_is_given_no_other_number(
+    broker: PrivateBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fence is held until the broker has noticed its end: for so long the log waits, and no longer."""
+    writer = LogWriter(broker, tmp_path / "bridge.db")
+    with writer.store() as store:
+        take(store, *changes(1, 3))
+    async with second_bridge(broker, f"{writer.exchange}.log.writer.{HQ}"):
+        with writer.store() as store:
+            take_branch(store, 1, 2)
+            with pytest.raises(FenceHeld, match="our own last one"):
+                await asyncio.wait_for(writer.relay(store).run(), SECONDS)
+            assert (store.log.backlog.rows, store.log.backlog.held_rows) == (5, 0)
+            relay = writer.relay(store)
+            with pytest.raises(FenceHeld):
+                await asyncio.wait_for(relay.run(), SECONDS)
+            monkeypatch.setattr(fences, "OWN_CONNECTION_SECONDS", 0.0)
+            async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
+                group.create_task(relay.run())
+                await everything_written(store)
+                relay.stop()
+            assert store.log.backlog.held_rows == 3
+    assert await sequences(writer, 2) == [("branch", 1), ("branch", 2)]
