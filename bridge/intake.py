@@ -26,7 +26,7 @@ from bridge.reader import Heard
 from bridge.status import LastChange, Level, SourcePart, WalkProgress
 from bridge.walk.decisions import CaughtUp, Compare, Deliver, Doubted, EpochBegan, Sighted, WalkBegan, WalkEnded
 from bridge.walk.schedule import WalkSchedule
-from bridge.wording import headline, held_words, name_of
+from bridge.wording import headline, held_words, name_of, unread_words
 
 GATHER_SECONDS: Final = 0.05
 """How long a group gathers at most. Measured at 1 ms round trip: 270 µs of CPU per account, 1270 µs without."""
@@ -287,6 +287,7 @@ class Intake:
         self._part.walk = WalkProgress(now, now, expected=self._part.accounts)
         self._is_first_reading = is_new_epoch
         self._rows_of_walk = 0
+        self._unexpected.forget_unread()
         self._schedule.began(is_new_epoch=is_new_epoch)
         if is_new_epoch:
             self._part.begins_anew()
@@ -355,6 +356,7 @@ class Intake:
         self._rows_of_walk = 0
         part = self._part
         part.certified(certificate)
+        part.unread = unread_words(self._unexpected.unread)
         log.info(
             "source.verified",
             source=self._name,
@@ -399,6 +401,9 @@ class Intake:
         if before // PROGRESS_ROWS != self._rows_of_walk // PROGRESS_ROWS:
             log.info("walk.progress", source=self._name, accounts=self._rows_of_walk)
         for row in rows:
+            if unread := self._unexpected.unread_in(row):
+                self._part.unread = unread_words(self._unexpected.unread)
+                log.warning("info.unread", source=self._name, forms=unread, problem=self._part.unread)
             if unknown := self._unexpected.unknown_in(row):
                 log.info("info.unknown_fields", source=self._name, names=unknown)
             if cut := self._unexpected.cut_in(row):

@@ -18,6 +18,7 @@ IN_FUTURE: Final = "in the future: the clock was wrong when it was written"
 
 FILE_UNUSABLE: Final = "file_unusable"
 STORE_LOCKED: Final = "store_locked"
+INFO_UNREAD: Final = "info_unread"
 
 _NOT_TOLD: Final = {"steady", "pace", "expected", "scrub", "locked"}
 """Members of the board that are no news to anybody."""
@@ -31,6 +32,7 @@ _NOT_OF_A_PART: Final = {
     "insecure",
     FILE_UNUSABLE,
     STORE_LOCKED,
+    INFO_UNREAD,
     "log_unreadable",
     "pbx_waits",
     "pbx_unlike_before",
@@ -151,6 +153,8 @@ def _problems_of(name: str, part: SourcePart, board: Board, now: datetime) -> It
         yield Problem(name, "pbx_unlike_before", Level.WARN, None, part.oddity)
     if part.doubt:
         yield Problem(name, "api_not_listed", Level.WARN, None, part.doubt)
+    if part.unread:
+        yield Problem(name, INFO_UNREAD, Level.WARN, None, f"{name}: {part.unread}")
 
 
 def _parked_words(board: Board) -> str:

@@ -182,6 +182,8 @@ class SourcePart(Part):
     """What is unlike before about a PBX that dialled; stands until somebody says that it is right."""
     remark: str = ""
     """What a PBX that dialled says about itself and looks wrong."""
+    unread: str = ""
+    """What it tells of accounts and nobody can read; stands until a proven full walk has none of it."""
     noise: int = 0
     """Messages that could not be read."""
     last_change_at: datetime | None = None
@@ -452,7 +454,7 @@ class Board:
 
     def level_of(self, part: SourcePart, now: datetime) -> Level:
         """Return how bad it is with one PBX."""
-        words = (part.warning, part.oddity, part.file_trouble, part.doubt, part.held_back)
+        words = (part.warning, part.oddity, part.file_trouble, part.doubt, part.unread, part.held_back)
         needs_a_look = any(words) or part.parked or self.is_stalled(part, now)
         return worst(part.level, Level.WARN) if needs_a_look else part.level
 
