@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from bridge import __version__
-from bridge.broker import connect, declare, verify
+from bridge.broker import connect
 from bridge.callers import Callers
 from bridge.clock import steady, utc_now
 from bridge.config.pbx_tables import ListenTable, PbxTable
@@ -32,6 +32,7 @@ from bridge.logs import get_logger
 from bridge.metrics import exposition
 from bridge.model import LogContents, Newcomers, Numbers, OutboxRow, SourceName
 from bridge.publisher import Publisher
+from bridge.queue_watch import Missed, QueueWatch
 from bridge.secret import scrub
 from bridge.service import Bridge
 from bridge.sinks import PUBLISHING, WRITING_LOG, StreamSink
@@ -93,6 +94,7 @@ def built(
         board.locked = lambda: store.locked
         board.oldest_unsent_at = store.exchange.oldest_unpublished_at()
         stream = build_stream_sink(settings, store, board) if shadow is None else None
+        watch = watch_of(settings, board)
 
         def gets_on() -> None:
             board.beat(PUBLISHING)
@@ -100,7 +102,7 @@ def built(
         yield Bridge(
             store,
             [pbx_of(settings, pbx, board.sources[pbx.name], store.key) for pbx in settings.pbx],
-            shadow or publisher_of(settings, board.broker, gets_on),
+            shadow or publisher_of(settings, board.broker, watch, gets_on),
             rules=rules_of(settings, None, store.key),
             board=board,
             window=settings.rabbitmq.window,
@@ -111,9 +113,10 @@ def built(
             stream=stream,
             on_told=told,
             on_published=published,
-            read_log=partial(read_log, settings, lambda: store.generation, gets_on)
+            read_log=partial(read_log, settings, watch, lambda: store.generation, gets_on)
             if settings.rabbitmq.log_stream and shadow is None
             else None,
+            look_after=partial(look_after, settings, watch) if shadow is None else None,
         )
 
 
@@ -305,7 +308,40 @@ def listener_of(listen: ListenTable, gate: Gate, callers: Callers) -> Listener:
     )
 
 
-def publisher_of(settings: Settings, part: Part, on_progress: Callable[[], None] = lambda: None) -> Publisher:
+def watch_of(settings: Settings, board: Board) -> QueueWatch:
+    """Return what has the topology at the broker, and tells *board* what is unlike the settings or was deleted."""
+
+    def differ(sentences: Sequence[str]) -> None:
+        show_differences(board, "exchange", sentences)
+
+    def miss(missed: Missed) -> None:
+        board.missed[missed.queue] = missed.words
+
+    return QueueWatch(
+        topology_of(settings), is_declaring=settings.rabbitmq.declare, on_differences=differ, on_missed=miss
+    )
+
+
+def show_differences(board: Board, whose: str, sentences: Sequence[str]) -> None:
+    """Show on *board* what is at the broker in another form, in place of what was shown before; log what is new."""
+    for told in sentences:
+        if told not in board.differences.get(whose, ()):
+            log.warning("topology.differs", problem=told)
+    board.differences[whose] = sentences
+
+
+async def look_after(settings: Settings, watch: QueueWatch) -> None:
+    """Keep the queues there, for ever."""
+    rabbitmq = settings.rabbitmq
+
+    def urls() -> Sequence[str]:
+        rabbitmq.tls.refresh()
+        return rabbitmq.urls
+
+    await watch.keep_looking(urls, ssl_context=rabbitmq.tls.context)
+
+
+def publisher_of(settings: Settings, part: Part, watch: QueueWatch, on_progress: Callable[[], None]) -> Publisher:
     """Return the publisher, which tells *part* what it does; *on_progress* is called while it gets on."""
 
     def does(doing: str) -> None:
@@ -321,7 +357,7 @@ def publisher_of(settings: Settings, part: Part, on_progress: Callable[[], None]
     return Publisher(
         _hosts(rabbitmq, "broker", part),
         topology=topology_of(settings),
-        is_declaring=rabbitmq.declare,
+        provide=watch.provide,
         fences=[fence_of(pbx.name) for pbx in settings.pbx],
         fence_of=fence_of,
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
@@ -348,6 +384,7 @@ def _hosts(rabbitmq: RabbitMqTable, name: str, part: Part) -> Callable[[], Seque
 
 async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
     settings: Settings,
+    watch: QueueWatch,
     generation: Callable[[], str],
     on_progress: Callable[[], None],
     places: Mapping[str, tuple[int, str]],
@@ -368,7 +405,7 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
     async with connect(
         rabbitmq.urls, client_name=APP_ID, ssl_context=rabbitmq.tls.context, on_progress=on_progress
     ) as connection:
-        await (declare if rabbitmq.declare else verify)(connection, topology)
+        await watch.provide(connection)
         if topology.log_partitions:
             needs_streams()
             from bridge.log_publisher import provide_log  # noqa: PLC0415 - needs the extra "stream"
@@ -434,6 +471,7 @@ def build_stream_sink(settings: Settings, store: SqliteStore, board: Board) -> S
         topology=topology_of(settings),
         producer=lambda: producer_of(store.generation),
         is_declaring=rabbitmq.declare,
+        on_differences=partial(show_differences, board, "log"),
         fences=[fence_of(pbx.name) for pbx in settings.pbx],
         fence_of=fence_of,
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,

@@ -338,6 +338,10 @@ class Board:
     """Sentences about what was configured to be insecure on purpose."""
     uncompared: str = ""
     """Why the log could not be compared with the store at the start, so that everything is told anew each time."""
+    differences: dict[str, Sequence[str]] = field(default_factory=dict)
+    """What is at the broker in another form than configured and used as it is, in sentences, by who found it."""
+    missed: dict[str, str] = field(default_factory=dict)
+    """Queues that were deleted since the start of the bridge, and what happened to each, in a sentence."""
     unsent: int = 0
     """Events that are to be sent, held ones not among them."""
     unsent_bytes: int = 0
@@ -439,6 +443,8 @@ class Board:
         if (
             self.insecurities
             or self.uncompared
+            or self.missed
+            or any(self.differences.values())
             or self.parked
             or (self.log is not None and (self.log.parked or self.log.warning))
         ):

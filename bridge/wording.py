@@ -78,8 +78,8 @@ def unread_words(forms: Sequence[str]) -> str:
     return (
         f"This PBX tells accounts in a form that this bridge cannot read ({clean(told)}"
         f"{f'; and {more} more' if more > 0 else ''}), so names, numbers or groups of them may be missing from what is "
-        "published. Nothing is lost: a version that reads it tells the difference. Please report it, with account-bridge "
-        "support-bundle"
+        "published. Nothing is lost: a version that reads it tells the difference. Please report it, with "
+        "account-bridge support-bundle"
     )
 
 
