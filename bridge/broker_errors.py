@@ -68,8 +68,8 @@ def translation(problem: BaseException, url: str | None = None, what: str = "", 
     where = f"the broker at {_place(url)}" if url else "the broker"
     text = _text(problem)
     if limit := _limit_in(text):
-        ours = TopologyMismatch if isinstance(problem, amqp.ChannelClosed) else BrokerUnreachable
-        return ours(f"{where}, {what}: {limit}" if what else f"{where}: {limit}")
+        kind = TopologyMismatch if isinstance(problem, amqp.ChannelClosed) else BrokerUnreachable
+        return kind(f"{where}, {what}: {limit}" if what else f"{where}: {limit}")
     for foreign, part, ours, sentence in _TRANSLATIONS:
         if isinstance(problem, foreign) and part in text:
             words = {"where": where, "what": what, "text": text, "command": command or _SOME_COMMAND}

@@ -29,7 +29,7 @@ where each account stands, ``position_sqlite`` and ``position_postgres`` where a
 names is public. What is for PostgreSQL is imported from its own module, since it needs ``psycopg``.
 """
 
-from bridge.cloudevents import AccountChanged, SourceVerified
+from bridge.cloudevents import Account, AccountChanged, Device, Group, Previous, SourceVerified
 from bridge.consumer.client import CertificateDelivery, Delivery, Subscriber, subscribe
 from bridge.consumer.inbox import Inbox
 from bridge.consumer.inbox_sqlite import SqliteInbox
@@ -38,14 +38,18 @@ from bridge.consumer.position import Place
 from bridge.consumer.position_sqlite import SqlitePosition
 
 __all__ = [
+    "Account",
     "AccountChanged",
     "CertificateDelivery",
     "Delivery",
+    "Device",
+    "Group",
     "Inbox",
     "LogCertificate",
     "LogEntry",
     "LogReader",
     "Place",
+    "Previous",
     "SourceVerified",
     "SqliteInbox",
     "SqlitePosition",

@@ -17,6 +17,7 @@ from bridge.broker import DEADLINE_SECONDS
 from bridge.broker_errors import translated
 from bridge.cloudevents import ACCOUNT_CHANGED, SOURCE_VERIFIED, AccountChanged, SourceVerified
 from bridge.consumer.client import Start, event_of, log_bad_event, settle
+from bridge.consumer.extras import from_extra
 from bridge.consumer.position import Place
 from bridge.consumer.session import LONGEST_PAUSE_SECONDS, Inflow, Link, log
 from bridge.errors import BadEvent, BrokerUnreachable, LogReplaced, TopologyMismatch
@@ -246,7 +247,8 @@ class LogReader:
     async def _take_turn(self, connection: Any) -> Callable[[Start], Awaitable[Inflow]]:
         """Wait until no other replica reads, and return what begins to."""
         if self._is_native:
-            from bridge.consumer.native import StreamInflow  # noqa: PLC0415 - needs the extra "stream"
+            with from_extra("stream"):
+                from bridge.consumer.native import StreamInflow  # noqa: PLC0415 - needs that
 
             if self._replica_of is not None:
                 return (await StreamInflow.stand_by(connection, self._stream, self._replica_of)).begin_at
@@ -339,8 +341,8 @@ class LogReader:
 
 
 def _stream_connecting() -> Callable[..., AbstractAsyncContextManager[Any]]:
-    from bridge.streams import connect_stream  # noqa: PLC0415 - needs the extra "stream"
-
+    with from_extra("stream"):
+        from bridge.streams import connect_stream  # noqa: PLC0415 - needs that
     return connect_stream
 
 

@@ -94,7 +94,7 @@ async def test_a_queue_of_another_form_is_used_and_all_that_differs_is_told(
     queue = topology.subscriptions[0].queue
     async with connected(broker.url) as connection:
         channel = await connection.channel()
-        made = {"x-queue-type": "classic", "x-max-length": 9}
+        made: dict[str, Any] = {"x-queue-type": "classic", "x-max-length": 9}
         await channel.declare_queue(queue, durable=True, auto_delete=True, arguments=made)
         (told,) = await declare(connection, topology)
         assert told.startswith(f"The queue {queue} exists in another form and is used as it is: ")
@@ -118,7 +118,7 @@ async def test_the_policy_in_the_sentence_makes_of_a_queue_what_is_wanted(
     queue = topology.subscriptions[0].queue
     async with connected(broker.url) as connection:
         channel = await connection.channel()
-        made = {"x-queue-type": "quorum", "x-delivery-limit": 9}
+        made: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": 9}
         found = await channel.declare_queue(queue, durable=True, arguments=made)
         (told,) = await declare(connection, topology)
         assert "delivery_limit = 9" in told
@@ -335,7 +335,7 @@ async def test_a_limit_that_is_reached_is_said_with_the_command_that_raises_it(b
     broker.ctl("add_vhost", host)
     denied = await refused(url)
     assert isinstance(denied, BrokerRefusedLogin)
-    typed = []
+    typed: list[str] = []
     for limits, kind in (
         (("set_vhost_limits", "-p", host, '{"max-queues":1}'), TopologyMismatch),
         (("set_vhost_limits", "-p", host, '{"max-connections":0}'), BrokerUnreachable),
