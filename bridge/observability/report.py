@@ -27,6 +27,9 @@ IN_FUTURE: Final = "in the future: the clock was wrong when it was written"
 
 FILE_UNUSABLE: Final = "file_unusable"
 STORE_LOCKED: Final = "store_locked"
+INFO_UNREAD: Final = "info_unread"
+QUEUE_WAS_DELETED: Final = "queue_was_deleted"
+TOPOLOGY_DIFFERS: Final = "topology_differs"
 
 _NOT_TOLD: Final = {"steady", "pace", "expected", "scrub", "locked"}
 """Members of the board that are no news to anybody."""
@@ -40,6 +43,9 @@ _NOT_OF_A_PART: Final = {
     "insecure",
     FILE_UNUSABLE,
     STORE_LOCKED,
+    INFO_UNREAD,
+    QUEUE_WAS_DELETED,
+    TOPOLOGY_DIFFERS,
     "log_unreadable",
     "pbx_waits",
     "pbx_unlike_before",
@@ -77,6 +83,10 @@ def _problems(board: BridgeStatus, now: datetime) -> Iterator[Problem]:
     if board.log is not None:
         yield from _problems_of_log(board.log)
     yield from _problems_of_outbox(board, now)
+    for told in board.missed.values():
+        yield Problem("broker", QUEUE_WAS_DELETED, Level.WARN, None, told)
+    for told in dict.fromkeys(told for found in board.differences.values() for told in found):
+        yield Problem("broker", TOPOLOGY_DIFFERS, Level.WARN, None, told)
     for sentence in board.insecurities:
         yield Problem("bridge", "insecure", Level.WARN, None, sentence)
     yield from _problems_of_files(board)
@@ -160,6 +170,8 @@ def _list_problems(name: str, part: SourceStatus, board: BridgeStatus, now: date
         yield Problem(name, "pbx_unlike_before", Level.WARN, None, part.oddity)
     if part.doubt:
         yield Problem(name, "api_not_listed", Level.WARN, None, part.doubt)
+    if part.unread:
+        yield Problem(name, INFO_UNREAD, Level.WARN, None, f"{name}: {part.unread}")
 
 
 def _parked_words(board: BridgeStatus) -> str:
