@@ -94,6 +94,8 @@ class Row(NamedTuple):
     """Everything else the PBX tells about the account, secrets included; ``None`` where it told nothing."""
     is_deleted: bool = False
     """True only where the PBX said so in words."""
+    unread: str = ""
+    """What form ``info`` came in, where it is one that nobody can read; ``info`` is ``None`` then."""
 
     def __repr__(self) -> str:
         return f"<Row of {self.account_guid} at {self.cursor}{', deleted' if self.is_deleted else ''}>"

@@ -7,11 +7,10 @@ import asyncio
 import re
 import shlex
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import unquote
 
 import aio_pika
 import aiormq.exceptions as amqp
@@ -22,7 +21,8 @@ from pamqp import commands
 from pamqp.exceptions import PAMQPException
 from yarl import URL
 
-from bridge.broker.errors import translated
+from bridge.broker.differences import SINGLE_ACTIVE_CONSUMER, Difference, difference_in, sentence_of
+from bridge.broker.errors import name_vhost, translated
 from bridge.errors import BridgeError, BrokerRefusedLogin, BrokerUnreachable, FenceHeld, TopologyMismatch
 from bridge.model import SourceName
 
@@ -56,6 +56,19 @@ class Subscription:
     """After so many deliveries without an acknowledgement a change is put aside. Every end of a connection counts as
     one for whatever was under way, so a low limit puts aside sound changes of a subscriber that restarts often."""
     queue_type: str = "quorum"
+    is_ordered: bool | None = None
+    """A single active consumer: one at a time receives, so that changes stay in order, and the others stand by. With
+    ``None`` either is right where the queue exists, and it is made without."""
+
+    def arguments(self, dead_letter_exchange: str) -> Mapping[str, Any]:
+        """Return how it is declared, by whomever: the bridge, a subscriber in Python, one in any other language."""
+        return {
+            "x-queue-type": self.queue_type,
+            "x-dead-letter-exchange": dead_letter_exchange,
+            "x-dead-letter-routing-key": self.queue,
+            **({"x-delivery-limit": self.delivery_limit} if self.queue_type == "quorum" else {}),
+            **({SINGLE_ACTIVE_CONSUMER: True} if self.is_ordered else {}),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,16 +262,18 @@ def _pick_worst(problems: Sequence[BridgeError]) -> BridgeError:
     return several
 
 
-async def declare(connection: AbstractConnection, topology: Topology) -> None:
-    """Make sure that everything in *topology* is there.
+async def declare(connection: AbstractConnection, topology: Topology) -> Sequence[str]:
+    """Make sure that everything in *topology* is there, and return what is there in another form, in sentences.
+
+    That is used as it is: nobody's change of a setting is a reason to stop publishing.
 
     Raises:
-        TopologyMismatch: something is there in another form, or may not be declared by this user.
+        TopologyMismatch: the exchange is of another type, or something may not be declared by this user.
         BrokerUnreachable: the connection broke, or the broker is still starting.
 
     """
     try:
-        await _declare(connection, topology)
+        return [told async for told in _declare(connection, topology)]
     except TopologyMismatch as problem:
         if isinstance(problem.__cause__, amqp.ChannelNotFoundEntity):
             # A starting broker lets clients in before it has found all of its queues again.
@@ -266,13 +281,18 @@ async def declare(connection: AbstractConnection, topology: Topology) -> None:
         raise
 
 
-async def _declare(connection: AbstractConnection, topology: Topology) -> None:
+async def _declare(connection: AbstractConnection, topology: Topology) -> AsyncGenerator[str, None]:
     name = topology.exchange
-    async with step(connection, f"the exchange {name}", topology) as channel:
-        await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
+    async for told in _provide_exchange(connection, topology, name, aio_pika.ExchangeType.TOPIC):
+        yield told
     if topology.is_log_bound:
-        async with step(connection, f"the stream {topology.log}", topology) as channel:
-            stream = await channel.declare_queue(topology.log, durable=True, arguments=dict(topology.log_arguments))
+        told = await provide_queue(
+            connection, topology, f"the stream {topology.log}", topology.log, topology.log_arguments
+        )
+        if told:
+            yield told
+        async with step(connection, f"a binding of the stream {topology.log}", topology) as channel:
+            stream = await channel.get_queue(topology.log, ensure=False)
             await stream.bind(name, "#")
     elif topology.has_log:
         # It may still be bound from former times, and would have everything twice. No error where it is not.
@@ -280,29 +300,91 @@ async def _declare(connection: AbstractConnection, topology: Topology) -> None:
             former = await channel.get_queue(topology.log, ensure=False)
             await former.unbind(name, "#")
     for subscription in topology.subscriptions:
-        await _declare_subscription(connection, topology, subscription)
+        async for told in _declare_subscription(connection, topology, subscription):
+            yield told
 
 
-async def _declare_subscription(connection: AbstractConnection, topology: Topology, wanted: Subscription) -> None:
+async def _declare_subscription(
+    connection: AbstractConnection, topology: Topology, wanted: Subscription
+) -> AsyncGenerator[str, None]:
     dead, dead_exchange = f"{wanted.queue}.dead", topology.dead_letter_exchange
-    async with step(connection, f"the exchange {dead_exchange}", topology) as channel:
-        await channel.declare_exchange(dead_exchange, aio_pika.ExchangeType.DIRECT, durable=True)
-    for queue, more in (
-        (dead, {}),
-        (
-            wanted.queue,
-            {"x-dead-letter-exchange": dead_exchange, "x-dead-letter-routing-key": wanted.queue}
-            | ({"x-delivery-limit": wanted.delivery_limit} if wanted.queue_type == "quorum" else {}),
-        ),
+    indifferent = frozenset([SINGLE_ACTIVE_CONSUMER]) if wanted.is_ordered is None else frozenset[str]()
+    async for told in _provide_exchange(connection, topology, dead_exchange, aio_pika.ExchangeType.DIRECT):
+        yield told
+    for queue, arguments, exchange, keys in (
+        (dead, {"x-queue-type": wanted.queue_type}, dead_exchange, [wanted.queue]),
+        (wanted.queue, wanted.arguments(dead_exchange), topology.exchange, wanted.keys),
     ):
-        async with step(connection, f"the queue {queue}", topology) as channel:
-            arguments: dict[str, Any] = {"x-queue-type": wanted.queue_type, **more}
-            declared = await channel.declare_queue(queue, durable=True, arguments=arguments)
-            if queue == dead:
-                await declared.bind(dead_exchange, wanted.queue)
-            else:
-                for key in wanted.keys:
-                    await declared.bind(topology.exchange, key)
+        what = f"the queue {queue}"
+        try:
+            if told := await provide_queue(connection, topology, what, queue, arguments, indifferent):
+                yield told
+        except TopologyMismatch as problem:
+            if not isinstance(problem.__cause__, amqp.ChannelLockedResource):
+                raise
+            yield (
+                f"The queue {queue} belongs to one connection alone (exclusive), so the bridge cannot bind it. Have "
+                "its subscriber declare it durable and not exclusive"
+            )
+            continue
+        async with step(connection, f"a binding of {what}", topology) as channel:
+            bound = await channel.get_queue(queue, ensure=False)
+            for key in keys:
+                await bound.bind(exchange, key)
+
+
+async def _provide_exchange(
+    connection: AbstractConnection, topology: Topology, name: str, kind: aio_pika.ExchangeType
+) -> AsyncGenerator[str, None]:
+    try:
+        async with step(connection, f"the exchange {name}", topology) as channel:
+            await channel.declare_exchange(name, kind, durable=True)
+    except TopologyMismatch as problem:
+        told = difference_in(str(problem.__cause__))
+        if told is None or told.argument == "type":
+            raise
+        yield f"The exchange {name} exists in another form and is used as it is: {told.words}"
+
+
+async def provide_queue(  # noqa: PLR0913, PLR0917 - a queue, as somebody wants it
+    connection: AbstractConnection,
+    topology: Topology,
+    what: str,
+    name: str,
+    arguments: Mapping[str, Any],
+    indifferent: Container[str] = (),
+) -> str:
+    """Make a durable queue where there is none, and return in a sentence what differs where there is another.
+
+    Of *indifferent* arguments it makes no difference.
+
+    Raises:
+        TopologyMismatch: this user may not.
+        BrokerUnreachable: the connection broke.
+
+    """
+    found: list[Difference] = []
+    properties: dict[str, Any] = {"durable": True, "exclusive": False, "auto_delete": False}
+    tried = dict(arguments)
+    while True:
+        try:
+            async with step(connection, what, topology) as channel:
+                await channel.declare_queue(name, arguments=tried, **properties)
+            break
+        except TopologyMismatch as problem:
+            told = difference_in(str(problem.__cause__))
+            if told is None or any(told.argument == known.argument for known in found):
+                raise
+        # The broker tells the first difference only. With that one out of the way it tells the next.
+        found.append(told)
+        if told.argument in properties:
+            properties[told.argument] = told.found
+        elif told.found is None:
+            tried.pop(told.argument, None)
+        else:
+            tried[told.argument] = told.found
+    found = [told for told in found if told.argument not in indifferent]
+    return sentence_of(what, name, found, name_vhost(str(getattr(connection, "url", "")))) if found else ""
 
 
 async def verify(connection: AbstractConnection, topology: Topology) -> None:
@@ -459,5 +541,5 @@ def permission_command(connection: AbstractConnection, topology: Topology) -> st
     prefixes = [re.escape(topology.exchange)]
     prefixes += [re.escape(queue) for queue in topology.queues if not queue.startswith(topology.exchange)]
     pattern = f"^{prefixes[0]}" if len(prefixes) == 1 else f"^({'|'.join(prefixes)})"
-    vhost = unquote(url.raw_path.removeprefix("/")) or "/"
+    vhost = name_vhost(str(url))
     return shlex.join(["rabbitmqctl", "set_permissions", "-p", vhost, url.user or "guest", pattern, pattern, pattern])

@@ -2,13 +2,16 @@
 
 import asyncio
 import re
+import shlex
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import aiormq.exceptions as amqp
+from pamqp import commands
 from pamqp.exceptions import AMQPInternalError, PAMQPException
 
 from bridge.errors import (
@@ -64,9 +67,13 @@ def translation(problem: BaseException, url: str | None = None, what: str = "", 
         problem = problem.__cause__
     where = f"the broker at {_place(url)}" if url else "the broker"
     text = _text(problem)
+    if limit := _limit_in(text):
+        kind = TopologyMismatch if isinstance(problem, amqp.ChannelClosed) else BrokerUnreachable
+        return kind(f"{where}, {what}: {limit}" if what else f"{where}: {limit}")
     for foreign, part, ours, sentence in _TRANSLATIONS:
         if isinstance(problem, foreign) and part in text:
-            return ours(sentence.format(where=where, what=what, text=text, command=command or _SOME_COMMAND))
+            words = {"where": where, "what": what, "text": text, "command": command or _SOME_COMMAND}
+            return ours(sentence.format(**words, login=_login_command(url)))
     return BrokerUnreachable(f"no connection to {where}: {text}")
 
 
@@ -109,8 +116,8 @@ _TRANSLATIONS: Final[Sequence[tuple[type[BaseException], str, type[BridgeError],
         "inequivalent arg",
         TopologyMismatch,
         (
-            "{what} exists in another form: {text}. Delete it, name another one, or set rabbitmq.declare = false if it "
-            "is meant to be so"
+            "{what} exists in another form: {text}. Name another one, or set rabbitmq.declare = false if it is meant "
+            "to be so"
         ),
     ),
     (
@@ -146,10 +153,56 @@ _TRANSLATIONS: Final[Sequence[tuple[type[BaseException], str, type[BridgeError],
         "{where} does not let this user into the virtual host: {text}",
     ),
     # What the client library makes of the broker's closing it while the host is opened; the second until aiormq 6.9.
+    (
+        amqp.AMQPError,
+        "access to vhost",
+        BrokerRefusedLogin,
+        "{where} does not let this user into the virtual host: {text}. Allow it, with your exchange's name: {login}",
+    ),
+    (amqp.AMQPError, "not found", BrokerRefusedLogin, _NO_HOST),
     (amqp.InvalidFrameError, "Connection.OpenOk", BrokerRefusedLogin, _NO_HOST),
     (AMQPInternalError, "", BrokerRefusedLogin, _NO_HOST),
     (TimeoutError, "", BrokerUnreachable, "{where} did not answer in time"),
 )
+
+
+def _login_command(url: str | None) -> str:
+    """Return the line that lets the user of *url* into its virtual host."""
+    user = unquote(urlsplit(url).username or "guest") if url else "USER"
+    pattern = r"^pbx\.accounts"
+    vhost = name_vhost(url) if url else "VHOST"
+    return shlex.join(["rabbitmqctl", "set_permissions", "-p", vhost, user, pattern, pattern, pattern])
+
+
+def _limit_in(text: str) -> str:
+    """Return what the broker says about a limit that is reached, with the remedy; nothing where it says none.
+
+    Read in RabbitMQ (``rabbit_reader``, ``rabbit_channel``, ``rabbit_amqqueue``).
+    """
+    told = next((told for pattern, _ in _LIMITS if (told := re.search(pattern, text))), None)
+    if told is None:
+        return ""
+    remedy = next(remedy for pattern, remedy in _LIMITS if pattern == told.re.pattern)
+    return f"{text}. {remedy.format(**{name: shlex.quote(value) for name, value in told.groupdict().items()})}"
+
+
+_CLEAR_HOST: Final = (
+    "Raise it with rabbitmqctl set_vhost_limits, or take it away: rabbitmqctl clear_vhost_limits -p {name}"
+)
+_LIMITS: Final[Sequence[tuple[str, str]]] = (
+    (
+        r"user '(?P<name>.+)': user connection limit \(\d+\) is reached",
+        "Close other connections, or take the limit away: rabbitmqctl clear_user_limits {name} max-connections",
+    ),
+    (
+        r"channels opened for user '(?P<name>.+)' has reached",
+        "Close other channels, or take the limit away: rabbitmqctl clear_user_limits {name} max-channels",
+    ),
+    (r"access to vhost '(?P<name>.+)' refused .*: connection limit \(\d+\) is reached", _CLEAR_HOST),
+    (r"queue limit in vhost '(?P<name>.+)' \(\d+\) is reached", _CLEAR_HOST),
+    (r"limit (?:in \w+ )?\(\d+\) is reached|maximum allowed \w* ?limit", "Raise it in the broker's rabbitmq.conf"),
+)
+"""What is said where a limit is reached, the remedy with the name it takes."""
 
 
 def max_message_size_in(problem: BaseException | None) -> int | None:
@@ -179,5 +232,21 @@ def _text(problem: BaseException) -> str:
     """Return the broker's words, which the client library keeps as the last argument of what it raises."""
     if isinstance(problem, ssl.SSLCertVerificationError):
         return problem.verify_message
-    told = str(problem.args[-1]) if problem.args else ""
+    told = _words_of_close(problem) or (str(problem.args[-1]) if problem.args else "")
     return scrub(told.split("\n", 1)[0][:300]) or type(problem).__name__
+
+
+def _words_of_close(problem: BaseException) -> str:
+    """Return why the broker closed a connection while it was opened.
+
+    The client library (aiormq up to 7.2) raises that it expected another frame, and drops the words of this one, which
+    say whether there is no such virtual host, no permission, or a limit that is reached. The frame is still where the
+    error was raised. May go when the library keeps them.
+    """
+    if not isinstance(problem, (amqp.InvalidFrameError, AMQPInternalError)):
+        return ""
+    for frame, _ in walk_tb(problem.__traceback__):
+        told = frame.f_locals.get("frame")
+        if isinstance(told, commands.Connection.Close):
+            return str(told.reply_text)
+    return ""

@@ -9,7 +9,7 @@ every message twice.
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,21 +26,26 @@ from bridge.broker.connection import (
     LateFences,
     Topology,
     connect,
-    declare,
     in_time,
     permission_command,
-    verify,
 )
 from bridge.broker.errors import max_message_size_in, translated, translation
 from bridge.broker.frames import publish_frames
+from bridge.broker.queue_watch import QueueWatch
 from bridge.broker.session import ConfirmSession
 from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerRefusedEvent, EventUnroutable
 from bridge.events.cloudevents import APP_ID
 from bridge.model import OutboxRow, SourceName
 
+Provide = Callable[[AbstractConnection], Awaitable[None]]
+"""Has everything at the broker that the bridge wants there, or raises why not."""
+
 
 class ExchangePublisher:
     """Makes sessions. *urls* is asked for each of them, so that a changed password is used.
+
+    *provide* has the topology there at the start of each; without it everything is declared, or with
+    ``is_declaring=False`` looked for.
 
     *fence_of* names the fence of a source, which is held while publishing, so that no second bridge publishes for the
     same one: those of *sources* from the start, others before their first event is sent. *is_traced*
@@ -57,6 +62,7 @@ class ExchangePublisher:
         topology: Topology,
         is_declaring: bool = True,
         sources: Sequence[SourceName] = (),
+        provide: Provide | None = None,
         name_fence: Callable[[SourceName], str] | None = None,
         confirm_deadline_seconds: float = 30.0,
         deadline_seconds: float = DEADLINE_SECONDS,
@@ -70,7 +76,7 @@ class ExchangePublisher:
         self._label = label
         self._urls = urls
         self._topology = topology
-        self._is_declaring = is_declaring
+        self._provide = provide or QueueWatch(topology, is_declaring=is_declaring).provide
         self._sources = sources
         self._fence_of = name_fence
         self._confirm_deadline_seconds = confirm_deadline_seconds
@@ -109,7 +115,7 @@ class ExchangePublisher:
             ssl_context=self._ssl_context,
             on_progress=self._on_progress,
         ) as connection:
-            await (declare if self._is_declaring else verify)(connection, self._topology)
+            await self._provide(connection)
             session = ExchangeSession(
                 connection,
                 self._topology,

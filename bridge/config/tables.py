@@ -207,6 +207,9 @@ class SubscriberTable(Table):
     """After so many deliveries without an acknowledgement an event goes to <queue>.dead; quorum queues only."""
     queue_type: Literal["quorum", "classic"] = "quorum"
     """quorum keeps its events through the loss of a node."""
+    ordered: bool | None = None
+    """true: of several subscribers one at a time gets events, so that they stay in order; false: they share them.
+    Without it, a queue that exists is right either way, and one that is made is shared."""
 
 
 class StoreTable(Table):

@@ -64,6 +64,7 @@ _EXAMPLES: Final[Mapping[Key, Any]] = {
     ("pbx", "mask"): ["numbers"],
     ("pbx", "skip_unchanged"): True,
     ("subscriber", "queue"): "pbx.accounts.crm",
+    ("subscriber", "ordered"): True,
 }
 
 

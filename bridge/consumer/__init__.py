@@ -35,17 +35,21 @@ from bridge.consumer.log.position import LogOffset
 from bridge.consumer.log.position_sqlite import SqlitePosition
 from bridge.consumer.log.reader import LogCertificate, LogEntry, LogReader
 from bridge.consumer.subscriber import CertificateDelivery, Delivery, Subscriber, subscribe
-from bridge.events.cloudevents import AccountChanged, SourceVerified
+from bridge.events.cloudevents import Account, AccountChanged, Device, Group, Previous, SourceVerified
 
 __all__ = [
+    "Account",
     "AccountChanged",
     "CertificateDelivery",
     "Delivery",
+    "Device",
+    "Group",
     "Inbox",
     "LogCertificate",
     "LogEntry",
     "LogOffset",
     "LogReader",
+    "Previous",
     "SourceVerified",
     "SqliteInbox",
     "SqlitePosition",

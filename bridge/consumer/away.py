@@ -13,10 +13,12 @@ from bridge.errors import Transient
 _SQLITE: Final = frozenset(
     {
         sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_PROTOCOL,
         sqlite3.SQLITE_LOCKED,
         sqlite3.SQLITE_IOERR,
         sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_READONLY,
     }
 )
 _PRIMARY: Final = 0xFF
@@ -25,6 +27,9 @@ _PRIMARY: Final = 0xFF
 _POSTGRES: Final = frozenset({"08", "40", "53", "55", "57", "58"})
 """Classes of SQLSTATE: connection, rollback by the server, resources, a lock not had, an operator, the system. Not 54,
 a limit that one change exceeds (PostgreSQL's documentation, appendix A)."""
+
+_READ_ONLY: Final = frozenset({"25006"})
+"""What a standby says, also one that the connection was led to by a fail-over."""
 
 
 def is_away(problem: BaseException | None) -> bool:
@@ -46,6 +51,10 @@ def _is_of_sqlite(problem: BaseException) -> bool:
 
 def _is_of_postgres(problem: BaseException) -> bool:
     psycopg = sys.modules.get("psycopg")  # who does not use it does not get its errors
-    if psycopg is None or not isinstance(problem, psycopg.OperationalError):
+    if psycopg is None or not isinstance(problem, psycopg.Error):
         return False
+    if isinstance(problem, psycopg.InterfaceError) and problem.sqlstate is None:
+        return "closed" in str(problem)
+    if not isinstance(problem, psycopg.OperationalError):
+        return problem.sqlstate in _READ_ONLY
     return problem.sqlstate is None or problem.sqlstate[:2] in _POSTGRES

@@ -10,7 +10,7 @@ from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aiormq.exceptions import ChannelPreconditionFailed
 
-from bridge.broker.connection import DEADLINE_SECONDS, Topology
+from bridge.broker.connection import DEADLINE_SECONDS, Subscription, Topology
 from bridge.broker.errors import translated
 from bridge.consumer.connection import log
 from bridge.errors import TopologyMismatch
@@ -48,15 +48,8 @@ async def provide(connection: AbstractConnection, wanted: Wanted) -> None:
     await _provide_exchange(connection, dead_exchange, ExchangeType.DIRECT)
     await _provide_queue(connection, dead, {"x-queue-type": "quorum"})
     await _bind(connection, dead, dead_exchange, [wanted.queue])
-    arguments: dict[str, Any] = {
-        "x-queue-type": "quorum",
-        "x-dead-letter-exchange": dead_exchange,
-        "x-dead-letter-routing-key": wanted.queue,
-        "x-delivery-limit": wanted.delivery_limit,
-    }
-    if wanted.is_ordered:
-        arguments["x-single-active-consumer"] = True
-    await _provide_queue(connection, wanted.queue, arguments)
+    form = Subscription(wanted.queue, delivery_limit=wanted.delivery_limit, is_ordered=wanted.is_ordered)
+    await _provide_queue(connection, wanted.queue, dict(form.arguments(dead_exchange)))
     await _bind(connection, wanted.queue, exchange, wanted.keys)
 
 

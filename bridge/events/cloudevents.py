@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NotRequired, TypedDict, cast
 from uuid import NAMESPACE_URL, uuid5
 
 import orjson
@@ -52,6 +52,62 @@ _SEQUENCE: Final = re.compile(r"[0-9]{20}")
 _MAX_SEQUENCE: Final = 2**63 - 1
 
 
+class Group(TypedDict):
+    """A group that an account is in."""
+
+    name: str
+    active: bool
+    """False where the member has left it for the moment."""
+
+
+class Device(TypedDict):
+    """A device of an account."""
+
+    text: str | None
+    app: str | None
+
+
+class Account(TypedDict):
+    """An account as it is published, so that a type checker finds a field that is not there.
+
+    What an operator excludes (``publish.exclude``) is not there either, and what is masked is a text ``masked:…``, or a
+    list of one.
+    """
+
+    guid: str
+    h323: str | None
+    display_name: str | None
+    common_name: str | None
+    numbers: list[str]
+    emails: list[str]
+    groups: list[Group]
+    pbx: str | None
+    node: str | None
+    domain: str | None
+    apps: NotRequired[list[str]]
+    template: NotRequired[str | None]
+    hidden: NotRequired[bool]
+    devices: NotRequired[list[Device]]
+
+
+class Previous(TypedDict, total=False):
+    """What the fields in ``changed`` were before."""
+
+    h323: str | None
+    display_name: str | None
+    common_name: str | None
+    numbers: list[str]
+    emails: list[str]
+    groups: list[Group]
+    pbx: str | None
+    node: str | None
+    domain: str | None
+    apps: list[str]
+    template: str | None
+    hidden: bool
+    devices: list[Device]
+
+
 @dataclass(frozen=True, slots=True)
 class AccountChanged:
     """The event as a consumer sees it."""
@@ -60,9 +116,9 @@ class AccountChanged:
     """The same for every delivery of this change, and of nothing else."""
     source: SourceName
     kind: ChangeKind
-    account: Published
+    account: Account
     changed: tuple[str, ...]
-    previous: Published
+    previous: Previous
     revision: int
     """Counts the changes of this account from 1, without gaps."""
     sequence: int
@@ -226,9 +282,9 @@ def decode(body: bytes) -> AccountChanged:
             event_id=_text(event["id"]),
             source=_source(event),
             kind=ChangeKind(data["change"]),
-            account=_with_guid(data["account"]),
+            account=cast("Account", _with_guid(data["account"])),
             changed=_texts(data["changed"]),
-            previous=_object(data["previous"]),
+            previous=cast("Previous", _object(data["previous"])),
             revision=_number(data["revision"], 1),
             sequence=_sequence(event),
             lineage=_lineage(event),

@@ -128,9 +128,28 @@ class Unexpected:
     def __init__(self) -> None:
         self._unknown: set[str] = set()
         self._cut: set[str] = set()
+        self._unread: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"<Unexpected {len(self._unknown)} unknown, {len(self._cut)} cut>"
+        return f"<Unexpected {len(self._unknown)} unknown, {len(self._cut)} cut, {len(self._unread)} unread>"
+
+    @property
+    def unread(self) -> Sequence[str]:
+        """What came in a form that nobody can read, since that was forgotten."""
+        return sorted(self._unread)
+
+    def forget_unread(self) -> None:
+        """Have what still comes in such a form told once more."""
+        self._unread.clear()
+
+    def unread_in(self, row: Row) -> Sequence[str]:
+        """Return what of *row* came in a form that nobody can read, if not told before."""
+        unread = unread_forms(row)
+        if not unread or len(self._unread) >= MAX_KNOWN_UNEXPECTED:
+            return ()
+        news = sorted(unread - self._unread)
+        self._unread.update(news)
+        return news
 
     def unknown_in(self, row: Row) -> Sequence[str]:
         """Return the names in *row* that no shape explains and that were not told before."""
@@ -168,6 +187,38 @@ def cut_names(row: Row) -> frozenset[str]:
     if len(row.account_guid) > MAX_GUID_CHARACTERS:
         cut.append("account-guid")
     return frozenset(cut) if cut else _NO_NAMES
+
+
+def unread_forms(row: Row) -> frozenset[str]:
+    """Return what of the published fields came in *row* in a form that nobody can read, in words without a value.
+
+    Such an account is published without what it may well have, which is not to pass for all being well.
+    """
+    info = row.info
+    if info is None:
+        return frozenset([f"info is {row.unread}"]) if row.unread else _NO_NAMES
+    told = [
+        f"{name} in another form"
+        for name, value in info.items()
+        if (type(value) is not str or name in _GROUPS) and name in _TAKES and not _is_read(name, value)
+    ]
+    if not told and _WHO.isdisjoint(info) and (names := sorted(unknown_names(info))):
+        told.append(f"info without a name or number, but with {', '.join(names[:_MAX_NAMES_TOLD])}")
+    return frozenset(told) if told else _NO_NAMES
+
+
+def _is_read(name: str, value: Any) -> bool:
+    """Tell whether the finder of the field *name* gets what there is in *value*."""
+    takes = _TAKES[name]
+    if isinstance(value, list):
+        return not value or (takes is not None and all(_is_item(item, takes) for item in value[:MAX_ITEMS]))
+    return not value or not isinstance(value, (dict, float, str))
+
+
+def _is_item(item: Any, takes: frozenset[str]) -> bool:
+    if isinstance(item, dict):
+        return not item or not takes.isdisjoint(item)
+    return not isinstance(item, (list, float))
 
 
 def _is_cut(name: str, value: Any) -> bool:
@@ -327,6 +378,17 @@ _LONGEST: Final[Mapping[str, int]] = {
 }
 """How many characters of a text are looked at, by the names that are published."""
 
+_TAKES: Final[Mapping[str, frozenset[str] | None]] = {
+    **dict.fromkeys(("h323", "sip", "dn", "cn", "loc", "pbx", "node", "domain")),
+    **dict.fromkeys(_NUMBERS, frozenset[str]()),
+    **dict.fromkeys((*_EMAILS, "emails"), frozenset(["email"])),
+    **dict.fromkeys(_GROUPS, frozenset(["name"])),
+}
+"""What a list under each of these names may hold beside texts: objects with one of these; ``None``: it is no list."""
+
+_WHO: Final = frozenset(("h323", "sip", "dn", "cn", "emails", *_NUMBERS, *_EMAILS))
+"""Any of these tells who an account belongs to."""
+
 _MOST: Final = (1 << 64) - 1
 """Of a number: what JSON brings as a whole number at all."""
 
@@ -356,6 +418,7 @@ _EMPTY: Final[dict[str, Any]] = {"numbers": [], "emails": [], "groups": [], "app
 
 _MAX_NAME_CHARACTERS: Final = 40
 _MAX_NAMES_AT_ONCE: Final = 100
+_MAX_NAMES_TOLD: Final = 5
 _NO_NAMES: Final = frozenset[str]()
 
 _NAMES_BY_SHAPE: Final = {

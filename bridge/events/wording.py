@@ -22,6 +22,7 @@ _NEWS: Final = {
     "devices": "devices changed",
 }
 _SHOWN_NEWS: Final = 2
+_SHOWN_FORMS: Final = 3
 
 MAX_TEXT_CHARACTERS: Final = 160
 """Of one text on the page."""
@@ -66,6 +67,19 @@ def held_words(source: str, held: int) -> str:
     return (
         f"{held} {'account is' if held == 1 else 'accounts are'} gone from the PBX, too many to delete unasked. "
         f"If that is right: account-bridge resync {source} --accept-deletions"
+    )
+
+
+def unread_words(forms: Sequence[str]) -> str:
+    """Return what is wrong, and what to do, where a PBX tells accounts in a form that nobody can read."""
+    if not forms:
+        return ""
+    told, more = "; ".join(forms[:_SHOWN_FORMS]), len(forms) - _SHOWN_FORMS
+    return (
+        f"This PBX tells accounts in a form that this bridge cannot read ({clean(told)}"
+        f"{f'; and {more} more' if more > 0 else ''}), so names, numbers or groups of them may be missing from what is "
+        "published. Nothing is lost: a version that reads it tells the difference. Please report it, with "
+        "account-bridge support-bundle"
     )
 
 

@@ -28,6 +28,9 @@ IN_FUTURE: Final = "in the future: the clock was wrong when it was written"
 FILE_UNUSABLE: Final = "file_unusable"
 STORE_LOCKED: Final = "store_locked"
 FENCE_HELD: Final = "fence_held"
+INFO_UNREAD: Final = "info_unread"
+QUEUE_WAS_DELETED: Final = "queue_was_deleted"
+TOPOLOGY_DIFFERS: Final = "topology_differs"
 
 _NOT_TOLD: Final = {"steady", "pace", "expected", "scrub", "locked"}
 """Members of the board that are no news to anybody."""
@@ -41,6 +44,9 @@ _NOT_OF_A_PART: Final = {
     "insecure",
     FILE_UNUSABLE,
     STORE_LOCKED,
+    INFO_UNREAD,
+    QUEUE_WAS_DELETED,
+    TOPOLOGY_DIFFERS,
     "log_unreadable",
     "pbx_waits",
     "pbx_unlike_before",
@@ -78,6 +84,10 @@ def _problems(board: BridgeStatus, now: datetime) -> Iterator[Problem]:
     if board.log is not None:
         yield from _problems_of_log(board.log)
     yield from _problems_of_outbox(board, now)
+    for told in board.missed.values():
+        yield Problem("broker", QUEUE_WAS_DELETED, Level.WARN, None, told)
+    for told in dict.fromkeys(told for found in board.differences.values() for told in found):
+        yield Problem("broker", TOPOLOGY_DIFFERS, Level.WARN, None, told)
     for sentence in board.insecurities:
         yield Problem("bridge", "insecure", Level.WARN, None, sentence)
     yield from _problems_of_files(board)
@@ -158,12 +168,15 @@ def _list_problems(name: str, part: SourceStatus, board: BridgeStatus, now: date
             f"{age_words(now - part.walk.progress_at)}. Is the PBX overloaded? Changes that are heard "
             "still flow",
         )
-    if part.warning:
-        yield Problem(name, "deletions_held", Level.WARN, None, part.warning)
-    if part.oddity:
-        yield Problem(name, "pbx_unlike_before", Level.WARN, None, part.oddity)
-    if part.doubt:
-        yield Problem(name, "api_not_listed", Level.WARN, None, part.doubt)
+    warnings = {
+        "deletions_held": part.warning,
+        "pbx_unlike_before": part.oddity,
+        "api_not_listed": part.doubt,
+        INFO_UNREAD: part.unread and f"{name}: {part.unread}",
+    }
+    for cause, words in warnings.items():
+        if words:
+            yield Problem(name, cause, Level.WARN, None, words)
 
 
 def _parked_words(board: BridgeStatus) -> str:

@@ -185,6 +185,8 @@ class SourceStatus(ComponentStatus):
     """What is unlike before about a PBX that dialled; stands until somebody says that it is right."""
     note: str = ""
     """What a PBX that dialled says about itself and looks wrong."""
+    unread: str = ""
+    """What it tells of accounts and nobody can read; stands until a proven full walk has none of it."""
     unreadable_messages: int = 0
     """Messages that could not be read."""
     last_change_at: datetime | None = None
@@ -359,6 +361,10 @@ class BridgeStatus:
     """Sentences about what was configured to be insecure on purpose."""
     uncompared: str = ""
     """Why the log could not be compared with the store at the start, so that everything is told anew each time."""
+    differences: dict[str, Sequence[str]] = field(default_factory=dict)
+    """What is at the broker in another form than configured and used as it is, in sentences, by who found it."""
+    missed: dict[str, str] = field(default_factory=dict)
+    """Queues that were deleted since the start of the bridge, and what happened to each, in a sentence."""
     unsent: int = 0
     """Events that are to be sent, held ones not among them."""
     unsent_bytes: int = 0
@@ -460,6 +466,8 @@ class BridgeStatus:
         if (
             self.insecurities
             or self.uncompared
+            or self.missed
+            or any(self.differences.values())
             or self.parked
             or (self.log is not None and (self.log.parked or self.log.warning))
         ):
@@ -475,7 +483,7 @@ class BridgeStatus:
 
     def assess(self, part: SourceStatus, now: datetime) -> Level:
         """Return how bad it is with one PBX."""
-        words = (part.warning, part.oddity, part.file_trouble, part.doubt, part.held_back)
+        words = (part.warning, part.oddity, part.file_trouble, part.doubt, part.unread, part.held_back)
         needs_a_look = any(words) or part.parked or self.is_stalled(part, now)
         return worst(part.level, Level.WARN if needs_a_look else Level.OK, part.fence_level(now))
 

@@ -167,13 +167,19 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
         async with connect(rabbitmq.urls, client_name="account-bridge check", ssl_context=context) as connection:
             yield Finding(what, Level.OK, f"logged in: {describe_server(connection)}")
             what = "topology"
-            await (declare if rabbitmq.declare else verify)(connection, topology)
+            differences: Sequence[str] = ()
+            if rabbitmq.declare:
+                differences = await declare(connection, topology)
+            else:
+                await verify(connection, topology)
             done = "declared" if rabbitmq.declare else "found"
             queues = [f"{wanted.queue_type} queue {wanted.queue}" for wanted in topology.subscriptions]
             log = [f"stream {topology.log}"] * topology.is_log_bound
             yield Finding(
                 what, Level.OK, f"{done}: {', '.join([f'topic exchange {topology.exchange}', *log, *queues])}"
             )
+            for told in differences:
+                yield Finding(what, Level.WARN, told)
             what = "permissions"
             await may_publish(connection, topology)
             yield Finding(what, Level.OK, f"may write to {topology.exchange}")
@@ -299,10 +305,12 @@ async def _log(settings: Settings) -> Finding:
             connect(rabbitmq.urls, client_name=name, ssl_context=context) as amqp,
             connect_stream(rabbitmq.stream_urls, client_name=name, ssl_context=context) as streams,
         ):
-            await provide_log(amqp, topology, is_declaring=rabbitmq.declare)
+            differences = await provide_log(amqp, topology, is_declaring=rabbitmq.declare)
             # Under no name that anybody writes by: this is about permission, and about the streams being alive.
             for number, stream in enumerate(topology.log_streams):
                 await streams.declare_publisher(number, name, stream)
     except BridgeError as problem:
         return Finding("log", Level.ERROR, str(problem))
+    if differences:
+        return Finding("log", Level.WARN, "; ".join(differences))
     return Finding("log", Level.OK, f"logged in at the stream port; writable: {', '.join(topology.log_streams)}")

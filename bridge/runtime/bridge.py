@@ -1,7 +1,7 @@
 """Runs the parts and stops them: PBXs being followed, the sinks of the outbox, and housekeeping."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -160,6 +160,7 @@ class Bridge:
         on_committed: Callable[[Committed], None] = lambda _told: None,
         on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
         read_log: ReadLog | None = None,
+        look_after: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.board = board
         self._store = store
@@ -190,6 +191,7 @@ class Bridge:
             window=window,
             on_published=on_published,
             read_log=read_log,
+            look_after=look_after,
         )
         self._is_proven = False
         """True once PBXs are read, since the store is known to be the newest state of itself."""

@@ -20,7 +20,7 @@ from bridge.delivery.reconcile import DeletionLimit, WalkRecord, begin_walk, cau
 from bridge.delivery.sink import Offload, Store
 from bridge.events.cloudevents import event_id
 from bridge.events.normalize import Rules, Unexpected
-from bridge.events.wording import choose_name, headline, held_words
+from bridge.events.wording import choose_name, headline, held_words, unread_words
 from bridge.logs import get_logger
 from bridge.model import AccountChange, Batch, Certificate, Cursor, Row, SourceName, SourceState
 from bridge.observability.status import LastChange, Level, SourceStatus, WalkProgress
@@ -291,6 +291,7 @@ class Committer:
         self._part.walk = WalkProgress(now, now, expected=self._part.accounts)
         self._is_first_reading = is_new_epoch
         self._rows_of_walk = 0
+        self._unexpected.forget_unread()
         self._schedule.began(is_new_epoch=is_new_epoch)
         if is_new_epoch:
             self._part.begins_anew()
@@ -358,6 +359,7 @@ class Committer:
         self._rows_of_walk = 0
         part = self._part
         part.certified(certificate)
+        part.unread = unread_words(self._unexpected.unread)
         log.info(
             "source.verified",
             source=self._name,
@@ -402,6 +404,9 @@ class Committer:
         if before // PROGRESS_ROWS != self._rows_of_walk // PROGRESS_ROWS:
             log.info("walk.progress", source=self._name, accounts=self._rows_of_walk)
         for row in rows:
+            if unread := self._unexpected.unread_in(row):
+                self._part.unread = unread_words(self._unexpected.unread)
+                log.warning("info.unread", source=self._name, forms=unread, problem=self._part.unread)
             if unknown := self._unexpected.unknown_in(row):
                 log.info("info.unknown_fields", source=self._name, names=unknown)
             if cut := self._unexpected.cut_in(row):

@@ -37,7 +37,7 @@ def build_topology(settings: Settings) -> Topology:
         log_max_bytes=rabbitmq.log_max_bytes,
         log_partitions=rabbitmq.log_partitions if rabbitmq.writes_log else 0,
         subscriptions=[
-            Subscription(wanted.queue, wanted.keys, wanted.delivery_limit, wanted.queue_type)
+            Subscription(wanted.queue, wanted.keys, wanted.delivery_limit, wanted.queue_type, wanted.ordered)
             for wanted in settings.subscriber
         ],
     )

@@ -5,7 +5,7 @@ Nothing is numbered and nothing is sent before it is known that the store is the
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -175,7 +175,7 @@ class _Sink:
 
 
 class Sinks:
-    """All sinks of the outbox. *on_published* is called with what the exchange confirmed."""
+    """All sinks of the outbox. *on_published* is called with what the exchange confirmed; *look_after* keeps queues."""
 
     def __init__(  # noqa: PLR0913 - its parts
         self,
@@ -189,6 +189,7 @@ class Sinks:
         window: int,
         on_published: Callable[[Sequence[OutboxRow]], None],
         read_log: ReadLog | None,
+        look_after: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self._store = store
         self._publisher = publisher
@@ -199,6 +200,7 @@ class Sinks:
         self._window = window
         self._on_published = on_published
         self._read_log = read_log
+        self._look_after = look_after
         self._since_mark = 0
         self._wants_mark = asyncio.Event()
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -289,6 +291,8 @@ class Sinks:
             self._board.expect(sink.task, running)
         if self._read_log is not None:
             self._running["mark"] = group.create_task(self._keep_marking(self._read_log), name="mark the log")
+        if self._look_after is not None:
+            self._running["queues"] = group.create_task(self._look_after(), name="look after the queues")
 
     def wake(self, source: SourceName) -> None:
         """Say that there may be new rows of *source*."""

@@ -10,8 +10,9 @@ from importlib.util import find_spec
 from typing import Final
 
 from bridge import __version__
-from bridge.broker.connection import connect, declare, verify
+from bridge.broker.connection import connect
 from bridge.broker.publisher import ExchangePublisher
+from bridge.broker.queue_watch import Missed, QueueWatch
 from bridge.clock import steady, utc_now
 from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.settings import Settings
@@ -103,6 +104,7 @@ def build_bridge(
         board.locked = lambda: store.locked
         board.oldest_unsent_at = store.exchange.oldest_unpublished_at()
         stream = build_stream_sink(settings, store, board) if shadow is None else None
+        watch = watch_of(settings, board)
 
         def gets_on() -> None:
             board.beat(PUBLISHING)
@@ -110,7 +112,7 @@ def build_bridge(
         yield Bridge(
             store,
             [build_source_spec(settings, pbx, board.sources[pbx.name], store.key) for pbx in settings.pbx],
-            shadow or build_publisher(settings, board.broker, gets_on),
+            shadow or build_publisher(settings, board.broker, watch, gets_on),
             rules=build_rules(settings, None, store.key),
             board=board,
             window=settings.rabbitmq.window,
@@ -121,9 +123,10 @@ def build_bridge(
             stream=stream,
             on_committed=told,
             on_published=published,
-            read_log=partial(read_log, settings, lambda: store.generation, gets_on)
+            read_log=partial(read_log, settings, watch, lambda: store.generation, gets_on)
             if settings.rabbitmq.log_stream and shadow is None
             else None,
+            look_after=partial(look_after, settings, watch) if shadow is None else None,
         )
 
 
@@ -319,8 +322,41 @@ def build_listener(listen: ListenTable, gate: ConnectionLimiter, callers: Inboun
     )
 
 
+def watch_of(settings: Settings, board: BridgeStatus) -> QueueWatch:
+    """Return what has the topology at the broker, and tells *board* what is unlike the settings or was deleted."""
+
+    def differ(sentences: Sequence[str]) -> None:
+        show_differences(board, "exchange", sentences)
+
+    def miss(missed: Missed) -> None:
+        board.missed[missed.queue] = missed.words
+
+    return QueueWatch(
+        build_topology(settings), is_declaring=settings.rabbitmq.declare, on_differences=differ, on_missed=miss
+    )
+
+
+def show_differences(board: BridgeStatus, whose: str, sentences: Sequence[str]) -> None:
+    """Show on *board* what is at the broker in another form, in place of what was shown before; log what is new."""
+    for told in sentences:
+        if told not in board.differences.get(whose, ()):
+            log.warning("topology.differs", problem=told)
+    board.differences[whose] = sentences
+
+
+async def look_after(settings: Settings, watch: QueueWatch) -> None:
+    """Keep the queues there, for ever."""
+    rabbitmq = settings.rabbitmq
+
+    def urls() -> Sequence[str]:
+        rabbitmq.tls.refresh()
+        return rabbitmq.urls
+
+    await watch.keep_looking(urls, ssl_context=rabbitmq.tls.context)
+
+
 def build_publisher(
-    settings: Settings, part: ComponentStatus, on_progress: Callable[[], None] = lambda: None
+    settings: Settings, part: ComponentStatus, watch: QueueWatch, on_progress: Callable[[], None]
 ) -> ExchangePublisher:
     """Return the publisher, which tells *part* what it does; *on_progress* is called while it gets on."""
 
@@ -337,7 +373,7 @@ def build_publisher(
     return ExchangePublisher(
         _hosts(rabbitmq, "broker", part),
         topology=build_topology(settings),
-        is_declaring=rabbitmq.declare,
+        provide=watch.provide,
         sources=[pbx.name for pbx in settings.pbx],
         name_fence=name_fence,
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
@@ -364,6 +400,7 @@ def _hosts(rabbitmq: RabbitMqTable, name: str, part: ComponentStatus) -> Callabl
 
 async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
     settings: Settings,
+    watch: QueueWatch,
     generation: Callable[[], str],
     on_progress: Callable[[], None],
     places: Mapping[str, tuple[int, str]],
@@ -384,7 +421,7 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
     async with connect(
         rabbitmq.urls, client_name=APP_ID, ssl_context=rabbitmq.tls.context, on_progress=on_progress
     ) as connection:
-        await (declare if rabbitmq.declare else verify)(connection, topology)
+        await watch.provide(connection)
         if topology.log_partitions:
             needs_streams()
             from bridge.broker.stream.publisher import provide_log  # noqa: PLC0415 - needs the extra "stream"
@@ -449,6 +486,7 @@ def build_stream_sink(settings: Settings, store: SqliteStore, board: BridgeStatu
         producer=lambda: name_producer(store.generation),
         is_declaring=rabbitmq.declare,
         sources=[pbx.name for pbx in settings.pbx],
+        on_differences=partial(show_differences, board, "log"),
         name_fence=name_fence,
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
         ssl_context=rabbitmq.tls.context,

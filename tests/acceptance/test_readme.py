@@ -10,11 +10,13 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import aio_pika
 import pytest
 import trustme
 
+from bridge.broker.connection import Subscription, Topology, connect, declare
 from bridge.cli.main import commands
 from bridge.config.loading import load_settings
 from bridge.config.settings import Settings
@@ -104,6 +106,59 @@ async def test_the_javascript_subscriber_does_the_same(tmp_path: Path, broker: P
                 while found() != {"anna"}:
                     assert subscriber.is_running, subscriber.printed
                     await asyncio.sleep(0.05)
+            await a_broken_one_is_put_aside(broker, "pbx.accounts.billing")
+            assert subscriber.is_running, subscriber.printed
+            assert "unhandled" not in subscriber.printed.lower()
+
+
+async def a_broken_one_is_put_aside(broker: PrivateBroker, queue: str) -> None:
+    """Publish what no handler can read: it has to be in the dead letters, and nobody has to have lost it.
+
+    The queue is what the bridge makes of ``[[subscriber]]``, so either of the two may come first.
+    """
+    async with await aio_pika.connect(broker.url) as connection:
+        channel = await connection.channel()
+        exchange = await channel.get_exchange("pbx.accounts")
+        await exchange.publish(aio_pika.Message(b"{}}"), "hq.account.updated")
+        dead = await channel.get_queue(f"{queue}.dead")
+        async with asyncio.timeout(30):
+            while (letter := await dead.get(no_ack=True, fail=False)) is None:
+                await asyncio.sleep(0.05)
+        assert letter.body == b"{}}"
+    async with connect([broker.url], client_name="test") as connection:
+        assert await declare(connection, Topology(subscriptions=[Subscription(queue)])) == []
+
+
+async def test_the_reader_of_the_log_has_everything_once(
+    tmp_path: Path, broker: PrivateBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(blocks(CONSUMER, "python")[1], "README.md", "exec"), namespace)  # noqa: S102 - that is the point
+    guids = [uuid4().hex for _ in range(10)]
+    async with connect([broker.url], client_name="test") as connection:
+        await declare(connection, Topology())
+        exchange = await (await connection.channel()).get_exchange("pbx.accounts")
+        for guid in guids:
+            message = aio_pika.Message(body(change(guid)), type="pbx.account.changed")
+            await exchange.publish(message, "hq.account.created", mandatory=False)
+    for _ in range(2):  # killed, and started again
+        reading = asyncio.create_task(namespace["main"](broker.url))
+        async with asyncio.timeout(60):
+            while set(guids) - set(seen(tmp_path / "audit.db")):
+                assert not reading.done(), reading.result()
+                await asyncio.sleep(0.05)
+        reading.cancel()
+        await asyncio.wait([reading])
+    assert sorted(guid for guid in seen(tmp_path / "audit.db") if guid in guids) == sorted(guids)
+
+
+def seen(database: Path) -> list[str]:
+    with closing(sqlite3.connect(database)) as audit:
+        try:
+            return [guid for (guid,) in audit.execute("SELECT guid FROM seen")]
+        except sqlite3.OperationalError:
+            return []
 
 
 async def all_people(folder: Path, broker: PrivateBroker, found: Callable[[], set[str]]) -> None:

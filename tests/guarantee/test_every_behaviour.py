@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -231,9 +232,8 @@ def check_lineage(world: World, events: list[AccountChanged]) -> None:
                 assert event.account in states, "every state told was one"
             if event.kind is ChangeKind.UPDATED and before is not None:
                 assert event.changed or is_news_of_numbers(world, before, event), "nothing is told twice"
-                assert {n for n in event.account if event.account[n] != before.account.get(n)} - {"guid"} == set(
-                    event.changed
-                )
+                was, now = dict[str, Any](before.account), dict[str, Any](event.account)
+                assert {name for name in now if now[name] != was.get(name)} - {"guid"} == set(event.changed)
             before = event
 
 

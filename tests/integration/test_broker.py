@@ -4,6 +4,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -13,7 +14,7 @@ from aio_pika.abc import AbstractConnection
 
 from bridge.broker.connection import Subscription, Topology, connect, declare, hold_fence, verify
 from bridge.broker.errors import translated
-from bridge.errors import BrokerRefusedLogin, BrokerUnreachable, TopologyMismatch
+from bridge.errors import BridgeError, BrokerRefusedLogin, BrokerUnreachable, TopologyMismatch
 from tests.support.rabbit import PrivateBroker, free_port
 
 
@@ -78,15 +79,103 @@ async def test_what_a_subscriber_cannot_handle_ends_in_its_own_queue_of_dead_let
         assert await others.get(no_ack=True, fail=False, timeout=30) is None
 
 
-async def test_a_queue_of_another_form_is_named_with_what_differs(broker: PrivateBroker, topology: Topology) -> None:
+async def delivered(connection: AbstractConnection, topology: Topology, queue: str) -> bool:
+    """Tell whether what is published arrives in *queue*."""
+    channel = await connection.channel()
+    exchange = await channel.get_exchange(topology.exchange, ensure=False)
+    await exchange.publish(Message(b"told"), "hq.account.created")
+    found = await channel.get_queue(queue, ensure=False)
+    return (await found.get(no_ack=True, fail=False)) is not None
+
+
+async def test_a_queue_of_another_form_is_used_and_all_that_differs_is_told(
+    broker: PrivateBroker, topology: Topology
+) -> None:
     queue = topology.subscriptions[0].queue
     async with connected(broker.url) as connection:
         channel = await connection.channel()
-        await channel.declare_queue(queue, durable=True, arguments={"x-queue-type": "classic"})
-        match = rf"the queue {queue} exists in another form: .*inequivalent arg 'x-.*{queue}.* but current is .*declare"
-        with pytest.raises(TopologyMismatch, match=match) as mismatch:
-            await declare(connection, topology)
-        assert "%" not in str(mismatch.value), "the client library keeps unfilled templates"
+        made: dict[str, Any] = {"x-queue-type": "classic", "x-max-length": 9}
+        await channel.declare_queue(queue, durable=True, auto_delete=True, arguments=made)
+        (told,) = await declare(connection, topology)
+        assert told.startswith(f"The queue {queue} exists in another form and is used as it is: ")
+        for what in (
+            "auto_delete is true, not false",
+            "queue-type is classic, not quorum",
+            f"it has no dead-letter-exchange ({topology.exchange}.dead is wanted)",
+            "it has max-length 9",
+            'queue_type = "classic"',
+        ):
+            assert what in told
+        assert "elete it" not in told
+        assert await declare(connection, topology) == [told]
+        assert await delivered(connection, topology, queue)
+
+
+async def test_the_policy_in_the_sentence_makes_of_a_queue_what_is_wanted(
+    broker: PrivateBroker, topology: Topology
+) -> None:
+    """What somebody made without dead letters gets them by the line as it stands."""
+    queue = topology.subscriptions[0].queue
+    async with connected(broker.url) as connection:
+        channel = await connection.channel()
+        made: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": 9}
+        found = await channel.declare_queue(queue, durable=True, arguments=made)
+        (told,) = await declare(connection, topology)
+        assert "delivery_limit = 9" in told
+        program, *arguments = shlex.split(told.split("counts more for it: ")[1].split(". (")[0])
+        assert program == "rabbitmqctl"
+        broker.ctl(*arguments)
+        assert f"{queue}\taccount-bridge {queue}\n" in broker.ctl("list_queues", "name", "policy")
+        exchange = await channel.get_exchange(topology.exchange)
+        await exchange.publish(Message(b"broken"), "hq.account.created")
+        await (await found.get(timeout=30)).reject(requeue=False)
+        dead = await channel.get_queue(f"{queue}.dead")
+        while await dead.get(no_ack=True, fail=False, timeout=30) is None:
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "remedy"),
+    [
+        ({"log_max_age": "30D"}, {"log_max_age": "60D"}, 'rabbitmq.log_max_age = "30D"'),
+        ({"log_max_age": "30D"}, {"log_max_age": "7D"}, '{"max-age":"7D"}'),
+        ({"log_max_bytes": 10**9}, {"log_max_bytes": 2 * 10**9}, "rabbitmq.log_max_bytes = 1000000000"),
+        ({"log_max_bytes": 10**10}, {"log_max_bytes": 10**9}, '{"max-length-bytes":1000000000}'),
+    ],
+)
+async def test_a_setting_of_the_log_that_is_changed_is_a_warning_with_the_remedy(
+    broker: PrivateBroker, topology: Topology, before: dict[str, Any], after: dict[str, Any], remedy: str
+) -> None:
+    async with connected(broker.url) as connection:
+        assert await declare(connection, replace(topology, **before)) == []
+        (told,) = await declare(connection, replace(topology, **after))
+        assert told.startswith(f"The stream {topology.log} exists in another form and is used as it is: ")
+        assert remedy in told
+
+
+@pytest.mark.parametrize(("is_ordered", "differs"), [(None, False), (True, False), (False, True)])
+async def test_a_queue_for_one_subscriber_at_a_time_is_right_unless_it_is_to_be_shared(
+    broker: PrivateBroker, topology: Topology, *, is_ordered: bool | None, differs: bool
+) -> None:
+    """So that operator and subscriber may each make it, whoever comes first."""
+    made, wanted = (replace(topology.subscriptions[0], is_ordered=ordered) for ordered in (True, is_ordered))
+    async with connected(broker.url) as connection:
+        assert await declare(connection, replace(topology, subscriptions=[made])) == []
+        told = await declare(connection, replace(topology, subscriptions=[wanted]))
+        assert ["ordered = true" in sentence for sentence in told] == [True] * differs
+
+
+async def test_a_queue_that_belongs_to_one_connection_alone_stops_nobody(
+    broker: PrivateBroker, topology: Topology
+) -> None:
+    other = Subscription(f"{topology.exchange}.other")
+    topology = replace(topology, subscriptions=(*topology.subscriptions, other))
+    async with connected(broker.url) as connection, connected(broker.url) as mine:
+        channel = await mine.channel()
+        await channel.declare_queue(topology.subscriptions[0].queue, exclusive=True)
+        (told,) = await declare(connection, topology)
+        assert "belongs to one connection alone" in told
+        assert await delivered(connection, topology, other.queue)
 
 
 @pytest.mark.parametrize("missing", ["exchange", "log", "crm"])
@@ -230,3 +319,44 @@ async def test_our_own_cancellation_stays_one(broken: PrivateBroker) -> None:
                 await declaring
         finally:
             broken.go_on()
+
+
+async def refused(url: str, topology: Topology | None = None) -> BridgeError:
+    with pytest.raises(BridgeError) as problem:
+        async with connected(url) as connection:
+            await declare(connection, topology or Topology())
+    return problem.value
+
+
+async def test_a_limit_that_is_reached_is_said_with_the_command_that_raises_it(broker: PrivateBroker) -> None:
+    """The client library drops what the broker says of some of them; typed as it stands, the command helps."""
+    host, user = f"host{uuid4().hex[:6]}", user_of(broker, ".*")
+    url = broker.url_of(user, "pw") + host
+    broker.ctl("add_vhost", host)
+    denied = await refused(url)
+    assert isinstance(denied, BrokerRefusedLogin)
+    typed: list[str] = []
+    for limits, kind in (
+        (("set_vhost_limits", "-p", host, '{"max-queues":1}'), TopologyMismatch),
+        (("set_vhost_limits", "-p", host, '{"max-connections":0}'), BrokerUnreachable),
+        (("set_user_limits", user, '{"max-connections":0}'), BrokerUnreachable),
+        (("set_user_limits", user, '{"max-channels":0}'), BrokerUnreachable),
+    ):
+        if not typed:
+            program, *arguments = shlex.split(str(denied).split("name: ")[1])
+            assert program == "rabbitmqctl"
+            broker.ctl(*arguments)
+        broker.ctl(*limits)
+        problem = await refused(url, Topology(subscriptions=[Subscription("pbx.accounts.crm")]))
+        assert type(problem) is kind
+        assert " limit" in str(problem)
+        program, *arguments = shlex.split(str(problem).split("take it away: ")[-1].split("limit away: ")[-1])
+        assert program == "rabbitmqctl"
+        broker.ctl(*arguments)
+        typed.append(arguments[0])
+    assert typed == ["clear_vhost_limits"] * 2 + ["clear_user_limits"] * 2
+    async with connected(url) as connection:
+        await declare(connection, Topology(subscriptions=[Subscription("pbx.accounts.crm")]))
+    missing = await refused(broker.url + "nowhere")
+    assert isinstance(missing, BrokerRefusedLogin)
+    assert "there is none of that name" in str(missing)

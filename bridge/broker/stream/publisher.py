@@ -28,7 +28,15 @@ from aio_pika.abc import AbstractConnection
 from rstream import schema
 from rstream.encoding import encode_publish
 
-from bridge.broker.connection import CLOSE_SECONDS, DEADLINE_SECONDS, LateFences, Topology, connect, step
+from bridge.broker.connection import (
+    CLOSE_SECONDS,
+    DEADLINE_SECONDS,
+    LateFences,
+    Topology,
+    connect,
+    provide_queue,
+    step,
+)
 from bridge.broker.errors import translation
 from bridge.broker.session import ConfirmSession
 from bridge.broker.stream.connection import StreamConnection, connect_stream
@@ -60,9 +68,10 @@ def name_producer(generation: str) -> str:
 class StreamPublisher:
     """Makes sessions. *urls* and *stream_urls* are asked for each of them, so that a changed password is used.
 
-    *producer* is asked for the name under which the broker remembers what it has: see ``name_producer``. *sources*,
-    *fence_of* and the deadlines are those of ``Publisher``. *on_state* is told ``connecting`` and ``connected``;
-    *on_progress* is called with every step on the way into a session, and while a session waits for the broker.
+    *on_differences* is told in sentences what is there in another form. *producer* is asked for the name under which
+    the broker remembers what it has: see ``name_producer``. *sources*, *fence_of* and the deadlines are those of
+    ``ExchangePublisher``. *on_state* is told ``connecting`` and ``connected``; *on_progress* is called with every step
+    on the way into a session, and while a session waits for the broker.
     """
 
     def __init__(  # noqa: PLR0913 - what an operator may say about a broker
@@ -74,6 +83,7 @@ class StreamPublisher:
         producer: Callable[[], str],
         is_declaring: bool = True,
         sources: Sequence[SourceName] = (),
+        on_differences: Callable[[Sequence[str]], None] = lambda _sentences: None,
         name_fence: Callable[[SourceName], str] | None = None,
         confirm_deadline_seconds: float = 30.0,
         deadline_seconds: float = DEADLINE_SECONDS,
@@ -88,6 +98,7 @@ class StreamPublisher:
         self._producer = producer
         self._is_declaring = is_declaring
         self._sources = sources
+        self._on_differences = on_differences
         self._fence_of = name_fence
         self._confirm_deadline_seconds = confirm_deadline_seconds
         self._ssl_context = ssl_context
@@ -134,7 +145,7 @@ class StreamPublisher:
             ) as streams,
         ):
             self._on_progress()
-            await provide_log(amqp, self._topology, is_declaring=self._is_declaring)
+            self._on_differences(await provide_log(amqp, self._topology, is_declaring=self._is_declaring))
             session = StreamSession(amqp, streams, self._topology, self._on_state, self._on_progress)
             session.fences = LateFences(amqp, self._topology, self._fence_of)
             await session.claim(self._sources)  # before the broker is asked what it has of us
@@ -144,11 +155,13 @@ class StreamPublisher:
                 yield session
 
 
-async def provide_log(connection: AbstractConnection, topology: Topology, *, is_declaring: bool) -> None:
+async def provide_log(connection: AbstractConnection, topology: Topology, *, is_declaring: bool) -> Sequence[str]:
     """Make sure that the streams of the log are there, and where they are several, that they are a super stream.
 
+    Returns in sentences what is there in another form.
+
     Raises:
-        TopologyMismatch: something is there in another form, missing, or not permitted.
+        TopologyMismatch: something is missing, or not permitted.
         BrokerUnreachable: the connection broke.
 
     """
@@ -158,14 +171,19 @@ async def provide_log(connection: AbstractConnection, topology: Topology, *, is_
             await channel.declare_exchange(
                 topology.log, aio_pika.ExchangeType.DIRECT, durable=True, arguments=dict(SUPER_STREAM_EXCHANGE)
             )
+    differences = []
     for number, name in enumerate(topology.log_streams):
-        async with step(connection, f"the stream {name}", topology) as channel:
-            if not is_declaring:
+        what = f"the stream {name}"
+        if not is_declaring:
+            async with step(connection, what, topology) as channel:
                 await channel.declare_queue(name, passive=True)
-                continue
-            stream = await channel.declare_queue(name, durable=True, arguments=dict(topology.log_arguments))
-            if is_super:
+        elif told := await provide_queue(connection, topology, what, name, topology.log_arguments):
+            differences.append(told)
+        if is_declaring and is_super:
+            async with step(connection, f"a binding of {what}", topology) as channel:
+                stream = await channel.get_queue(name, ensure=False)
                 await stream.bind(topology.log, str(number), arguments={"x-stream-partition-order": number})
+    return differences
 
 
 class StreamSession(ConfirmSession):

@@ -4,15 +4,17 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from psycopg import AsyncConnection, Connection
-from psycopg.errors import UndefinedTable
-from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
-
+from bridge.consumer.extras import from_extra
 from bridge.consumer.inbox.rule import COMMITS_AT_ONCE, NO_TABLES, InboxStatements, Query, QueryResult
 from bridge.errors import StoreUnusable
 from bridge.events.cloudevents import AccountChanged, SourceVerified
 from bridge.model import AccountGuid
+
+with from_extra("postgres"):
+    from psycopg import AsyncConnection, Connection
+    from psycopg.errors import UndefinedTable
+    from psycopg.pq import TransactionStatus
+    from psycopg.rows import tuple_row
 
 _MARK: Final = re.compile(r":([a-z_]+)")
 

@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from psycopg import AsyncConnection, Connection
-from psycopg.rows import tuple_row
-
+from bridge.consumer.extras import from_extra
 from bridge.consumer.inbox.postgres import commits_at_once, with_marks
 from bridge.consumer.log.position import HasOffset, LogOffset, PositionStatements, Progress
 from bridge.consumer.subscriber import Start
 from bridge.errors import StoreUnusable
+
+with from_extra("postgres"):
+    from psycopg import AsyncConnection, Connection
+    from psycopg.rows import tuple_row
 
 _COMMITS_AT_ONCE = (
     "the connection of the position commits each statement at once: open a transaction (with "

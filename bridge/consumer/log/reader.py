@@ -16,6 +16,7 @@ from aiormq.exceptions import ChannelLockedResource
 from bridge.broker.connection import DEADLINE_SECONDS
 from bridge.broker.errors import translated
 from bridge.consumer.connection import LONGEST_PAUSE_SECONDS, Inflow, Link, log
+from bridge.consumer.extras import from_extra
 from bridge.consumer.log.position import LogOffset
 from bridge.consumer.subscriber import Start, decode_event, log_bad_event, settle
 from bridge.errors import BadEvent, BrokerUnreachable, LogReplaced, TopologyMismatch
@@ -246,7 +247,8 @@ class LogReader:
     async def _take_turn(self, connection: Any) -> Callable[[Start], Awaitable[Inflow]]:
         """Wait until no other replica reads, and return what begins to."""
         if self._is_native:
-            from bridge.consumer.log.stream import StreamInflow  # noqa: PLC0415 - needs the extra "stream"
+            with from_extra("stream"):
+                from bridge.consumer.log.stream import StreamInflow  # noqa: PLC0415 - needs that
 
             if self._replica_of is not None:
                 return (await StreamInflow.stand_by(connection, self._stream, self._replica_of)).begin_at
@@ -339,8 +341,8 @@ class LogReader:
 
 
 def _stream_connecting() -> Callable[..., AbstractAsyncContextManager[Any]]:
-    from bridge.broker.stream.connection import connect_stream  # noqa: PLC0415 - needs the extra "stream"
-
+    with from_extra("stream"):
+        from bridge.broker.stream.connection import connect_stream  # noqa: PLC0415 - needs that
     return connect_stream
 
 

@@ -368,7 +368,8 @@ class Walker:
         guid, cursor = self._live.cursor.guid, row.cursor
         if cursor.guid == guid:
             return row
-        return Row(Cursor(guid, cursor.usn, cursor.ausn), row.account_guid, row.h323, row.info, row.is_deleted)
+        told = Cursor(guid, cursor.usn, cursor.ausn)
+        return Row(told, row.account_guid, row.h323, row.info, row.is_deleted, row.unread)
 
     def _read(self, row: Row, now: float) -> list[Action]:
         row = self._own(row, self._live)

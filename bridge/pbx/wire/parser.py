@@ -113,13 +113,14 @@ def _read_account_result(content: dict[str, Any], data: bytes | str) -> m.Messag
     if isinstance(account_guid, (bool, dict, list)):
         raise _Unusable("account-guid is neither text nor number")
     h323 = content.get("account-h323")
-    info = content.get("info")
+    info, unread = _info(content.get("info"))
     row = Row(
         cursor,
         AccountGuid(str(account_guid)),
         h323 if isinstance(h323, str) and h323 else None,
-        info if isinstance(info, dict) and info else None,
+        info,
         _says_deleted(content),
+        unread,
     )
     return m.AccountRow(row, src)
 
@@ -129,7 +130,33 @@ def _read_deletion(content: dict[str, Any], data: bytes | str) -> m.Message:
     if not isinstance(result, m.AccountRow):
         return result
     row = result.row
-    return m.AccountRow(Row(row.cursor, row.account_guid, row.h323, row.info, is_deleted=True), result.src)
+    return m.AccountRow(row._replace(is_deleted=True), result.src)
+
+
+def _info(value: Any) -> tuple[Mapping[str, Any] | None, str]:
+    """Return what an ``info`` tells, ``None`` where that is nothing, and the form that it has if nobody can read it.
+
+    The vendor says "the info Object". A text that holds one, or a list of just one, can be meant in one way only.
+    """
+    if isinstance(value, dict):
+        return value or None, ""
+    form = _FORMS.get(type(value), "a number")
+    if isinstance(value, str):
+        if not value.strip():
+            return None, ""
+        try:
+            value = _decode(value)
+        except (ValueError, RecursionError):
+            return None, "a text that is no JSON"
+        form = f"a JSON text with {_FORMS.get(type(value), 'a number')}"
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if value is None or value in ({}, []):
+        return None, ""
+    return (value, "") if isinstance(value, dict) else (None, form)
+
+
+_FORMS: Final[Mapping[type, str]] = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
 
 
 def _says_deleted(content: Mapping[str, Any]) -> bool:

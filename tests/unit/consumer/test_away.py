@@ -25,10 +25,24 @@ def test_a_locked_file_is_waited_for_and_a_wrong_statement_is_not(tmp_path: Path
     assert not is_away(wrong.value)
 
 
+def test_a_file_that_may_only_be_read_is_waited_for(tmp_path: Path) -> None:
+    """Until somebody mounts it again, or gives the right back; every change would fail alike."""
+    with closing(sqlite3.connect(tmp_path / "crm.db")) as made:
+        made.execute("CREATE TABLE letter (text)")
+    with (
+        closing(sqlite3.connect(f"file:{tmp_path}/crm.db?mode=ro", uri=True)) as ours,
+        pytest.raises(sqlite3.OperationalError) as read_only,
+    ):
+        ours.execute("INSERT INTO letter VALUES (1)")
+    assert is_away(read_only.value)
+
+
 @pytest.mark.parametrize(
     "problem",
     [
         psycopg.OperationalError("the connection is closed"),
+        psycopg.InterfaceError("the connection is closed"),
+        errors.ReadOnlySqlTransaction("a standby"),
         errors.AdminShutdown("the server is restarted"),
         errors.DeadlockDetected("another one goes first"),
         errors.TooManyConnections("no room"),
@@ -45,6 +59,8 @@ def test_what_passes_by_itself_is_waited_for(problem: Exception) -> None:
     [
         errors.ProgramLimitExceeded("one value is too long"),
         errors.UniqueViolation(),
+        errors.InFailedSqlTransaction(),
+        psycopg.InterfaceError("the cursor is of another kind"),
         LookupError(),
         BadEvent("no"),
         None,

@@ -225,6 +225,35 @@ def test_names_that_nobody_knows_are_told_once_and_not_without_end() -> None:
     assert not unexpected.unknown_in(delivered({"more": 1}))
 
 
+@pytest.mark.parametrize(
+    ("info", "told"),
+    [
+        ({"dn": {"text": "Erika"}, "cn": "Erika"}, ["dn in another form"]),
+        ({"dn": ["Erika"], "cn": "Erika", "e164": 403.5}, ["dn in another form", "e164 in another form"]),
+        ({"cn": "Erika", "num": [{"value": "403"}]}, ["num in another form"]),
+        ({"cn": "Erika", "emails": {"email": "e@x"}}, ["emails in another form"]),
+        ({"cn": "Erika", "emails": [{"address": "e@x"}]}, ["emails in another form"]),
+        ({"cn": "Erika", "grps": "support"}, ["grps in another form"]),
+        ({"user": {"dn": "Erika"}, "domain": "x"}, ["info without a name or number, but with user"]),
+    ],
+)
+def test_what_nobody_can_read_of_an_account_is_told_once_until_that_is_forgotten(
+    info: dict[str, Any], told: list[str]
+) -> None:
+    """Otherwise an account without its name would pass for one that has none."""
+    unexpected = Unexpected()
+    assert unexpected.unread_in(delivered(info)) == told
+    assert not unexpected.unread_in(delivered(info))
+    assert unexpected.unread == told
+    unexpected.forget_unread()
+    assert unexpected.unread_in(delivered(info)) == told
+
+
+@pytest.mark.parametrize("info", [*SHAPES.values(), {"grps": []}, {"appobj": "x"}, {"dn": None, "e164": 403, "x": 1}])
+def test_every_form_that_is_known_is_read(info: dict[str, Any]) -> None:
+    assert not Unexpected().unread_in(delivered(info))
+
+
 class Watched(list[Any]):
     """Counts how often one of its items was looked at."""
 
@@ -245,6 +274,7 @@ def test_nothing_in_a_list_is_looked_at_more_than_a_few_times(name: str, shape: 
     row = delivered({name: listed})
     read_account(row, None, EVERYTHING)
     Unexpected().cut_in(row)
+    Unexpected().unread_in(row)
     assert listed.looks <= 3 * len(listed)
 
 
@@ -270,6 +300,7 @@ def test_the_work_grows_with_the_message_and_no_faster(value: Any) -> None:
             read_account(row, None, EVERYTHING)
             unexpected = Unexpected()
             unexpected.cut_in(row)
+            unexpected.unread_in(row)
             unexpected.unknown_in(row)
             digest(row, b"k")
             best = min(best, time.thread_time() - begun)

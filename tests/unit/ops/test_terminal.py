@@ -1,9 +1,9 @@
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from bridge.events.cloudevents import AccountChanged
+from bridge.events.cloudevents import Account, AccountChanged, Previous
 from bridge.model import ChangeKind, Reason
 from bridge.ops.terminal import event_line
 from tests.support.rows import HQ
@@ -16,9 +16,9 @@ def line(kind: ChangeKind, account: dict[str, Any], reason: Reason | None = None
         event_id="x",
         source=HQ,
         kind=kind,
-        account={"guid": "g", **account},
+        account=cast("Account", {"guid": "g", **account}),
         changed=tuple(previous),
-        previous=previous,
+        previous=cast("Previous", previous),
         revision=1,
         sequence=1,
         lineage="0",

@@ -95,6 +95,24 @@ async def test_what_a_walk_saw_and_what_it_did_not_is_told_by_schedule_status_an
     assert (part.accounts, part.absent, part.deletions) == (4, 0, "known")
 
 
+async def test_accounts_that_nobody_can_read_are_a_warning_until_a_walk_has_none(tmp_path: Path) -> None:
+    """They are published without names, and that must not pass for all being well."""
+    part = SourceStatus(since=NOW)
+    plain = row("a1", 1)
+    odd = plain._replace(info=None, unread="a list")
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        intake = intake_of(store, run=try_deliver, part=part)
+        await intake.commit([RowRead(odd, odd.cursor)])
+        assert "info is a list" in part.unread
+        for _ in range(2):
+            await intake.commit(walked(odd, until=odd))
+            assert "info is a list" in part.unread, "still so"
+        await intake.commit(walked(plain, until=plain))
+        assert part.unread == ""
+        *_, last, _certificate = unsent(store.exchange)
+        assert b'"display_name":"a1"' in last.body, "what was not read is told as a difference"
+
+
 async def test_held_deletions_wait_for_a_person_and_not_for_a_second_walk(tmp_path: Path) -> None:
     rows = [row(f"a{number}", number) for number in range(1, 6)]
     part = SourceStatus(since=NOW)

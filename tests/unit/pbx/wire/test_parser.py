@@ -193,11 +193,41 @@ def test_an_error_is_never_taken_for_having_nothing_further(properties: dict[str
     assert isinstance(result(**properties), m.RequestError)
 
 
-@pytest.mark.parametrize("info", [None, [], "text", 5, {}])
+@pytest.mark.parametrize("info", [None, [], "", " ", {}, "{}", "null", "[]", [{}], [None]])
 def test_info_that_tells_nothing_is_none(info: Any) -> None:
     read = result(**{"account-guid": "x", "usn": "1", "info": info})
     assert isinstance(read, m.AccountRow)
-    assert read.row.info is None
+    assert (read.row.info, read.row.unread) == (None, "")
+
+
+@pytest.mark.parametrize("wrap", [json.dumps, lambda info: [info], lambda info: json.dumps([info])])
+def test_info_as_a_text_or_in_a_list_is_the_object_in_it(wrap: Any) -> None:
+    info = {"cn": "Jürgen", "e164": "403"}
+    read = result(**{"account-guid": "x", "usn": "1", "info": wrap(info)})
+    assert isinstance(read, m.AccountRow)
+    assert (read.row.info, read.row.unread) == (info, "")
+
+
+@pytest.mark.parametrize(
+    ("info", "form"),
+    [
+        ("text", "a text that is no JSON"),
+        ("<user cn='Erika'/>", "a text that is no JSON"),
+        ("[" * 100_000, "a text that is no JSON"),
+        ('"text"', "a JSON text with a text"),
+        (5, "a number"),
+        (True, "true or false"),
+        ([{"cn": "Erika"}, {"e164": "403"}], "a list"),
+        ([[{"cn": "Erika"}]], "a list"),
+        ('[{"name": "cn"}, {"name": "dn"}]', "a JSON text with a list"),
+    ],
+)
+def test_info_that_nobody_can_read_is_not_the_same_as_none(info: Any, form: str) -> None:
+    """Whoever publishes an account without its names has to know that there were some."""
+    for mt in ("AccountInfoResult", "AccountInfoDel"):
+        read = result(mt=mt, **{"account-guid": "x", "usn": "1", "info": info})
+        assert isinstance(read, m.AccountRow)
+        assert (read.row.info, read.row.unread) == (None, form)
 
 
 def test_a_name_cut_in_the_middle_of_a_character_is_still_read() -> None:
