@@ -475,7 +475,7 @@ async def _declare_fences(channel: AbstractChannel, names: Sequence[str]) -> Non
 class LateFences:
     """The fences that *connection* holds: of sources, each taken before the first event of its source is sent.
 
-    *fence_of* names them; without it there are none.
+    *name_fence* names them; without it there are none.
     """
 
     def __init__(
@@ -486,7 +486,7 @@ class LateFences:
     ) -> None:
         self._connection = connection
         self._topology = topology
-        self._fence_of = name_fence
+        self._name_fence = name_fence
         self._taken: set[SourceName] = set()
         self._fenced: dict[SourceName, FenceHeld] = {}
 
@@ -500,7 +500,7 @@ class LateFences:
 
     def missing(self, sources: Iterable[SourceName]) -> Sequence[SourceName]:
         """Return those of *sources* whose fence has to be taken before anything of them may be sent."""
-        return [] if self._fence_of is None else [source for source in sources if source not in self._taken]
+        return [] if self._name_fence is None else [source for source in sources if source not in self._taken]
 
     async def take(self, sources: Sequence[SourceName]) -> None:
         """Take the fences of *sources*, which were missing; those that another connection holds are in ``fenced``.
@@ -510,9 +510,9 @@ class LateFences:
             TopologyMismatch: this user may not declare one of them.
 
         """
-        if self._fence_of is None:
+        if self._name_fence is None:
             return
-        names = {source: self._fence_of(source) for source in sources}
+        names = {source: self._name_fence(source) for source in sources}
         held = await hold_fences(self._connection, list(names.values()), self._topology)
         for source, name in names.items():
             if name in held:

@@ -47,7 +47,7 @@ class ExchangePublisher:
     *provide* has the topology there at the start of each; without it everything is declared, or with
     ``is_declaring=False`` looked for.
 
-    *fence_of* names the fence of a source, which is held while publishing, so that no second bridge publishes for the
+    *name_fence* names the fence of a source, which is held while publishing, so that no second bridge publishes for the
     same one: those of *sources* from the start, others before their first event is sent. *is_traced*
     adds the trace context of each event to its message, and a *label* goes with every message. *on_state* is told
     ``connecting``, ``connected``, and ``blocked: <reason>``; *on_progress* is called with every step on the way into a
@@ -78,7 +78,7 @@ class ExchangePublisher:
         self._topology = topology
         self._provide = provide or QueueWatch(topology, is_declaring=is_declaring).provide
         self._sources = sources
-        self._fence_of = name_fence
+        self._name_fence = name_fence
         self._confirm_deadline_seconds = confirm_deadline_seconds
         self._ssl_context = ssl_context
         self._is_traced = is_traced
@@ -125,7 +125,7 @@ class ExchangePublisher:
                 is_traced=self._is_traced,
                 on_progress=self._on_progress,
             )
-            session.fences = LateFences(connection, self._topology, self._fence_of)
+            session.fences = LateFences(connection, self._topology, self._name_fence)
             await session.claim(self._sources)
             await session.open()
             self._on_state("connected")

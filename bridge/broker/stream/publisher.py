@@ -69,7 +69,7 @@ class StreamPublisher:
     """Makes sessions. *urls* and *stream_urls* are asked for each of them, so that a changed password is used.
 
     *on_differences* is told in sentences what is there in another form. *producer* is asked for the name under which
-    the broker remembers what it has: see ``name_producer``. *sources*, *fence_of* and the deadlines are those of
+    the broker remembers what it has: see ``name_producer``. *sources*, *name_fence* and the deadlines are those of
     ``ExchangePublisher``. *on_state* is told ``connecting`` and ``connected``; *on_progress* is called with every step
     on the way into a session, and while a session waits for the broker.
     """
@@ -99,7 +99,7 @@ class StreamPublisher:
         self._is_declaring = is_declaring
         self._sources = sources
         self._on_differences = on_differences
-        self._fence_of = name_fence
+        self._name_fence = name_fence
         self._confirm_deadline_seconds = confirm_deadline_seconds
         self._ssl_context = ssl_context
         self._deadline_seconds = deadline_seconds
@@ -147,7 +147,7 @@ class StreamPublisher:
             self._on_progress()
             self._on_differences(await provide_log(amqp, self._topology, is_declaring=self._is_declaring))
             session = StreamSession(amqp, streams, self._topology, self._on_state, self._on_progress)
-            session.fences = LateFences(amqp, self._topology, self._fence_of)
+            session.fences = LateFences(amqp, self._topology, self._name_fence)
             await session.claim(self._sources)  # before the broker is asked what it has of us
             await session.open(self._producer())
             self._on_state("connected")
