@@ -52,6 +52,16 @@ def judge_missing(known: Mirrored, *, source: SourceName) -> Judgement:
     return _changed(known._replace(is_deleted=True), ChangeKind.DELETED, source, Reason.MISSING)
 
 
+def judge_retired(known: Mirrored, *, source: SourceName) -> Judgement:
+    """Judge an account of a PBX that is followed no more, at least not under this name; no reason is given."""
+    return _changed(known._replace(is_deleted=True), ChangeKind.DELETED, source)
+
+
+def judge_renamed(known: Mirrored, *, source: SourceName) -> Judgement:
+    """Judge an account of a PBX that goes on as *source*: there it is told for the first time."""
+    return _changed(known._replace(revision=0), ChangeKind.INITIAL, source)
+
+
 def _appeared(after: Mirrored, source: SourceName, *, is_initial: bool) -> Judgement:
     if after.revision:
         return _changed(after, ChangeKind.CREATED, source, Reason.RESTORED)

@@ -393,6 +393,18 @@ class SourceRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """What the store still has of a source that is followed no more."""
+
+    accounts: int
+    """Present ones, as they were last heard of."""
+    is_waiting: bool
+    """True while something of it is to be sent yet, or parked."""
+    is_retired: bool
+    """True once somebody said that it may go."""
+
+
+@dataclass(frozen=True, slots=True)
 class Forgotten:
     """What came of the wish that an account's personal data be forgotten."""
 

@@ -241,6 +241,10 @@ class SqliteOutbox:
         first = [rows[0]["created_at"] for lane in self._through if (rows := self._unsent("unsent", lane, limit=1))]
         return as_moment(min(first)) if first else None
 
+    def through_of(self, source: int) -> int:
+        """Return up to which position everything of a source is confirmed, as far as it is not aside."""
+        return self._through.get(0 if self._has_one_lane else source, 0)
+
     def confirmed_before(self, source: int, before: datetime, now: datetime) -> int:
         """Return up to which position this sink has had the events of a source since before that time."""
         lane = 0 if self._has_one_lane else source

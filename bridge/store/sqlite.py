@@ -32,6 +32,7 @@ from bridge.model import (
 )
 from bridge.store.callers import CallerBook
 from bridge.store.forgetting import forget, overwriting
+from bridge.store.leavers import Leavers
 from bridge.store.lineage import birth_of, new_lineage
 from bridge.store.lock import StoreLock
 from bridge.store.outbox import SqliteOutbox
@@ -89,6 +90,8 @@ class SqliteStore:
         self.log = SqliteOutbox(self, Sink.LOG)
         self.book = CallerBook(self)
         """The PBXs that dial."""
+        self.leavers = Leavers(self)
+        """The sources that are followed no more."""
         self.is_proven = False
         """True once it is known that this is the newest state of the store; see ``lineage``."""
         self._is_whole = False
@@ -148,6 +151,7 @@ class SqliteStore:
                 self._recover()
                 self._recognise()
                 self._begin_life()
+                self.leavers.remove_retired()
                 self._is_whole = True
         except BaseException:
             self.close()
@@ -181,11 +185,16 @@ class SqliteStore:
         except BaseException:
             for made in transaction.made:
                 self._sources.pop(made, None)
+            if transaction.renamed is not None:
+                before, after = transaction.renamed
+                self._sources[before] = self._sources.pop(after)
             raise
         if transaction.added:
             self._lock.note(self.exchange.last_given())
             for sink in self._sinks:
                 sink.count_added(transaction.added)
+        if transaction.renamed is not None:
+            self._read()
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -246,6 +255,7 @@ class SqliteStore:
 
     def place(self, source: SourceName) -> Place:
         """Return where *source* stands."""
+        self.leavers.keep(source)
         with self.transaction() as transaction:
             return transaction.place(source)
 
@@ -474,6 +484,7 @@ class SqliteStore:
 
     def prune(self, before: datetime, limit: int) -> int:
         """Forget up to *limit* events that every sink has had since before that time, and return how many that were."""
+        self.leavers.remove_retired()
         pruned = 0
         for source in list(self._sources.values()):
             through = min(sink.confirmed_before(source, before, self._clock()) for sink in self._sinks)
@@ -545,9 +556,28 @@ class SqliteStore:
         self._key = self._meta["key"]
         sources = self.query("source_ids")
         self._sources = {SourceName(row["name"]): row["id"] for row in sources}
+        self._names = {}
         self._lineages |= {row["lineage"] for row in sources}
         self._lineages |= {self._meta.get(name, b"").decode() for name in (_GENERATION, _FLOOR)}
         self._load_sinks()
+
+    def lanes_of_all(self) -> Sequence[SqliteOutbox]:
+        """Return the sinks that want events."""
+        return self._sinks_with_rows
+
+    @contextmanager
+    def erasing(self) -> Iterator[None]:
+        """Have changes made inside become durable together, and what is deleted be overwritten."""
+        with overwriting(self._db), self.together():
+            yield
+
+    def keep_floor(self) -> None:
+        """Keep the newest lineage that was given, whatever becomes of its source."""
+        self._note(_FLOOR, max(self._lineages).encode())
+
+    def reload(self) -> None:
+        """Read anew what sources there are and what waits of them."""
+        self._read()
 
     def _load_sinks(self) -> None:
         self.log.since = int(self._meta.get(_SINCE, b"0"))

@@ -219,6 +219,43 @@ SELECT count(*) AS events, count(forgotten_at) AS forgotten, min(created_at) AS 
 UPDATE source SET lineage = :lineage, sequence = 0, guid = NULL, usn = NULL, ausn = NULL, is_initial = 1,
     is_complete = 0, verified_at = NULL, certificate = NULL, doubt_through = :position;
 
+-- rename_source: it goes on under another name, which has not told anything yet
+UPDATE source SET name = :name, lineage = :lineage, sequence = 0, is_complete = 0, verified_at = NULL, certificate = NULL
+WHERE id = :source_id;
+
+-- drop_deleted_accounts: whose revisions went on under the former name only
+DELETE FROM account WHERE source_id = :source_id AND is_deleted;
+
+-- drop_caller: who dials under that name is met anew
+DELETE FROM caller WHERE source_id = :source_id;
+
+-- rename_notes: what was noted about a source, whose name such a note ends with
+UPDATE meta SET name = substr(name, 1, length(name) - length(:before)) || :after
+WHERE length(name) > length(:before) AND substr(name, -length(:before)) = :before;
+
+-- drop_notes: the same, of a source that is gone
+DELETE FROM meta WHERE length(name) > length(:suffix) AND substr(name, -length(:suffix)) = :suffix;
+
+-- is_waiting: is there anything of this source that a sink does not have, or that waits for an operator?
+SELECT EXISTS (SELECT 1 FROM outbox WHERE source_id = :source_id AND position > :through AND sinks & :sink
+        AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position))
+    OR EXISTS (SELECT 1 FROM aside WHERE sink = :sink AND source_id = :source_id AND state IN ('parked', 'held', 'again'));
+
+-- drop_accounts: of a source that is gone
+DELETE FROM account WHERE source_id = :source_id;
+
+-- drop_events: the same
+DELETE FROM outbox WHERE source_id = :source_id;
+
+-- drop_aside: the same
+DELETE FROM aside WHERE source_id = :source_id;
+
+-- drop_lines: the same, of the sink that has a lane for each source
+DELETE FROM confirmed WHERE sink = 1 AND lane = :source_id;
+
+-- drop_source: the last of it
+DELETE FROM source WHERE id = :source_id;
+
 -- empty_mirror: the same: it tells everything anew
 DELETE FROM account;
 
