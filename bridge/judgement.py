@@ -53,8 +53,8 @@ def judge_missing(known: Mirrored, *, source: SourceName) -> Judgement:
 
 
 def judge_retired(known: Mirrored, *, source: SourceName) -> Judgement:
-    """Judge an account of a PBX that is followed no more, at least not under this name; no reason is given."""
-    return _changed(known._replace(is_deleted=True), ChangeKind.DELETED, source)
+    """Judge an account of a PBX that is followed no more under this name: the first and last of its lineage."""
+    return _changed(known._replace(is_deleted=True, revision=0), ChangeKind.DELETED, source)
 
 
 def judge_renamed(known: Mirrored, *, source: SourceName) -> Judgement:

@@ -13,14 +13,17 @@ What belongs to the name begins anew, by the rule for every new generation (see 
 that were given, sequence and revisions from one, each present account once as ``initial``, made of the mirror, and the
 first proven walk completes the lineage.
 
-Before that, unless it is not wanted, each account is deleted under the former name, as the next revisions in its
-lineage. Both stand in the lane of the source, which stays the same one, so a subscriber who looks at the guid alone
-hears first of the end and then of the beginning. All of it is one transaction. Nothing may wait to be sent: a row that
-was in flight when the bridge was killed is sent again behind the fence of the former name, before that is given up.
+Before that, unless it is not wanted, the former name is brought to its end: each account is deleted, and a certificate
+of no accounts follows. That is a lineage of its own as well: whether this store is the newest state of itself is known
+once the bridge has compared it with the log, and a command that runs before gives no number that was given in another
+state, and its certificate also ends accounts that this state does not know. Both stand in the lane of the source, which
+stays the same one, so a subscriber who looks at the guid alone hears first of the end and then of the beginning. All of
+it is one transaction. Nothing may wait to be sent: a row that was in flight when the bridge was killed is sent again
+behind the fence of the former name, before that is given up.
 
 **Retired.** Whether subscribers are told that the accounts are gone is for a person to say: with a PBX that was switched
-off they are, with one that another bridge follows from now on they are not. What is told is told in order and kept until
-every sink has it; then all rows of the source go, and what they knew of its lineage stays with the store, so that a PBX
+off they are, with one that another bridge follows from now on they are not. It is the same end, kept until every sink
+has it; then all rows of the source go, and what they knew of its lineage stays with the store, so that a PBX
 that gets the name one day begins behind it.
 """
 
@@ -34,12 +37,10 @@ from typing import Final, Protocol
 
 from bridge.delivery.contracts import Transaction
 from bridge.delivery.ingest import Posting
+from bridge.delivery.reconcile import certificate_event
 from bridge.errors import BridgeError
-from bridge.model import Left, Mirrored, SourceName
+from bridge.model import Certificate, Left, Mirrored, SourceName
 from bridge.normalize import Rules
-
-PAGE_ACCOUNTS: Final = 500
-"""Deleted in one transaction."""
 
 _ALL: Final = -1
 """No limit, as SQL says it."""
@@ -48,8 +49,11 @@ _ALL: Final = -1
 class RenamingTransaction(Transaction, Protocol):
     """What renaming needs of a transaction beside what ingesting does."""
 
+    def begin_lineage(self, source: SourceName) -> None:
+        """Begin a new lineage of *source*, in which nothing is told yet; cursor and mirror stay."""
+
     def rename(self, source: SourceName, name: SourceName) -> None:
-        """Have *source* go on as *name*, under a new lineage, with its cursor and its present accounts."""
+        """Have *source* go on as *name*, with its cursor, its lineage and its present accounts."""
 
 
 class LeavingStore(Protocol):
@@ -116,10 +120,9 @@ def rename(
     with store.transaction() as transaction:
         present: Mapping[str, Mirrored] = transaction.missing(source, 0, _ALL)
         if tells_deletions:
-            ending = Posting(transaction, source, rules)
-            ending.retire(present)
-            ending.finish(now)
+            _end(transaction, source, present, rules, now)
         transaction.rename(source, name)
+        transaction.begin_lineage(name)
         beginning = Posting(transaction, name, rules)
         beginning.tell_anew(present)
         beginning.finish(now)
@@ -131,18 +134,21 @@ def retire(
 ) -> Retired:
     """Let *source* go, which must not be *followed*; with *tells_deletions* its accounts are told to be gone first.
 
-    Broken off, it goes on where it was when it is called again.
-
     Raises:
         BridgeError: there is no such source, or it is followed.
-        StoreUnusable: from the store.
+        StoreUnusable: from the store; nothing happened then.
 
     """
     if source in followed:
         raise BridgeError(f"{source} is followed. Take it out of the configuration first, and start the bridge anew")
     _known(source, store.leavers.left(frozenset()))
-    told = _tell_deletions(store, source, now) if tells_deletions else 0
-    store.leavers.retire(source, now)
+    told = 0
+    with store.transaction() as transaction:
+        if tells_deletions:
+            present = transaction.missing(source, 0, _ALL)
+            _end(transaction, source, present, Rules(key=store.key), now)
+            told = len(present)
+        store.leavers.retire(source, now)
     return Retired(told, is_gone=source in store.leavers.remove_retired())
 
 
@@ -154,13 +160,27 @@ def _known(source: SourceName, known: Mapping[SourceName, Left]) -> Left:
     raise BridgeError(f"no PBX in this store is called {source!r}; there is {', '.join(known) or 'none'}{hint}")
 
 
-def _tell_deletions(store: LeavingStore, source: SourceName, now: datetime) -> int:
-    rules, told = Rules(key=store.key), 0
-    while True:
-        with store.transaction() as transaction:
-            present = transaction.missing(source, 0, PAGE_ACCOUNTS)
-            posting = Posting(transaction, source, rules)
-            posting.retire(present)
-            told += len(posting.finish(now).changes)
-        if len(present) < PAGE_ACCOUNTS:
-            return told
+def _end(
+    transaction: RenamingTransaction, source: SourceName, present: Mapping[str, Mirrored], rules: Rules, now: datetime
+) -> None:
+    """Tell of each account that it is gone, and that there is none."""
+    transaction.begin_lineage(source)
+    transaction.begin_walk(source, transaction.place(source).walk + 1, is_new_epoch=False)
+    ending = Posting(transaction, source, rules)
+    ending.retire(present)
+    place = ending.finish(now).place
+    nobody = Certificate(
+        source=source,
+        walk=place.walk,
+        started_at=now,
+        verified_at=now,
+        accounts=0,
+        repaired=0,
+        deleted=len(present),
+        held=0,
+        absent=0,
+        sequence=place.sequence,
+        completes_lineage=True,
+    )
+    transaction.certify(nobody)
+    transaction.add_events(source, [certificate_event(nobody, place.lineage)])

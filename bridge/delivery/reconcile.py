@@ -148,7 +148,7 @@ def sweep(  # noqa: PLR0913 - what a decision about deletions has to weigh
             completes_lineage=not place.is_complete,
         )
         transaction.certify(certificate)
-        transaction.add_events(source, [_told(certificate, place.lineage)])
+        transaction.add_events(source, [certificate_event(certificate, place.lineage)])
     return certificate, deleted
 
 
@@ -167,7 +167,8 @@ def _delete_missing(
             return deleted
 
 
-def _told(certificate: Certificate, lineage: str) -> NewEvent:
+def certificate_event(certificate: Certificate, lineage: str) -> NewEvent:
+    """Return the event that tells *certificate*."""
     identity = cloudevents.certificate_id(certificate, lineage)
     return NewEvent(
         certificate.sequence,

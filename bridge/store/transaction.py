@@ -142,9 +142,13 @@ class SqliteTransaction:
         found = self._execute("missing", source, missed=missed, limit=limit)
         return {row["key"]: _mirrored(row) for row in found}
 
+    def begin_lineage(self, source: SourceName) -> None:
+        """Begin a new lineage of *source*, in which nothing is told yet; cursor and mirror stay."""
+        self._execute("begin_lineage", source, lineage=self._new_lineage())
+
     def rename(self, source: SourceName, name: SourceName) -> None:
-        """Have *source* go on as *name*, under a new lineage, with its cursor and its present accounts."""
-        self._execute("rename_source", source, name=name, lineage=self._new_lineage())
+        """Have *source* go on as *name*, with its cursor, its lineage and its present accounts."""
+        self._execute("rename_source", source, name=name)
         self._execute("drop_deleted_accounts", source)
         self._execute("drop_caller", source)
         self._db.execute(queries()["rename_notes"], {"before": f":{source}", "after": f":{name}"})

@@ -219,9 +219,12 @@ SELECT count(*) AS events, count(forgotten_at) AS forgotten, min(created_at) AS 
 UPDATE source SET lineage = :lineage, sequence = 0, guid = NULL, usn = NULL, ausn = NULL, is_initial = 1,
     is_complete = 0, verified_at = NULL, certificate = NULL, doubt_through = :position;
 
--- rename_source: it goes on under another name, which has not told anything yet
-UPDATE source SET name = :name, lineage = :lineage, sequence = 0, is_complete = 0, verified_at = NULL, certificate = NULL
+-- begin_lineage: a new generation of one source, in which nothing is told yet; what is known stays
+UPDATE source SET lineage = :lineage, sequence = 0, is_complete = 0, verified_at = NULL, certificate = NULL
 WHERE id = :source_id;
+
+-- rename_source: it goes on under another name
+UPDATE source SET name = :name WHERE id = :source_id;
 
 -- drop_deleted_accounts: whose revisions went on under the former name only
 DELETE FROM account WHERE source_id = :source_id AND is_deleted;
