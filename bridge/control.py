@@ -20,7 +20,8 @@ import orjson
 from aiohttp import web
 
 from bridge import logs
-from bridge.errors import BadConfig, BridgeError, NobodyAnswers
+from bridge.delivery.leaving import Retired
+from bridge.errors import BadConfig, BridgeError, Fatal, NobodyAnswers
 from bridge.model import AccountGuid, Forgotten, Parked, SourceName
 from bridge.report import as_json, liveness
 from bridge.status import Board
@@ -56,6 +57,9 @@ class Steered(Protocol):
 
     async def parked(self) -> Sequence[Parked]:
         """Return the events that the broker refused for good."""
+
+    async def retire(self, name: SourceName, *, tells_deletions: bool) -> Retired:
+        """Let go of a PBX that is not followed; raises ``BridgeError`` with the reason why that cannot be."""
 
     async def retry(self, position: int) -> bool:
         """Send a parked event once more; False where there is none at *position*."""
@@ -151,8 +155,18 @@ def _routes(bridge: Steered) -> list[web.RouteDef]:
             return _missing(not_waiting(name, waiting))
         return web.Response(text=f"{admitted(name)}\n")
 
+    async def retire(request: web.Request) -> web.Response:
+        name, tells = SourceName(request.match_info["name"]), request.query.get("deletions") == "tell"
+        try:
+            return _json(await bridge.retire(name, tells_deletions=tells))
+        except Fatal:
+            raise
+        except BridgeError as problem:
+            return _missing(str(problem))
+
     return [
         web.get("/livez", live),
+        web.post("/retire/{name}", retire),
         web.post("/admit/{name}", admit),
         web.get("/status", status),
         web.post("/resync/{name}", resync),

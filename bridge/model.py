@@ -390,6 +390,8 @@ class SourceRecord:
     paused: Pause | None
     is_complete: bool = True
     """False as long as no walk has told everything in its present lineage."""
+    dials: bool = False
+    """True for a PBX that has dialled us."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import orjson
 
+from bridge.model import Left
 from bridge.status import LEVELS, Board, Door, Level, LogPart, Part, SourcePart, age_words
 from bridge.wording import clean, shown
 
@@ -201,12 +202,25 @@ def sentences(board: Board, now: datetime) -> list[str]:
     told += [ended(problem.words) for problem in problems(board, now) if problem.cause in _NOT_OF_A_PART]
     told += [f"{name}: {_held_back(part, now)}" for name, part in board.sources.items() if part.held_back]
     told += [f"{name}: {_sentence(part, now)} {completeness(part, now)}" for name, part in board.sources.items()]
+    told += [left_words(name, left) for name, left in board.left.items() if name not in board.sources]
     if board.door is not None:
         told.append(board.door.sentence())
     told.append(f"Broker: {_sentence(board.broker, now)}")
     if board.log is not None:
         told.append(f"Log: {_sentence(board.log, now)}")
     return told
+
+
+def left_words(name: str, left: Left) -> str:
+    """Return what is to be said of a PBX that is in the store and not followed."""
+    if left.is_retired:
+        return f"{name}: retired, and gone as soon as everything of it is sent."
+    waiting = ", and events of it are still to be sent" if left.is_waiting else ""
+    return (
+        f"{name}: not followed any more. The store still has {plural(left.accounts, 'account')} of it{waiting}; they "
+        f"count nowhere. If it is gone for good: account-bridge retire {name}; if it has another name now: "
+        f"account-bridge rename {name} NAME."
+    )
 
 
 def liveness(board: Board) -> tuple[bool, str]:

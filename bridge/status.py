@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Protocol
 
-from bridge.model import Caller, Certificate, Cursor
+from bridge.model import Caller, Certificate, Cursor, Left, SourceName
 
 MAX_UNSENT_AGE: Final = timedelta(minutes=5)
 """An event that waits longer than this makes the bridge not ready, unless configured otherwise."""
@@ -332,6 +332,8 @@ class Board:
     """``None`` where the exchange feeds the log, or there is none."""
     door: Door | None = None
     """Where PBXs may dial us; ``None`` where they may not."""
+    left: Mapping[SourceName, Left] = field(default_factory=dict)
+    """What the store has of PBXs that are not followed."""
     insecurities: Sequence[str] = ()
     """Sentences about what was configured to be insecure on purpose."""
     uncompared: str = ""

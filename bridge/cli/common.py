@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import click
 import orjson
@@ -15,8 +15,10 @@ import orjson
 from bridge import logs
 from bridge.config.loading import CONFIG_VARIABLE, load_settings
 from bridge.config.settings import Settings
+from bridge.config.table import Name
 from bridge.config.table import short as check_key
 from bridge.config.tables import check_amqp, check_exchange, check_queue
+from bridge.model import SourceName, SourceRecord
 from bridge.secret import scrub
 
 FAILED: Final = 1
@@ -83,6 +85,7 @@ class Number(click.FloatRange):
 QUEUE: Final = checked(check_queue)
 EXCHANGE: Final = checked(check_exchange)
 KEY: Final = checked(check_key)
+NAME: Final = checked(cast("Callable[[str], object]", Name.func))
 BROKER: Final = checked(check_amqp)
 PORT: Final = click.IntRange(0, 65535)
 
@@ -97,6 +100,24 @@ def settings_of(config: Path | None, *, require: bool = True, level: str | None 
     settings = load_settings(config, os.environ, require_pbx=require, require_rabbitmq=require)
     logs.configure(level or settings.log.level, settings.log.format)
     return settings
+
+
+def followed_in(settings: Settings, known: Sequence[SourceRecord]) -> frozenset[SourceName]:
+    """Return which PBXs of a store are followed by a bridge with *settings*; all, where these name none."""
+    if not settings.pbx and settings.listen is None:
+        return frozenset(source.name for source in known)
+    configured = {pbx.name for pbx in settings.pbx}
+    return frozenset(
+        source.name for source in known if source.name in configured or (source.dials and settings.listen is not None)
+    )
+
+
+def not_followed(name: str) -> str:
+    """Return what is to be said where a PBX is asked about that is in the store and not followed."""
+    return (
+        f"{name} is not configured any more. What the store has of it is as old as that; account-bridge retire {name} "
+        "lets it go"
+    )
 
 
 def run_now(work: Coroutine[Any, Any, Result]) -> Result:

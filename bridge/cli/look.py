@@ -13,12 +13,12 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from bridge.cli.common import FAILED, config_option, print_json, run_now, settings_of
+from bridge.cli.common import FAILED, config_option, followed_in, not_followed, print_json, run_now, settings_of
 from bridge.config.settings import Settings
 from bridge.control import ask, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.model import KnownAccount, SourceName
-from bridge.report import in_future
+from bridge.report import in_future, plural
 from bridge.store.reader import StoreReader
 from bridge.trace import (
     Live,
@@ -99,8 +99,10 @@ def accounts(config: Path | None, source: str | None, wanted: str | None, *, del
         names = [known.name for known in known_sources]
         if source is not None and source not in names:
             raise BridgeError(_no_source(source, names))
+        followed = followed_in(settings, known_sources)
         for known in store.accounts():
-            if known.is_deleted == deleted and source in {None, known.source} and _has(known, wanted):
+            is_wanted = known.source == source if source is not None else known.source in followed
+            if known.is_deleted == deleted and is_wanted and _has(known, wanted):
                 count += 1
                 if as_json:
                     print_json(_as_json(known), indent=False)
@@ -110,6 +112,10 @@ def accounts(config: Path | None, source: str | None, wanted: str | None, *, del
         renewed = store.renewed
     if as_json:
         return
+    for left in (found for found in known_sources if found.name not in followed):
+        if source in {None, left.name}:
+            listed = "" if source else f" Its {plural(left.accounts, 'account')} are not listed."
+            console.print(Text(f"{not_followed(left.name)}.{listed}", style="dim"))
     untold = unfinished((known for known in known_sources if source in {None, known.name}), renewed)
     if not count:
         nobody = _none(wanted, suggestions, deleted=deleted, is_read=bool(known_sources))
@@ -168,7 +174,8 @@ def _nobody(store: StoreReader, who: str, settings: Settings) -> list[str]:
     hidden = {name for pbx in settings.pbx for name in _unpublished(settings, pbx.name)}
     if hidden:
         sentences.append(f"By configuration nobody can be found by {', '.join(sorted(hidden))}: try the guid.")
-    for source in sources:
+    followed = followed_in(settings, sources)
+    for source in (found for found in sources if found.name in followed):
         verified = (
             f"its last full walk was proven {source.verified_at.astimezone():%Y-%m-%d %H:%M:%S}"
             f"{in_future(source.verified_at, datetime.now(UTC))}"

@@ -15,7 +15,7 @@ from typing import Final
 import click
 
 from bridge import __version__
-from bridge.cli import again, bundle, contract, keep, look, operate, pretend, run, settings, watch
+from bridge.cli import again, bundle, contract, keep, leave, look, operate, pretend, run, settings, watch
 from bridge.cli.common import FAILED, MISUSED
 from bridge.errors import BadConfig, BridgeError
 from bridge.secret import scrub
@@ -43,6 +43,7 @@ for command in (
     *operate.COMMANDS,
     *look.COMMANDS,
     *keep.COMMANDS,
+    *leave.COMMANDS,
     *bundle.COMMANDS,
     *settings.COMMANDS,
     *again.COMMANDS,

@@ -94,9 +94,7 @@ class Retired:
     """False while something of it is to be sent yet; its rows go then."""
 
 
-def rename(
-    store: LeavingStore, source: SourceName, name: SourceName, *, now: datetime, tells_deletions: bool
-) -> int:
+def rename(store: LeavingStore, source: SourceName, name: SourceName, *, now: datetime, tells_deletions: bool) -> int:
     """Have *source* go on as *name*, and return how many accounts are told anew.
 
     Raises:

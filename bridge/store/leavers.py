@@ -99,9 +99,7 @@ class Leavers:
 
     def _is_waiting(self, number: int) -> bool:
         return any(
-            self._database.query(
-                "is_waiting", source_id=number, sink=lane.sink, through=lane.through_of(number)
-            )[0][0]
+            self._database.query("is_waiting", source_id=number, sink=lane.sink, through=lane.through_of(number))[0][0]
             for lane in self._database.lanes_of_all()
         )
 

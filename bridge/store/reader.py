@@ -134,6 +134,7 @@ class StoreReader:
                 deleted=row["deleted"],
                 paused=paused.get(row["name"]),
                 is_complete=bool(row["is_complete"]),
+                dials=bool(row["dials"]),
             )
             for row in self._rows("sources")
         ]

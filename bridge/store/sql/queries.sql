@@ -293,6 +293,7 @@ SELECT coalesce(max(position), 0) FROM outbox;
 
 -- sources: every PBX that was ever followed
 SELECT name, guid, usn, ausn, sequence, lineage, walk, verified_at, is_complete,
+    EXISTS (SELECT 1 FROM caller WHERE source_id = source.id) AS dials,
     (SELECT count(*) FROM account WHERE source_id = source.id AND NOT is_deleted) AS accounts,
     (SELECT count(*) FROM account WHERE source_id = source.id AND is_deleted) AS deleted
 FROM source ORDER BY name;

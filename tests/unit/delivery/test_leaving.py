@@ -36,7 +36,9 @@ def path(tmp_path: Path) -> Path:
 def store(path: Path) -> Iterator[SqliteStore]:
     with SqliteStore(path) as opened:
         ingest(opened, batch(row("a", 1), row("b", 2), row("c", 3)), rules=RULES, now=NOW)
-        ingest(opened, batch(row("b", 4, dn="other"), row("c", 5, is_deleted=True), since=cursor(3)), rules=RULES, now=NOW)
+        ingest(
+            opened, batch(row("b", 4, dn="other"), row("c", 5, is_deleted=True), since=cursor(3)), rules=RULES, now=NOW
+        )
         with opened.transaction() as transaction:
             transaction.end_initial(HQ)
         yield opened
@@ -137,7 +139,7 @@ def test_what_is_told_of_the_former_name_says_so_everywhere(store: SqliteStore) 
     assert b"\xa1\x06source\xa1\x02hq" in message
 
 
-def test_a_name_that_was_in_use_begins_behind_everything_it_ever_told(store: SqliteStore, path: Path) -> None:
+def test_a_name_that_was_in_use_begins_behind_everything_it_ever_told(store: SqliteStore) -> None:
     """There and back again, and with a PBX that gets the name in between: no id is given twice."""
     told = events(list(send_all(store.exchange, NOW)))
     for before, after in ((HQ, BERLIN), (BERLIN, HQ), (HQ, BERLIN)):
@@ -152,7 +154,7 @@ def test_a_name_that_was_in_use_begins_behind_everything_it_ever_told(store: Sql
         assert len(set(order)) == len(order)
 
 
-def test_a_rename_that_is_broken_off_has_not_happened(store: SqliteStore, path: Path) -> None:
+def test_a_rename_that_is_broken_off_has_not_happened(store: SqliteStore) -> None:
     send_all(store.exchange, NOW)
 
     class BrokenOff(Exception):  # noqa: N818 - what it is
@@ -163,7 +165,7 @@ def test_a_rename_that_is_broken_off_has_not_happened(store: SqliteStore, path: 
         raise BrokenOff
     assert store.place(HQ).cursor == cursor(5)
     assert not unsent(store.exchange)
-    assert [name for name in store.leavers.left(frozenset())] == [HQ]
+    assert list(store.leavers.left(frozenset())) == [HQ]
 
 
 def test_a_pause_goes_along(store: SqliteStore) -> None:
@@ -173,7 +175,7 @@ def test_a_pause_goes_along(store: SqliteStore) -> None:
     assert set(store.paused()) == {BERLIN}
 
 
-def test_an_older_copy_from_before_a_rename_is_recognised_by_the_log(store: SqliteStore, path: Path) -> None:
+def test_an_older_copy_from_before_a_rename_is_recognised_by_the_log(store: SqliteStore) -> None:
     """It knows the former name, and of that the log has the end."""
     send_all(store.exchange, NOW)
     known = store.given()
@@ -254,14 +256,24 @@ def test_a_retirement_that_was_killed_goes_on_where_it_was(store: SqliteStore) -
     assert [retire(store, HQ, [], now=NOW, tells_deletions=True).told for _ in range(2)] == [2, 0]
 
 
-def test_what_cannot_be_renamed_or_retired_is_said_and_left_alone(store: SqliteStore) -> None:
-    for words, wrong in {
-        "still wait to be sent": lambda: rename(store, HQ, BERLIN, now=NOW, tells_deletions=True),
-        "Did you mean 'hq'": lambda: rename(store, SourceName("hqq"), BERLIN, now=NOW, tells_deletions=True),
-        "hq is in the store already": lambda: rename(store, HQ, HQ, now=NOW, tells_deletions=True),
-        "hq is followed": lambda: retire(store, HQ, [HQ], now=NOW, tells_deletions=True),
-        "there is hq": lambda: retire(store, BERLIN, [], now=NOW, tells_deletions=True),
-    }.items():
-        with pytest.raises(BridgeError, match=words):
-            wrong()
+@pytest.mark.parametrize(
+    ("source", "name", "words"),
+    [
+        (HQ, BERLIN, "still wait to be sent"),
+        (SourceName("hqq"), BERLIN, "Did you mean 'hq'"),
+        (HQ, HQ, "hq is in the store already"),
+    ],
+)
+def test_what_cannot_be_renamed_is_said_and_left_alone(
+    store: SqliteStore, source: SourceName, name: SourceName, words: str
+) -> None:
+    with pytest.raises(BridgeError, match=words):
+        rename(store, source, name, now=NOW, tells_deletions=True)
+    assert store.place(HQ).sequence == 5
+
+
+@pytest.mark.parametrize(("source", "words"), [(HQ, "hq is followed"), (BERLIN, "there is hq")])
+def test_what_cannot_be_retired_is_said_and_left_alone(store: SqliteStore, source: SourceName, words: str) -> None:
+    with pytest.raises(BridgeError, match=words):
+        retire(store, source, [HQ], now=NOW, tells_deletions=True)
     assert store.place(HQ).sequence == 5
