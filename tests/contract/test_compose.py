@@ -28,6 +28,7 @@ def test_what_setup_writes_is_readable_by_whom_it_is_for_and_nobody_else(tmp_pat
     assert made.files == {
         "bridge/broker_url": (10001, 0o400),
         "bridge/status_token": (10001, 0o400),
+        "bridge/stream_url": (10001, 0o400),
         "broker/definitions.json": (0, 0o444),  # the broker's own volume
         "broker/operator_password": (0, 0o444),
         "scrape/token": (65534, 0o400),
@@ -37,6 +38,7 @@ def test_what_setup_writes_is_readable_by_whom_it_is_for_and_nobody_else(tmp_pat
     assert len(set(passwords.values())) == 3
     for user in ("bridge", "subscriber"):
         assert made.read(f"{user}/broker_url") == f"amqp://{user}:{passwords[user]}@rabbitmq:5672/"
+    assert made.read("bridge/stream_url") == f"rabbitmq-stream://bridge:{passwords['bridge']}@rabbitmq:5552/"
     assert made.read("scrape/token") == made.read("bridge/status_token")
     assert len(made.read("scrape/token")) >= 32
 
