@@ -155,6 +155,20 @@ def _routes(bridge: Steered) -> list[web.RouteDef]:
             return _missing(not_waiting(name, waiting))
         return web.Response(text=f"{admitted(name)}\n")
 
+    return [
+        web.get("/livez", live),
+        web.post("/admit/{name}", admit),
+        web.get("/status", status),
+        web.post("/resync/{name}", resync),
+        web.get("/logs", recent),
+        web.post("/forget/{guid}", forget),
+        *_retiring(bridge),
+        *_pausing(bridge),
+        *_parking(bridge),
+    ]
+
+
+def _retiring(bridge: Steered) -> list[web.RouteDef]:
     async def retire(request: web.Request) -> web.Response:
         name, tells = SourceName(request.match_info["name"]), request.query.get("deletions") == "tell"
         try:
@@ -164,17 +178,7 @@ def _routes(bridge: Steered) -> list[web.RouteDef]:
         except BridgeError as problem:
             return _missing(str(problem))
 
-    return [
-        web.get("/livez", live),
-        web.post("/retire/{name}", retire),
-        web.post("/admit/{name}", admit),
-        web.get("/status", status),
-        web.post("/resync/{name}", resync),
-        web.get("/logs", recent),
-        web.post("/forget/{guid}", forget),
-        *_pausing(bridge),
-        *_parking(bridge),
-    ]
+    return [web.post("/retire/{name}", retire)]
 
 
 def _pausing(bridge: Steered) -> list[web.RouteDef]:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Final, TypeVar, cast
 
 import click
 import orjson
+from rich.console import Console
 
 from bridge import logs
 from bridge.config.loading import CONFIG_VARIABLE, load_settings
@@ -126,6 +128,11 @@ def run_now(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+
+
+def terminal() -> Console:
+    """Return what prints for people: in a terminal words are kept whole, and what reads a pipe gets whole lines."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def say(sentence: str, *, as_json: bool, **fields: Any) -> None:

@@ -13,7 +13,16 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from bridge.cli.common import FAILED, config_option, followed_in, not_followed, print_json, run_now, settings_of
+from bridge.cli.common import (
+    FAILED,
+    config_option,
+    followed_in,
+    not_followed,
+    print_json,
+    run_now,
+    settings_of,
+    terminal,
+)
 from bridge.config.settings import Settings
 from bridge.control import ask, socket_path
 from bridge.errors import BridgeError, NobodyAnswers
@@ -74,7 +83,7 @@ def trace_command(config: Path | None, who: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"who": who, "accounts": [asdict(found) for found in told], "sentences": sentences})
     else:
-        console = Console(highlight=False, soft_wrap=True)
+        console = terminal()
         for one in told:
             _show(console, one)
         for sentence in sentences:
@@ -92,7 +101,7 @@ def trace_command(config: Path | None, who: str, *, as_json: bool) -> None:
 def accounts(config: Path | None, source: str | None, wanted: str | None, *, deleted: bool, as_json: bool) -> None:
     """List the accounts as they were last published."""
     settings = settings_of(config, require=False, level="error")
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal()
     count = 0
     with StoreReader(settings.store.path) as store:
         known_sources = store.sources()

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 from bridge import configfile
-from bridge.cli.common import config_option, print_json, settings_of
+from bridge.cli.common import config_option, print_json, settings_of, terminal
 from bridge.config.loading import origins
 from bridge.errors import BridgeError
 from bridge.wording import clean
@@ -49,7 +48,7 @@ def show(config: Path | None, *, as_json: bool) -> None:
     if as_json:
         print_json([asdict(setting) for setting in found])
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal()
     for line in configfile.toml(found):
         is_default = line.endswith("# default")
         console.print(Text(clean(line), style="dim" if is_default else ""))

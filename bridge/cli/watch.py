@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final, cast
 
 import click
-from rich.console import Console
 
 from bridge import logs
 from bridge.cli.common import (
@@ -24,6 +23,7 @@ from bridge.cli.common import (
     safe_json,
     settings_of,
     stop_signals,
+    terminal,
 )
 from bridge.cloudevents import AccountChanged
 from bridge.consumer.client import ACCOUNT_KEYS, Delivery, Start, subscribe
@@ -139,9 +139,9 @@ class LogPlace:
     def __repr__(self) -> str:
         return f"<LogPlace {self.start}>"
 
-    def passed(self, offset: object) -> None:
+    def passed(self, offset: int | None) -> None:
         """Take note that the entry with this *offset* was shown; what comes from a queue has none."""
-        if not isinstance(offset, int) or self.start is None or self._has_parts:
+        if offset is None or self.start is None or self._has_parts:
             return
         self.start = offset + 1
         if self._file is not None:
@@ -175,7 +175,7 @@ async def _tail(
             async for delivery in deliveries:
                 patience.progress()
                 show(delivery.event, delivery.body)
-                place.passed((delivery.message.headers or {}).get("x-stream-offset"))
+                place.passed(delivery.offset)
                 await delivery.ack()
 
     def say(problem: BridgeError, pause_seconds: float) -> None:
@@ -196,7 +196,7 @@ def shower(*, as_json: bool, accounts: int = 0) -> Callable[[AccountChanged, byt
     """Return what shows an event; of a long first walk only the beginning and the progress are shown."""
     if as_json:
         return lambda _event, body: click.echo(safe_json(body))
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal()
 
     def show(event: AccountChanged, _body: bytes) -> None:
         number = event.sequence

@@ -7,7 +7,7 @@ a subscriber made of the events is what the PBX has.
 has a row for each (source, guid), routing keys begin with it, and a certificate vouches for the accounts of one source.
 So numbers cannot simply go on under another name: a subscriber would have all accounts under the former name and none
 under the new one, until each of them happens to change; the first thing it heard of one might be revision 8, or a
-deletion; and should the new name ever have been in use in this lineage, the same id would be given to two events. What is
+deletion; and should the new name ever have been in use in this lineage, one id would be given to two events. What is
 kept is what belongs to the PBX: cursor and mirror, so nothing is read again and nothing is missed, not even a deletion.
 What belongs to the name begins anew, by the rule for every new generation (see ``store.lineage``): a lineage above all
 that were given, sequence and revisions from one, each present account once as ``initial``, made of the mirror, and the
@@ -21,8 +21,8 @@ stays the same one, so a subscriber who looks at the guid alone hears first of t
 it is one transaction. Nothing may wait to be sent: a row that was in flight when the bridge was killed is sent again
 behind the fence of the former name, before that is given up.
 
-**Retired.** Whether subscribers are told that the accounts are gone is for a person to say: with a PBX that was switched
-off they are, with one that another bridge follows from now on they are not. It is the same end, kept until every sink
+**Retired.** Whether subscribers are told that the accounts are gone is for a person to say: of a PBX that was switched
+off they are, of one that another bridge follows from now on they are not. It is the same end, kept until every sink
 has it; then all rows of the source go, and what they knew of its lineage stays with the store, so that a PBX
 that gets the name one day begins behind it.
 """

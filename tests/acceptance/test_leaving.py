@@ -41,8 +41,8 @@ async def test_a_pbx_is_renamed_and_everybody_is_there_once(broker: PrivateBroke
             said = await is_said(place, "up to date")
             assert "hq:" not in said
             assert await stopped(bridge) == 0
-        told = [(event["source"], event["data"]["change"]) for event in witness.deliveries]
-        assert told == [("/pbx/hq", "deleted")] * ACCOUNTS + [("/pbx/berlin", "initial")] * ACCOUNTS
+        seen = [(event["source"], event["data"]["change"]) for event in witness.deliveries]
+        assert seen == [("/pbx/hq", "deleted")] * ACCOUNTS + [("/pbx/berlin", "initial")] * ACCOUNTS
         assert place.rows_handed_out <= rows + 2 * ACCOUNTS, "nothing but a walk is read again"
 
 
