@@ -1,6 +1,7 @@
 """What several commands share: the settings, the event loop, and how a person ends it."""
 
 import asyncio
+import codecs
 import contextlib
 import os
 import signal
@@ -41,6 +42,20 @@ CONFIG_HELP: Final = "The TOML file with the settings. BRIDGE_… variables win 
 config_option = click.option("--config", "config", type=CONFIG_FILE, envvar=CONFIG_VARIABLE, help=CONFIG_HELP)
 own_config_option = click.option("--config", "own_config", type=CONFIG_FILE, help=CONFIG_HELP)
 """For a subcommand, beside that of its group, which reads the variable and counts where this one is not given."""
+
+
+def stand_for(context: click.Context, config: Path) -> None:
+    """Have *config*, given in front of a command, count for all behind it that are given none themselves."""
+    before = os.environ.get(CONFIG_VARIABLE)
+
+    def put_back() -> None:
+        os.environ.pop(CONFIG_VARIABLE)
+        if before is not None:
+            os.environ[CONFIG_VARIABLE] = before
+
+    os.environ[CONFIG_VARIABLE] = str(config)
+    context.call_on_close(put_back)
+
 
 YEARS: Final = range(1970, 9999)
 """Of times that brokers and databases can be asked about."""
@@ -152,11 +167,20 @@ def print_json(content: Any, *, indent: bool = True) -> None:
 def safe_json(text: bytes) -> str:
     """Return the same JSON with everything escaped that a terminal might obey, not only what JSON itself escapes."""
     told = text.decode()
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    if not told.isascii() and codecs.lookup(encoding).name != "utf-8":
+        return "".join(
+            character if character.isascii() and character.isprintable() else _unit(character) for character in told
+        )
     return told if told.isprintable() else "".join(_escaped(character) for character in told)
 
 
 def _escaped(character: str) -> str:
-    if character.isprintable() or character == "\n":
+    return character if character.isprintable() else _unit(character)
+
+
+def _unit(character: str) -> str:
+    if character == "\n":
         return character
     return "".join(f"\\u{unit:04x}" for unit in memoryview(character.encode("utf-16-le")).cast("H"))
 

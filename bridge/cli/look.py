@@ -33,6 +33,7 @@ from bridge.trace import (
     Live,
     State,
     Trace,
+    as_published,
     as_told,
     former,
     has_usn,
@@ -222,7 +223,7 @@ def _show(console: Console, found: Trace) -> None:
 def _has(known: KnownAccount, wanted: str | None) -> bool:
     if wanted is None:
         return True
-    text = wanted.casefold()
+    text = as_published(wanted).casefold()
     return any(text in word.casefold() for word in words_of(known.account)) or text in known.key
 
 

@@ -9,15 +9,19 @@ import click
 from rich.text import Text
 
 from bridge import configfile
-from bridge.cli.common import config_option, print_json, settings_of, terminal
+from bridge.cli.common import CONFIG_FILE, CONFIG_HELP, config_option, print_json, settings_of, stand_for, terminal
 from bridge.config.loading import origins
 from bridge.errors import BridgeError
 from bridge.wording import clean
 
 
 @click.group("config")
-def config_group() -> None:
+@click.option("--config", type=CONFIG_FILE, help=CONFIG_HELP)
+@click.pass_context
+def config_group(context: click.Context, config: Path | None) -> None:
     """Begin with settings, look at them, and let an editor help with them."""
+    if config is not None:
+        stand_for(context, config)
 
 
 @config_group.command()
