@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from traceback import format_exception
@@ -61,6 +61,12 @@ class Remembering(Store, Protocol):
 
     def paused(self) -> Mapping[SourceName, Pause]:
         """Return the PBXs that an operator wants not to be read."""
+
+    def published_otherwise(self, source: SourceName, publishes: str) -> bool:
+        """Tell whether not all that is known of *source* was told as *publishes* says."""
+
+    def note_published(self, source: SourceName, publishes: str) -> None:
+        """Record that all that is known of *source* was told as *publishes* says."""
 
     def certificate(self, source: SourceName) -> Certificate | None:
         """Return what the last proven full walk of the present epoch found, if there was one."""
@@ -307,11 +313,19 @@ async def recalled(  # noqa: PLR0913 - its parts
     part.second_look_at = schedule.second_look_at(utc_now().astimezone())
     place = await offload(store.place, name)
     part.cursor = place.cursor
+    judged = pbx.rules or rules
+    if await offload(store.published_otherwise, name, judged.publishes):
+        judged = replace(judged, is_new=True)
+        part.retelling = (
+            "What is published of it was changed in the configuration (publish): the next full walk tells the "
+            f"difference. To have that now: account-bridge resync {name}"
+        )
     board.watch(reading(name), pbx.max_silence)
     intake = Intake(
         name,
         store,
-        rules=pbx.rules or rules,
+        rules=judged,
+        on_retold=partial(store.note_published, name, judged.publishes),
         run=offload,
         clock=utc_now,
         part=part,

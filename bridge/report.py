@@ -377,7 +377,7 @@ def completeness(part: SourcePart, now: datetime) -> str:
     else:
         found = f"{_found(part, now)}, " if part.accounts is not None else ""
         words = f"{found}verified {_moment(part.verified_at, now)}. Deletions {part.deletions}."
-    return f"{words} {ended(part.warning)}" if part.warning else words
+    return " ".join([words, *(ended(more) for more in (part.warning, part.retelling) if more)])
 
 
 def _found(part: SourcePart, now: datetime) -> str:

@@ -178,6 +178,8 @@ class SourcePart(Part):
     """What somebody should look at although changes flow; stands until the next proven full walk."""
     is_paused: bool = False
     """An operator wants it not to be read: no fault, and no reason to be not ready."""
+    retelling: str = ""
+    """That other things are published of it than before, until a full walk has told the difference."""
     oddity: str = ""
     """What is unlike before about a PBX that dialled; stands until somebody says that it is right."""
     remark: str = ""

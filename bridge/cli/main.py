@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def _print_what_the_terminal_can_show() -> None:
-    """Have what a terminal of another encoding than UTF-8 cannot show come as a question mark, and not end a command."""
+    """Have what a terminal of another encoding cannot show come as a question mark, and not end a command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

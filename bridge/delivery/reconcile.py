@@ -89,8 +89,11 @@ def caught_up(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
 
 def sight(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
     store: Store, source: SourceName, rows: list[Row], walk: WalkRecord, *, rules: Rules, now: datetime
-) -> None:
-    """Compare what a walk saw with the mirror; equal accounts are marked as seen, others become suspects."""
+) -> Ingested:
+    """Compare what a walk saw with the mirror; equal accounts are marked as seen, others become suspects.
+
+    An equal account of which other things are told now, since the rules are new, is told so at once.
+    """
     with store.transaction() as transaction:
         posting = Posting(transaction, source, rules)
         mirror = posting.known([account_key(row.account_guid) for row in rows])
@@ -106,9 +109,11 @@ def sight(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
             if is_as_known:
                 walk.suspects.pop(key, None)
                 posting.see([key])
+                if rules.is_new:
+                    posting.repair(row)
             elif not row.is_deleted:
                 walk.suspects[key] = row
-        posting.finish(now)
+        return posting.finish(now)
 
 
 def sweep(  # noqa: PLR0913 - what a decision about deletions has to weigh

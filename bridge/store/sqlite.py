@@ -51,6 +51,8 @@ COPIED: Final = "copied"
 """Name of what a store says about itself that is a copy, or was made by a version that numbered otherwise."""
 RENEWED: Final = "renewed"
 """Name of what is noted when a new lineage begins for all sources."""
+PUBLISHES: Final = "publishes:"
+"""What the name of a source is noted behind, with what is published of it."""
 _DOUBT: Final = "doubt"
 """Name of why nothing but the log can tell whether a store is the newest state of itself."""
 _GENERATION: Final = "generation"
@@ -447,6 +449,25 @@ class SqliteStore:
     def resume(self, source: SourceName) -> bool:
         """Record that *source* may be read again, and return whether it was paused."""
         return self._drop(f"{PAUSED}{source}")
+
+    def published_otherwise(self, source: SourceName, publishes: str) -> bool:
+        """Tell whether not all that is known of *source* was told as *publishes* says.
+
+        Until ``note_published`` says that it was, the answer stays yes: some of it may be told so meanwhile.
+        """
+        name, place = f"{PUBLISHES}{source}", self.place(source)
+        known = self._meta.get(name)
+        if known is None or not place.sequence:  # a store from before this was kept, or nothing is told yet
+            self._note(name, publishes.encode())
+            return False
+        if known == publishes.encode():
+            return False
+        self._note(name, b"")
+        return True
+
+    def note_published(self, source: SourceName, publishes: str) -> None:
+        """Record that all that is known of *source* was told as *publishes* says."""
+        self._note(f"{PUBLISHES}{source}", publishes.encode())
 
     def forget(self, key: str, at: datetime, *, discard_unsent: bool) -> Forgotten:
         """Take the personal data of an account out of mirror and events; see ``forgetting``."""
