@@ -154,7 +154,7 @@ async def page(settings: Settings, board: Board) -> AsyncIterator[None]:
         yield
         return
     reader = RecentEvents(settings.store.path)
-    views = Views(reader.recent, exposition(board), documents(offer_of(settings)))
+    views = Views(reader.recent, reader.flow, exposition(board), documents(offer_of(settings)))
     token = status.secret_token
     try:
         async with serve(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -9,19 +10,20 @@ from traceback import format_exception
 from typing import Any, Final, NoReturn, Protocol
 
 from bridge.clock import steady, utc_now
+from bridge.cloudevents import decode
 from bridge.delivery.contracts import Offload, Store
 from bridge.delivery.reconcile import Brake
-from bridge.errors import BridgeError, Fatal, OutboxFull, PbxReadingFailed
+from bridge.errors import BadEvent, BridgeError, Fatal, OutboxFull, PbxReadingFailed
 from bridge.intake import Intake, Told
 from bridge.logs import get_logger
-from bridge.model import Certificate, Cursor, Pause, Place, SourceName
+from bridge.model import Certificate, Cursor, LastHeard, Pause, Place, SourceName
 from bridge.normalize import Rules
 from bridge.reader import AtOnce, HandOn, Heard
 from bridge.retrying import Patience, cause_of, keep_trying, level_of
 from bridge.secret import scrub
-from bridge.status import Board, Level, SourcePart
+from bridge.status import Board, LastChange, Level, SourcePart
 from bridge.walk.schedule import Habits, WalkSchedule
-from bridge.wording import held_words
+from bridge.wording import headline, held_words, name_of
 
 TRACEBACK_FRAMES: Final = 50
 """Of the last calls before something failed; an endless recursion has a thousand."""
@@ -53,8 +55,22 @@ class Pbx:
     """Without an answer, a failure or another attempt for so long, the reading task itself is stuck."""
 
 
+class Remembers(Protocol):
+    """What happened before this process began."""
+
+    def last_heard(self, source: SourceName) -> LastHeard:
+        """Return what was heard of *source* last, and when the broker confirmed something."""
+
+    def last_confirmed_at(self) -> datetime | None:
+        """Return when the broker confirmed something last."""
+
+
 class Remembering(Store, Protocol):
     """What following needs of a store beside what ingesting does: it remembers each PBX."""
+
+    @property
+    def past(self) -> Remembers:
+        """What happened before."""
 
     def place(self, source: SourceName) -> Place:
         """Return where *source* stands."""
@@ -283,11 +299,24 @@ async def shown_as_known(
     """Show what the store knows of the last proven walk of a PBX, and return whether that is paused, and the walk."""
     pause = (await offload(store.paused)).get(name)
     certificate = await offload(store.certificate, name)
+    recall(part, await offload(store.past.last_heard, name))
     if certificate is not None:
         part.certified(certificate)
         # Whatever became of the store, this PBX was compared with it since.
         part.warning = held_words(name, certificate.held)
     return pause, certificate
+
+
+def recall(part: SourcePart, heard: LastHeard) -> None:
+    """Show what was *heard* of a PBX before this process began."""
+    if part.last_change_at is not None:
+        return
+    part.last_change_at, part.last_confirm_at = heard.at, part.last_confirm_at or heard.confirmed_at
+    if heard.at is not None and heard.body is not None:
+        with suppress(BadEvent):  # one of another version of the bridge; that there was a change is told all the same
+            event = decode(heard.body)
+            words = headline(event.kind, event.reason, event.changed)
+            part.last_change = LastChange(heard.at, name_of(event.account), words)
 
 
 async def recalled(  # noqa: PLR0913 - its parts

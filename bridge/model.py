@@ -395,6 +395,17 @@ class SourceRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class LastHeard:
+    """What was heard of a source last, before this process began."""
+
+    at: datetime | None
+    body: bytes | None = field(repr=False)
+    """The event; ``None`` where there is none, or its account was forgotten."""
+    confirmed_at: datetime | None
+    """When the broker confirmed something of it last."""
+
+
+@dataclass(frozen=True, slots=True)
 class Left:
     """What the store still has of a source that is followed no more."""
 

@@ -194,6 +194,7 @@ class Bridge:
         tune()
         try:
             await self._tally.begin()
+            self.board.broker.last_progress_at = await self._offload(self._store.past.last_confirmed_at)
             await self._measure()
             for watched, limit in (("store", STORE_STUCK), ("prune", HOUSEKEEPING_STUCK)):
                 self.board.watch(watched, limit)

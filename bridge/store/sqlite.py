@@ -36,6 +36,7 @@ from bridge.store.leavers import Leavers
 from bridge.store.lineage import birth_of, new_lineage
 from bridge.store.lock import StoreLock
 from bridge.store.outbox import SqliteOutbox
+from bridge.store.past import Past
 from bridge.store.reader import PAUSED, pauses_in
 from bridge.store.sentences import cannot_open, damaged, is_busy, locked, missing, of_sqlite
 from bridge.store.sql import migrations, queries
@@ -94,6 +95,8 @@ class SqliteStore:
         """The PBXs that dial."""
         self.leavers = Leavers(self)
         """The sources that are followed no more."""
+        self.past = Past(self)
+        """What happened before."""
         self.is_proven = False
         """True once it is known that this is the newest state of the store; see ``lineage``."""
         self._is_whole = False

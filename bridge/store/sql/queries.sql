@@ -210,6 +210,21 @@ SELECT * FROM recorded WHERE position > :after AND created_at >= :since ORDER BY
 SELECT * FROM recorded WHERE confirmed_at IS NULL AND state IS NOT 'discarded'
 ORDER BY state IS NULL, position LIMIT :limit;
 
+-- last_event: the last of one type and source
+SELECT body, outbox.created_at, forgotten_at FROM outbox
+WHERE source_id = (SELECT id FROM source WHERE name = :name) AND event_type = :event_type
+ORDER BY position DESC LIMIT 1;
+
+-- last_confirmed: when the exchange had something of a source last
+SELECT at FROM confirmed WHERE sink = 1 AND lane = (SELECT id FROM source WHERE name = :name)
+ORDER BY through DESC LIMIT 1;
+
+-- flow: when events of one type were made and confirmed, the newest first
+SELECT created_at, confirmed_at FROM recorded WHERE event_type = :event_type ORDER BY position DESC LIMIT :limit;
+
+-- last_published: when the exchange had anything last
+SELECT max(at) AS at FROM confirmed WHERE sink = 1;
+
 -- count_outbox: what there is
 SELECT count(*) AS events, count(forgotten_at) AS forgotten, min(created_at) AS oldest_at,
     (SELECT max(at) FROM confirmed WHERE sink = 1) AS last_published_at,
