@@ -311,7 +311,10 @@ def publisher_of(settings: Settings, part: Part, on_progress: Callable[[], None]
     def does(doing: str) -> None:
         part.does(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
         if doing.startswith("blocked"):
-            part.cause, part.problem = BLOCKED, _BLOCKED_WORDS
+            if part.level is Level.ERROR and part.problem:
+                part.passing = _BLOCKED_WORDS
+            else:
+                part.cause, part.problem = BLOCKED, _BLOCKED_WORDS
         log.info("broker.state", state=doing)
 
     def fence_of(source: SourceName) -> str:

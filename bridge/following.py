@@ -64,6 +64,12 @@ class Remembers(Protocol):
     def last_confirmed_at(self) -> datetime | None:
         """Return when the broker confirmed something last."""
 
+    def published_otherwise(self, source: SourceName, publishes: str) -> bool:
+        """Tell whether not all that is known of *source* was told as *publishes* says."""
+
+    def note_published(self, source: SourceName, publishes: str) -> None:
+        """Record that all that is known of *source* was told as *publishes* says."""
+
 
 class Remembering(Store, Protocol):
     """What following needs of a store beside what ingesting does: it remembers each PBX."""
@@ -77,12 +83,6 @@ class Remembering(Store, Protocol):
 
     def paused(self) -> Mapping[SourceName, Pause]:
         """Return the PBXs that an operator wants not to be read."""
-
-    def published_otherwise(self, source: SourceName, publishes: str) -> bool:
-        """Tell whether not all that is known of *source* was told as *publishes* says."""
-
-    def note_published(self, source: SourceName, publishes: str) -> None:
-        """Record that all that is known of *source* was told as *publishes* says."""
 
     def certificate(self, source: SourceName) -> Certificate | None:
         """Return what the last proven full walk of the present epoch found, if there was one."""
@@ -343,7 +343,7 @@ async def recalled(  # noqa: PLR0913 - its parts
     place = await offload(store.place, name)
     part.cursor = place.cursor
     judged = pbx.rules or rules
-    if await offload(store.published_otherwise, name, judged.publishes):
+    if await offload(store.past.published_otherwise, name, judged.publishes):
         judged = replace(judged, is_new=True)
         part.retelling = (
             "What is published of it was changed in the configuration (publish): the next full walk tells the "
@@ -354,7 +354,7 @@ async def recalled(  # noqa: PLR0913 - its parts
         name,
         store,
         rules=judged,
-        on_retold=partial(store.note_published, name, judged.publishes),
+        on_retold=partial(store.past.note_published, name, judged.publishes),
         run=offload,
         clock=utc_now,
         part=part,

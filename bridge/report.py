@@ -343,7 +343,7 @@ def _waiting(count: int) -> str:
 
 def _failing(where: str, part: Part) -> Problem:
     words = part.problem or f"{part.doing[:1].upper()}{part.doing[1:]}"
-    return Problem(where, part.cause or "not_connected", part.level, part.level_since or part.since, words)
+    return Problem(where, part.cause or "not_connected", part.level, part.level_since or part.since, _also(words, part))
 
 
 def _as_member(part: str | datetime) -> str | dict[str, datetime]:
@@ -362,7 +362,11 @@ def _sentence(part: Part, now: datetime) -> str:
     words = f"{part.doing} for {age_words(now - part.since)}"
     if part.last_progress_at is not None:
         words += f", last answer {age_words(now - part.last_progress_at)} ago"
-    return f"{words}. {ended(part.problem)}" if part.problem else f"{words}."
+    return f"{words}. {ended(_also(part.problem, part))}" if part.problem else f"{words}."
+
+
+def _also(words: str, part: Part) -> str:
+    return f"{ended(words)} Meanwhile: {part.passing}" if part.passing else words
 
 
 def _held_back(part: SourcePart, now: datetime) -> str:

@@ -65,6 +65,8 @@ class Part:
     """What is wrong and what to do, in a sentence; empty where nothing is."""
     cause: str = ""
     """The same as one word for machines: the name of the error."""
+    passing: str = ""
+    """What else is wrong at the moment, and may pass by itself, while the problem is one that does not."""
     file_trouble: str = ""
     """What is wrong with a file of this end, whose former content is used meanwhile."""
     needs_proof: bool = False
@@ -78,13 +80,20 @@ class Part:
             self.since = now
         self.doing = doing
         if level is Level.OK and not self.needs_proof:
-            self.problem = self.cause = ""
+            self.problem = self.cause = self.passing = ""
         self._becomes(worst(level, self.level) if self.problem else level, now)
 
     def fails(self, problem: str, level: Level, now: datetime, *, cause: str = "", needs_proof: bool = False) -> None:
-        """Record that this end does not work at the moment. *needs_proof*: only ``proves`` will end that."""
+        """Record that this end does not work at the moment. *needs_proof*: only ``proves`` will end that.
+
+        What somebody has to mend stays in sight until this end works again, whatever may pass meanwhile.
+        """
+        if self.problem and self.level is Level.ERROR and level is not Level.ERROR:
+            self.passing = problem
+            self.does("waiting to try again", level, now)
+            return
         self.needs_proof = needs_proof
-        self.problem = ""
+        self.problem = self.passing = ""
         self.does("waiting to try again", level, now)
         self.problem, self.cause = problem, cause
 

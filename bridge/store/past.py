@@ -1,16 +1,25 @@
-"""What happened before this process began, for who looks at the board."""
+"""What happened before this process began: what was heard last, and by which rules it was told."""
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from bridge.cloudevents import ACCOUNT_CHANGED
-from bridge.model import LastHeard, SourceName
+from bridge.model import LastHeard, Place, SourceName
 from bridge.store.transaction import as_moment
+
+PUBLISHES: Final = "publishes:"
+"""What the name of a source is noted behind, with what is published of it."""
 
 
 class Database(Protocol):
     """What the past needs of the store it is part of."""
+
+    def change(self, name: str, /, **parameters: Any) -> int:
+        """Run a statement, and return how many rows it changed."""
+
+    def place(self, source: SourceName) -> Place:
+        """Return where *source* stands."""
 
     def query(self, name: str, /, **parameters: Any) -> Sequence[Any]:
         """Return the rows of a statement."""
@@ -39,3 +48,21 @@ class Past:
         """Return when the broker confirmed something last."""
         at = self._database.query("last_published")[0]["at"]
         return None if at is None else as_moment(at)
+
+    def published_otherwise(self, source: SourceName, publishes: str) -> bool:
+        """Tell whether not all that is known of *source* was told as *publishes* says.
+
+        Until ``note_published`` says that it was, the answer stays yes: some of it may be told so meanwhile.
+        """
+        known = next(iter(self._database.query("meta_value", name=f"{PUBLISHES}{source}")), None)
+        if known is None or not self._database.place(source).sequence:  # not kept before, or nothing is told yet
+            self.note_published(source, publishes)
+            return False
+        if bytes(known["value"]) == publishes.encode():
+            return False
+        self.note_published(source, "")
+        return True
+
+    def note_published(self, source: SourceName, publishes: str) -> None:
+        """Record that all that is known of *source* was told as *publishes* says."""
+        self._database.change("set_meta_value", name=f"{PUBLISHES}{source}", value=publishes.encode())

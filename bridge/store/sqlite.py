@@ -38,7 +38,17 @@ from bridge.store.lock import StoreLock
 from bridge.store.outbox import SqliteOutbox
 from bridge.store.past import Past
 from bridge.store.reader import PAUSED, pauses_in
-from bridge.store.sentences import cannot_open, damaged, is_busy, locked, missing, of_sqlite
+from bridge.store.sentences import (
+    MAY_BE_IN_THE_LOG,
+    NOT_YET_EVERYWHERE,
+    OTHER_PARTITIONS,
+    cannot_open,
+    damaged,
+    is_busy,
+    locked,
+    missing,
+    of_sqlite,
+)
 from bridge.store.sql import migrations, queries
 from bridge.store.transaction import SqliteTransaction
 
@@ -52,8 +62,6 @@ COPIED: Final = "copied"
 """Name of what a store says about itself that is a copy, or was made by a version that numbered otherwise."""
 RENEWED: Final = "renewed"
 """Name of what is noted when a new lineage begins for all sources."""
-PUBLISHES: Final = "publishes:"
-"""What the name of a source is noted behind, with what is published of it."""
 _DOUBT: Final = "doubt"
 """Name of why nothing but the log can tell whether a store is the newest state of itself."""
 _GENERATION: Final = "generation"
@@ -399,11 +407,11 @@ class SqliteStore:
         self.log.is_on = True
         self.log.load(())
         if not before:
-            self._refuse_while_waiting(self.exchange.backlog, _MAY_BE_IN_THE_LOG)
+            self._refuse_while_waiting(self.exchange.backlog, MAY_BE_IN_THE_LOG)
             self.log.begin_behind(self.exchange.last_given(), self._clock())
             self._note(_SINCE, str(self.exchange.last_given()).encode())
         elif before != partitions:
-            self._refuse_while_waiting(self.log.backlog, _OTHER_PARTITIONS, before=before, wanted=partitions)
+            self._refuse_while_waiting(self.log.backlog, OTHER_PARTITIONS, before=before, wanted=partitions)
             self._note(_SINCE, str(self.exchange.last_given()).encode())
         self._note(_PARTITIONS, str(partitions).encode())
         self._load_sinks()
@@ -418,7 +426,7 @@ class SqliteStore:
         if _PARTITIONS not in self._meta:
             return
         for sink in self._sinks_with_rows:
-            self._refuse_while_waiting(sink.backlog, _NOT_YET_EVERYWHERE)
+            self._refuse_while_waiting(sink.backlog, NOT_YET_EVERYWHERE)
         self._drop(_PARTITIONS)
 
     def _refuse_while_waiting(self, backlog: Backlog, sentence: str, **words: int) -> None:
@@ -452,25 +460,6 @@ class SqliteStore:
     def resume(self, source: SourceName) -> bool:
         """Record that *source* may be read again, and return whether it was paused."""
         return self._drop(f"{PAUSED}{source}")
-
-    def published_otherwise(self, source: SourceName, publishes: str) -> bool:
-        """Tell whether not all that is known of *source* was told as *publishes* says.
-
-        Until ``note_published`` says that it was, the answer stays yes: some of it may be told so meanwhile.
-        """
-        name, place = f"{PUBLISHES}{source}", self.place(source)
-        known = self._meta.get(name)
-        if known is None or not place.sequence:  # a store from before this was kept, or nothing is told yet
-            self._note(name, publishes.encode())
-            return False
-        if known == publishes.encode():
-            return False
-        self._note(name, b"")
-        return True
-
-    def note_published(self, source: SourceName, publishes: str) -> None:
-        """Record that all that is known of *source* was told as *publishes* says."""
-        self._note(f"{PUBLISHES}{source}", publishes.encode())
 
     def forget(self, key: str, at: datetime, *, discard_unsent: bool) -> Forgotten:
         """Take the personal data of an account out of mirror and events; see ``forgetting``."""
@@ -646,20 +635,3 @@ class SqliteStore:
 def _numbered(lineage: str, sequence: int, walk: int) -> str:
     certificate = f"the certificate of walk {walk} behind " if walk else ""
     return f"{certificate}{sequence} of {lineage}"
-
-
-_MAY_BE_IN_THE_LOG: Final = (
-    "{events} events are still to be published, and the exchange feeds the log until they are, so they could be in it "
-    "twice. Start once more without rabbitmq.stream_url, until account-bridge status says that everything is sent and "
-    "nothing is parked, and set it then"
-)
-_OTHER_PARTITIONS: Final = (
-    "{before} partitions of the log were written so far, now {wanted} are wanted (rabbitmq.log_partitions), and "
-    "events still wait for one of the former. Start once more with {before}, until account-bridge status says "
-    "that everything is sent"
-)
-_NOT_YET_EVERYWHERE: Final = (
-    "{events} events are not yet both published and in the log, and would be missing in it or be in it twice. "
-    "Start once more with rabbitmq.stream_url set, until account-bridge status says that everything is sent and "
-    "nothing is parked; remove it then"
-)

@@ -79,13 +79,13 @@ def test_a_change_of_the_configuration_is_known_until_a_walk_has_told_it(tmp_pat
     assert first != second
     path = tmp_path / "other.db"
     with SqliteStore(path) as store:
-        assert not store.published_otherwise(HQ, first), "nothing was told yet"
+        assert not store.past.published_otherwise(HQ, first), "nothing was told yet"
         ingest(store, batch(*ROWS), rules=BEFORE, now=NOW)
-        assert not store.published_otherwise(HQ, first)
+        assert not store.past.published_otherwise(HQ, first)
     for publishes in (second, second, first):
         with SqliteStore(path) as store:
-            assert store.published_otherwise(HQ, publishes)
+            assert store.past.published_otherwise(HQ, publishes)
     with SqliteStore(path) as store:
-        store.note_published(HQ, second)
-        assert not store.published_otherwise(HQ, second)
+        store.past.note_published(HQ, second)
+        assert not store.past.published_otherwise(HQ, second)
         assert store.place(HQ).cursor == cursor(2)
