@@ -27,7 +27,8 @@ from bridge.reader import Heard
 from bridge.status import Level, SourcePart
 from bridge.store.reader import StoreReader
 from bridge.store.sqlite import SqliteStore
-from bridge.tls import Trust, presented_fingerprint
+from bridge.tls import Trust, fingerprint_of, presented_certificate
+from bridge.validity import valid_until
 from bridge.walk.decisions import CaughtUp, Deliver
 from bridge.wanted import topology_of
 
@@ -125,11 +126,14 @@ async def _shown_by(urls: Sequence[str], usual_port: int, trust: Trust) -> str:
     words = ""
     for url in urls:
         parts = urlsplit(url)
-        shown = await presented_fingerprint(parts.hostname or "", parts.port or usual_port, trust.server_name)
+        shown = await presented_certificate(parts.hostname or "", parts.port or usual_port, trust.server_name)
         if shown is not None:
+            until = valid_until(shown)
+            if until is not None and until < datetime.now(UTC):
+                words += f". The certificate of {parts.hostname} expired on {until:%Y-%m-%d}: put a new one there"
             words += (
-                f". {parts.hostname} shows a certificate with the fingerprint {shown}; if that is the right one, which "
-                "only a look at the other end can tell, pin it as fingerprint"
+                f". {parts.hostname} shows a certificate with the fingerprint {fingerprint_of(shown)}; if that is the "
+                "right one, which only a look at the other end can tell, pin it as fingerprint"
             )
     return words
 

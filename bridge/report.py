@@ -273,6 +273,11 @@ def as_json(board: Board, now: datetime) -> Mapping[str, Any]:
         "boxes": boxes(problems(board, now), board.sources),
         "sentences": sentences(board, now),
         **{name: value for name, value in _members(board).items() if name not in _NOT_TOLD},
+        "left": {
+            name: {**_members(left), "sentence": left_words(name, left)}
+            for name, left in board.left.items()
+            if name not in board.sources
+        },
         "ended": board.ended(),
         "oldest_unsent_seconds": _seconds(board.oldest_unsent_at, now),
         "broker": {**_members(board.broker), "ages": {"confirm": _seconds(board.broker.last_progress_at, now)}},

@@ -107,6 +107,7 @@ def test_a_pbx_that_is_not_followed_any_more_is_told_and_counts_nowhere() -> Non
     (said,) = [sentence for sentence in sentences(told, NOW) if "not followed" in sentence]
     assert said.startswith("branch: not followed any more. The store still has 12 accounts of it, and events of it are")
     assert (told.level(NOW), told.is_ready(NOW)) == (Level.OK, True)
+    assert {name: left["sentence"] for name, left in as_json(told, NOW)["left"].items()} == {"branch": said}
     told.left = {SourceName("branch"): Left(0, is_waiting=True, is_retired=True)}
     assert "branch: retired, and gone as soon as everything of it is sent." in sentences(told, NOW)
 

@@ -249,6 +249,7 @@ function show(status) {
   showProblems(status.boxes);
   showFigures(status);
   showCards(status.sources);
+  byId("left").replaceChildren(...Object.values(status.left).map((left) => foreign(left.sentence, "p")));
   set(byId("about"), `pbx-account-bridge ${status.version}, running since ${new Date(status.started_at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })}`);
 }
 
