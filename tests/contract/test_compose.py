@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.compose import Made, services
+from tests.support.compose import TEXT, Made, services
 
 
 @pytest.mark.parametrize("name", sorted(services()))
@@ -79,3 +79,23 @@ def test_the_subscriber_may_read_the_log_and_nothing_else(tmp_path: Path) -> Non
     made.run()
     assert made.rights("subscriber") == ("^$", "^$", r"^pbx\.accounts\.log")
     assert made.rights("bridge") == (r"^pbx\.accounts",) * 3
+
+
+def test_the_demo_cannot_leak_into_the_real_thing() -> None:
+    """A project has containers, volumes, a broker and a log of its own; ``tests/acceptance/compose`` runs it."""
+    assert "\nname: pbx-account-bridge${BRIDGE_PBX_URL:+-live}\n" in TEXT
+    assert "BRIDGE_PBX_NAME: ${BRIDGE_PBX_NAME:-${BRIDGE_PBX_URL:+hq}}" in services()["bridge"]
+
+
+def test_the_bridge_writes_the_log_itself() -> None:
+    assert "BRIDGE_RABBITMQ_STREAM_URL_FILE: /run/bridge/stream_url" in services()["bridge"]
+    assert "target: /etc/rabbitmq/enabled_plugins" in services()["rabbitmq"]
+    assert "[rabbitmq_management,rabbitmq_prometheus,rabbitmq_stream]." in TEXT
+
+
+@pytest.mark.parametrize("ignoring", [".gitignore", ".dockerignore"])
+def test_nobody_commits_or_ships_a_secret_by_mistake(ignoring: str) -> None:
+    lines = {
+        line.removeprefix("**/").rstrip("/") for line in (Path(__file__).parents[2] / ignoring).read_text().splitlines()
+    }
+    assert {".env", ".secrets"} <= lines
