@@ -80,8 +80,10 @@ class Leavers:
 
     def remove_retired(self) -> Sequence[SourceName]:
         """Remove the retired sources of which nothing waits any more, and return them."""
+        if not (retired := self._retired()):
+            return []
         numbers = {SourceName(row["name"]): row["id"] for row in self._database.query("source_ids")}
-        gone = [name for name in self._retired() if name in numbers and not self._is_waiting(numbers[name])]
+        gone = [name for name in retired if name in numbers and not self._is_waiting(numbers[name])]
         if not gone:
             return gone
         with self._database.erasing():

@@ -41,6 +41,9 @@ class Database(Protocol):
     def together(self) -> Any:
         """Return a context in which all changes become durable together, or none does."""
 
+    def has_source(self, name: SourceName) -> bool:
+        """Tell whether a source is known."""
+
     def source_id(self, name: SourceName) -> int:
         """Return the number of a source that is known."""
 
@@ -101,6 +104,8 @@ class SqliteOutbox:
         for name, position in after.items():
             if len(found) >= limit:
                 break
+            if not self._has_one_lane and not self._database.has_source(name):
+                continue  # it was retired, and its rows are gone: whoever relays may still have its lane
             lane = self._lane(name)
             behind = max(position, self._through.get(lane, 0))
             rows = self._unsent("unsent", lane, after=behind, limit=min(share, limit - len(found)))

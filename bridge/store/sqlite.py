@@ -256,6 +256,10 @@ class SqliteStore:
         with self.together():
             return self._execute(name, **parameters).rowcount
 
+    def has_source(self, name: SourceName) -> bool:
+        """Tell whether a source is known."""
+        return name in self._sources
+
     def source_id(self, name: SourceName) -> int:
         """Return the number of a source that is known."""
         return self._sources[name]

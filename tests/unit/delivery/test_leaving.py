@@ -220,6 +220,18 @@ def test_all_rows_of_a_retired_pbx_go_once_everything_is_sent(store: SqliteStore
     assert store.backlog.rows == 0
 
 
+def test_whoever_relays_may_ask_for_the_lane_of_a_pbx_that_is_gone(store: SqliteStore) -> None:
+    """A running bridge keeps the lane, and wakes all of them at every decision of an operator."""
+    send_all(store.exchange, NOW)
+    ingest(store, Batch(BERLIN, Cursor(), cursor(1), (row("z", 1),)), rules=RULES, now=NOW)
+    assert retire(store, HQ, [BERLIN], now=NOW, tells_deletions=False).is_gone
+    rows = store.exchange.unpublished({HQ: 0, BERLIN: 0}, 100, 100)
+    assert [found.source for found in rows] == [BERLIN]
+    assert (list(store.exchange.lanes()), store.backlog.rows) == ([BERLIN], 1)
+    store.exchange.mark_published(rows, NOW)
+    assert store.prune(NOW + timedelta(days=30), 100) == 1
+
+
 def test_a_pbx_that_gets_a_retired_name_begins_behind_it(store: SqliteStore, path: Path) -> None:
     """By number and by file: neither a reused row nor a new start gives anything twice."""
     told = events(list(send_all(store.exchange, NOW)))
