@@ -5,6 +5,7 @@ leads to that one queue. Live events go on to arrive there meanwhile, in any ord
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -105,8 +106,8 @@ class Snapshot:
     run: str
     """Makes its events' ids its own."""
     clock: Callable[[], datetime]
-    source: str | None = None
-    """Only this one."""
+    sources: AbstractSet[SourceName] | None = None
+    """Only these; ``None``: all that the store has."""
 
     async def send(self, sender: Sender) -> tuple[int, int]:
         """Return how many accounts were sent, and how many of them once more because they changed meanwhile.
@@ -122,7 +123,7 @@ class Snapshot:
         count = again = 0
         page: list[KnownAccount] = []
         for known in self.store.accounts():
-            if not known.is_deleted and self.source in {None, known.source}:
+            if not known.is_deleted and self._is_wanted(known.source):
                 page.append(known)
             if len(page) == PAGE_ACCOUNTS:
                 await sender.send(self._told(page))
@@ -137,12 +138,15 @@ class Snapshot:
             again += len(changed)
         return count, again
 
+    def _is_wanted(self, source: SourceName) -> bool:
+        return self.sources is None or source in self.sources
+
     def _changed_since(self, mark: int) -> list[tuple[SourceName, str]]:
         found = {
             (event.source, event.account_key): None
             for page in self.store.events(after=mark)
             for event in page
-            if event.account_key is not None and self.source in {None, event.source}
+            if event.account_key is not None and self._is_wanted(event.source)
         }
         return list(found)
 
