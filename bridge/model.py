@@ -390,6 +390,31 @@ class SourceRecord:
     paused: Pause | None
     is_complete: bool = True
     """False as long as no walk has told everything in its present lineage."""
+    dials: bool = False
+    """True for a PBX that has dialled us."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastHeard:
+    """What was heard of a source last, before this process began."""
+
+    at: datetime | None
+    body: bytes | None = field(repr=False)
+    """The event; ``None`` where there is none, or its account was forgotten."""
+    confirmed_at: datetime | None
+    """When the broker confirmed something of it last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What the store still has of a source that is followed no more."""
+
+    accounts: int
+    """Present ones, as they were last heard of."""
+    is_waiting: bool
+    """True while something of it is to be sent yet, or parked."""
+    is_retired: bool
+    """True once somebody said that it may go."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,9 @@ from tests.support.planted import leaks
 # No test may depend on how fast the machine is; the same examples every time keep a red run red.
 settings.register_profile("bridge", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile("bridge")
+
+# A run that a shell starts in the background inherits an ignored SIGINT, and so would every bridge that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 

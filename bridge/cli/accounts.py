@@ -12,18 +12,28 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from bridge.cli.common import FAILED, config_option, print_json, read_settings, run_now
+from bridge.cli.common import (
+    FAILED,
+    config_option,
+    followed_in,
+    not_followed,
+    print_json,
+    read_settings,
+    run_now,
+    terminal,
+)
 from bridge.clock import utc_now
 from bridge.config.settings import Settings
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.events.wording import choose_name, clean, shown
 from bridge.model import KnownAccount, SourceName
-from bridge.observability.report import in_future
+from bridge.observability.report import in_future, plural
 from bridge.ops.control_socket import ask, socket_path
 from bridge.ops.trace import (
     EventState,
     Live,
     Trace,
+    as_published,
     as_told,
     former,
     has_usn,
@@ -79,7 +89,7 @@ def trace_command(config: Path | None, who: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"who": who, "accounts": [asdict(found) for found in told], "sentences": sentences})
     else:
-        console = Console(highlight=False, soft_wrap=True)
+        console = terminal()
         for one in told:
             _show(console, one)
         for sentence in sentences:
@@ -97,15 +107,17 @@ def trace_command(config: Path | None, who: str, *, as_json: bool) -> None:
 def accounts(config: Path | None, source: str | None, wanted: str | None, *, deleted: bool, as_json: bool) -> None:
     """List the accounts as they were last published."""
     settings = read_settings(config, require=False, level="error")
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal()
     count = 0
     with StoreReader(settings.store.path) as store:
         known_sources = store.sources()
         names = [known.name for known in known_sources]
         if source is not None and source not in names:
             raise BridgeError(_no_source(source, names))
+        followed = followed_in(settings, known_sources)
         for known in store.accounts():
-            if known.is_deleted == deleted and source in {None, known.source} and _has(known, wanted):
+            is_wanted = known.source == source if source is not None else known.source in followed
+            if known.is_deleted == deleted and is_wanted and _has(known, wanted):
                 count += 1
                 if as_json:
                     print_json(_as_json(known), indent=False)
@@ -115,6 +127,10 @@ def accounts(config: Path | None, source: str | None, wanted: str | None, *, del
         renewed = store.renewed
     if as_json:
         return
+    for left in (found for found in known_sources if found.name not in followed):
+        if source in {None, left.name}:
+            listed = "" if source else f" Its {plural(left.accounts, 'account')} are not listed."
+            console.print(Text(f"{not_followed(left.name)}.{listed}", style="dim"))
     untold = unfinished((known for known in known_sources if source in {None, known.name}), renewed)
     if not count:
         nobody = _none(wanted, suggestions, deleted=deleted, is_read=bool(known_sources))
@@ -173,7 +189,8 @@ def _nobody(store: StoreReader, who: str, settings: Settings) -> list[str]:
     hidden = {name for pbx in settings.pbx for name in _unpublished(settings, pbx.name)}
     if hidden:
         sentences.append(f"By configuration nobody can be found by {', '.join(sorted(hidden))}: try the guid.")
-    for source in sources:
+    followed = followed_in(settings, sources)
+    for source in (found for found in sources if found.name in followed):
         verified = (
             f"its last full walk was proven {source.verified_at.astimezone():%Y-%m-%d %H:%M:%S}"
             f"{in_future(source.verified_at, utc_now())}"
@@ -211,7 +228,7 @@ def _show(console: Console, found: Trace) -> None:
 def _has(known: KnownAccount, wanted: str | None) -> bool:
     if wanted is None:
         return True
-    text = wanted.casefold()
+    text = as_published(wanted).casefold()
     return any(text in word.casefold() for word in split_words(known.account)) or text in known.key
 
 

@@ -1,23 +1,27 @@
 """What several commands share: the settings, the event loop, and how a person ends it."""
 
 import asyncio
+import codecs
 import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import click
 import orjson
+from rich.console import Console
 
 from bridge import logs
+from bridge.config.base import Name
 from bridge.config.base import short as check_key
 from bridge.config.loading import CONFIG_VARIABLE, load_settings
 from bridge.config.settings import Settings
 from bridge.config.tables import check_amqp, check_exchange, check_queue
+from bridge.model import SourceName, SourceRecord
 from bridge.security.secret import scrub
 
 FAILED: Final = 1
@@ -38,6 +42,20 @@ CONFIG_HELP: Final = "The TOML file with the settings. BRIDGE_… variables win 
 config_option = click.option("--config", "config", type=CONFIG_FILE, envvar=CONFIG_VARIABLE, help=CONFIG_HELP)
 own_config_option = click.option("--config", "own_config", type=CONFIG_FILE, help=CONFIG_HELP)
 """For a subcommand, beside that of its group, which reads the variable and counts where this one is not given."""
+
+
+def stand_for(context: click.Context, config: Path) -> None:
+    """Have *config*, given in front of a command, count for all behind it that are given none themselves."""
+    before = os.environ.get(CONFIG_VARIABLE)
+
+    def put_back() -> None:
+        os.environ.pop(CONFIG_VARIABLE)
+        if before is not None:
+            os.environ[CONFIG_VARIABLE] = before
+
+    os.environ[CONFIG_VARIABLE] = str(config)
+    context.call_on_close(put_back)
+
 
 YEARS: Final = range(1970, 9999)
 """Of times that brokers and databases can be asked about."""
@@ -84,6 +102,7 @@ class Number(click.FloatRange):
 QUEUE: Final = checked(check_queue)
 EXCHANGE: Final = checked(check_exchange)
 KEY: Final = checked(check_key)
+NAME: Final = checked(cast("Callable[[str], object]", Name.func))
 BROKER: Final = checked(check_amqp)
 PORT: Final = click.IntRange(0, 65535)
 
@@ -100,12 +119,35 @@ def read_settings(config: Path | None, *, require: bool = True, level: str | Non
     return settings
 
 
+def followed_in(settings: Settings, known: Sequence[SourceRecord]) -> frozenset[SourceName]:
+    """Return which PBXs of a store are followed by a bridge with *settings*; all, where these name none."""
+    if not settings.pbx and settings.listen is None:
+        return frozenset(source.name for source in known)
+    configured = {pbx.name for pbx in settings.pbx}
+    return frozenset(
+        source.name for source in known if source.name in configured or (source.dials and settings.listen is not None)
+    )
+
+
+def not_followed(name: str) -> str:
+    """Return what is to be said where a PBX is asked about that is in the store and not followed."""
+    return (
+        f"{name} is not configured any more. What the store has of it is as old as that; account-bridge retire {name} "
+        "lets it go"
+    )
+
+
 def run_now(work: Coroutine[Any, Any, Result]) -> Result:
     """Return what *work* returns."""
     return asyncio.run(work)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+
+
+def terminal() -> Console:
+    """Return what prints for people: in a terminal words are kept whole, and what reads a pipe gets whole lines."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def say(sentence: str, *, as_json: bool, **fields: Any) -> None:
@@ -125,11 +167,20 @@ def print_json(content: Any, *, indent: bool = True) -> None:
 def safe_json(text: bytes) -> str:
     """Return the same JSON with everything escaped that a terminal might obey, not only what JSON itself escapes."""
     told = text.decode()
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    if not told.isascii() and codecs.lookup(encoding).name != "utf-8":
+        return "".join(
+            character if character.isascii() and character.isprintable() else _unit(character) for character in told
+        )
     return told if told.isprintable() else "".join(_escaped(character) for character in told)
 
 
 def _escaped(character: str) -> str:
-    if character.isprintable() or character == "\n":
+    return character if character.isprintable() else _unit(character)
+
+
+def _unit(character: str) -> str:
+    if character == "\n":
         return character
     return "".join(f"\\u{unit:04x}" for unit in memoryview(character.encode("utf-16-le")).cast("H"))
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Console
 from rich.text import Text
 
-from bridge.cli.common import config_option, print_json, read_settings
+from bridge.cli.common import CONFIG_FILE, CONFIG_HELP, config_option, print_json, read_settings, stand_for, terminal
 from bridge.config import template
 from bridge.config.loading import origins
 from bridge.errors import BridgeError
@@ -17,8 +16,12 @@ from bridge.events.wording import clean
 
 
 @click.group("config")
-def config_group() -> None:
+@click.option("--config", type=CONFIG_FILE, help=CONFIG_HELP)
+@click.pass_context
+def config_group(context: click.Context, config: Path | None) -> None:
     """Begin with settings, look at them, and let an editor help with them."""
+    if config is not None:
+        stand_for(context, config)
 
 
 @config_group.command()
@@ -49,7 +52,7 @@ def show(config: Path | None, *, as_json: bool) -> None:
     if as_json:
         print_json([asdict(setting) for setting in found])
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal()
     for line in template.toml(found):
         is_default = line.endswith("# default")
         console.print(Text(clean(line), style="dim" if is_default else ""))

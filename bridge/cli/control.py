@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from time import sleep
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import click
 import orjson
 from rich.console import Console
+from rich.containers import Lines
 from rich.text import Text
 
 from bridge.cli.common import (
@@ -24,12 +26,15 @@ from bridge.cli.common import (
     run_now,
     safe_json,
     say,
+    terminal,
 )
 from bridge.clock import utc_now
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.events.wording import clean, shown
 from bridge.model import Pause, SourceName
+from bridge.observability.boxes import by_trouble
 from bridge.observability.report import plural
+from bridge.observability.status import Level
 from bridge.ops.control_socket import (
     ask,
     no_pbx,
@@ -54,13 +59,30 @@ _STYLES: Final = {"ok": "bold green", "warn": "bold yellow", "error": "bold red"
 @click.option("--quiet", is_flag=True, help="Print nothing; the exit code tells.")
 @click.option("--live", is_flag=True, help="Ask only whether the process turns, not whether changes flow.")
 @click.option("--watch", is_flag=True, help="Show it anew every two seconds, until stopped.")
-def status(config: Path | None, *, as_json: bool, quiet: bool, live: bool, watch: bool) -> None:
-    """Ask the running bridge how it is doing; exit code 0 where changes flow."""
+@click.option("--find", "wanted", help="Only PBXs with this in their name, each with its sentence.")
+@click.option("--trouble", is_flag=True, help="Only PBXs that are not well, each with its sentence.")
+@click.option("--all", "is_all", is_flag=True, help="Each PBX with its sentence, however many they are.")
+def status(  # noqa: PLR0913 - the options of a command, which are passed by name
+    config: Path | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+    live: bool,
+    watch: bool,
+    wanted: str | None,
+    trouble: bool,
+    is_all: bool,
+) -> None:
+    """Ask the running bridge how it is doing; exit code 0 where changes flow.
+
+    What needs a look comes first; of many PBXs those that are well are only counted.
+    """
+    board = _Board(wanted or "", is_trouble=trouble, is_all=is_all)
     path = _socket(config)
     if watch:
         if as_json or quiet or live:
             raise click.UsageError("--watch goes with no other option")
-        _watch(path)
+        _watch(path, board)
     text = run_now(ask(path, "GET", "/livez" if live else "/status")).decode().strip()
     is_well = True
     if live:
@@ -68,30 +90,59 @@ def status(config: Path | None, *, as_json: bool, quiet: bool, live: bool, watch
     else:
         told = orjson.loads(text)
         is_well = bool(told["ready"])
-        words = _board(told)
+        words = board.words(told)
     if as_json:
         click.echo(safe_json(text.encode()))
     elif not quiet:
-        Console(highlight=False, soft_wrap=True).print(words)
+        terminal().print(words)
     sys.exit(0 if is_well else FAILED)
 
 
-def _board(told: Mapping[str, Any]) -> Text:
-    """Return the sentences of the status page, the first in the colour of the whole."""
-    first, *others = (clean(sentence) for sentence in told["sentences"])
-    return Text("\n").join([Text(first, style=_STYLES.get(told["level"], "")), *map(Text, others)])
+@dataclass(frozen=True, slots=True)
+class _Board:
+    """What is wanted of the status: its sentences, or those of some PBXs."""
+
+    wanted: str = ""
+    is_trouble: bool = False
+    is_all: bool = False
+
+    def words(self, told: Mapping[str, Any]) -> Text:
+        """Return the sentences of the status page, the first in the colour of the whole."""
+        first, *others = (clean(sentence) for sentence in told["sentences"])
+        if self.wanted or self.is_trouble or self.is_all:
+            levels = {
+                name: Level(source["level"])
+                for name, source in told["sources"].items()
+                if self.wanted in name and not (self.is_trouble and source["level"] == Level.OK)
+            }
+            others = [clean(told["sources"][name]["sentence"]) for name in by_trouble(levels)]
+            others = others or ["No PBX is like that."]
+        return Text("\n").join([Text(first, style=_STYLES.get(told["level"], "")), *map(Text, others)])
 
 
-def _watch(path: Path) -> NoReturn:
-    console = Console(highlight=False, soft_wrap=True)
+def _watch(path: Path, board: _Board) -> NoReturn:
+    console = terminal()
     while True:
         try:
-            words = _board(orjson.loads(run_now(ask(path, "GET", "/status"))))
+            words = board.words(orjson.loads(run_now(ask(path, "GET", "/status"))))
         except NobodyAnswers as problem:  # it may be on its way up again
             words = Text(str(problem), style=_STYLES["error"])
+        clock = Text(f"{utc_now().astimezone():%H:%M:%S}", style="dim")
         console.clear()  # of a terminal; does nothing to a file
-        console.print(Text(f"{utc_now().astimezone():%H:%M:%S}", style="dim"), words, sep="\n")
+        console.print(fitting(Text("\n").join([clock, words]), console) if console.is_terminal else words)
         sleep(WATCH_SECONDS)
+
+
+def fitting(words: Text, console: Console) -> Text:
+    """Return as many lines of *words* as the terminal shows, so that their top stays; no word is cut in two."""
+    lines = words.wrap(console, console.width)
+    room = max(2, console.height - 1)
+    if len(lines) > room:
+        more = len(lines) - room + 1
+        lines = Lines(
+            [*lines[: room - 1], Text(f"… and {plural(more, 'line')} more: account-bridge status", style="dim")]
+        )
+    return Text("\n").join(lines)
 
 
 @click.command()
@@ -186,7 +237,7 @@ def parked_group(context: click.Context, config: Path | None, *, as_json: bool) 
     if as_json:
         print_json(found)
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal()
     for event in found:
         console.print(_line(event))
     console.print(

@@ -10,13 +10,14 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import click
 
 from bridge import __version__
-from bridge.cli import accounts, config, control, replay, run, schema, simulate, store, support_bundle, tail
-from bridge.cli.common import FAILED, MISUSED
+from bridge.cli import accounts, config, control, leave, replay, run, schema, simulate, store, support_bundle, tail
+from bridge.cli.common import CONFIG_FILE, CONFIG_HELP, FAILED, MISUSED, stand_for
 from bridge.errors import BadConfig, BridgeError
 from bridge.security.secret import scrub
 
@@ -34,8 +35,12 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="account-bridge")
-def commands() -> None:
+@click.option("--config", type=CONFIG_FILE, help=f"{CONFIG_HELP} Behind a command it counts as well, and more.")
+@click.pass_context
+def commands(context: click.Context, config: Path | None) -> None:
     """Publish every account change of innovaphone PBXs to RabbitMQ, each change once."""
+    if config is not None:
+        stand_for(context, config)
 
 
 for command in (
@@ -43,6 +48,7 @@ for command in (
     *control.COMMANDS,
     *accounts.COMMANDS,
     *store.COMMANDS,
+    *leave.COMMANDS,
     *support_bundle.COMMANDS,
     *config.COMMANDS,
     *replay.COMMANDS,
@@ -55,6 +61,7 @@ for command in (
 
 def main() -> None:
     """Run the command line; what goes wrong ends with a sentence and an exit code, not with a traceback."""
+    _print_what_the_terminal_can_show()
     try:
         _look_at(sys.argv)
         commands(standalone_mode=False)
@@ -80,6 +87,13 @@ def main() -> None:
     except Exception:  # noqa: BLE001 - the last line of defence: a mistake of ours, told in full and without secrets
         click.echo(scrub(traceback.format_exc()), err=True)
         _end("this is a mistake in the program; please report the lines above. Nothing durable is damaged", FAILED)
+
+
+def _print_what_the_terminal_can_show() -> None:
+    """Have what a terminal of another encoding cannot show come as a question mark, and not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _look_at(arguments: Sequence[str]) -> None:

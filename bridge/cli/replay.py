@@ -14,11 +14,22 @@ from bridge.broker.admin import private_exchange
 from bridge.broker.connection import Topology, connect
 from bridge.broker.publisher import ExchangePublisher
 from bridge.cli.accounts import meant
-from bridge.cli.common import FAILED, QUEUE, config_option, print_json, read_settings, run_now, time_option
+from bridge.cli.common import (
+    FAILED,
+    QUEUE,
+    config_option,
+    followed_in,
+    not_followed,
+    print_json,
+    read_settings,
+    run_now,
+    time_option,
+)
 from bridge.clock import utc_now
 from bridge.config.settings import Settings
 from bridge.errors import BadConfig, BridgeError
 from bridge.events.cloudevents import APP_ID
+from bridge.model import SourceName
 from bridge.ops.replay import Sender, Snapshot, as_row, is_replayable, sending
 from bridge.ops.trace import unfinished
 from bridge.security.tls import client_context
@@ -83,10 +94,14 @@ def snapshot(config: Path | None, queue: str, source: str | None, *, as_json: bo
             names = [found.name for found in known]
             if source is not None and source not in names:
                 raise BridgeError(f"no PBX in this store is called {source!r}; there is {', '.join(names) or 'none'}")
+            followed = followed_in(settings, known)
+            if source is not None and source not in followed:
+                raise BridgeError(f"{not_followed(source)}. No snapshot of it is sent")
+            wanted = followed if source is None else frozenset({SourceName(source)})
             renewed = store.renewed
             async with _sender(settings, queue, "snapshot") as sender:
-                sent, again = await Snapshot(store, uuid4().hex, utc_now, source).send(sender)
-        untold = unfinished((found for found in known if source in {None, found.name}), renewed)
+                sent, again = await Snapshot(store, uuid4().hex, utc_now, wanted).send(sender)
+        untold = unfinished((found for found in known if found.name in wanted), renewed)
         return sent, again, untold if renewed is not None or not sent + again else ""
 
     count, again, untold = run_now(sent_all())

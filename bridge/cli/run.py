@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 from bridge import __version__, logs
-from bridge.cli.common import FAILED, config_option, print_json, read_settings, run_now, stop_signals
+from bridge.cli.common import FAILED, config_option, print_json, read_settings, run_now, stop_signals, terminal
 from bridge.cli.hard_end import HardEnd
 from bridge.cli.shadow import play_shadow
 from bridge.cli.tail import shower
@@ -48,7 +47,7 @@ def run(config: Path | None, *, shadow: bool, once: bool, as_json: bool) -> None
     if as_json:
         print_json(asdict(summary), indent=False)
     else:
-        console = Console(highlight=False, soft_wrap=True)
+        console = terminal()
         for sentence in summary.sentences():
             console.print(Text(clean(sentence)))
     if summary.problems:
@@ -84,7 +83,7 @@ def check(config: Path | None, *, as_json: bool) -> None:
     On a stopped bridge it opens the store as run does: it brings the tables up to date, and may begin a new lineage.
     """
     settings = read_settings(config, level="error")
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal()
 
     async def examined() -> list[Finding]:
         found = []

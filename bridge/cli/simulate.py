@@ -16,6 +16,7 @@ from bridge.cli.common import (
     PORT,
     Number,
     checked,
+    config_option,
     read_settings,
     run_now,
     stop_signals,
@@ -40,12 +41,24 @@ MAX_ACCOUNTS: Final = 1_000_000
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, type=checked(read_host))
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, type=checked(read_host), help="The address to listen on."
+)
 @click.option("--port", default=8088, type=PORT, show_default=True, help="0 takes any free one.")
-@click.option("--accounts", default=100, show_default=True, type=click.IntRange(0, MAX_ACCOUNTS))
+@click.option(
+    "--accounts", default=100, show_default=True, type=click.IntRange(0, MAX_ACCOUNTS), help="How many it has at first."
+)
 @click.option("--seed", default=1, show_default=True, help="The same seed makes the same accounts and changes.")
-@click.option("--changes-per-second", default=0.0, show_default=True, type=Number(0, 1000))
-@click.option("--round-trip-ms", default=0.0, show_default=True, type=Number(0, 60_000))
+@click.option(
+    "--changes-per-second",
+    default=0.0,
+    show_default=True,
+    type=Number(0, 1000),
+    help="How often one of them changes by itself.",
+)
+@click.option(
+    "--round-trip-ms", default=0.0, show_default=True, type=Number(0, 60_000), help="How long an answer takes at least."
+)
 @click.option("--app", default="demo", show_default=True, help="Name of the App object.")
 @click.option(
     "--password",
@@ -53,8 +66,13 @@ MAX_ACCOUNTS: Final = 1_000_000
     "worth something use --password-file.",
 )
 @click.option("--password-file", type=click.Path(dir_okay=False, path_type=Path), help="A file with its password.")
-@click.option("--mode", "modes", multiple=True, help="How it behaves where the vendor says nothing, e.g. idle-silent.")
-@click.option("--scenario", help="A ready scenario or a TOML file with one.")
+@click.option(
+    "--mode",
+    "modes",
+    multiple=True,
+    help="How it behaves where the vendor says nothing, e.g. idle-silent; --list names all.",
+)
+@click.option("--scenario", help="A ready scenario (--list names them) or a TOML file with one.")
 @click.option(
     "--call",
     "url",
@@ -62,6 +80,7 @@ MAX_ACCOUNTS: Final = 1_000_000
     help="Dial a bridge at this URL (ws or wss), as PBXs with the Websocket check mark do.",
 )
 @click.option("--ca-file", type=click.Path(dir_okay=False, path_type=Path), help="With --call: who signed the bridge.")
+@click.option("--list", "is_list", is_flag=True, help="Print the modes and the ready scenarios, and end.")
 def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed by name
     host: str,
     port: int,
@@ -76,8 +95,13 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are pa
     scenario: str | None,
     url: str | None,
     ca_file: Path | None,
+    *,
+    is_list: bool,
 ) -> None:
     """Be a pretend PBX, until stopped."""
+    if is_list:
+        click.echo(_listed())
+        return
     logs.configure("info")
     secret = Secret(file=password_file).reveal() if password_file else password or "demo"
     try:
@@ -137,25 +161,46 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are pa
         raise BadConfig(f"cannot listen on {host}:{port}: {problem.strerror}") from problem
 
 
+def _listed() -> str:
+    told = ["Modes, by what they are about; the first of each is the default:"]
+    told += [f"  {about}\n    {' '.join(words)}" for about, words in Modes.offered().items()]
+    told += ["", "Scenarios:", *(f"  {name:<20}{load(name).about}" for name in names())]
+    return "\n".join(told)
+
+
 def _tell(sentence: str) -> None:
     click.echo(scrub(sentence), err=True)
 
 
 @click.command()
-@click.option("--accounts", default=50, show_default=True, type=click.IntRange(0, MAX_ACCOUNTS))
+@config_option
+@click.option(
+    "--accounts",
+    default=50,
+    show_default=True,
+    type=click.IntRange(0, MAX_ACCOUNTS),
+    help="How many there are at first.",
+)
 @click.option(
     "--changes", default=20, show_default=True, type=click.IntRange(0, MAX_ACCOUNTS), help="Only with --once."
 )
-@click.option("--changes-per-second", default=1.0, show_default=True, type=Number(0, 1000))
+@click.option(
+    "--changes-per-second",
+    default=1.0,
+    show_default=True,
+    type=Number(0, 1000),
+    help="How often one of them changes.",
+)
 @click.option("--once", is_flag=True, help="End when all accounts and changes were delivered.")
-@click.option("--seed", default=1, show_default=True)
+@click.option("--seed", default=1, show_default=True, help="The same seed makes the same accounts and changes.")
 @click.option(
     "--amqp-url",
     type=BROKER,
     help=f"A broker; by default BRIDGE_RABBITMQ_URL, and without either the terminal. {IN_PROCESS_LIST}",
 )
 @click.option("--json", "as_json", is_flag=True, help="One event per line on stdout, and the summary as the last line.")
-def demo(  # noqa: PLR0913 - the options of a command
+def demo(  # noqa: PLR0913, PLR0917 - the options of a command
+    config: Path | None,
     accounts: int,
     changes: int,
     changes_per_second: float,
@@ -166,7 +211,7 @@ def demo(  # noqa: PLR0913 - the options of a command
     as_json: bool,
 ) -> None:
     """See it work: a pretend PBX, the bridge and a subscriber, all in this process."""
-    settings = read_settings(None, require=False, level="warning")
+    settings = read_settings(config, require=False, level="warning")
     urls = split_urls(amqp_url) if amqp_url else settings.rabbitmq.urls
     plan = Plan(accounts, changes, changes_per_second, is_once=once, seed=seed, amqp_urls=urls)
     if not as_json:

@@ -69,8 +69,8 @@ def restore(config: Path | None, file: Path, *, as_json: bool) -> None:
 @click.argument("guid")
 @click.option("--discard-unsent", is_flag=True, help="Also events not sent yet, which then never are; bridge stopped.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@click.confirmation_option(prompt="This cannot be undone. Forget what is known of the person behind this account?")
-def forget_command(config: Path | None, guid: str, *, discard_unsent: bool, as_json: bool) -> None:
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def forget_command(config: Path | None, guid: str, *, discard_unsent: bool, as_json: bool, yes: bool) -> None:
     """Take the personal data of an account out of the store.
 
     For accounts that are gone from the PBX; of one that is still there only the events of the past are cleared.
@@ -80,6 +80,8 @@ def forget_command(config: Path | None, guid: str, *, discard_unsent: bool, as_j
     with StoreReader(path) as store:
         if not store.knows(account_key(AccountGuid(guid))):
             raise BridgeError(_no_account(store, guid))
+    if not yes:  # asked once it is known that there is somebody to forget
+        click.confirm("This cannot be undone. Forget what is known of the person behind this account?", abort=True)
 
     way_out = "Wait until that is done, or stop the bridge and add --discard-unsent"
 

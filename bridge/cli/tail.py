@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final, cast
 
 import click
-from rich.console import Console
 
 from bridge import logs
 from bridge.cli.common import (
@@ -24,6 +23,7 @@ from bridge.cli.common import (
     run_now,
     safe_json,
     stop_signals,
+    terminal,
 )
 from bridge.consumer.subscriber import ACCOUNT_KEYS, Delivery, Start, subscribe
 from bridge.errors import BadConfig, BridgeError
@@ -50,6 +50,12 @@ log = logs.get_logger(__name__)
 )
 @click.option("--from", "start", help="Read the log instead: 'first', or a time like 2026-11-23T20:00.")
 @click.option(
+    "--place",
+    "place_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep in this FILE how far the log was shown, and go on there the next time; --from is for the first time.",
+)
+@click.option(
     "--key", "keys", multiple=True, type=KEY, default=ACCOUNT_KEYS, show_default=True, help="Which routing keys."
 )
 @click.option("--source", help="Only of this PBX.")
@@ -63,6 +69,7 @@ def tail(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed
     exchange: str | None,
     queue: str | None,
     start: str | None,
+    place_file: Path | None,
     keys: tuple[str, ...],
     source: str | None,
     change: str | None,
@@ -80,7 +87,10 @@ def tail(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed
         )
     if start is not None and queue is None and not (settings.rabbitmq.log_stream or exchange or amqp_url):
         raise BadConfig("--from reads the log, and there is none: rabbitmq.log_stream is false")
+    if place_file is not None and (start is None or queue is not None or settings.rabbitmq.log_partitions > 1):
+        raise click.UsageError("--place goes with --from, and with a log in one part")
     begin = start if start in {None, "first", "last", "next"} else _time(start or "")
+    place = LogPlace(cast("Start | None", begin), place_file, has_parts=settings.rabbitmq.log_partitions > 1)
     subscribed = partial(
         subscribe,
         urls,
@@ -88,7 +98,6 @@ def tail(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed
         queue=queue,
         keys=keys,
         partitions=settings.rabbitmq.log_partitions,
-        start=cast("Start | None", begin),
         ssl_context=client_context(settings.rabbitmq.trust),
     )
     show = shower(as_json=as_json)
@@ -103,7 +112,45 @@ def tail(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed
         if is_wanted:
             show(event, body)
 
-    run_now(_tail(subscribed, show_wanted))
+    run_now(_tail(lambda: subscribed(start=place.start), show_wanted, place))
+
+
+class LogPlace:
+    """How far the log was shown: in *file*, if one is given, and otherwise for as long as this command runs.
+
+    A log that *has_parts* is shown from its start again, since each has offsets of its own.
+
+    Raises:
+        BridgeError: the file cannot be used.
+
+    """
+
+    def __init__(self, start: "Start | None", file: Path | None = None, *, has_parts: bool = False) -> None:
+        self._file = file
+        self._has_parts = has_parts
+        self.start = start
+        """Where in the log to begin."""
+        if file is not None and file.exists():
+            try:
+                self.start = int(file.read_text("ascii")) + 1
+            except (OSError, ValueError) as problem:
+                raise BridgeError(f"{file} has no place in the log: {problem}. Remove it to begin anew") from problem
+
+    def __repr__(self) -> str:
+        return f"<LogPlace {self.start}>"
+
+    def passed(self, offset: int | None) -> None:
+        """Take note that the entry with this *offset* was shown; what comes from a queue has none."""
+        if offset is None or self.start is None or self._has_parts:
+            return
+        self.start = offset + 1
+        if self._file is not None:
+            new = self._file.with_name(f"{self._file.name}.new")
+            try:
+                new.write_text(f"{offset}\n", "ascii")
+                new.replace(self._file)
+            except OSError as problem:
+                raise BridgeError(f"{self._file} cannot be written: {problem.strerror}") from problem
 
 
 def _time(text: str) -> datetime:
@@ -119,6 +166,7 @@ def _time(text: str) -> datetime:
 async def _tail(
     subscribed: Callable[[], contextlib.AbstractAsyncContextManager[AsyncIterator[Delivery]]],
     show: Callable[[AccountChanged, bytes], None],
+    place: "LogPlace",
 ) -> None:
     patience = Backoff(misconfigured_seconds=3)
 
@@ -127,6 +175,7 @@ async def _tail(
             async for delivery in deliveries:
                 patience.progress()
                 show(delivery.event, delivery.body)
+                place.passed(delivery.offset)
                 await delivery.ack()
 
     def say(problem: BridgeError, pause_seconds: float) -> None:
@@ -147,7 +196,7 @@ def shower(*, as_json: bool, accounts: int = 0) -> Callable[[AccountChanged, byt
     """Return what shows an event; of a long first walk only the beginning and the progress are shown."""
     if as_json:
         return lambda _event, body: click.echo(safe_json(body))
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal()
 
     def show(event: AccountChanged, _body: bytes) -> None:
         number = event.sequence

@@ -62,6 +62,12 @@ class Received:
         """True where RabbitMQ, or the bridge, may have delivered it before."""
         return bool(self._message.redelivered or self._message.headers.get(DOUBT_HEADER))
 
+    @property
+    def offset(self) -> int | None:
+        """Where in the log it is; ``None`` for what comes from a queue."""
+        offset = self._message.headers.get("x-stream-offset")
+        return offset if isinstance(offset, int) else None
+
     async def ack(self) -> None:
         """Say that it is dealt with. Where the connection is gone that is logged, and it will come again."""
         await settle(self._message, "ack")

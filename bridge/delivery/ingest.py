@@ -7,7 +7,7 @@ from datetime import datetime
 from bridge.delivery.sink import Store, Transaction
 from bridge.errors import CursorMoved
 from bridge.events import cloudevents
-from bridge.events.diff import Diff, compare, compare_missing, compare_repair
+from bridge.events.diff import Diff, compare, compare_missing, compare_renamed, compare_repair, compare_retired
 from bridge.events.normalize import Rules, account_key
 from bridge.model import (
     AccountChange,
@@ -88,6 +88,16 @@ class Posting:
     def delete(self, key: str, known: Mirrored) -> None:
         """Post the deletion of an account that proven full walks did not find."""
         self._post(key, known, compare_missing(known, source=self._source))
+
+    def retire(self, accounts: Mapping[str, Mirrored]) -> None:
+        """Post the deletion of present accounts, by key, since their PBX is followed no more under this name."""
+        for key, known in accounts.items():
+            self._post(key, known, compare_retired(known, source=self._source))
+
+    def tell_anew(self, accounts: Mapping[str, Mirrored]) -> None:
+        """Post present accounts, by key, as they are known, for the first time under this name."""
+        for key, known in accounts.items():
+            self._post(key, known, compare_renamed(known, source=self._source))
 
     def see(self, keys: Sequence[str]) -> None:
         """Record accounts that a full walk found just as they are known."""

@@ -89,8 +89,11 @@ def caught_up(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
 
 def observe(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
     store: Store, source: SourceName, rows: list[Row], walk: WalkRecord, *, rules: Rules, now: datetime
-) -> None:
-    """Compare what a walk saw with the mirror; equal accounts are marked as seen, others become suspects."""
+) -> Ingested:
+    """Compare what a walk saw with the mirror; equal accounts are marked as seen, others become suspects.
+
+    An equal account of which other things are told now, since the rules are new, is told so at once.
+    """
     with store.transaction() as transaction:
         posting = Posting(transaction, source, rules)
         mirror = posting.known([account_key(row.account_guid) for row in rows])
@@ -108,9 +111,11 @@ def observe(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
                 continue
             if is_as_known:
                 posting.see([key])
+                if rules.is_new:
+                    posting.repair(row)
             else:
                 walk.suspects[key] = row
-        posting.finish(now)
+        return posting.finish(now)
 
 
 def delete_missing(  # noqa: PLR0913 - what a decision about deletions has to weigh
@@ -150,7 +155,7 @@ def delete_missing(  # noqa: PLR0913 - what a decision about deletions has to we
             completes_lineage=not place.is_complete,
         )
         transaction.certify(certificate)
-        transaction.add_events(source, [_told(certificate, place.lineage)])
+        transaction.add_events(source, [certificate_event(certificate, place.lineage)])
     return certificate, deleted
 
 
@@ -169,7 +174,8 @@ def _delete_absent(
             return deleted
 
 
-def _told(certificate: Certificate, lineage: str) -> NewEvent:
+def certificate_event(certificate: Certificate, lineage: str) -> NewEvent:
+    """Return the event that tells *certificate*."""
     identity = cloudevents.certificate_id(certificate, lineage)
     return NewEvent(
         certificate.sequence,

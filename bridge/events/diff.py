@@ -1,7 +1,7 @@
 """Before and after of an account, made into changes: what is new in a row, what to remember, and what to tell."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from bridge.events.normalize import Projection, Rules, digest, read_account
 from bridge.model import AccountChange, ChangeKind, Mirrored, Published, Reason, Row, SourceName
@@ -47,6 +47,16 @@ def compare_missing(known: Mirrored, *, source: SourceName) -> Diff:
     return _changed(known._replace(is_deleted=True), ChangeKind.DELETED, source, Reason.MISSING)
 
 
+def compare_retired(known: Mirrored, *, source: SourceName) -> Diff:
+    """Judge an account of a PBX that is followed no more under this name: the first and last of its lineage."""
+    return _changed(known._replace(is_deleted=True, revision=0), ChangeKind.DELETED, source)
+
+
+def compare_renamed(known: Mirrored, *, source: SourceName) -> Diff:
+    """Judge an account of a PBX that goes on as *source*: there it is told for the first time."""
+    return _changed(known._replace(revision=0), ChangeKind.INITIAL, source)
+
+
 def _appeared(row: Row, after: Mirrored, source: SourceName, *, is_initial: bool) -> Diff:
     # A row that tells nothing but a guid may be a deletion as well: no reason to believe in an account.
     if row.is_deleted or (row.h323 is None and row.info is None):
@@ -60,14 +70,25 @@ def _compare_accounts(
     before: Mirrored, after: Mirrored, source: SourceName, rules: Rules, *, is_repetition: bool = False
 ) -> Diff:
     has_same_numbers = after.cursor == before.cursor
-    if has_same_numbers and after.digest == before.digest:
-        return Diff(before)
+    is_told_otherwise = rules.is_new and _told(before) != _told(after)
+    if after.digest == before.digest:
+        if (
+            is_told_otherwise
+        ):  # by our doing: no field of the account differs, and nothing that is kept back is told again
+            return _changed(after, ChangeKind.UPDATED, source)
+        if has_same_numbers:
+            return Diff(before)
     changed = _difference(before.account, after.account, rules.projection)
     is_repetition |= has_same_numbers or after.cursor.guid != before.cursor.guid
-    if not changed and (is_repetition or rules.skip_unchanged):
+    if not changed and (is_repetition or rules.skip_unchanged) and not is_told_otherwise:
         return Diff(after)
     previous = {name: before.account.get(name) for name in changed}
     return _changed(after, ChangeKind.UPDATED, source, changed=changed, previous=previous)
+
+
+def _told(known: Mirrored) -> Mapping[str, Any]:
+    """Return what is told of an account, its guid aside, of which another spelling is the same guid."""
+    return {name: value for name, value in known.account.items() if name != "guid"}
 
 
 def _after(row: Row, before: Mirrored | None, rules: Rules) -> Mirrored:

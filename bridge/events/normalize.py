@@ -82,6 +82,14 @@ class Rules:
     projection: Projection = Projection()
     skip_unchanged: bool = False
     """Do not publish a change in which no published field differs."""
+    is_new: bool = False
+    """True while not all that is known was told by these rules: what is told otherwise by them is a change."""
+
+    @property
+    def publishes(self) -> str:
+        """Which fields leave, and how; the same text for the same content."""
+        fields, masked = sorted(self.projection.fields), sorted(self.projection.masked)
+        return f"{' '.join(fields)} | {' '.join(masked)}"
 
 
 def clean_guid(account_guid: str) -> AccountGuid:

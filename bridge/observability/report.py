@@ -1,13 +1,15 @@
 """The board in words, for people, and in JSON, for machines."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import datetime
 from typing import Any, Final
 
 import orjson
 
 from bridge.events.wording import clean, shown
+from bridge.model import Left
+from bridge.observability.boxes import NAMED, Problem, boxes, listed, told_one_by_one
 from bridge.observability.status import (
     LEVELS,
     BridgeStatus,
@@ -32,6 +34,13 @@ INFO_UNREAD: Final = "info_unread"
 QUEUE_WAS_DELETED: Final = "queue_was_deleted"
 TOPOLOGY_DIFFERS: Final = "topology_differs"
 
+_LEVEL_WORDS: Final = {
+    Level.OK: "well",
+    Level.WARN: "with a warning",
+    Level.PAUSED: "paused",
+    Level.ERROR: "in need of attention",
+}
+
 _NOT_TOLD: Final = {"steady", "pace", "expected", "scrub", "locked"}
 """Members of the board that are no news to anybody."""
 
@@ -52,20 +61,6 @@ _NOT_OF_A_PART: Final = {
     "pbx_unlike_before",
 }
 """Causes of which the sentence about an end of the bridge does not tell."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that somebody should know."""
-
-    where: str
-    """``bridge``, ``outbox``, ``broker``, or the name of a PBX."""
-    cause: str
-    """One word for machines: the same as in metrics."""
-    level: Level
-    since: datetime | None
-    words: str
-    """What is wrong and what to do."""
 
 
 def problems(board: BridgeStatus, now: datetime) -> list[Problem]:
@@ -201,41 +196,91 @@ def headline(board: BridgeStatus, now: datetime) -> list[Sentence]:
 
 
 def _in_short(board: BridgeStatus, now: datetime) -> str:
+    """Return what matters first: what keeps changes from flowing, and then what is sent."""
+    hindrances = list(_hindrances(board, now))
+    return "; ".join([*hindrances, _sent(board, is_all=not hindrances)]) + "."
+
+
+def _hindrances(board: BridgeStatus, now: datetime) -> Iterator[str]:
+    """Yield what keeps changes from flowing: first what concerns all of them."""
+    if board.stuck():
+        yield "A part of the bridge is stuck"
+    if not board.broker.is_usable and board.broker.level is not Level.OK:
+        yield "The broker takes nothing at the moment"
+    if board.full:
+        yield "No PBX is read until there is room in the outbox"
+    unread = [name for name, part in board.sources.items() if not part.is_usable and not part.is_paused]
+    if unread and not board.full and board.level(now) is not Level.OK:
+        yield f"{_so_many(unread, board)} {'is' if len(unread) == 1 else 'are'} not read"
+    if paused := [name for name, part in board.sources.items() if part.is_paused]:
+        yield f"{_so_many(paused, board)} {'is' if len(paused) == 1 else 'are'} paused"
+
+
+def _so_many(names: list[str], board: BridgeStatus) -> str:
+    return listed(names) if len(names) <= NAMED else f"{len(names)} of {len(board.sources)} PBXs"
+
+
+def _sent(board: BridgeStatus, *, is_all: bool) -> str:
     waiting = board.unsent + board.held
     unwritten = 0 if board.log is None else board.log.unsent + board.log.held
+    everything = "Everything" if is_all else "everything heard is"
     if board.held and not board.unsent:
-        return f"All but {plural(board.held, 'event')} sent, which {'is' if board.held == 1 else 'are'} held back."
-    unread = [name for name, part in board.sources.items() if not part.is_usable and not part.is_paused]
+        return (
+            f"{'All' if is_all else 'all'} but {plural(board.held, 'event')} sent, "
+            f"which {'is' if board.held == 1 else 'are'} held back"
+        )
     if waiting:
-        if not board.broker.is_usable:
-            return f"{_waiting(waiting)} for the broker."
-        return f"{_waiting(waiting)} to be sent."
+        return f"{_waiting(waiting)} to be sent"
     if unwritten:
-        return f"Everything sent, but {_waiting(unwritten)} to be written to the log."
-    if unread and board.level(now) is not Level.OK:
-        return f"Everything heard is sent, but {_names(unread)} {'is' if len(unread) == 1 else 'are'} not read."
-    return "Everything sent."
-
-
-def _names(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        return f"{everything} sent, but {_waiting(unwritten)} to be written to the log"
+    return f"{everything} sent"
 
 
 def sentences(board: BridgeStatus, now: datetime) -> list[str]:
     """Return what a person wants to know first."""
     told = [in_local_words(sentence) for sentence in headline(board, now)]
     told += [ended(problem.words) for problem in problems(board, now) if problem.cause in _NOT_OF_A_PART]
-    told += [f"{name}: {_held_back(part, now)}" for name, part in board.sources.items() if part.held_back]
-    told += [
-        f"{name}: {ended(why)}" for name, part in board.sources.items() for why in dict.fromkeys(part.fenced.values())
-    ]
-    told += [f"{name}: {_sentence(part, now)} {completeness(part, now)}" for name, part in board.sources.items()]
-    if board.listener is not None:
-        told.append(board.listener.sentence())
+    told += [ended(box.words) for box in boxes(problems(board, now), board.sources) if len(box.names) > 1]
     told.append(f"Broker: {_sentence(board.broker, now)}")
     if board.log is not None:
         told.append(f"Log: {_sentence(board.log, now)}")
+    told += _sources_in_words(board, now)
+    told += [left_words(name, left) for name, left in board.left.items() if name not in board.sources]
+    if board.listener is not None:
+        told.append(board.listener.sentence())
     return told
+
+
+def _sources_in_words(board: BridgeStatus, now: datetime) -> Iterator[str]:
+    """Yield a sentence for each PBX, the worst first; of many PBXs those that are well are only counted."""
+    shown, counted = told_one_by_one({name: board.assess(part, now) for name, part in board.sources.items()})
+    for name in shown:
+        part = board.sources[name]
+        if part.held_back:
+            yield f"{name}: {_held_back(part, now)}"
+        for why in dict.fromkeys(part.fenced.values()):
+            yield f"{name}: {ended(why)}"
+        yield source_in_words(name, part, now)
+    if counted:
+        told = ", ".join(f"{count} {_LEVEL_WORDS[level]}" for level, count in counted.items())
+        yield f"{'Also' if shown else 'PBXs'}: {told}. account-bridge status --all lists them."
+
+
+def source_in_words(name: str, part: SourceStatus, now: datetime) -> str:
+    """Return what a person wants to know of a PBX."""
+    return f"{name}: {_sentence(part, now)} {completeness(part, now)}"
+
+
+def left_words(name: str, left: Left) -> str:
+    """Return what is to be said of a PBX that is in the store and not followed."""
+    if left.is_retired:
+        return f"{name}: retired, and gone as soon as everything of it is sent."
+    waiting = ", and events of it are still to be sent" if left.is_waiting else ""
+    return (
+        f"{name}: not followed any more. The store still has {plural(left.accounts, 'account')} of it{waiting}; they "
+        f"count nowhere. If it is gone for good: account-bridge retire {name}; if it has another name now: "
+        f"account-bridge rename {name} NAME."
+    )
 
 
 def liveness(board: BridgeStatus) -> tuple[bool, str]:
@@ -253,14 +298,20 @@ def as_json(board: BridgeStatus, now: datetime) -> Mapping[str, Any]:
         "now": now,
         "headline": [[_as_member(part) for part in sentence] for sentence in headline(board, now)],
         "problems": problems(board, now),
+        "boxes": boxes(problems(board, now), board.sources),
         "sentences": sentences(board, now),
         **{name: value for name, value in _members(board).items() if name not in _NOT_TOLD},
+        "left": {
+            name: {**_members(left), "sentence": left_words(name, left)}
+            for name, left in board.left.items()
+            if name not in board.sources
+        },
         "ended": board.ended(),
         "oldest_unsent_seconds": _seconds(board.oldest_unsent_at, now),
         "broker": {**_members(board.broker), "ages": {"confirm": _seconds(board.broker.last_progress_at, now)}},
         "door": None if board.listener is None else _members(board.listener),
         "log": None if board.log is None else _members(board.log),
-        "sources": {name: _source(board, part, now) for name, part in board.sources.items()},
+        "sources": {name: _source(board, name, part, now) for name, part in board.sources.items()},
         "tasks": {
             name: {
                 "progress_age_seconds": round(task.age(board.steady()).total_seconds(), 3),
@@ -282,13 +333,14 @@ def without_people(told: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _source(board: BridgeStatus, part: SourceStatus, now: datetime) -> dict[str, Any]:
+def _source(board: BridgeStatus, name: str, part: SourceStatus, now: datetime) -> dict[str, Any]:
     return {
         **_members(part),
         "cursor": {name: orjson.Fragment(token) for name, token in _members(part.cursor).items() if token is not None},
         "level": board.assess(part, now),
         "is_walk_stalled": board.is_stalled(part, now),
         "completeness": completeness(part, now),
+        "sentence": source_in_words(name, part, now),
         "ages": {
             "answer": _seconds(part.last_progress_at, now),
             "change": _seconds(part.last_change_at, now),
@@ -324,7 +376,7 @@ def _waiting(count: int) -> str:
 
 def _failing(where: str, part: ComponentStatus) -> Problem:
     words = part.problem or f"{part.doing[:1].upper()}{part.doing[1:]}"
-    return Problem(where, part.cause or "not_connected", part.level, part.level_since or part.since, words)
+    return Problem(where, part.cause or "not_connected", part.level, part.level_since or part.since, _also(words, part))
 
 
 def _as_member(part: str | datetime) -> str | dict[str, datetime]:
@@ -343,7 +395,11 @@ def _sentence(part: ComponentStatus, now: datetime) -> str:
     words = f"{part.doing} for {age_words(now - part.since)}"
     if part.last_progress_at is not None:
         words += f", last answer {age_words(now - part.last_progress_at)} ago"
-    return f"{words}. {ended(part.problem)}" if part.problem else f"{words}."
+    return f"{words}. {ended(_also(part.problem, part))}" if part.problem else f"{words}."
+
+
+def _also(words: str, part: ComponentStatus) -> str:
+    return f"{ended(words)} Meanwhile: {part.passing}" if part.passing else words
 
 
 def _held_back(part: SourceStatus, now: datetime) -> str:
@@ -358,7 +414,7 @@ def completeness(part: SourceStatus, now: datetime) -> str:
     else:
         found = f"{_found(part, now)}, " if part.accounts is not None else ""
         words = f"{found}verified {_moment(part.verified_at, now)}. Deletions {part.deletions}."
-    return f"{words} {ended(part.warning)}" if part.warning else words
+    return " ".join([words, *(ended(more) for more in (part.warning, part.retelling) if more)])
 
 
 def _found(part: SourceStatus, now: datetime) -> str:

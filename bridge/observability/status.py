@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Protocol
 
-from bridge.model import Certificate, Cursor, InboundPbx
+from bridge.model import Certificate, Cursor, InboundPbx, Left, SourceName
 
 MAX_UNSENT_AGE: Final = timedelta(minutes=5)
 """An event that waits longer than this makes the bridge not ready, unless configured otherwise."""
@@ -68,6 +68,8 @@ class ComponentStatus:
     """What is wrong and what to do, in a sentence; empty where nothing is."""
     cause: str = ""
     """The same as one word for machines: the name of the error."""
+    passing: str = ""
+    """What else is wrong at the moment, and may pass by itself, while the problem is one that does not."""
     file_trouble: str = ""
     """What is wrong with a file of this end, whose former content is used meanwhile."""
     needs_proof: bool = False
@@ -81,13 +83,20 @@ class ComponentStatus:
             self.since = now
         self.doing = doing
         if level is Level.OK and not self.needs_proof:
-            self.problem = self.cause = ""
+            self.problem = self.cause = self.passing = ""
         self._becomes(worst(level, self.level) if self.problem else level, now)
 
     def failed(self, problem: str, level: Level, now: datetime, *, cause: str = "", needs_proof: bool = False) -> None:
-        """Record that this end does not work at the moment. *needs_proof*: only ``proves`` will end that."""
+        """Record that this end does not work at the moment. *needs_proof*: only ``proves`` will end that.
+
+        What somebody has to mend stays in sight until this end works again, whatever may pass meanwhile.
+        """
+        if self.problem and self.level is Level.ERROR and level is not Level.ERROR:
+            self.passing = problem
+            self.set_doing("waiting to try again", level, now)
+            return
         self.needs_proof = needs_proof
-        self.problem = ""
+        self.problem = self.passing = ""
         self.set_doing("waiting to try again", level, now)
         self.problem, self.cause = problem, cause
 
@@ -181,6 +190,8 @@ class SourceStatus(ComponentStatus):
     """What somebody should look at although changes flow; stands until the next proven full walk."""
     is_paused: bool = False
     """An operator wants it not to be read: no fault, and no reason to be not ready."""
+    retelling: str = ""
+    """That other things are published of it than before, until a full walk has told the difference."""
     oddity: str = ""
     """What is unlike before about a PBX that dialled; stands until somebody says that it is right."""
     note: str = ""
@@ -357,6 +368,8 @@ class BridgeStatus:
     """``None`` where the exchange feeds the log, or there is none."""
     listener: ListenerStatus | None = None
     """Where PBXs may dial us; ``None`` where they may not."""
+    left: Mapping[SourceName, Left] = field(default_factory=dict)
+    """What the store has of PBXs that are not followed."""
     insecurities: Sequence[str] = ()
     """Sentences about what was configured to be insecure on purpose."""
     uncompared: str = ""

@@ -28,7 +28,8 @@ from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, RowRead
 from bridge.runtime.from_settings import build_topology
 from bridge.runtime.wiring import build_source, needs_streams
-from bridge.security.tls import Trust, presented_fingerprint
+from bridge.security.tls import Trust, fingerprint_of, presented_certificate
+from bridge.security.validity import valid_until
 from bridge.store.sqlite.reader import StoreReader
 from bridge.store.sqlite.store import SqliteStore
 
@@ -126,11 +127,14 @@ async def _shown_by(urls: Sequence[str], usual_port: int, trust: Trust) -> str:
     words = ""
     for url in urls:
         parts = urlsplit(url)
-        shown = await presented_fingerprint(parts.hostname or "", parts.port or usual_port, trust.server_name)
+        shown = await presented_certificate(parts.hostname or "", parts.port or usual_port, trust.server_name)
         if shown is not None:
+            until = valid_until(shown)
+            if until is not None and until < utc_now():
+                words += f". The certificate of {parts.hostname} expired on {until:%Y-%m-%d}: put a new one there"
             words += (
-                f". {parts.hostname} shows a certificate with the fingerprint {shown}; if that is the right one, which "
-                "only a look at the other end can tell, pin it as fingerprint"
+                f". {parts.hostname} shows a certificate with the fingerprint {fingerprint_of(shown)}; if that is the "
+                "right one, which only a look at the other end can tell, pin it as fingerprint"
             )
     return words
 

@@ -20,7 +20,8 @@ from aiohttp import web
 
 from bridge import logs
 from bridge.clock import utc_now
-from bridge.errors import BadConfig, BridgeError, NobodyAnswers
+from bridge.delivery.leaving import Retired
+from bridge.errors import BadConfig, BridgeError, Fatal, NobodyAnswers
 from bridge.model import AccountGuid, Forgotten, Parked, SourceName
 from bridge.observability.report import as_json, liveness
 from bridge.observability.status import BridgeStatus
@@ -56,6 +57,9 @@ class Steered(Protocol):
 
     async def parked(self) -> Sequence[Parked]:
         """Return the events that the broker refused for good."""
+
+    async def retire(self, name: SourceName, *, tells_deletions: bool) -> Retired:
+        """Let go of a PBX that is not followed; raises ``BridgeError`` with the reason why that cannot be."""
 
     async def retry(self, position: int) -> bool:
         """Send a parked event once more; False where there is none at *position*."""
@@ -158,9 +162,23 @@ def _routes(bridge: Steered) -> list[web.RouteDef]:
         web.post("/resync/{name}", resync),
         web.get("/logs", recent),
         web.post("/forget/{guid}", forget),
+        *_retiring(bridge),
         *_pausing(bridge),
         *_parking(bridge),
     ]
+
+
+def _retiring(bridge: Steered) -> list[web.RouteDef]:
+    async def retire(request: web.Request) -> web.Response:
+        name, tells = SourceName(request.match_info["name"]), request.query.get("deletions") == "tell"
+        try:
+            return _json(await bridge.retire(name, tells_deletions=tells))
+        except Fatal:
+            raise
+        except BridgeError as problem:
+            return _missing(str(problem))
+
+    return [web.post("/retire/{name}", retire)]
 
 
 def _pausing(bridge: Steered) -> list[web.RouteDef]:

@@ -5,6 +5,7 @@ leads to that one queue. Live events go on to arrive there meanwhile, in any ord
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -105,8 +106,8 @@ class Snapshot:
     run: str
     """Makes its events' ids its own."""
     clock: Callable[[], datetime]
-    source: str | None = None
-    """Only this one."""
+    sources: AbstractSet[SourceName] | None = None
+    """Only these; ``None``: all that the store has."""
 
     async def send(self, sender: Sender) -> tuple[int, int]:
         """Return how many accounts were sent, and how many of them once more because they changed meanwhile.
@@ -122,7 +123,7 @@ class Snapshot:
         count = again = 0
         page: list[KnownAccount] = []
         for known in self.store.accounts():
-            if not known.is_deleted and self.source in {None, known.source}:
+            if not known.is_deleted and self._is_wanted(known.source):
                 page.append(known)
             if len(page) == PAGE_ACCOUNTS:
                 await sender.send(self._told(page))
@@ -131,11 +132,14 @@ class Snapshot:
         count += len(page)
         for events in self.store.events(after=mark):  # until no more come
             changed = {(event.source, event.account_key) for event in events if event.account_key is not None}
-            told = [self.store.account(*each) for each in sorted(changed) if self.source in {None, each[0]}]
+            told = [self.store.account(*each) for each in sorted(changed) if self._is_wanted(each[0])]
             for start in range(0, len(told), PAGE_ACCOUNTS):
                 await sender.send(self._told(filter(None, told[start : start + PAGE_ACCOUNTS])))
             again += len(told)
         return count, again
+
+    def _is_wanted(self, source: SourceName) -> bool:
+        return self.sources is None or source in self.sources
 
     def _told(self, page: Iterable[KnownAccount]) -> Iterator[OutboxRow]:
         for known in page:

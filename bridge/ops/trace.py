@@ -4,6 +4,7 @@ Pure: what the store keeps and what the running bridge says come in, findings go
 """
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -100,10 +101,16 @@ class Trace:
 
 def is_meant(account: Published, who: str) -> bool:
     """Tell whether *who* is the extension, guid, user name, name or address of *account*."""
+    who = as_published(who)
     wanted = who.casefold()
     if account_key(AccountGuid(str(account.get("guid", "")))) == account_key(AccountGuid(who)):
         return True
     return any(wanted == word.casefold() for word in split_words(account))
+
+
+def as_published(text: str) -> str:
+    """Return what somebody typed, or copied from a file name, in the form in which it would be published (NFC)."""
+    return unicodedata.normalize("NFC", text)
 
 
 def split_words(account: Published) -> Iterator[str]:
@@ -120,6 +127,7 @@ def has_usn(known: KnownAccount, who: str) -> bool:
 
 def former(event: RecordedEvent, who: str) -> bool:
     """Tell whether *event* tells of an account that was asked for by *who* then."""
+    who = as_published(who)
     # Before anything is parsed: most bodies do not have the word in them. Escaped, as orjson writes it.
     if orjson.dumps(who)[1:-1].decode().casefold() not in event.body.decode().casefold():
         return False
@@ -166,6 +174,7 @@ def _its(names: Sequence[str]) -> str:
 
 def near(accounts: Iterable[KnownAccount], who: str) -> list[str]:
     """Return what somebody may have meant by *who*: words that contain it, then those that look alike."""
+    who = as_published(who)
     wanted = who.casefold()
     words: list[str] = []
     containing: list[str] = []

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from bridge.clock import utc_now
+from bridge.delivery.leaving import LeavingStore, Retired, retire
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import DeletionLimit
 from bridge.delivery.sink import Outbox, Publisher
@@ -93,7 +94,7 @@ class KnowsInbound(Protocol):
         """Return what is odd about a PBX, as a sentence."""
 
 
-class KeptStore(SourceStore, Comparable, Counted, Protocol):
+class KeptStore(LeavingStore, SourceStore, Comparable, Counted, Protocol):
     """What a running bridge needs of a store beside what following, publishing and counting need."""
 
     @property
@@ -210,6 +211,7 @@ class Bridge:
         tune()
         try:
             await self._tally.begin()
+            self.board.broker.last_progress_at = await self._offload(self._store.past.last_confirmed_at)
             await self._measure()
             for watched, limit in (("store", STORE_STUCK), ("prune", HOUSEKEEPING_STUCK)):
                 self.board.watch(watched, limit)
@@ -410,6 +412,25 @@ class Bridge:
         log.info("account.forgotten", accounts=done.accounts, events=done.events, unsent=done.unsent)
         return done
 
+    async def retire(self, name: SourceName, *, tells_deletions: bool) -> Retired:
+        """Let go of a PBX that is not followed, and return what became of it.
+
+        Raises:
+            BridgeError: there is none of that name, or it is followed.
+            StoreUnusable: the store cannot be written.
+
+        """
+        call = partial(retire, self._store, name, list(self.board.sources), tells_deletions=tells_deletions)
+        done = await self._offload(partial(call, now=utc_now()))
+        log.warning("source.retired", source=name, deletions_told=done.told, is_gone=done.is_gone)
+        await self._show_left()
+        self._released()
+        return done
+
+    async def _show_left(self) -> None:
+        """Show what the store has of PBXs that are not followed."""
+        self.board.left = await self._offload(self._store.leavers.left, frozenset(self.board.sources))
+
     async def retry(self, position: int) -> bool:
         """Send a parked event once more, and return whether there was one at *position*."""
         is_found = await self._offload(self._store.unpark, position)
@@ -444,6 +465,7 @@ class Bridge:
         while True:
             while await self._offload(self._store.prune, utc_now() - self._keep, PRUNE_ROWS) == PRUNE_ROWS:
                 continue
+            await self._show_left()
             self.board.beat("prune")
             await asyncio.sleep(PRUNE_SECONDS)
 

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from itertools import groupby
@@ -91,6 +91,7 @@ class Committer:
         on_committed: Callable[[Committed], None],
         schedule: WalkSchedule,
         on_keeping: Callable[[], None] = lambda: None,
+        on_retold: Callable[[], None] = lambda: None,
         ask_ahead: int = 256,
     ) -> None:
         self.cursor = Cursor()
@@ -106,6 +107,7 @@ class Committer:
         self._brake = brake
         self._on_told = on_committed
         self._on_keeping = on_keeping
+        self._on_retold = on_retold
         self._schedule = schedule
         self._ask_ahead = ask_ahead
         self._waiting: list[WalkEvent] = []
@@ -261,7 +263,9 @@ class Committer:
         rows = [heard.row for heard in group]
         if self._walk is not None:
             now = self._clock()
-            await self._run(partial(observe, self._store, self._name, rows, self._walk, rules=self._rules, now=now))
+            keep = self._keep if self._rules.is_new else self._run
+            done = await keep(partial(observe, self._store, self._name, rows, self._walk, rules=self._rules, now=now))
+            self._tell(done, now)
             self._walk_proceeds(len(rows))
         self._note_progress(rows)
 
@@ -344,6 +348,10 @@ class Committer:
             )
         )
         self.accepts_deletions = False
+        if self._rules.is_new:  # they were as long as this walk took, so everybody is told by them
+            await self._run(self._on_retold)
+            self._rules = replace(self._rules, is_new=False)
+            self._part.retelling = ""
         self._certify(certificate)
         self._note_changes(deleted)
         self._walk_is_over(is_proven=True, absent=certificate.absent - certificate.held)

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from traceback import format_exception
@@ -11,12 +12,13 @@ from typing import Any, Final, Protocol
 from bridge.clock import steady, utc_now
 from bridge.delivery.reconcile import DeletionLimit
 from bridge.delivery.sink import Offload, Store
-from bridge.errors import BridgeError, Fatal, OutboxFull, PbxReadingFailed
+from bridge.errors import BadEvent, BridgeError, Fatal, OutboxFull, PbxReadingFailed
+from bridge.events.cloudevents import decode
 from bridge.events.normalize import Rules
-from bridge.events.wording import held_words
+from bridge.events.wording import choose_name, headline, held_words
 from bridge.logs import get_logger
-from bridge.model import Certificate, Pause, SourceName, SourceState
-from bridge.observability.status import BridgeStatus, Level, SourceStatus
+from bridge.model import Certificate, LastHeard, Pause, SourceName, SourceState
+from bridge.observability.status import BridgeStatus, LastChange, Level, SourceStatus
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.source import Source
 from bridge.pbx.walk.schedule import Habits, WalkSchedule
@@ -44,8 +46,28 @@ class SourceSpec:
     """Without an answer, a failure or another attempt for so long, the reading task itself is stuck."""
 
 
+class Remembers(Protocol):
+    """What happened before this process began."""
+
+    def last_heard(self, source: SourceName) -> LastHeard:
+        """Return what was heard of *source* last, and when the broker confirmed something."""
+
+    def last_confirmed_at(self) -> datetime | None:
+        """Return when the broker confirmed something last."""
+
+    def published_otherwise(self, source: SourceName, publishes: str) -> bool:
+        """Tell whether not all that is known of *source* was told as *publishes* says."""
+
+    def note_published(self, source: SourceName, publishes: str) -> None:
+        """Record that all that is known of *source* was told as *publishes* says."""
+
+
 class SourceStore(Store, Protocol):
     """What following needs of a store beside what ingesting does: it remembers each PBX."""
+
+    @property
+    def past(self) -> Remembers:
+        """What happened before."""
 
     def place(self, source: SourceName) -> SourceState:
         """Return where *source* stands."""
@@ -268,11 +290,24 @@ async def restore_status(
     """Show what the store knows of the last proven walk of a PBX, and return whether that is paused, and the walk."""
     pause = (await offload(store.paused)).get(name)
     certificate = await offload(store.certificate, name)
+    recall(part, await offload(store.past.last_heard, name))
     if certificate is not None:
         part.certified(certificate)
         # Whatever became of the store, this PBX was compared with it since.
         part.warning = held_words(name, certificate.held)
     return pause, certificate
+
+
+def recall(part: SourceStatus, heard: LastHeard) -> None:
+    """Show what was *heard* of a PBX before this process began."""
+    if part.last_change_at is not None:
+        return
+    part.last_change_at, part.last_confirm_at = heard.at, part.last_confirm_at or heard.confirmed_at
+    if heard.at is not None and heard.body is not None:
+        with suppress(BadEvent):  # one of another version of the bridge; that there was a change is told all the same
+            event = decode(heard.body)
+            words = headline(event.kind, event.reason, event.changed)
+            part.last_change = LastChange(heard.at, choose_name(event.account), words)
 
 
 async def restore_worker(  # noqa: PLR0913 - its parts
@@ -298,11 +333,19 @@ async def restore_worker(  # noqa: PLR0913 - its parts
     part.second_look_at = schedule.second_look_at(utc_now().astimezone())
     place = await offload(store.place, name)
     part.cursor = place.cursor
+    judged = pbx.rules or rules
+    if await offload(store.past.published_otherwise, name, judged.publishes):
+        judged = replace(judged, is_new=True)
+        part.retelling = (
+            "What is published of it was changed in the configuration (publish): the next full walk tells the "
+            f"difference. To have that now: account-bridge resync {name}"
+        )
     board.watch(reading(name), pbx.max_silence)
     intake = Committer(
         name,
         store,
-        rules=pbx.rules or rules,
+        rules=judged,
+        on_retold=partial(store.past.note_published, name, judged.publishes),
         run=offload,
         clock=utc_now,
         part=part,

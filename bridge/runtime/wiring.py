@@ -167,7 +167,7 @@ async def build_page(settings: Settings, board: BridgeStatus) -> AsyncIterator[N
         yield
         return
     reader = RecentEvents(settings.store.path)
-    views = Views(reader.recent, exposition(board), documents(build_offer(settings)))
+    views = Views(reader.recent, reader.flow, exposition(board), documents(build_offer(settings)))
     token = status.secret_token
     try:
         async with serve(
@@ -363,7 +363,10 @@ def build_publisher(
     def does(doing: str) -> None:
         part.set_doing(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
         if doing.startswith("blocked"):
-            part.cause, part.problem = BLOCKED, _BLOCKED_WORDS
+            if part.level is Level.ERROR and part.problem:
+                part.passing = _BLOCKED_WORDS
+            else:
+                part.cause, part.problem = BLOCKED, _BLOCKED_WORDS
         log.info("broker.state", state=doing)
 
     def name_fence(source: SourceName) -> str:

@@ -167,7 +167,8 @@ def read_content(file: Path) -> str:
         with os.fdopen(descriptor, "rb") as opened:
             data = opened.read(MAX_SECRET_BYTES + 1) or b""
     except OSError as problem:
-        raise NotThere(f"cannot be read: {problem.strerror}") from None
+        who = f" by user {os.geteuid()}" if isinstance(problem, PermissionError) else ""
+        raise NotThere(f"cannot be read{who}: {problem.strerror}") from None
     if len(data) > MAX_SECRET_BYTES:
         raise ValueError(f"has more than {MAX_SECRET_BYTES} bytes; is it the right file?")
     try:

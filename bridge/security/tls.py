@@ -151,8 +151,8 @@ def peers_fingerprint(connection: ssl.SSLObject | None) -> bytes | None:
     return hashlib.sha256(certificate).digest() if certificate else None
 
 
-async def presented_fingerprint(host: str, port: int, server_name: str | None = None) -> str | None:
-    """Return the fingerprint of the certificate that is shown there, whoever signed it; ``None`` where none is."""
+async def presented_certificate(host: str, port: int, server_name: str | None = None) -> bytes | None:
+    """Return the certificate that is shown there, in DER, whoever signed it; ``None`` where none is."""
     context = client_context(Trust(is_blind=True))
     with suppress(OSError, TimeoutError):
         async with asyncio.timeout(DEADLINE_SECONDS):
@@ -161,8 +161,13 @@ async def presented_fingerprint(host: str, port: int, server_name: str | None = 
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
-            return None if certificate is None else as_text(hashlib.sha256(certificate).digest())
+            return None if certificate is None else bytes(certificate)
     return None
+
+
+def fingerprint_of(certificate: bytes) -> str:
+    """Return the fingerprint of *certificate*, as people write it."""
+    return as_text(hashlib.sha256(certificate).digest())
 
 
 def as_text(fingerprint: bytes) -> str:

@@ -5,7 +5,8 @@ Every value is a word of its own, so that a list of words is enough to say how a
 what the vendor's page suggests where it suggests anything, and otherwise what lets most be seen.
 """
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
@@ -325,6 +326,12 @@ class Modes:
     json: Json = Json.PLAIN
     frames: Frames = Frames.WHOLE
     second: Second = Second.ALLOWED
+
+    @classmethod
+    def offered(cls) -> Mapping[str, Sequence[str]]:
+        """Return the words that there are, the default first, by what they are about."""
+        kinds = [type(getattr(cls(), one.name)) for one in fields(cls)]
+        return {inspect.getdoc(kind) or kind.__name__: [str(word) for word in kind] for kind in kinds}
 
     @classmethod
     def parse(cls, words: Iterable[str]) -> "Modes":

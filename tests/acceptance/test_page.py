@@ -163,7 +163,7 @@ async def test_problems_stand_on_top_in_words(board: BridgeStatus) -> None:
     async with serve(board, host=LOCAL, port=0, views=views(*PEOPLE)) as port:
         for size, is_dark in (("desktop", False), ("phone", False), ("desktop", True)):
             async with look(f"http://{LOCAL}:{port}/", size, is_dark=is_dark) as seen:
-                await seen.says("1238 events wait for the broker.", "#lead")
+                await seen.says("branch is not read; 1238 events wait to be sent.", "#lead")
                 for words in (
                     "refused the login of app 'acct-bridge'",
                     "memory or disk alarm",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.compose import Made, services
+from tests.support.compose import TEXT, Made, services
 
 
 @pytest.mark.parametrize("name", sorted(services()))
@@ -28,6 +28,7 @@ def test_what_setup_writes_is_readable_by_whom_it_is_for_and_nobody_else(tmp_pat
     assert made.files == {
         "bridge/broker_url": (10001, 0o400),
         "bridge/status_token": (10001, 0o400),
+        "bridge/stream_url": (10001, 0o400),
         "broker/definitions.json": (0, 0o444),  # the broker's own volume
         "broker/operator_password": (0, 0o444),
         "scrape/token": (65534, 0o400),
@@ -37,6 +38,7 @@ def test_what_setup_writes_is_readable_by_whom_it_is_for_and_nobody_else(tmp_pat
     assert len(set(passwords.values())) == 3
     for user in ("bridge", "subscriber"):
         assert made.read(f"{user}/broker_url") == f"amqp://{user}:{passwords[user]}@rabbitmq:5672/"
+    assert made.read("bridge/stream_url") == f"rabbitmq-stream://bridge:{passwords['bridge']}@rabbitmq:5552/"
     assert made.read("scrape/token") == made.read("bridge/status_token")
     assert len(made.read("scrape/token")) >= 32
 
@@ -77,3 +79,23 @@ def test_the_subscriber_may_read_the_log_and_nothing_else(tmp_path: Path) -> Non
     made.run()
     assert made.rights("subscriber") == ("^$", "^$", r"^pbx\.accounts\.log")
     assert made.rights("bridge") == (r"^pbx\.accounts",) * 3
+
+
+def test_the_demo_cannot_leak_into_the_real_thing() -> None:
+    """A project has containers, volumes, a broker and a log of its own; ``tests/acceptance/compose`` runs it."""
+    assert "\nname: pbx-account-bridge${BRIDGE_PBX_URL:+-live}\n" in TEXT
+    assert "BRIDGE_PBX_NAME: ${BRIDGE_PBX_NAME:-${BRIDGE_PBX_URL:+hq}}" in services()["bridge"]
+
+
+def test_the_bridge_writes_the_log_itself() -> None:
+    assert "BRIDGE_RABBITMQ_STREAM_URL_FILE: /run/bridge/stream_url" in services()["bridge"]
+    assert "target: /etc/rabbitmq/enabled_plugins" in services()["rabbitmq"]
+    assert "[rabbitmq_management,rabbitmq_prometheus,rabbitmq_stream]." in TEXT
+
+
+@pytest.mark.parametrize("ignoring", [".gitignore", ".dockerignore"])
+def test_nobody_commits_or_ships_a_secret_by_mistake(ignoring: str) -> None:
+    lines = {
+        line.removeprefix("**/").rstrip("/") for line in (Path(__file__).parents[2] / ignoring).read_text().splitlines()
+    }
+    assert {".env", ".secrets"} <= lines

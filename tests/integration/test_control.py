@@ -13,6 +13,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from bridge.clock import steady
+from bridge.delivery.leaving import Retired
 from bridge.errors import BadConfig, BridgeError, NobodyAnswers
 from bridge.model import AccountGuid, Forgotten, InboundPbx, Parked, SourceName
 from bridge.observability.status import BridgeStatus, ComponentStatus, LastChange, Level, ListenerStatus, SourceStatus
@@ -55,6 +56,12 @@ class Told:
         self.heard.append(("forget", guid))
         return Forgotten(1, 2, [], 0)
 
+    async def retire(self, name: SourceName, *, tells_deletions: bool) -> Retired:
+        if name == "hq":
+            raise BridgeError("hq is followed")
+        self.heard.append(("retire", name, tells_deletions))
+        return Retired(3, is_gone=False)
+
     async def parked(self) -> Sequence[Parked]:
         return [Parked(7, SourceName("hq"), 3, "id-3", "hq.account.created", BODY, NOW, NOW, "too large", 2)]
 
@@ -89,6 +96,17 @@ async def test_a_refusal_comes_with_the_words_of_the_bridge(path: Path) -> None:
         for decision in ("retry", "discard"):
             with pytest.raises(BridgeError, match="no event is parked at position 8"):
                 await ask(path, "POST", f"/parked/8/{decision}", reason="why")
+
+
+async def test_a_pbx_is_retired_with_or_without_a_word_and_not_while_it_is_followed(path: Path) -> None:
+    bridge = Told()
+    async with serve(bridge, path):
+        done = orjson.loads(await ask(path, "POST", "/retire/branch", deletions="tell"))
+        assert done == {"told": 3, "is_gone": False}
+        await ask(path, "POST", "/retire/branch")
+        with pytest.raises(BridgeError, match="hq is followed"):
+            await ask(path, "POST", "/retire/hq")
+    assert bridge.heard == [("retire", "branch", True), ("retire", "branch", False)]
 
 
 async def test_of_a_parked_event_only_what_an_operator_needs_is_told(path: Path) -> None:

@@ -13,13 +13,16 @@ import trustme
 from bridge.broker.connection import connect
 from bridge.errors import BridgeError, BrokerRefusedLogin, PbxNotTrusted, PbxUnreachable
 from bridge.model import Cursor
+from bridge.ops.check import run_checks
 from bridge.pbx.outbound import PbxSource
 from bridge.pbx.reader import WalkEvent
-from bridge.security.tls import ServerCertificate, Trust, as_text, client_context, presented_fingerprint
+from bridge.security.tls import ServerCertificate, Trust, as_text, client_context, presented_certificate
+from bridge.security.tls import fingerprint_of as fingerprint_shown
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import serve
 from tests.support.certificates import authority_file, fingerprint_of, written
 from tests.support.rabbit import PrivateBroker, free_port
+from tests.support.settings import without_broker
 
 NAME = "pbx.example"
 
@@ -121,12 +124,31 @@ async def test_a_self_signed_certificate_of_another_name_and_expired_needs_only_
             await read_one(served.url, Trust(fingerprints=frozenset({pin})))
 
 
+async def test_check_tells_when_a_certificate_expired(tmp_path: Path) -> None:
+    from datetime import UTC, datetime  # noqa: PLC0415 - used by few
+
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost", not_after=datetime(2020, 1, 31, tzinfo=UTC))
+    issued.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "both.pem"))
+    context = ServerCertificate(tmp_path / "both.pem", None).context
+    async with serve(Pbx(accounts=1, app="app", password="s3cret"), ssl_context=context) as served:
+        settings = without_broker(
+            tmp_path,
+            f'[store]\nurl = "sqlite:///{tmp_path}/bridge.db"\n[[pbx]]\nname = "hq"\napp = "app"\npassword = "s3cret"\n'
+            f'url = "wss://localhost:{served.port}"\nca_file = "{authority_file(authority, tmp_path)}"\n',
+        )
+        *_, found = [finding.words async for finding in run_checks(settings) if finding.what == "PBX hq"]
+    assert "The certificate of localhost expired on 2020-01-31: put a new one there" in found
+
+
 async def test_what_to_pin_is_shown_without_believing_it(paper: Paper) -> None:
     async with serve(Pbx(accounts=1), ssl_context=paper.context()) as served:
-        assert await presented_fingerprint("127.0.0.1", served.port) == as_text(fingerprint_of(paper.certificate))
+        shown = await presented_certificate("127.0.0.1", served.port)
+        assert shown == ssl.PEM_cert_to_DER_cert(paper.certificate.read_text())
+        assert fingerprint_shown(shown) == as_text(fingerprint_of(paper.certificate))
     async with serve(Pbx(accounts=1)) as plain:
-        assert await presented_fingerprint("127.0.0.1", plain.port) is None
-    assert await presented_fingerprint("127.0.0.1", plain.port) is None
+        assert await presented_certificate("127.0.0.1", plain.port) is None
+    assert await presented_certificate("127.0.0.1", plain.port) is None
 
 
 async def test_a_pbx_that_asks_for_our_certificate_gets_it(paper: Paper) -> None:

@@ -68,7 +68,9 @@ def stream_message(row: OutboxRow, *, exchange: str) -> bytes:
     Application properties for filtering: ``source``, ``type``, ``routing_key`` and ``change``; property ``subject`` is
     the routing key, ``message-id`` the event's id.
     """
-    front, behind = _same_for_all(exchange, row.routing_key, row.event_type, row.source)
+    # As the event says, which may have been made under a former name of its source.
+    source = row.routing_key.partition(".")[0]
+    front, behind = _same_for_all(exchange, row.routing_key, row.event_type, source)
     created = b"\x83" + struct.pack(">q", int(row.created_at.timestamp() * 1000))
     # message-id, user-id, to, subject, reply-to, correlation-id, content-type, content-encoding, expiry, creation-time
     properties = [_text(row.event_id), _NULL, _NULL, _text(row.routing_key), _NULL, _NULL]

@@ -1,8 +1,10 @@
 """What the charts show: a bounded record of the board, in memory. The last hour finely, the last day coarsely."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import accumulate
 from typing import Any, Final
 
 from bridge.observability.status import BridgeStatus
@@ -43,7 +45,7 @@ class History:
     def sample(self, now: datetime) -> None:
         """Take the next point."""
         board = self._board
-        changes = sum(part.changes for part in board.sources.values())
+        changes = self._changes_so_far()
         waited = (now - board.oldest_unsent_at).total_seconds() if board.oldest_unsent_at is not None else 0.0
         lag = board.last_lag_seconds if board.published > self._published else 0.0
         self._hour.append(Point(max(0, changes - self._changes), board.unsent + board.held, max(waited, lag, 0.0)))
@@ -52,6 +54,15 @@ class History:
         self._taken += 1
         if self._taken % COARSE == 0:
             self._day.append(_together(list(self._hour)[-COARSE:]))
+
+    def recall(self, flow: Sequence[tuple[datetime, datetime | None]], now: datetime) -> None:
+        """Begin with what happened before this process: when changes were made, and when confirmed."""
+        self._hour.extend(_points(flow, now, STEP, POINTS))
+        self._day.extend(_points(flow, now, STEP * COARSE, COARSE_POINTS))
+        self._changes, self._until = self._changes_so_far(), now
+
+    def _changes_so_far(self) -> int:
+        return sum(part.changes for part in self._board.sources.values())
 
     def as_json(self, *, is_day: bool) -> dict[str, Any]:
         """Return the points as columns, the oldest first."""
@@ -65,6 +76,27 @@ class History:
             "unsent": [point.unsent for point in points],
             "lag_seconds": [round(point.lag, 3) for point in points],
         }
+
+
+def _points(
+    flow: Sequence[tuple[datetime, datetime | None]], now: datetime, step: timedelta, count: int
+) -> list[Point]:
+    """Return what *flow* says of *count* steps that end *now*, from the first of which it says anything."""
+    begin = now - count * step
+    changes, lags, waiting = [0] * count, [0.0] * count, [0] * (count + 1)
+    for made, confirmed in flow:
+        first = (made - begin) // step
+        until = count if confirmed is None else (confirmed - begin) // step
+        if 0 <= first < count:
+            changes[first] += 1
+        if max(first, 0) < min(until, count):  # it waited at the end of the step in which it was made, and on
+            waiting[max(first, 0)] += 1
+            waiting[min(until, count)] -= 1
+        if confirmed is not None and 0 <= until < count:
+            lags[until] = max(lags[until], (confirmed - made).total_seconds())
+    points = [Point(*each) for each in zip(changes, accumulate(waiting), lags, strict=False)]
+    known = min(((made - begin) // step for made, _ in flow), default=count)
+    return points[max(known, 0) :]
 
 
 def _together(points: list[Point]) -> Point:

@@ -7,11 +7,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum, auto
 from functools import cache
 from http import HTTPStatus
 from importlib import resources
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from aiohttp import hdrs, web
@@ -19,6 +20,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from bridge.clock import utc_now
 from bridge.errors import BadConfig, StoreUnusable
+from bridge.logs import get_logger
 from bridge.model import KeptEvent
 from bridge.observability import report
 from bridge.observability.status import BridgeStatus
@@ -33,6 +35,11 @@ BACKLOG: Final = 16
 
 RECENT: Final = 50
 """Changes on the page."""
+
+RECALLED: Final = 20_000
+"""Changes of former runs from which the charts begin."""
+
+log = get_logger(__name__)
 
 CONTENT_TYPES: Final = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
@@ -51,7 +58,7 @@ HEADERS: Final = {
 }
 
 
-async def _nothing(_limit: int) -> Sequence[KeptEvent]:
+async def _nothing(_limit: int) -> Sequence[Any]:
     return ()
 
 
@@ -61,6 +68,8 @@ class Views:
 
     recent: Callable[[int], Awaitable[Sequence[KeptEvent]]] = _nothing
     """The last changes, the newest first."""
+    flow: Callable[[int], Awaitable[Sequence[tuple[datetime, datetime | None]]]] = _nothing
+    """When the last changes were made, and when confirmed."""
     metrics: Callable[[], tuple[str, bytes]] | None = None
     """For Prometheus: content type and body."""
     documents: Mapping[str, bytes] = field(default_factory=dict)
@@ -98,7 +107,7 @@ async def serve(  # noqa: PLR0913 - where, for whom, and what
     application.on_response_prepare.append(_with_headers)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=2)
     await runner.setup()
-    sampling = asyncio.create_task(_keep_sampling(history, sample_seconds), name="sample")
+    sampling = asyncio.create_task(_keep_sampling(history, views, sample_seconds), name="sample")
     try:
         site = _Site(runner, host, port, crowd, is_introduced=is_introduced)
         try:
@@ -299,7 +308,11 @@ async def _with_headers(_request: web.Request, response: web.StreamResponse) -> 
     response.headers.update(HEADERS)
 
 
-async def _keep_sampling(history: History, seconds: float) -> None:
+async def _keep_sampling(history: History, views: Views, seconds: float) -> None:
+    try:
+        history.recall(await views.flow(RECALLED), utc_now())
+    except StoreUnusable as problem:
+        log.info("page.begins_without_past", problem=str(problem))
     while True:
         history.sample(utc_now())
         await asyncio.sleep(seconds)

@@ -43,6 +43,9 @@ class Database(Protocol):
     def together(self) -> Any:
         """Return a context in which all changes become durable together, or none does."""
 
+    def has_source(self, name: SourceName) -> bool:
+        """Tell whether a source is known."""
+
     def source_id(self, name: SourceName) -> int:
         """Return the number of a source that is known."""
 
@@ -107,6 +110,8 @@ class SqliteOutbox:
         for name, position in after.items():
             if len(found) >= limit:
                 break
+            if not self._has_one_lane and not self._database.has_source(name):
+                continue  # it was retired, and its rows are gone: whoever relays may still have its lane
             lane = self._lane(name)
             behind = max(position, self._through.get(lane, 0))
             rows = self._unsent("unsent", lane, after=behind, limit=min(share, limit - len(found)))
@@ -318,6 +323,10 @@ class SqliteOutbox:
         """Return when the oldest event was made that is still to be sent."""
         first = [rows[0]["created_at"] for lane in self._through if (rows := self._unsent("unsent", lane, limit=1))]
         return as_moment(min(first)) if first else None
+
+    def through_of(self, source: int) -> int:
+        """Return up to which position everything of a source is confirmed, as far as it is not aside."""
+        return self._through.get(0 if self._has_one_lane else source, 0)
 
     def confirmed_before(self, source: int, before: datetime, now: datetime) -> int:
         """Return up to which position this sink has had the events of a source since before that time."""

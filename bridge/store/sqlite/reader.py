@@ -111,6 +111,11 @@ class StoreReader:
         rows = self._rows("recent_events", event_type=event_type, limit=limit, max_bytes=max_body_bytes)
         return list(map(_kept, rows))
 
+    def flow(self, event_type: str, limit: int) -> list[tuple[datetime, datetime | None]]:
+        """Return when the last events of a type were made, and when confirmed, the newest first."""
+        rows = self._rows("flow", event_type=event_type, limit=limit)
+        return [(datetime.fromisoformat(row["created_at"]), _moment(row["confirmed_at"])) for row in rows]
+
     def newest_at(self) -> datetime | None:
         """Return when the newest event was made."""
         return next((_moment(row["created_at"]) for row in self._rows("newest_event")), None)
@@ -134,6 +139,7 @@ class StoreReader:
                 deleted=row["deleted"],
                 paused=paused.get(row["name"]),
                 is_complete=bool(row["is_complete"]),
+                dials=bool(row["dials"]),
             )
             for row in self._rows("sources")
         ]

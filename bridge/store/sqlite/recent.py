@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -33,9 +34,22 @@ class RecentEvents:
         """
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._recent, limit)
 
+    async def flow(self, limit: int) -> Sequence[tuple[datetime, datetime | None]]:
+        """Return when the last account changes were made, and when confirmed, up to *limit*; none where none is kept.
+
+        Raises:
+            StoreUnusable: the store cannot be read.
+
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._flow, limit)
+
     def close(self) -> None:
         """Finish what was begun."""
         self._thread.shutdown(wait=True)
+
+    def _flow(self, limit: int) -> Sequence[tuple[datetime, datetime | None]]:
+        with StoreReader(self._path) as reader:
+            return reader.flow(ACCOUNT_CHANGED, limit)
 
     def _recent(self, limit: int) -> Sequence[KeptEvent]:
         with StoreReader(self._path) as reader:

@@ -34,11 +34,23 @@ from bridge.model import (
 )
 from bridge.store.lineage import new_lineage, read_birth
 from bridge.store.sqlite.erasure import empty_write_ahead, forget, overwriting
-from bridge.store.sqlite.errors import cannot_open, damaged, is_busy, locked, missing, of_sqlite
+from bridge.store.sqlite.errors import (
+    MAY_BE_IN_THE_LOG,
+    NOT_YET_EVERYWHERE,
+    OTHER_PARTITIONS,
+    cannot_open,
+    damaged,
+    is_busy,
+    locked,
+    missing,
+    of_sqlite,
+)
 from bridge.store.sqlite.inbound import InboundRegister
+from bridge.store.sqlite.leavers import Leavers
 from bridge.store.sqlite.lock import StoreLock
 from bridge.store.sqlite.looking import Looking
 from bridge.store.sqlite.outbox import SqliteOutbox
+from bridge.store.sqlite.past import Past
 from bridge.store.sqlite.reader import PAUSED, pauses_in
 from bridge.store.sqlite.sql import migrations, queries
 from bridge.store.sqlite.transaction import SqliteTransaction
@@ -93,6 +105,10 @@ class SqliteStore:
         self._looking = Looking(self.log)
         self.book = InboundRegister(self)
         """The PBXs that dial."""
+        self.leavers = Leavers(self)
+        """The sources that are followed no more."""
+        self.past = Past(self)
+        """What happened before."""
         self.is_proven = False
         """True once it is known that this is the newest state of the store; see ``lineage``."""
         self._is_whole = False
@@ -154,6 +170,7 @@ class SqliteStore:
                 self._recover()
                 self._recognise()
                 self._begin_life()
+                self.leavers.remove_retired()
                 self._is_whole = True
         except BaseException:
             self.close()
@@ -187,11 +204,16 @@ class SqliteStore:
         except BaseException:
             for made in transaction.made:
                 self._sources.pop(made, None)
+            if transaction.renamed is not None:
+                before, after = transaction.renamed
+                self._sources[before] = self._sources.pop(after)
             raise
         if transaction.added:
             self._lock.note(self.exchange.last_given())
             for sink in self._sinks:
                 sink.count_added(transaction.added, transaction.held.get(sink.sink, (0, 0)))
+        if transaction.renamed is not None:
+            self.reload()
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -240,6 +262,10 @@ class SqliteStore:
         with self.together():
             return self._execute(name, **parameters).rowcount
 
+    def has_source(self, name: SourceName) -> bool:
+        """Tell whether a source is known."""
+        return name in self._sources
+
     def source_id(self, name: SourceName) -> int:
         """Return the number of a source that is known."""
         return self._sources[name]
@@ -252,6 +278,7 @@ class SqliteStore:
 
     def place(self, source: SourceName) -> SourceState:
         """Return where *source* stands."""
+        self.leavers.keep(source)
         with self.transaction() as transaction:
             return transaction.place(source)
 
@@ -390,12 +417,12 @@ class SqliteStore:
         self.log.is_on = True
         self.log.load(())
         if not before:
-            self._refuse_while_waiting(self.exchange.backlog, _MAY_BE_IN_THE_LOG)
+            self._refuse_while_waiting(self.exchange.backlog, MAY_BE_IN_THE_LOG)
             self.log.begin_behind(self.exchange.last_given(), self._clock())
             self._note(_SINCE, str(self.exchange.last_given()).encode())
             self.log.load(())
         elif before != partitions:
-            self._refuse_while_waiting(self.log.backlog, _OTHER_PARTITIONS, before=before, wanted=partitions)
+            self._refuse_while_waiting(self.log.backlog, OTHER_PARTITIONS, before=before, wanted=partitions)
             self._note(_SINCE, str(self.exchange.last_given()).encode())
         self._note(_PARTITIONS, str(partitions).encode())
         self.log.since = int(self._meta.get(_SINCE, b"0"))
@@ -410,7 +437,7 @@ class SqliteStore:
         if _PARTITIONS not in self._meta:
             return
         for sink in self._sinks_with_rows:
-            self._refuse_while_waiting(sink.backlog, _NOT_YET_EVERYWHERE)
+            self._refuse_while_waiting(sink.backlog, NOT_YET_EVERYWHERE)
         self._drop(_PARTITIONS)
 
     def _refuse_while_waiting(self, backlog: Backlog, sentence: str, **words: int) -> None:
@@ -491,6 +518,7 @@ class SqliteStore:
 
     def prune(self, before: datetime, limit: int) -> int:
         """Forget up to *limit* events that every sink has had since before that time, and return how many that were."""
+        self.leavers.remove_retired()
         pruned = 0
         for source in list(self._sources.values()):
             through = min(sink.confirmed_before(source, before, self._clock()) for sink in self._sinks)
@@ -562,9 +590,30 @@ class SqliteStore:
         self._key = self._meta["key"]
         sources = self.query("source_ids")
         self._sources = {SourceName(row["name"]): row["id"] for row in sources}
+        self._names = {}
         self._lineages |= {row["lineage"] for row in sources}
         self._lineages |= {self._meta.get(name, b"").decode() for name in (_GENERATION, _FLOOR)}
         self.log.since = int(self._meta.get(_SINCE, b"0"))
+
+    def lanes_of_all(self) -> Sequence[SqliteOutbox]:
+        """Return the sinks that want events."""
+        return self._sinks_with_rows
+
+    @contextmanager
+    def erasing(self) -> Iterator[None]:
+        """Have changes made inside become durable together, and what is deleted be overwritten."""
+        with overwriting(self._db), self.together():
+            yield
+
+    def keep_floor(self) -> None:
+        """Keep the newest lineage that was given, whatever becomes of its source."""
+        self._note(_FLOOR, max(self._lineages).encode())
+
+    def reload(self) -> None:
+        """Read anew what sources there are and what waits of them."""
+        self._read()
+        for sink in self._sinks_with_rows:
+            sink.load(list(self._sources.values()))
 
     def _begin_life(self) -> None:
         """Give the file a new life; both the old one and the new one count while it is written."""
@@ -604,20 +653,3 @@ class SqliteStore:
 def _numbered(lineage: str, sequence: int, walk: int) -> str:
     certificate = f"the certificate of walk {walk} behind " if walk else ""
     return f"{certificate}{sequence} of {lineage}"
-
-
-_MAY_BE_IN_THE_LOG: Final = (
-    "{events} events are still to be published, and the exchange feeds the log until they are, so they could be in it "
-    "twice. Start once more without rabbitmq.stream_url, until account-bridge status says that everything is sent and "
-    "nothing is parked, and set it then"
-)
-_OTHER_PARTITIONS: Final = (
-    "{before} partitions of the log were written so far, now {wanted} are wanted (rabbitmq.log_partitions), and "
-    "events still wait for one of the former. Start once more with {before}, until account-bridge status says "
-    "that everything is sent"
-)
-_NOT_YET_EVERYWHERE: Final = (
-    "{events} events are not yet both published and in the log, and would be missing in it or be in it twice. "
-    "Start once more with rabbitmq.stream_url set, until account-bridge status says that everything is sent and "
-    "nothing is parked; remove it then"
-)

@@ -46,6 +46,8 @@ class SqliteTransaction:
         self._sources = sources
         self._sinks = sinks
         self._new_lineage = new_lineage
+        self.renamed: tuple[SourceName, SourceName] | None = None
+        """A source that has another name now: the former one and that."""
         self.made: list[SourceName] = []
         """Sources that were met for the first time."""
         self.added: dict[int, tuple[int, int]] = {}
@@ -150,6 +152,19 @@ class SqliteTransaction:
         """Return present accounts, by key, that missed at least so many proven walks."""
         found = self._execute("missing", source, missed=missed, limit=limit)
         return {row["key"]: _mirrored(row) for row in found}
+
+    def begin_lineage(self, source: SourceName) -> None:
+        """Begin a new lineage of *source*, in which nothing is told yet; cursor and mirror stay."""
+        self._execute("begin_lineage", source, lineage=self._new_lineage())
+
+    def rename(self, source: SourceName, name: SourceName) -> None:
+        """Have *source* go on as *name*, with its cursor, its lineage and its present accounts."""
+        self._execute("rename_source", source, name=name)
+        self._execute("drop_deleted_accounts", source)
+        self._execute("drop_caller", source)
+        self._db.execute(queries()["rename_notes"], {"before": f":{source}", "after": f":{name}"})
+        self.renamed = source, name
+        self._sources[name] = self._sources.pop(source)
 
     def certify(self, certificate: Certificate) -> None:
         """Record the certificate as the latest of its source."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.errors import StoreUnusable
-from bridge.model import Certificate, Cursor, Token
+from bridge.model import Certificate, Cursor, Left, SourceName, Token
 from bridge.observability.report import (
     as_json,
     headline,
@@ -46,14 +46,79 @@ def test_of_several_pbxs_the_longest_silent_one_and_the_latest_change_are_told()
 def test_sent_is_not_claimed_where_a_pbx_is_not_read() -> None:
     deaf = board(NOW, "hq", "branch")
     deaf.sources["branch"].failed("no connection", Level.WARN, NOW)
-    assert headline(deaf, NOW)[0] == ("Everything heard is sent, but branch is not read.",)
+    assert headline(deaf, NOW)[0] == ("branch is not read; everything heard is sent.",)
     deaf.sources["hq"].failed("no connection", Level.WARN, NOW)
-    assert headline(deaf, NOW)[0] == ("Everything heard is sent, but hq and 1 more are not read.",)
+    assert headline(deaf, NOW)[0] == ("hq and branch are not read; everything heard is sent.",)
     deaf.unsent = 1
-    assert headline(deaf, NOW)[0] == ("1 event waits to be sent.",)
+    assert headline(deaf, NOW)[0] == ("hq and branch are not read; 1 event waits to be sent.",)
     deaf.broker.failed("no connection", Level.WARN, NOW)
     deaf.held = 4
-    assert headline(deaf, NOW)[0] == ("5 events wait for the broker.",)
+    assert headline(deaf, NOW)[0] == (
+        "The broker takes nothing at the moment; hq and branch are not read; 5 events wait to be sent.",
+    )
+
+
+def test_what_matters_is_said_before_what_is_well() -> None:
+    """Also where nothing waits: a broker that is down, a pause and a full outbox are never behind 'everything sent'."""
+    told = board(NOW, "hq", "branch")
+    told.broker.failed("no connection", Level.WARN, NOW)
+    assert headline(told, NOW)[0] == ("The broker takes nothing at the moment; everything heard is sent.",)
+    told = board(NOW, "hq", "branch")
+    told.full = "the outbox is full"
+    assert headline(told, NOW)[0] == ("No PBX is read until there is room in the outbox; everything heard is sent.",)
+    told = board(NOW, *(f"pbx{number}" for number in range(40)))
+    for number in range(28):
+        told.sources[f"pbx{number}"].failed("the password is wrong", Level.ERROR, NOW, cause="pbx_refused_login")
+    assert headline(told, NOW)[0] == ("28 of 40 PBXs are not read; everything heard is sent.",)
+
+
+def test_many_pbxs_with_one_reason_are_one_box() -> None:
+    told = board(NOW, *(f"pbx{number:02}" for number in range(40)))
+    for number in range(28):
+        part = told.sources[f"pbx{number:02}"]
+        part.failed("The password is wrong", Level.ERROR, NOW, cause="pbx_refused_login")
+    told.sources["pbx39"].failed("no connection", Level.WARN, NOW, cause="pbx_unreachable")
+    told.broker.failed("no connection", Level.WARN, NOW, cause="broker_unreachable")
+    found = as_json(told, NOW)["boxes"]
+    assert [(box.where, box.cause, len(box.names)) for box in found] == [
+        ("28 PBXs", "pbx_refused_login", 28),
+        ("broker", "broker_unreachable", 1),
+        ("pbx39", "pbx_unreachable", 1),
+    ]
+    words = "28 PBXs refuse the login: pbx00, pbx01, pbx02 and 25 more. pbx00: The password is wrong"
+    assert found[0].words == words
+    assert f"{words}." in sentences(told, NOW)
+    assert len(as_json(told, NOW)["problems"]) == 30, "machines get each of them"
+
+
+def test_of_many_pbxs_those_in_trouble_are_told_and_the_others_counted() -> None:
+    told = board(NOW, *(f"pbx{number:02}" for number in range(40)))
+    told.sources["pbx07"].warning = "3 accounts are gone"
+    told.sources["pbx33"].failed("the password is wrong", Level.ERROR, NOW)
+    said = [sentence.partition(":")[0] for sentence in sentences(told, NOW)]
+    assert said[-4:] == ["Broker", "pbx33", "pbx07", "Also"]
+    assert sentences(told, NOW)[-1] == "Also: 38 well. account-bridge status --all lists them."
+
+
+def test_few_pbxs_are_told_one_by_one_and_those_in_trouble_first() -> None:
+    told = board(NOW, "a", "b", "c")
+    told.sources["c"].failed("the password is wrong", Level.ERROR, NOW)
+    said = [sentence.partition(":")[0] for sentence in sentences(told, NOW)]
+    assert said[-3:] == ["c", "a", "b"]
+
+
+def test_a_pbx_that_is_not_followed_any_more_is_told_and_counts_nowhere() -> None:
+    told = board(NOW, "hq")
+    told.left = {
+        SourceName("branch"): Left(12, is_waiting=True, is_retired=False),
+        HQ: Left(1, is_waiting=False, is_retired=False),
+    }
+    (said,) = [sentence for sentence in sentences(told, NOW) if "not followed" in sentence]
+    assert said.startswith("branch: not followed any more. The store still has 12 accounts of it, and events of it are")
+    assert (told.level(NOW), told.is_ready(NOW)) == (Level.OK, True)
+    assert {name: left["sentence"] for name, left in as_json(told, NOW)["left"].items()} == {"branch": said}
+    told.left = {SourceName("branch"): Left(0, is_waiting=True, is_retired=True)}
+    assert "branch: retired, and gone as soon as everything of it is sent." in sentences(told, NOW)
 
 
 def test_a_pbx_whose_events_nobody_takes_says_so_first_and_since_when() -> None:
@@ -217,7 +282,7 @@ def test_a_pbx_that_an_operator_paused_is_no_fault_and_is_told() -> None:
     part.is_paused = True
     part.set_doing("paused by an operator (firmware)", Level.PAUSED, NOW)
     assert paused.is_ready(NOW)
-    assert headline(paused, NOW)[0] == ("Everything sent.",)
+    assert headline(paused, NOW)[0] == ("branch is paused; everything heard is sent.",)
     (problem,) = problems(paused, NOW)
     assert (problem.cause, problem.level) == ("pbx_paused", "paused")
     assert problem.words == "Paused by an operator (firmware). To read it again: account-bridge resume branch"

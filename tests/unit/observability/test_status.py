@@ -32,6 +32,22 @@ def test_it_is_not_ready_while_a_pbx_or_the_broker_is_away() -> None:
     assert not away.is_ready(NOW)
 
 
+def test_what_may_pass_does_not_displace_what_somebody_has_to_mend() -> None:
+    told = board()
+    part = told.sources["hq"]
+    part.failed("the password is wrong", Level.ERROR, NOW, cause="pbx_refused_login")
+    part.failed("no connection", Level.WARN, NOW, cause="pbx_unreachable")
+    part.failed("the outbox is full", Level.PAUSED, NOW, cause="outbox_full")
+    part.set_doing("connecting", Level.WARN, NOW)
+    assert (part.level, part.cause, part.problem) == (Level.ERROR, "pbx_refused_login", "the password is wrong")
+    (problem,) = as_json(told, NOW)["problems"]
+    assert problem.words == "the password is wrong. Meanwhile: the outbox is full"
+    part.failed("the certificate has expired", Level.ERROR, NOW, cause="pbx_not_trusted")
+    assert (part.cause, part.passing) == ("pbx_not_trusted", "")
+    part.set_doing("reading", Level.OK, NOW)
+    assert (part.level, part.problem, part.passing) == (Level.OK, "", "")
+
+
 def test_it_is_not_ready_while_an_event_waits_for_long() -> None:
     late = board()
     late.unsent, late.oldest_unsent_at = 1, NOW
@@ -70,7 +86,9 @@ def test_trying_again_does_not_make_a_refused_login_look_better() -> None:
     part.set_doing("connecting", Level.WARN, LATER)
     assert (part.level, part.level_since, part.problem) == (Level.ERROR, NOW, "wrong password")
     part.failed("no connection", Level.WARN, LATER)
-    assert (part.level, part.level_since) == (Level.WARN, LATER), "another problem is another problem"
+    assert (part.level, part.level_since) == (Level.ERROR, NOW), "it is still refused, for all that is known"
+    part.failed("another certificate", Level.ERROR, LATER)
+    assert part.problem == "another certificate", "another problem is another problem"
 
 
 def test_a_broker_that_takes_nothing_is_not_well_just_because_it_is_connected() -> None:

@@ -190,3 +190,18 @@ def test_what_is_no_word_is_in_nothing_that_was_scrubbed(password: str, around: 
 
 def test_text_of_strangers_forges_no_line_and_paints_no_terminal() -> None:
     assert scrub("a\x1b[31m\rb\n") == "a\ufffd[31m\ufffdb\n"
+
+
+def test_a_file_that_this_user_may_not_read_says_who_that_is(tmp_path: Path) -> None:
+    """In a container the user has a number that nobody on the host thinks of."""
+    file = tmp_path / "password"
+    file.write_text("nothing of worth")
+    file.chmod(0)
+    before = os.geteuid()
+    user = before or 10001
+    os.seteuid(user)
+    try:
+        with pytest.raises(NotThere, match=f"cannot be read by user {user}: Permission denied"):
+            read_content(file)
+    finally:
+        os.seteuid(before)

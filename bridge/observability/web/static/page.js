@@ -246,9 +246,10 @@ function show(status) {
   set(level, WORDS[status.level]);
   document.title = status.level === "ok" ? "Account bridge" : `${WORDS[status.level]} · Account bridge`;
   showSentences(status.headline);
-  showProblems(status.problems);
+  showProblems(status.boxes);
   showFigures(status);
   showCards(status.sources);
+  byId("left").replaceChildren(...Object.values(status.left).map((left) => foreign(left.sentence, "p")));
   set(byId("about"), `pbx-account-bridge ${status.version}, running since ${new Date(status.started_at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })}`);
 }
 

@@ -254,6 +254,21 @@ SELECT * FROM recorded WHERE position > :after AND created_at >= :since ORDER BY
 SELECT * FROM recorded WHERE confirmed_at IS NULL AND state IS NOT 'discarded'
 ORDER BY state IS NULL, position LIMIT :limit;
 
+-- last_event: the last of one type and source
+SELECT body, outbox.created_at, forgotten_at FROM outbox
+WHERE source_id = (SELECT id FROM source WHERE name = :name) AND event_type = :event_type
+ORDER BY position DESC LIMIT 1;
+
+-- last_confirmed: when the exchange had something of a source last
+SELECT at FROM confirmed WHERE sink = 1 AND lane = (SELECT id FROM source WHERE name = :name)
+ORDER BY through DESC LIMIT 1;
+
+-- flow: when events of one type were made and confirmed, the newest first
+SELECT created_at, confirmed_at FROM recorded WHERE event_type = :event_type ORDER BY position DESC LIMIT :limit;
+
+-- last_published: when the exchange had anything last
+SELECT max(at) AS at FROM confirmed WHERE sink = 1;
+
 -- count_outbox: what there is
 SELECT count(*) AS events, count(forgotten_at) AS forgotten, min(created_at) AS oldest_at,
     (SELECT max(at) FROM confirmed WHERE sink = 1) AS last_published_at,
@@ -262,6 +277,46 @@ SELECT count(*) AS events, count(forgotten_at) AS forgotten, min(created_at) AS 
 -- renew_sources: a new generation: nothing may be concluded from what was known
 UPDATE source SET lineage = :lineage, sequence = 0, guid = NULL, usn = NULL, ausn = NULL, is_initial = 1,
     is_complete = 0, verified_at = NULL, certificate = NULL, doubt_through = :position;
+
+-- begin_lineage: a new generation of one source, in which nothing is told yet; what is known stays
+UPDATE source SET lineage = :lineage, sequence = 0, is_complete = 0, verified_at = NULL, certificate = NULL
+WHERE id = :source_id;
+
+-- rename_source: it goes on under another name
+UPDATE source SET name = :name WHERE id = :source_id;
+
+-- drop_deleted_accounts: whose revisions went on under the former name only
+DELETE FROM account WHERE source_id = :source_id AND is_deleted;
+
+-- drop_caller: who dials under that name is met anew
+DELETE FROM caller WHERE source_id = :source_id;
+
+-- rename_notes: what was noted about a source, whose name such a note ends with
+UPDATE meta SET name = substr(name, 1, length(name) - length(:before)) || :after
+WHERE length(name) > length(:before) AND substr(name, -length(:before)) = :before;
+
+-- drop_notes: the same, of a source that is gone
+DELETE FROM meta WHERE length(name) > length(:suffix) AND substr(name, -length(:suffix)) = :suffix;
+
+-- is_waiting: is there anything of this source that a sink does not have, or that waits for an operator?
+SELECT EXISTS (SELECT 1 FROM outbox WHERE source_id = :source_id AND position > :through AND sinks & :sink
+        AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position))
+    OR EXISTS (SELECT 1 FROM aside WHERE sink = :sink AND source_id = :source_id AND state IN ('parked', 'held', 'again'));
+
+-- drop_accounts: of a source that is gone
+DELETE FROM account WHERE source_id = :source_id;
+
+-- drop_events: the same
+DELETE FROM outbox WHERE source_id = :source_id;
+
+-- drop_aside: the same
+DELETE FROM aside WHERE source_id = :source_id;
+
+-- drop_lines: the same, of the sink that has a lane for each source
+DELETE FROM confirmed WHERE sink = 1 AND lane = :source_id;
+
+-- drop_source: the last of it
+DELETE FROM source WHERE id = :source_id;
 
 -- empty_mirror: the same: it tells everything anew
 DELETE FROM account;
@@ -297,6 +352,7 @@ SELECT coalesce(max(position), 0) FROM outbox;
 
 -- sources: every PBX that was ever followed
 SELECT name, guid, usn, ausn, sequence, lineage, walk, verified_at, is_complete,
+    EXISTS (SELECT 1 FROM caller WHERE source_id = source.id) AS dials,
     (SELECT count(*) FROM account WHERE source_id = source.id AND NOT is_deleted) AS accounts,
     (SELECT count(*) FROM account WHERE source_id = source.id AND is_deleted) AS deleted
 FROM source ORDER BY name;

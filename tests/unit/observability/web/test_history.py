@@ -35,3 +35,24 @@ def test_it_is_bounded_and_the_day_keeps_sums_and_worst() -> None:
     assert day["changes"] == [COARSE] * COARSE_POINTS
     assert set(day["unsent"]) == {COARSE - 1}
     assert (hour["step_seconds"], day["step_seconds"]) == (10, 300)
+
+
+def test_after_a_restart_it_begins_with_what_the_store_knows() -> None:
+    history = History(board())
+    made = NOW - timedelta(minutes=5)
+    flow = [
+        (made, made + timedelta(seconds=1)),
+        (made, made + timedelta(seconds=45)),
+        (NOW - timedelta(seconds=15), None),
+        (NOW - timedelta(hours=3), NOW - timedelta(hours=3)),
+        (NOW + timedelta(days=1), None),
+    ]
+    history.recall(flow, NOW)
+    hour, day = history.as_json(is_day=False), history.as_json(is_day=True)
+    assert len(hour["changes"]) == POINTS
+    assert (sum(hour["changes"]), hour["changes"][-30:][0], hour["changes"][-2]) == (3, 2, 1)
+    assert hour["unsent"][-31:] == [0, 1, 1, 1, 1, *[0] * 24, 1, 1]
+    assert (max(hour["lag_seconds"]), hour["until"]) == (45.0, NOW)
+    assert (len(day["changes"]), sum(day["changes"])) == (36, 4)
+    history.sample(NOW + timedelta(seconds=10))
+    assert history.as_json(is_day=False)["changes"][-1] == 0, "nothing is counted twice"

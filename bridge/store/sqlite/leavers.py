@@ -1,0 +1,119 @@
+"""Sources that are in the store and followed no more: what is left of them, and how they go."""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from bridge.model import Left, Sink, SourceName
+from bridge.store.sqlite.transaction import as_text
+
+RETIRED: Final = "retired:"
+"""What the name of a source is noted behind from when it is retired until its rows are gone."""
+
+
+class Lane(Protocol):
+    """A sink, as far as it matters whether it has everything of a source."""
+
+    sink: Sink
+
+    def through_of(self, source: int) -> int:
+        """Return up to which position everything of a source is confirmed, as far as it is not aside."""
+
+
+class Database(Protocol):
+    """What leaving needs of a store."""
+
+    def query(self, name: str, /, **parameters: Any) -> Sequence[Any]:
+        """Return the rows of a statement."""
+
+    def change(self, name: str, /, **parameters: Any) -> int:
+        """Run a statement, and return how many rows it changed."""
+
+    def erasing(self) -> AbstractContextManager[None]:
+        """Return a context in which changes are made together and what is deleted is overwritten."""
+
+    def lanes_of_all(self) -> Sequence[Lane]:
+        """Return the sinks that want events."""
+
+    def keep_floor(self) -> None:
+        """Keep the newest lineage that was given, whatever becomes of its source."""
+
+    def reload(self) -> None:
+        """Read anew what sources there are and what waits of them."""
+
+
+class Leavers:
+    """What a store does with sources that are followed no more; raises ``StoreUnusable`` where it cannot."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __repr__(self) -> str:
+        return "<Leavers>"
+
+    def left(self, followed: AbstractSet[SourceName]) -> Mapping[SourceName, Left]:
+        """Return what is kept of each source that is not *followed*."""
+        retired = self._retired()
+        return {
+            name: Left(
+                accounts=self._database.query("count_accounts", source_id=row["id"], missed=0)[0][0],
+                is_waiting=self._is_waiting(row["id"]),
+                is_retired=name in retired,
+            )
+            for row in self._database.query("source_ids")
+            if (name := SourceName(row["name"])) not in followed
+        }
+
+    def is_waiting(self, source: SourceName) -> bool:
+        """Tell whether anything of *source* is not with every sink, or waits for an operator."""
+        return self._is_waiting(self._number(source))
+
+    def retire(self, source: SourceName, at: datetime) -> None:
+        """Have all rows of *source* go as soon as nothing of it waits."""
+        self._database.change("set_meta_value", name=f"{RETIRED}{source}", value=as_text(at).encode())
+
+    def keep(self, source: SourceName) -> None:
+        """Follow *source* after all, as far as it is still here."""
+        self._database.change("drop_meta_value", name=f"{RETIRED}{source}")
+
+    def remove_retired(self) -> Sequence[SourceName]:
+        """Remove the retired sources of which nothing waits any more, and return them."""
+        if not (retired := self._retired()):
+            return []
+        numbers = {SourceName(row["name"]): row["id"] for row in self._database.query("source_ids")}
+        gone = [name for name in retired if name in numbers and not self._is_waiting(numbers[name])]
+        if not gone:
+            return gone
+        with self._database.erasing():
+            self._database.keep_floor()
+            for name in gone:
+                for statement in _ROWS_OF_A_SOURCE:
+                    self._database.change(statement, source_id=numbers[name])
+                self._database.change("drop_notes", suffix=f":{name}")
+        self._database.reload()
+        return gone
+
+    def _retired(self) -> frozenset[SourceName]:
+        rows = self._database.query("meta_values", pattern=f"{RETIRED}*")
+        return frozenset(SourceName(row["name"].removeprefix(RETIRED)) for row in rows)
+
+    def _is_waiting(self, number: int) -> bool:
+        return any(
+            self._database.query("is_waiting", source_id=number, sink=lane.sink, through=lane.through_of(number))[0][0]
+            for lane in self._database.lanes_of_all()
+        )
+
+    def _number(self, source: SourceName) -> int:
+        return int(self._database.query("source", name=source)[0]["id"])
+
+
+_ROWS_OF_A_SOURCE: Final = (
+    "drop_aside",
+    "drop_events",
+    "drop_lines",
+    "drop_accounts",
+    "drop_caller",
+    "drop_source",
+)
