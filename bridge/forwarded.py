@@ -65,15 +65,18 @@ class Proxies:
 
 
 def _entries(values: Sequence[str]) -> list[str]:
+    """Return the entries of an older header; where it is too long, one that says nothing: it is there all the same."""
     text = ",".join(values)
-    return [] if len(text) > MAX_CHARACTERS else [entry.strip() for entry in text.split(",") if entry.strip()]
+    return [""] if len(text) > MAX_CHARACTERS else [entry.strip() for entry in text.split(",") if entry.strip()]
 
 
 def _forwarded(values: Sequence[str]) -> list[dict[str, str]]:
     """Return the elements of ``Forwarded``; where it cannot be read, one that says nothing."""
     text = ",".join(values)
-    if not text or len(text) > MAX_CHARACTERS:
+    if not text:
         return []
+    if len(text) > MAX_CHARACTERS:
+        return [{}]
     elements: list[dict[str, str]] = [{}]
     position = 0
     while position < len(text):

@@ -32,6 +32,10 @@ class App:
     """Only with the client certificate that has this SHA-256."""
 
 
+_GUID_IN_INFO: Final = re.compile(r":[0-9a-fA-F]{32}:")
+"""No App object has one in its information; where it has, it is the guid of a user, and a part of other fields."""
+
+
 class Verdict(StrEnum):
     """What is wrong with a login. Told to nobody but the operator."""
 
@@ -71,7 +75,8 @@ class Judge:
         App object itself, whose name stands in ``sip``, speaks for the PBX. The digest joins its fields by colons, so
         what the PBX signed for a user is good for every way of cutting it at other colons. Where no field has one, the
         third is the user's name up to its first colon, whatever the others are; and where that is the App's name, what
-        follows in it stands in the place of the guid.
+        follows in it stands in the place of the guid. What follows that may look like ``info``, where the PBX sent none;
+        the user's guid is in it then, between two colons.
         """
         own = self._entry(login.sip, login.domain)
         named = app_object(login)
@@ -101,6 +106,8 @@ class Judge:
             return Verdict.USER
         # A guid in the place of the name: the fields of a user whose name has a colon, moved by one.
         if not GUID.fullmatch(login.guid) or (login.dn and GUID.fullmatch(login.dn)):
+            return Verdict.NO_GUID
+        if any(_GUID_IN_INFO.search(info) for info in (login.info, login.info_as_sent) if info):
             return Verdict.NO_GUID
         if own.pbxs and claimed(login).pbx not in own.pbxs:
             return Verdict.OTHER_PBX
