@@ -64,6 +64,19 @@ class Proxies:
         return known
 
 
+def place_of(address: str) -> str:
+    """Return whom *address* is counted with: itself, or of IPv6 the network (/64), which is what one customer gets."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
+
+
 def _entries(values: Sequence[str]) -> list[str]:
     """Return the entries of an older header; where it is too long, one that says nothing: it is there all the same."""
     text = ",".join(values)

@@ -19,11 +19,11 @@ from bridge.forwarded import Proxies
 from bridge.listen.accepted import AcceptedConnection
 from bridge.listen.caller import Call, CallingPbx
 from bridge.listen.gate import Claim, Gate, Ticket
-from bridge.listen.guarded import GuardedSocket
+from bridge.listen.guarded import ACCEPTS_A_TURN, GuardedSocket
 from bridge.listen.identity import Visit, claimed, confirmed
 from bridge.listen.judge import Judge, Verdict
 from bridge.listen.record import Record
-from bridge.listen.tidy import give_back
+from bridge.listen.tidy import give_back, keep_buffers_small
 from bridge.logs import get_logger
 from bridge.tls import ServerCertificate, peers_fingerprint
 from bridge.websocket import GOING_AWAY, NOT_ALLOWED, OUR_FAULT, TOO_BIG, Allowance
@@ -114,6 +114,7 @@ class Listener:
 
         """
         place = self._place
+        keep_buffers_small()
         self._socket = GuardedSocket(
             place.host, place.port, self._gate, self.record.refused, self._proxies if place.is_introduced else None
         )
@@ -122,6 +123,7 @@ class Listener:
         server = await asyncio.get_running_loop().create_server(
             self._accepted,
             sock=self._socket,
+            backlog=ACCEPTS_A_TURN,
             ssl=tls,
             ssl_handshake_timeout=place.login_seconds if tls is not None else None,
         )
@@ -129,6 +131,8 @@ class Listener:
         try:
             yield
         finally:
+            self._socket.shut()
+            await asyncio.sleep(0)
             server.close()
             for task in (*tasks, *self._answering):
                 task.cancel()
@@ -175,9 +179,11 @@ class Listener:
             x_forwarded_for=request.headers.get_all("X-Forwarded-For"),
         )
         ticket = self._socket.ticket(socket.transport.get_extra_info("socket").fileno())
-        if origin != address and ticket is not None and not self._gate.comes_from(ticket, origin):
-            self.record.refused("too many connections", origin)
-            return socket.server.reject(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections.\n")
+        if origin != address and ticket is not None:
+            now = asyncio.get_running_loop().time()
+            if not (self._gate.may_come(origin, now) and self._gate.comes_from(ticket, origin)):
+                self.record.refused("too many connections", origin)
+                return socket.server.reject(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections.\n")
         return None
 
     async def _answer(self, socket: AcceptedConnection, ticket: Ticket) -> None:

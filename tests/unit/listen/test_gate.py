@@ -1,6 +1,7 @@
 import pytest
 
-from bridge.listen.gate import FORGET_SECONDS, LAST_PAUSE_SECONDS, MAX_ADDRESSES, Bounds, Gate, Ticket, place_of
+from bridge.forwarded import place_of
+from bridge.listen.gate import FORGET_SECONDS, LAST_PAUSE_SECONDS, MAX_ADDRESSES, Bounds, Gate, Ticket
 
 
 def entered(gate: Gate, address: str = "192.0.2.1") -> Ticket:
