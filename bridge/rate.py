@@ -11,8 +11,6 @@ from typing import Final
 MAX_REMEMBERED: Final = 10_000
 """Addresses: about 2 MB."""
 
-WHILE_SECONDS: Final = 1.0
-
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -35,10 +33,11 @@ class _Bucket:
 
 
 class Rate:
-    """Decides who may come; times are seconds of any steady clock."""
+    """Decides who may come; times are seconds of any steady clock, *while_seconds* are the while of a newcomer."""
 
-    def __init__(self, each: Share, together: Share) -> None:
+    def __init__(self, each: Share, together: Share, while_seconds: float) -> None:
         self._each = each
+        self._while_seconds = while_seconds
         self._together = together
         self._all = _Bucket(together.at_once, 0.0)
         self._of: OrderedDict[str, _Bucket] = OrderedDict()
@@ -48,11 +47,11 @@ class Rate:
 
     def may(self, address: str, now: float, *, is_known: bool = False) -> bool:
         """Tell whether somebody from *address* may come now, and count it if so; who *is_known* has its own share only."""
-        bucket = self._of.pop(address, None) or _Bucket(self._each.at_once, now - WHILE_SECONDS)
+        bucket = self._of.pop(address, None) or _Bucket(self._each.at_once, now - self._while_seconds)
         self._of[address] = bucket
         if len(self._of) > MAX_REMEMBERED:
             self._of.popitem(last=False)
-        is_rare = now - bucket.at >= WHILE_SECONDS
+        is_rare = now - bucket.at >= self._while_seconds
         bucket.fill(self._each, now)
         self._all.fill(self._together, now)
         if bucket.left < 1:

@@ -16,7 +16,6 @@ import contextlib
 import json
 import logging
 import random
-import ssl
 import struct
 import sys
 import tempfile
@@ -32,6 +31,7 @@ import aio_pika
 from bridge.listen.server import TIDY_SECONDS
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import keep_calling
+from bridge.tls import Trust, client_context
 from bridge.wire.login import login_digest
 from tests.support.dialled_site import PASSWORD, DialledSite, dialled_site, pbx_called
 from tests.support.dialling import login_of
@@ -277,13 +277,12 @@ class Figures:
     flood: dict[str, float] = field(default_factory=dict)
 
 
-async def misbehave(port: int, way: Callable[[Stranger], Awaitable[None]], chance: Chance) -> str:
-    """Be one stranger, and return how it ended."""
-    context = None
-    if chance.random() < 0.5:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+async def misbehave(port: int, way: Callable[[Stranger], Awaitable[None]], chance: Chance, addresses: int) -> str:
+    """Be one stranger, and return how it ended; *addresses*: of so many, 0: of 45 000."""
+    context = client_context(Trust(is_blind=True)) if chance.random() < 0.5 else None
     address = f"127.{chance.randint(1, 3)}.{chance.randint(1, 60)}.{chance.randint(1, 250)}"
+    if addresses:
+        address = f"127.4.0.{chance.randint(1, addresses)}"
     try:
         async with asyncio.timeout(10):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, local_addr=(address, 0))
@@ -304,13 +303,15 @@ async def misbehave(port: int, way: Callable[[Stranger], Awaitable[None]], chanc
         writer.transport.abort()
 
 
-async def attack(port: int, count: int, at_once: int) -> dict[str, int]:
+async def attack(port: int, count: int, at_once: int, addresses: int = 0) -> dict[str, int]:
     """Be all strangers, so many at once, and return how often their connections ended in which way."""
     numbers, ends = iter(range(count)), Counter[str]()
+    print("they come", file=sys.stderr, flush=True)  # noqa: T201 - for who waits for it
 
     async def some() -> None:
         for number in numbers:
-            ends[await misbehave(port, WAYS[number % len(WAYS)], random.Random(number))] += 1  # noqa: S311 - a case
+            chance = random.Random(number)  # noqa: S311 - a case
+            ends[await misbehave(port, WAYS[number % len(WAYS)], chance, addresses)] += 1
 
     await asyncio.gather(*(some() for _ in range(at_once)))
     return dict(ends)
@@ -483,11 +484,12 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=200)
     parser.add_argument("--names", type=int, default=130, help="new PBXs that somebody with the password claims to be")
     parser.add_argument("--flood-bytes", type=int, default=1 << 20, help="of empty pings, from each of eight; 0: none")
+    parser.add_argument("--addresses", type=int, default=0, help="of the strangers; 0: thousands")
     parser.add_argument("--attack", type=int, metavar="PORT", help="only be the strangers, at a door that is there")
     chosen = parser.parse_args()
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it tells of every stranger that was hung up on
     if chosen.attack is not None:
-        print(json.dumps(asyncio.run(attack(chosen.attack, chosen.count, chosen.at_once))))  # noqa: T201 - its output
+        print(json.dumps(asyncio.run(attack(chosen.attack, chosen.count, chosen.at_once, chosen.addresses))))  # noqa: T201 - its output
         return
     with tempfile.TemporaryDirectory() as folder, PrivateBroker() as broker:
         figures = asyncio.run(play(Path(folder), broker, count=chosen.count, at_once=chosen.at_once))

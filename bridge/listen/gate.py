@@ -31,8 +31,11 @@ MAX_ADDRESSES: Final = 10_000
 EACH: Final = Share(256, 20)
 """New connections from one address, behind which may be many PBXs."""
 
-TOGETHER: Final = Share(200, 100)
-"""New connections of all strangers, about a tenth of a core."""
+TOGETHER: Final = Share(100, 20)
+"""New connections of all strangers: 20 TLS handshakes are 4 % of a core, and PBXs that are new are few in an hour."""
+
+WHILE_SECONDS: Final = 3.0
+"""A PBX that is turned away waits for longer soon, and counts as a newcomer then."""
 
 Claim = tuple[str, ...]
 """Whom a login speaks for; of a PBX that was here before it is known."""
@@ -79,7 +82,7 @@ class Gate:
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._rate = Rate(EACH, TOGETHER)
+        self._rate = Rate(EACH, TOGETHER, WHILE_SECONDS)
         self.strangers = 0
         """How many have left that never logged in."""
         self._all: set[Ticket] = set()

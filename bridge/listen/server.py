@@ -23,7 +23,7 @@ from bridge.listen.guarded import ACCEPTS_A_TURN, GuardedSocket
 from bridge.listen.identity import Visit, claimed, confirmed
 from bridge.listen.judge import Judge, Verdict
 from bridge.listen.record import Record
-from bridge.listen.tidy import give_back, keep_buffers_small
+from bridge.listen.tidy import give_back, keep_buffers_small, spare_what_stays
 from bridge.logs import get_logger
 from bridge.tls import ServerCertificate, peers_fingerprint
 from bridge.websocket import GOING_AWAY, NOT_ALLOWED, OUR_FAULT, TOO_BIG, Allowance
@@ -53,8 +53,8 @@ PING_SECONDS: Final = 40.0
 MAX_UNANSWERED_PINGS: Final = 3
 CERTIFICATE_CHECK_SECONDS: Final = 5.0
 
-TIDY_SECONDS: Final = 3.0
-TIDY_STRANGERS: Final = 100
+TIDY_SECONDS: Final = 1.0
+TIDY_STRANGERS: Final = 50
 
 NOT_WEBSOCKET: Final = (1002, 1007)
 
@@ -115,6 +115,7 @@ class Listener:
         """
         place = self._place
         keep_buffers_small()
+        spare_what_stays()
         self._socket = GuardedSocket(
             place.host, place.port, self._gate, self.record.refused, self._proxies if place.is_introduced else None
         )

@@ -33,6 +33,9 @@ EACH: Final = Share(100, 20)
 TOGETHER: Final = Share(400, 200)
 """The same of all strangers, about a tenth of a core."""
 
+WHILE_SECONDS: Final = 1.0
+"""Probes come less often."""
+
 FIRST_PAUSE_SECONDS: Final = 0.25
 LAST_PAUSE_SECONDS: Final = 8.0
 """Of an address that brought wrong tokens, before the next one from there is looked at."""
@@ -66,7 +69,7 @@ class Crowd:
         self._by_transport: dict[asyncio.BaseTransport, Visitor] = {}
         self._guesses: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._waiting = 0
-        self._rate = Rate(EACH, TOGETHER)
+        self._rate = Rate(EACH, TOGETHER, WHILE_SECONDS)
 
     def __repr__(self) -> str:
         return f"<Crowd of {len(self._all)}>"

@@ -466,7 +466,7 @@ async def test_a_flood_is_turned_away_unseen_and_takes_nothing_from_whoever_is_n
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("bridge.listen.gate.TOGETHER", Share(20, 0.01))
-    monkeypatch.setattr("bridge.rate.WHILE_SECONDS", 60.0)
+    monkeypatch.setattr("bridge.listen.gate.WHILE_SECONDS", 60.0)
 
     def come(address: str) -> sockets.socket:
         return sockets.create_connection(("127.0.0.1", door.listener.port), source_address=(address, 0))
