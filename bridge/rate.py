@@ -46,7 +46,7 @@ class Rate:
         return f"<Rate of {len(self._of)} addresses>"
 
     def may(self, address: str, now: float, *, is_known: bool = False) -> bool:
-        """Tell whether somebody from *address* may come now, and count it if so; who *is_known* has its own share only."""
+        """Tell whether somebody from *address* may come now, and count it; who *is_known* has its own share only."""
         bucket = self._of.pop(address, None) or _Bucket(self._each.at_once, now - self._while_seconds)
         self._of[address] = bucket
         if len(self._of) > MAX_REMEMBERED:

@@ -100,7 +100,12 @@ async def serve(  # noqa: PLR0913 - where, for whom, and what
     application.on_response_prepare.append(_with_headers)
     # No request has a body: none is unpacked, which a bomb would want, nor waited for.
     runner = web.AppRunner(
-        application, access_log=None, shutdown_timeout=2, auto_decompress=False, lingering_time=0, max_headers=MAX_HEADERS
+        application,
+        access_log=None,
+        shutdown_timeout=2,
+        auto_decompress=False,
+        lingering_time=0,
+        max_headers=MAX_HEADERS,
     )
     await runner.setup()
     sampling = asyncio.create_task(_keep_sampling(history, sample_seconds), name="sample")

@@ -489,7 +489,7 @@ async def test_a_flood_is_turned_away_unseen_and_takes_nothing_from_whoever_is_n
 
 
 async def test_what_a_stranger_takes_of_memory_is_small(tmp_path: Path) -> None:
-    """asyncio has a quarter of a megabyte for each connection by TLS, which nobody has to fill with zeros."""
+    """By itself asyncio fills a quarter of a megabyte with zeros for each connection by TLS."""
     certificate = ServerCertificate(*written(trustme.CA(), tmp_path, "127.0.0.1"))
     async with Door(certificate=certificate, bounds=Bounds(unauthenticated=1000, per_address=1000)).open() as door:
         for _ in range(3):  # what is freed once must not change where later ones lie

@@ -1,4 +1,4 @@
-"""A crowd from 64 addresses at the door of a running bridge, and how long everybody else waits for an answer meanwhile."""
+"""A crowd from 64 addresses at the door of a running bridge, and how long everybody else waits meanwhile."""
 
 import asyncio
 import signal
