@@ -488,8 +488,9 @@ async def test_a_flood_is_turned_away_unseen_and_takes_nothing_from_whoever_is_n
             each.close()
 
 
-async def test_what_a_stranger_takes_of_memory_is_small(tmp_path: Path) -> None:
+async def test_what_a_stranger_takes_of_memory_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By itself asyncio fills a quarter of a megabyte with zeros for each connection by TLS."""
+    monkeypatch.setattr("bridge.listen.gate.TOGETHER", Share(1000, 1000))
     certificate = ServerCertificate(*written(trustme.CA(), tmp_path, "127.0.0.1"))
     async with Door(certificate=certificate, bounds=Bounds(unauthenticated=1000, per_address=1000)).open() as door:
         for _ in range(3):  # what is freed once must not change where later ones lie
