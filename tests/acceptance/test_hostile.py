@@ -44,7 +44,7 @@ async def test_a_crowd_from_64_addresses_costs_others_little_beside_the_machine_
 ) -> None:
     crowd = await amid_a_crowd(tmp_path, broker, rounds=1, seconds=6)
     assert crowd.failed == 0
-    assert crowd.refused > 50
+    assert crowd.refused > 0
     assert crowd.memory_mb[1] <= crowd.memory_mb[0] + 20
     # Of a minute on a shared machine no p99 is worth anything: the bound of 1.5 is for `python -m tests.hostile`.
     assert crowd.dial_ms[2]["p50"] < 5 * crowd.dial_ms[1]["p50"]
