@@ -5,9 +5,9 @@ Each stranger is one connection that misbehaves in one of the ways below, from o
 and then and dials again. Printed at the end: how the strangers fared, how long changes took to the broker, and what the
 bridge held of memory and file descriptors before, at most, and after.
 
-Then three sieges, of a bridge each: more than a thousand half-sent requests and guesses at the page of one that may
-have 1024 file descriptors; somebody who knows the password of the App object and claims the names of other PBXs; and
-frames that say nothing.
+Then four sieges, of a bridge each: more than a thousand half-sent requests and guesses at the page of one that may
+have 1024 file descriptors; somebody who knows the password of the App object and claims the names of other PBXs; frames
+that say nothing; and a crowd from 64 addresses while PBXs dial and the page is asked. All of it is printed as a table.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import contextlib
 import json
 import logging
 import random
-import ssl
 import struct
 import sys
 import tempfile
@@ -31,8 +30,10 @@ import aio_pika
 
 from bridge.pbx.inbound.server import TIDY_SECONDS
 from bridge.pbx.wire.login import login_digest
+from bridge.security.tls import Trust, client_context
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import keep_calling
+from tests.support.crowding import ADDRESSES, CrowdFigures, crowded
 from tests.support.dialled_site import PASSWORD, DialledSite, dialled_site, pbx_called
 from tests.support.dialling import login_of
 from tests.support.process import Command
@@ -275,15 +276,15 @@ class Figures:
     page: PageFigures | None = None
     insider: InsiderFigures | None = None
     flood: dict[str, float] = field(default_factory=dict)
+    crowd: CrowdFigures | None = None
 
 
-async def misbehave(port: int, way: Callable[[Stranger], Awaitable[None]], chance: Chance) -> str:
-    """Be one stranger, and return how it ended."""
-    context = None
-    if chance.random() < 0.5:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+async def misbehave(port: int, way: Callable[[Stranger], Awaitable[None]], chance: Chance, addresses: int) -> str:
+    """Be one stranger, and return how it ended; *addresses*: of so many, 0: of 45 000."""
+    context = client_context(Trust(is_blind=True)) if chance.random() < 0.5 else None
     address = f"127.{chance.randint(1, 3)}.{chance.randint(1, 60)}.{chance.randint(1, 250)}"
+    if addresses:
+        address = f"127.4.0.{chance.randint(1, addresses)}"
     try:
         async with asyncio.timeout(10):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, local_addr=(address, 0))
@@ -304,13 +305,15 @@ async def misbehave(port: int, way: Callable[[Stranger], Awaitable[None]], chanc
         writer.transport.abort()
 
 
-async def attack(port: int, count: int, try_deliver: int) -> dict[str, int]:
+async def attack(port: int, count: int, try_deliver: int, addresses: int = 0) -> dict[str, int]:
     """Be all strangers, so many at once, and return how often their connections ended in which way."""
     numbers, ends = iter(range(count)), Counter[str]()
+    print("they come", file=sys.stderr, flush=True)  # noqa: T201 - for who waits for it
 
     async def some() -> None:
         for number in numbers:
-            ends[await misbehave(port, WAYS[number % len(WAYS)], random.Random(number))] += 1  # noqa: S311 - a case
+            chance = random.Random(number)  # noqa: S311 - a case
+            ends[await misbehave(port, WAYS[number % len(WAYS)], chance, addresses)] += 1
 
     await asyncio.gather(*(some() for _ in range(try_deliver)))
     return dict(ends)
@@ -418,6 +421,66 @@ async def besieged(folder: Path, broker: PrivateBroker, figures: Figures, *, nam
                 figures.flood = await flooded(place, flood_bytes)
 
 
+async def amid_a_crowd(folder: Path, broker: PrivateBroker, *, rounds: int, seconds: float) -> CrowdFigures:
+    """Have others dial and ask while a crowd comes."""
+    for part in ("here", "elsewhere"):
+        (folder / part).mkdir()
+    async with (
+        dialled_site(folder / "here", broker) as place,
+        dialled_site(folder / "elsewhere", broker) as other,
+    ):
+        return await crowded(place, other, rounds=rounds, seconds=seconds)
+
+
+def table(figures: Figures) -> str:
+    """Return the figures for people: what was tried, what it came to, what it may come to."""
+    before, after = figures.before or Held(0, 0.0), figures.after or Held(0, 0.0)
+    rows: list[tuple[str, object, str]] = [
+        (f"{figures.strangers} strangers in {len(WAYS)} ways: changes delivered / made meanwhile",
+         f"{figures.delivered} / {figures.changes}", "all"),
+        ("  change to delivery, p99, outages of the PBX included, ms", figures.latency_ms.get("p99"), "-"),
+        ("  forged logins let in", figures.forged_logins_let_in, "0"),
+        ("  memory more, most / after, MB",
+         f"{figures.at_most.memory_mb - before.memory_mb:.1f} / {after.memory_mb - before.memory_mb:.1f}", "20 / 10"),
+        ("  file descriptors more afterwards", after.descriptors - before.descriptors, "<= 0"),
+        ("  log lines", figures.log_lines, "< 100"),
+    ]  # fmt: skip
+    if (page := figures.page) is not None:
+        rows += [
+            (f"{page.half_requests} half-sent requests at the page: descriptors held", page.descriptors, "< 250"),
+            ("  a PBX dials / livez / health check meanwhile, s",
+             f"{page.pbx_seconds} / {page.livez_seconds} / {page.health_check_seconds}", "answered"),
+            (f"{page.guesses} guesses at the token in 5 s: looked at", page.guesses_looked_at, "< 240"),
+            ("  the right token from elsewhere meanwhile, s", page.status_seconds, "answered"),
+        ]  # fmt: skip
+    if (insider := figures.insider) is not None:
+        rows += [
+            (f"{insider.new_names} new names with a right password: let in", insider.let_in, "<= 100 an hour"),
+            ("  the System Name in capitals is", insider.in_capitals, "the same PBX"),
+            ("  the name of a connected PBX, with another guid", insider.takeover, "a warning"),
+        ]
+    if flood := figures.flood:
+        rows += [
+            ("8 x 1 MiB of empty pings: longest silence without / with, s",
+             f"{flood['silent_seconds_at_most_before']} / {flood['silent_seconds_at_most']}", "+ 0.5"),
+            ("  memory more, MB", flood["memory_mb_more"], "< 20"),
+        ]  # fmt: skip
+    if (crowd := figures.crowd) is not None:
+        shown = [f"{told['p50']} / {told['p99']}" for told in (*crowd.dial_ms, *crowd.status_ms)]
+        rows += [
+            (f"crowd from {ADDRESSES} addresses, {crowd.refused} refused, {crowd.turned_away} of them unseen:", "", ""),
+            ("  a PBX dials: nobody comes | elsewhere | here, p50 / p99 ms", " | ".join(shown[:3]), "-"),
+            ("  the page answers: the same", " | ".join(shown[3:]), "-"),
+            *((f"  p99 ratio, {name}", ratio, "<= 1.5" if "elsewhere" in name else "-")
+              for name, ratio in crowd.ratios.items()),
+            ("  CPU of the bridge in the three, share of a core", crowd.bridge_cpu, "-"),
+            ("  memory more at most, MB", round(crowd.memory_mb[1] - crowd.memory_mb[0], 1), "<= 20"),
+            ("  of the others came to nothing", crowd.failed, "0"),
+        ]  # fmt: skip
+    width = max(len(what) for what, _, _ in rows)
+    return "\n".join(f"{what:<{width}}  {came!s:<40}  {wanted}".rstrip() for what, came, wanted in rows)
+
+
 async def flooded(place: DialledSite, size: int) -> dict[str, float]:
     """Have eight strangers send *size* bytes of empty pings each; return how long the bridge was silent for at most."""
     waits: list[float] = []
@@ -483,16 +546,21 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=200)
     parser.add_argument("--names", type=int, default=130, help="new PBXs that somebody with the password claims to be")
     parser.add_argument("--flood-bytes", type=int, default=1 << 20, help="of empty pings, from each of eight; 0: none")
+    parser.add_argument("--crowd-seconds", type=float, default=12, help="of each of nine phases; 0: no crowd")
+    parser.add_argument("--json", action="store_true", help="everything, for programs")
+    parser.add_argument("--addresses", type=int, default=0, help="of the strangers; 0: thousands")
     parser.add_argument("--attack", type=int, metavar="PORT", help="only be the strangers, at a door that is there")
     chosen = parser.parse_args()
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it tells of every stranger that was hung up on
     if chosen.attack is not None:
-        print(json.dumps(asyncio.run(attack(chosen.attack, chosen.count, chosen.try_deliver))))  # noqa: T201 - its output
+        print(json.dumps(asyncio.run(attack(chosen.attack, chosen.count, chosen.try_deliver, chosen.addresses))))  # noqa: T201 - its output
         return
     with tempfile.TemporaryDirectory() as folder, PrivateBroker() as broker:
         figures = asyncio.run(play(Path(folder), broker, count=chosen.count, try_deliver=chosen.try_deliver))
         asyncio.run(besieged(Path(folder), broker, figures, names=chosen.names, flood_bytes=chosen.flood_bytes))
-    print(json.dumps(asdict(figures), indent=2))  # noqa: T201 - its output
+        if chosen.crowd_seconds:
+            figures.crowd = asyncio.run(amid_a_crowd(Path(folder), broker, rounds=3, seconds=chosen.crowd_seconds))
+    print(json.dumps(asdict(figures), indent=2) if chosen.json else table(figures))  # noqa: T201 - its output
 
 
 if __name__ == "__main__":

@@ -64,16 +64,32 @@ class Proxies:
         return known
 
 
+def place_of(address: str) -> str:
+    """Return whom *address* is counted with: itself, or of IPv6 the network (/64), which is what one customer gets."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
+
+
 def _entries(values: Sequence[str]) -> list[str]:
+    """Return the entries of an older header; where it is too long, one that says nothing: it is there all the same."""
     text = ",".join(values)
-    return [] if len(text) > MAX_CHARACTERS else [entry.strip() for entry in text.split(",") if entry.strip()]
+    return [""] if len(text) > MAX_CHARACTERS else [entry.strip() for entry in text.split(",") if entry.strip()]
 
 
 def _forwarded(values: Sequence[str]) -> list[dict[str, str]]:
     """Return the elements of ``Forwarded``; where it cannot be read, one that says nothing."""
     text = ",".join(values)
-    if not text or len(text) > MAX_CHARACTERS:
+    if not text:
         return []
+    if len(text) > MAX_CHARACTERS:
+        return [{}]
     elements: list[dict[str, str]] = [{}]
     position = 0
     while position < len(text):

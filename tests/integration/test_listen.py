@@ -19,6 +19,7 @@ from bridge.pbx.inbound.admission import Bounds, Ticket
 from bridge.pbx.inbound.authentication import App, Verdict
 from bridge.pbx.inbound.identity import Identity
 from bridge.pbx.walk.actions import EpochBegan, WalkEnded
+from bridge.rate import Share
 from bridge.security.tls import ServerCertificate, Trust, client_context
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import call
@@ -459,6 +460,53 @@ async def test_a_crowd_of_silent_strangers_keeps_no_pbx_out() -> None:
             assert len(pbx.connections) == 1, "and none that is in is dropped for them"
         for stranger in strangers:
             stranger.close()
+
+
+async def test_a_flood_is_turned_away_unseen_and_takes_nothing_from_whoever_is_new_or_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bridge.pbx.inbound.admission.TOGETHER", Share(20, 0.01))
+    monkeypatch.setattr("bridge.pbx.inbound.admission.WHILE_SECONDS", 60.0)
+
+    def come(address: str) -> sockets.socket:
+        return sockets.create_connection(("127.0.0.1", door.listener.port), source_address=(address, 0))
+
+    async with Door(bounds=Bounds(unauthenticated=1000)).open() as door:
+        async with door.knock() as socket:
+            await log_in(socket)
+        flood = [await asyncio.to_thread(come, f"127.5.0.{1 + number % 8}") for number in range(200)]
+        await until(lambda: door.refusals.get("too many connections in a short time", 0) > 100)
+        assert door.gate.connected < 60
+        with await asyncio.to_thread(come, "127.5.0.99") as new:
+            new.settimeout(1)
+            with pytest.raises(TimeoutError):
+                await asyncio.to_thread(is_hung_up, new)
+        for _ in range(50):
+            async with door.knock() as socket:
+                assert (await log_in(socket))["ok"] is True
+        for each in flood:
+            each.close()
+
+
+async def test_what_a_stranger_takes_of_memory_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself asyncio fills a quarter of a megabyte with zeros for each connection by TLS."""
+    monkeypatch.setattr("bridge.pbx.inbound.admission.TOGETHER", Share(1000, 1000))
+    certificate = ServerCertificate(*written(trustme.CA(), tmp_path, "127.0.0.1"))
+    async with Door(certificate=certificate, bounds=Bounds(unauthenticated=1000, per_address=1000)).open() as door:
+        for _ in range(3):  # what is freed once must not change where later ones lie
+            before = memory_kb()
+            strangers = [sockets.create_connection(("127.0.0.1", door.listener.port)) for _ in range(60)]
+            await until(lambda: door.gate.connected == 60)
+            await asyncio.sleep(0.2)
+            assert memory_kb() - before < 60 * 100
+            for stranger in strangers:
+                stranger.close()
+            await until(lambda: door.gate.connected == 0)
+
+
+def memory_kb() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
 
 
 async def test_guesses_wait_longer_each_time_and_a_pbx_elsewhere_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 import asyncio
 import contextlib
+import gzip
+import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +14,7 @@ from bridge.observability.metrics import exposition
 from bridge.observability.status import BridgeStatus, Level
 from bridge.observability.web import connection_limits, server
 from bridge.observability.web.server import HEADERS, Views, serve
+from bridge.rate import Share
 from tests.support.boards import board as board_at
 from tests.support.boards import wait
 
@@ -288,3 +291,70 @@ async def test_no_page_is_served_with_a_token_that_can_be_guessed(board: BridgeS
     with pytest.raises(ValueError, match="at least 16"):
         async with serve(board, host=LOCAL, port=0, token=""):
             pass
+
+
+GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /livez HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(("head", "more"), [
+    (GET + b"X: ", b"y" * 1000),
+    (GET, b"X: y\r\n" * 100),
+    (POST + b"Content-Length: 99999999\r\n\r\n", b"z" * 1000),
+    (POST + b"Content-Length: 99999999\r\nExpect: 100-continue\r\n\r\n", b"z" * 1000),
+    (POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 100),
+    (GET + b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n", bytes(1000)),
+], ids=["a header", "headers", "a body", "a body asked for", "chunks", "frames"])  # fmt: skip
+async def test_whoever_sends_more_than_a_request_is_hung_up_on(head: bytes, more: bytes, board: BridgeStatus) -> None:
+    async with serve(board, host=LOCAL, port=0) as port, asyncio.timeout(20):
+        _, writer = await asyncio.open_connection(LOCAL, port)
+        writer.write(head)
+        with pytest.raises(ConnectionError):
+            for _ in range(10_000):
+                writer.write(more)
+                await writer.drain()
+                await asyncio.sleep(0)
+        writer.close()
+
+
+async def test_nothing_is_unpacked(board: BridgeStatus) -> None:
+    """Sixteen kilobytes can be of a hundred thousand times that."""
+    bomb = gzip.compress(bytes(8 << 20))
+    assert len(bomb) < connection_limits.REQUEST_BYTES
+    async with serve(board, host=LOCAL, port=0) as port, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(LOCAL, port)
+        tracemalloc.start()
+        try:
+            writer.write(POST + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb) + bomb)
+            assert b" 405 " in await reader.readline()
+            assert tracemalloc.get_traced_memory()[1] < 2 << 20
+        finally:
+            tracemalloc.stop()
+            writer.close()
+
+
+async def test_whoever_asks_too_often_without_a_token_is_hung_up_on_and_nobody_else(
+    board: BridgeStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_limits, "EACH", Share(6, 0.001))
+    async with serve(board, host=LOCAL, port=0, token=TOKEN) as port, asyncio.timeout(20):
+
+        async def ask(address: str, times: int, **more: str) -> int:
+            connector = aiohttp.TCPConnector(local_addr=(address, 0))
+            async with aiohttp.ClientSession(connector=connector) as each:
+                for number in range(times):
+                    try:
+                        async with each.get(f"http://{LOCAL}:{port}/livez", headers=more) as answer:
+                            assert answer.status == 200
+                    except aiohttp.ClientError:
+                        return number
+            return times
+
+        assert await ask("127.0.0.2", 50) == 5, "and the connection counts, too"
+        assert await ask("127.0.0.2", 50) == 0, "nor may it connect"
+        assert await ask("127.0.0.3", 5) == 5
+
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=("127.0.0.4", 0))) as each:
+            for _ in range(50):
+                bearer = {"Authorization": f"Bearer {TOKEN}"}
+                assert (await each.get(f"http://{LOCAL}:{port}/status", headers=bearer)).status == 200

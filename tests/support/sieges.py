@@ -76,7 +76,7 @@ async def page_besieged(place: DialledSite) -> PageFigures:
     limited = ("prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}", sys.executable, "-m", "bridge")
     with Command("run", environment=place.environment, program=limited) as bridge:
         place.port = int((await asyncio.to_thread(bridge.wait_for_log, "listen.listening"))["port"])
-        port = int(re.findall(r":(\d+)/", bridge.logs("status.listening")[0]["url"])[0])
+        port = page_port(bridge)
         url = f"http://127.0.0.1:{port}"
         held = await half_requests(port)
         figures.half_requests = len(held)
@@ -104,6 +104,10 @@ async def page_besieged(place: DialledSite) -> PageFigures:
         await asyncio.wait(guessing)
         bridge.kill()
     return figures
+
+
+def page_port(bridge: Command) -> int:
+    return int(re.findall(r":(\d+)/", bridge.logs("status.listening")[0]["url"])[0])
 
 
 async def half_requests(port: int) -> list[asyncio.StreamWriter]:

@@ -3,6 +3,9 @@
 File descriptors are shared with PBXs, broker and health check, so visitors of the page may have few of them. Where all
 are taken nobody is turned away: the oldest goes that has not been admitted, of the address that has most of them; and
 only where there is none of those the oldest of all. Whoever asks at once, as a probe does, is answered.
+
+The page takes small requests without a body, one after the other, so whoever sends more is hung up on before anybody
+reads it; and so is who comes or asks too often (``bridge.rate``) without being admitted.
 """
 
 import asyncio
@@ -11,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from bridge.security.forwarded import Proxies
+from bridge.rate import Rate, Share
+from bridge.security.forwarded import Proxies, place_of
 from bridge.security.proxy_protocol import introduced
 
 HEADER_SECONDS: Final = 10.0
@@ -19,6 +23,18 @@ HEADER_SECONDS: Final = 10.0
 
 ANSWER_SECONDS: Final = 30.0
 """From the headers of a request to those of the next one: for the answer, and to be idle."""
+
+REQUEST_BYTES: Final = 1 << 14
+"""Between one request and the next, in headers and everything else: browsers send a tenth of that."""
+
+EACH: Final = Share(100, 20)
+"""Connections, and requests for what is not admitted, of one address: 5 probes a second, each on a connection anew."""
+
+TOGETHER: Final = Share(400, 200)
+"""The same of all strangers, about a tenth of a core."""
+
+WHILE_SECONDS: Final = 1.0
+"""Probes come less often."""
 
 FIRST_PAUSE_SECONDS: Final = 0.25
 LAST_PAUSE_SECONDS: Final = 8.0
@@ -55,6 +71,7 @@ class VisitorLimiter:
         self._by_transport: dict[asyncio.BaseTransport, Visitor] = {}
         self._guesses: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._waiting = 0
+        self._rate = Rate(EACH, TOGETHER, WHILE_SECONDS)
 
     def __repr__(self) -> str:
         return f"<Crowd of {len(self._all)}>"
@@ -64,8 +81,8 @@ class VisitorLimiter:
 
     def enter(self, visitor: "Visitor") -> None:
         """Take in a new connection; perhaps another one goes for it."""
-        place = visitor.address
-        if self._of_address[place] >= self._room.per_address and not self.proxies.trust(place):
+        place = visitor.place
+        if self._of_address[place] >= self._room.per_address and not self.proxies.trust(visitor.address):
             self._make_room(place)
         if len(self._all) >= self._room.total:
             self._make_room()
@@ -74,14 +91,18 @@ class VisitorLimiter:
         if visitor.transport is not None:
             self._by_transport[visitor.transport] = visitor
 
+    def may_come(self, address: str) -> bool:
+        """Tell whether somebody from *address* may connect now, or ask for what everybody may see, and count it."""
+        return self.proxies.trust(address) or self._rate.may(place_of(address), self._clock())
+
     def leave(self, visitor: "Visitor") -> None:
         """Take note that a connection is over; does nothing where that is known."""
         if visitor not in self._all:
             return
         del self._all[visitor]
-        self._of_address[visitor.address] -= 1
-        if self._of_address[visitor.address] <= 0:
-            del self._of_address[visitor.address]
+        self._of_address[visitor.place] -= 1
+        if self._of_address[visitor.place] <= 0:
+            del self._of_address[visitor.place]
         if visitor.transport is not None:
             self._by_transport.pop(visitor.transport, None)
 
@@ -110,6 +131,7 @@ class VisitorLimiter:
 
     def tried(self, address: str, *, is_right: bool) -> None:
         """Take note of a token from *address*; a right one forgives the wrong ones."""
+        address = place_of(address)
         count = self._wrong(address)
         self._guesses.pop(address, None)
         if not is_right:
@@ -118,20 +140,20 @@ class VisitorLimiter:
                 self._guesses.popitem(last=False)
 
     def _wrong(self, address: str) -> int:
-        count, last_at = self._guesses.get(address, (0, 0.0))
+        count, last_at = self._guesses.get(place_of(address), (0, 0.0))
         return count if self._clock() - last_at < FORGET_SECONDS else 0
 
     def _make_room(self, place: str | None = None) -> None:
-        some = [visitor for visitor in self._all if place is None or visitor.address == place]
+        some = [visitor for visitor in self._all if place is None or visitor.place == place]
         strangers = [visitor for visitor in some if not visitor.is_admitted]
-        most = max((self._weight(visitor.address) for visitor in strangers), default=0)
-        oldest = next((each for each in strangers if self._weight(each.address) == most), some[0])
+        most = max((self._weight(visitor) for visitor in strangers), default=0)
+        oldest = next((each for each in strangers if self._weight(each) == most), some[0])
         self.leave(oldest)
         oldest.hang_up()
 
-    def _weight(self, address: str) -> int:
-        """Return how much of the place an address takes; a proxy stands for many."""
-        return 1 if self.proxies.trust(address) else self._of_address[address]
+    def _weight(self, visitor: "Visitor") -> int:
+        """Return how much of the room is taken where somebody comes from; a proxy stands for many."""
+        return 1 if self.proxies.trust(visitor.address) else self._of_address[visitor.place]
 
 
 class Visitor(asyncio.Protocol):
@@ -149,9 +171,16 @@ class Visitor(asyncio.Protocol):
         self._head = b""
         self._deadline: asyncio.TimerHandle | None = None
         self._is_handed_on = False
+        self._unasked = 0
+        """Bytes since the last request that was looked at."""
 
     def __repr__(self) -> str:
         return f"<Visitor from {self.address}>"
+
+    @property
+    def place(self) -> str:
+        """Whom it is counted with."""
+        return place_of(self.address)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place, and wait for what it asks."""
@@ -162,6 +191,9 @@ class Visitor(asyncio.Protocol):
         self.address = str(peer[0]) if peer else ""
         self._wants_introduction = self._wants_introduction and self._crowd.proxies.trust(self.address)
         self.expect_within(HEADER_SECONDS)
+        if not self._crowd.may_come(self.address):
+            self.hang_up()
+            return
         self._crowd.enter(self)
         if not self._wants_introduction:
             self._deliver()
@@ -180,9 +212,15 @@ class Visitor(asyncio.Protocol):
             data, self._wants_introduction, self._head = found.rest, False, b""
             self._crowd.leave(self)
             self.address = found.address or self.address
+            if not self._crowd.may_come(self.address):
+                self.hang_up()
+                return
             self._crowd.enter(self)
             self._deliver()
-        if data and self._is_handed_on:
+        self._unasked += len(data)
+        if self._unasked > REQUEST_BYTES:
+            self.hang_up()
+        elif data and self._is_handed_on:
             self._answering.data_received(data)
 
     def eof_received(self) -> bool | None:
@@ -207,6 +245,7 @@ class Visitor(asyncio.Protocol):
 
     def expect_within(self, seconds: float) -> None:
         """Hang up unless it asks something more in that time."""
+        self._unasked = 0
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = asyncio.get_running_loop().call_later(seconds, self.hang_up)

@@ -33,6 +33,8 @@ from bridge.security.forwarded import Proxies
 BACKLOG: Final = 16
 """Connections that are taken in at one turn of the loop, before any of them is looked at."""
 
+MAX_HEADERS: Final = 64
+
 RECENT: Final = 50
 """Changes on the page."""
 
@@ -105,7 +107,15 @@ async def serve(  # noqa: PLR0913 - where, for whom, and what
     application = web.Application(middlewares=[_guarded(gate, crowd)])
     application.add_routes([*_open_routes(board, gate), *_routes(board, history, views)])
     application.on_response_prepare.append(_with_headers)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=2)
+    # No request has a body: none is unpacked, which a bomb would want, nor waited for.
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        shutdown_timeout=2,
+        auto_decompress=False,
+        lingering_time=0,
+        max_headers=MAX_HEADERS,
+    )
     await runner.setup()
     sampling = asyncio.create_task(_keep_sampling(history, views, sample_seconds), name="sample")
     try:
@@ -236,6 +246,7 @@ def _guarded(gate: AccessControl, crowd: VisitorLimiter) -> Middleware:
                 text=f"this page is not known as {request.host!r}. If that is its name, add it to status.hosts\n",
             )
         if request.path in OPEN:
+            _hang_up_on_a_crowd(request, visitor, crowd)
             return await handler(request)
         brings = await _brought(request, visitor, gate, crowd)
         if brings is _Brings.ADMISSION:
@@ -244,6 +255,7 @@ def _guarded(gate: AccessControl, crowd: VisitorLimiter) -> Middleware:
             response = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": "/"})
             gate.remember(response, is_secure=request.secure or _is_https(request, crowd.proxies))
             return response
+        _hang_up_on_a_crowd(request, visitor, crowd)
         if request.path == "/":
             return web.Response(status=HTTPStatus.UNAUTHORIZED, body=_content("login.html"), content_type="text/html")
         return web.Response(
@@ -280,6 +292,12 @@ async def _brought(
     if visitor is not None and brings is _Brings.ADMISSION:
         visitor.is_admitted = True
     return brings
+
+
+def _hang_up_on_a_crowd(request: web.Request, visitor: Visitor | None, crowd: VisitorLimiter) -> None:
+    """End the connection of somebody who asks too often for what everybody may see; nobody reads the answer then."""
+    if visitor is not None and not visitor.is_admitted and not crowd.may_come(_origin(request, visitor, crowd.proxies)):
+        visitor.hang_up()
 
 
 def _origin(request: web.Request, visitor: Visitor | None, proxies: Proxies) -> str:

@@ -7,13 +7,18 @@ no others. So neither a crowd of silent strangers keeps PBXs out, nor one behind
 Wrong logins make an address wait, longer each time, before the next one from there is looked at; a good one ends that.
 Who logged in from there before with the same claim (names and guid of its App object, which a stranger does not know)
 is not held up by the others behind its proxy.
+
+How often strangers may come at all is bounded (``bridge.rate``), since a TLS handshake costs us a millisecond or two.
+An address from which somebody logged in before has its own share, which the others cannot take.
 """
 
-import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+
+from bridge.rate import Rate, Share
+from bridge.security.forwarded import place_of
 
 FIRST_PAUSE_SECONDS: Final = 1.0
 LAST_PAUSE_SECONDS: Final = 30.0
@@ -22,6 +27,15 @@ FORGET_SECONDS: Final = 900.0
 
 MAX_ADDRESSES: Final = 10_000
 """Remembered of those that failed: about 2 MB; and as many of those that logged in."""
+
+EACH: Final = Share(256, 20)
+"""New connections from one address, behind which may be many PBXs."""
+
+TOGETHER: Final = Share(100, 20)
+"""New connections of all strangers: 20 TLS handshakes are 4 % of a core, and PBXs that are new are few in an hour."""
+
+WHILE_SECONDS: Final = 3.0
+"""A PBX that is turned away waits for longer soon, and counts as a newcomer then."""
 
 Claim = tuple[str, ...]
 """Whom a login speaks for; of a PBX that was here before it is known."""
@@ -68,6 +82,7 @@ class ConnectionLimiter:
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
+        self._rate = Rate(EACH, TOGETHER, WHILE_SECONDS)
         self.strangers = 0
         """How many have left that never logged in."""
         self._all: set[Ticket] = set()
@@ -87,6 +102,11 @@ class ConnectionLimiter:
     def connected(self) -> int:
         """How many are connected."""
         return len(self._all)
+
+    def may_come(self, address: str, now: float) -> bool:
+        """Tell whether a new connection from *address* may be looked at at all, and count it if so."""
+        place = find_network(address)
+        return self._rate.may(place, now, is_known=place in self._good_of)
 
     def enter(self, address: str, drop: Callable[[], None]) -> Ticket | None:
         """Let in a new connection, or not. Perhaps another one, that has not logged in, goes for it."""
@@ -209,16 +229,3 @@ class ConnectionLimiter:
         self._failures.move_to_end(lane)
         if len(self._failures) > MAX_ADDRESSES:
             self._failures.popitem(last=False)
-
-
-def find_network(address: str) -> str:
-    """Return whom *address* is counted with: itself, or of IPv6 the network (/64), which is what one customer gets."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))

@@ -38,6 +38,10 @@ class App:
     """Only with the client certificate that has this SHA-256."""
 
 
+_GUID_IN_INFO: Final = re.compile(r":[0-9a-fA-F]{32}:")
+"""No App object has one in its information; where it has, it is the guid of a user, and a part of other fields."""
+
+
 class Verdict(StrEnum):
     """What is wrong with a login. Told to nobody but the operator."""
 
@@ -77,7 +81,8 @@ class Authenticator:
         App object itself, whose name stands in ``sip``, speaks for the PBX. The digest joins its fields by colons, so
         what the PBX signed for a user is good for every way of cutting it at other colons. Where no field has one, the
         third is the user's name up to its first colon, whatever the others are; and where that is the App's name, what
-        follows in it stands in the place of the guid.
+        follows in it stands in the place of the guid. What follows that may look like ``info``, where the PBX sent
+        none; the user's guid is in it then, between two colons.
         """
         own = self._entry(login.sip, login.domain)
         named = app_object(login)
@@ -105,8 +110,9 @@ class Authenticator:
             return Verdict.AMBIGUOUS
         if own is None or (named and named != login.sip):
             return Verdict.USER
-        # A guid in the place of the name: the fields of a user whose name has a colon, moved by one.
-        if not GUID.fullmatch(login.guid) or (login.dn and GUID.fullmatch(login.dn)):
+        # A guid in the place of the name, or within info: the fields of a user whose name has a colon, moved by one.
+        is_moved = login.dn and GUID.fullmatch(login.dn)
+        if is_moved or not GUID.fullmatch(login.guid) or _has_guid(login.info) or _has_guid(login.info_as_sent):
             return Verdict.NO_GUID
         if own.pbxs and claimed(login).pbx not in own.pbxs:
             return Verdict.OTHER_PBX
@@ -120,3 +126,7 @@ class Authenticator:
             app for app in named if app.domain is not None and without_case(app.domain) == without_case(domain)
         ]
         return next(iter([*of_domain, *(app for app in named if app.domain is None)]), None)
+
+
+def _has_guid(info: str | None) -> bool:
+    return info is not None and _GUID_IN_INFO.search(info) is not None

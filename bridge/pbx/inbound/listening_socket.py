@@ -5,6 +5,7 @@ nowhere; here it is counted from the first packet to the close of its file descr
 """
 
 import socket
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -14,6 +15,10 @@ from bridge.security.forwarded import Proxies
 from bridge.security.proxy_protocol import V2_MAX_BYTES, introduced
 
 BACKLOG: Final = 128
+"""Connections that the system keeps for us until their turn comes."""
+
+ACCEPTS_A_TURN: Final = 4
+"""New connections that are taken in one turn of the event loop, as most of what strangers cost is what follows."""
 
 INTRODUCTION_SECONDS: Final = 5
 """How long the system waits for the first packet of a connection, where proxies introduce them."""
@@ -78,6 +83,11 @@ class ListeningSocket(socket.socket):
         self._on_refused = on_refused
         self._introducing = introducing
         self._tickets: dict[int, Ticket] = {}
+        self._is_shut = False
+
+    def listen(self, _at_a_time: int = 0, /) -> None:
+        """Listen with room for many, whatever the event loop takes at a time."""
+        super().listen(BACKLOG)
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept whom the gate lets in.
@@ -86,6 +96,8 @@ class ListeningSocket(socket.socket):
             ConnectionAbortedError: it did not, and the event loop looks for the next one.
 
         """
+        if self._is_shut:
+            raise ConnectionAbortedError("shut")
         plain, address = super().accept()
         accepted = AcceptedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
         origin = str(address[0])
@@ -95,6 +107,10 @@ class ListeningSocket(socket.socket):
             accepted.close()
             self._on_refused("a proxy that does not speak the PROXY protocol", origin)
             raise ConnectionAbortedError("not introduced") from None
+        if not self._gate.may_come(origin, time.monotonic()):
+            accepted.close()
+            self._on_refused("too many connections in a short time", origin)
+            raise ConnectionAbortedError("not let in")
         ticket = self._gate.enter(origin, lambda: _hang_up(accepted))
         if ticket is None:
             accepted.close()
@@ -110,6 +126,10 @@ class ListeningSocket(socket.socket):
         accepted.on_close = over
         _watch_the_line(accepted)
         return accepted, address
+
+    def shut(self) -> None:
+        """Accept nobody more. What was accepted a moment ago has to reach its server before that one is closed."""
+        self._is_shut = True
 
     def hang_up(self) -> None:
         """End all connections that are left, those in the midst of their TLS handshake included."""

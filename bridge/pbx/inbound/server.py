@@ -20,8 +20,8 @@ from bridge.pbx.inbound.admission import Claim, ConnectionLimiter, Ticket
 from bridge.pbx.inbound.authentication import Authenticator, Verdict, new_challenge
 from bridge.pbx.inbound.connection import AcceptedWebSocket
 from bridge.pbx.inbound.identity import Visit, claimed, confirmed
-from bridge.pbx.inbound.listening_socket import ListeningSocket
-from bridge.pbx.inbound.memory import give_back
+from bridge.pbx.inbound.listening_socket import ACCEPTS_A_TURN, ListeningSocket
+from bridge.pbx.inbound.memory import give_back, keep_buffers_small, spare_what_stays
 from bridge.pbx.inbound.refusals import RefusalLog
 from bridge.pbx.inbound.source import InboundConnection, InboundSource
 from bridge.pbx.websocket import GOING_AWAY, NOT_ALLOWED, OUR_FAULT, TOO_BIG, Allowance
@@ -53,8 +53,8 @@ PING_SECONDS: Final = 40.0
 MAX_UNANSWERED_PINGS: Final = 3
 CERTIFICATE_CHECK_SECONDS: Final = 5.0
 
-TIDY_SECONDS: Final = 3.0
-TIDY_STRANGERS: Final = 100
+TIDY_SECONDS: Final = 1.0
+TIDY_STRANGERS: Final = 50
 
 NOT_WEBSOCKET: Final = (1002, 1007)
 
@@ -114,6 +114,8 @@ class Listener:
 
         """
         place = self._place
+        keep_buffers_small()
+        spare_what_stays()
         self._socket = ListeningSocket(
             place.host, place.port, self._gate, self.record.refused, self._proxies if place.is_introduced else None
         )
@@ -122,6 +124,7 @@ class Listener:
         server = await asyncio.get_running_loop().create_server(
             self._accepted,
             sock=self._socket,
+            backlog=ACCEPTS_A_TURN,
             ssl=tls,
             ssl_handshake_timeout=place.login_seconds if tls is not None else None,
         )
@@ -129,6 +132,8 @@ class Listener:
         try:
             yield
         finally:
+            self._socket.shut()
+            await asyncio.sleep(0)
             server.close()
             for task in (*tasks, *self._answering):
                 task.cancel()
@@ -175,9 +180,11 @@ class Listener:
             x_forwarded_for=request.headers.get_all("X-Forwarded-For"),
         )
         ticket = self._socket.ticket(socket.transport.get_extra_info("socket").fileno())
-        if origin != address and ticket is not None and not self._gate.comes_from(ticket, origin):
-            self.record.refused("too many connections", origin)
-            return socket.server.reject(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections.\n")
+        if origin != address and ticket is not None:
+            now = asyncio.get_running_loop().time()
+            if not (self._gate.may_come(origin, now) and self._gate.comes_from(ticket, origin)):
+                self.record.refused("too many connections", origin)
+                return socket.server.reject(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections.\n")
         return None
 
     async def _answer(self, socket: AcceptedWebSocket, ticket: Ticket) -> None:

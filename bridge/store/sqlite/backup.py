@@ -7,6 +7,7 @@ restore that is interrupted leaves no store, which the next start refuses with a
 import os
 import shutil
 import sqlite3
+import stat
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ import orjson
 
 from bridge.errors import StoreUnusable
 from bridge.store.sqlite.errors import damaged, of_sqlite
-from bridge.store.sqlite.files import open_own
+from bridge.store.sqlite.files import OTHERS, open_own
 from bridge.store.sqlite.lock import StoreLock
 from bridge.store.sqlite.reader import StoreReader
 from bridge.store.sqlite.sql import migrations, queries
@@ -87,6 +88,7 @@ def put_back(copy: Path, store: Path, now: datetime) -> Path | None:
         for suffix in ("", *_COMPANIONS):
             with suppress(FileNotFoundError):
                 present = _beside(store, suffix)
+                present.chmod(stat.S_IMODE(present.stat().st_mode) & ~OTHERS)  # nobody closes it later
                 present.unlink() if kept is None else present.rename(_beside(kept, suffix))
         arriving.rename(store)
         _make_durable(store)

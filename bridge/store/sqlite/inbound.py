@@ -76,10 +76,8 @@ class InboundRegister:
             if not found:
                 return False
             known, odd = _known(found[0]), _odd(found[0])
-            if odd.get("address") and odd["address"] not in known:
-                known.append(odd["address"])
-            guid = odd.get("guid") or found[0]["guid"]
-            self._keep(source, found[0]["seen_at"], guid, known, {})
+            known += [address for address in _odd_addresses(odd) if address not in known]
+            self._keep(source, found[0]["seen_at"], odd.get("guid", found[0]["guid"]), known, {})
             return True
 
     def known(self, since: datetime) -> Sequence[InboundPbx]:
@@ -104,10 +102,13 @@ class InboundRegister:
         known, odd = _known(row), _odd(row)
         if caller.address and caller.address not in known:
             if known:
-                odd = {"at": as_text(at), **odd, "address": caller.address}
+                others = [address for address in _odd_addresses(odd) if address != caller.address]
+                told = [*others, caller.address][-MAX_ADDRESSES:]  # each of them, or the last would hide the others
+                odd = {"at": as_text(at), **odd, "address": ", ".join(told)}
             else:
                 known = [caller.address]
-        if caller.guid and row["guid"] and caller.guid.lower() != row["guid"].lower():
+        # One without a guid is unlike one that had it: whoever does not know it leaves it out.
+        if row["guid"] and caller.guid.lower() != row["guid"].lower():
             odd = {"at": as_text(at), **odd, "guid": caller.guid}
         self._keep(caller.source, as_text(at), row["guid"] or caller.guid, known, odd)
         return Admission.KNOWN
@@ -145,6 +146,10 @@ def _known(row: Any) -> list[str]:
 
 def _odd(row: Any) -> dict[str, str]:
     return dict(orjson.loads(row["odd"])) if row["odd"] else {}
+
+
+def _odd_addresses(odd: dict[str, str]) -> list[str]:
+    return odd["address"].split(", ") if odd.get("address") else []
 
 
 def _sentence(name: str, odd: dict[str, str]) -> str:

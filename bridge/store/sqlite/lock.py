@@ -26,7 +26,7 @@ class StoreLock:
     """The lock of the store *store*."""
 
     def __init__(self, store: Path) -> None:
-        self._store = store
+        self._store = store.resolve()  # by whatever link it is reached, there is one lock
         self._file: int | None = None
         self._words: AbstractSet[str] = frozenset()
         self.position = 0

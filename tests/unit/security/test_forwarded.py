@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.security.forwarded import Proxies
+from bridge.security.forwarded import MAX_CHARACTERS, Proxies
 
 PROXIES = Proxies(["10.0.0.0/8", "fd00::/8", "127.0.0.1"])
 
@@ -53,6 +53,15 @@ def test_of_two_headers_that_disagree_the_other_end_wrote_one() -> None:
     told = {"forwarded": ["for=1.2.3.4"], "x_forwarded_for": ["198.51.100.1"]}
     assert PROXIES.origin("10.0.0.1", **told) == "10.0.0.1"
     assert PROXIES.origin("10.0.0.1", **{**told, "forwarded": ["for=198.51.100.1"]}) == "198.51.100.1"
+
+
+def test_a_header_that_is_too_long_to_be_read_does_not_leave_the_word_to_the_other() -> None:
+    """A stranger makes the proxy's own header that long, and writes the other one himself."""
+    long = "x," * MAX_CHARACTERS
+    forged = {"forwarded": ["for=1.2.3.4"], "x_forwarded_for": [f"{long}198.51.100.1"]}
+    assert PROXIES.origin("10.0.0.1", **forged) == "10.0.0.1"
+    forged = {"forwarded": [f"{'a=b;' * MAX_CHARACTERS}for=198.51.100.1"], "x_forwarded_for": ["1.2.3.4"]}
+    assert PROXIES.origin("10.0.0.1", **forged) == "10.0.0.1"
 
 
 @given(st.lists(st.text(max_size=60), max_size=4), st.lists(st.text(max_size=60), max_size=4))

@@ -214,10 +214,13 @@ def test_nothing_that_the_pbx_signs_for_a_user_is_the_app_however_it_is_cut(  # 
 @pytest.mark.parametrize(("sip", "dn", "challenge"), [
     (f"app:{'0' * 32}", '{"appobj":"app","pbx":"hq","a"', "1}"),
     (f"app:{'0' * 32}", '{"appobj":"app","pbx":"hq","a":"', '"}'),
+    (f"app:{'0' * 32}:x" + ':{"appobj":"app","pbx":"hq","a":"', '"}', ""),
+    (f"app:{'0' * 32}:x" + ':{"a":"', '","appobj":"app","pbx":"hq","a":1}', ""),
+    (f"app:{'0' * 32}:x" + ':"', '"', ""),
 ])  # fmt: skip
 def test_not_even_one_that_was_signed_without_info(sip: str, dn: str, challenge: str) -> None:
-    """The guid of the user then stands where the App object's name for people is."""
-    joined = f"x:example.com:{sip}:{GUID_OF_A_USER}:{dn}:{challenge}"
+    """The guid of the user then stands where the App object's name for people is, or within what looks like info."""
+    joined = ":".join(["x", "example.com", sip, GUID_OF_A_USER, dn, *([challenge] if challenge else [])])
     verdicts = {
         Authenticator([App("app", None, lambda: PASSWORD)]).judge(login, CHALLENGE).verdict for login in cuts(joined)
     }

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.errors import StoreUnusable
-from bridge.store.sqlite.backup import back_up
+from bridge.errors import StoreInUse, StoreUnusable
+from bridge.store.sqlite.backup import back_up, put_back
 from bridge.store.sqlite.files import close_to_others, open_own
 from bridge.store.sqlite.lock import StoreLock
 from bridge.store.sqlite.store import SqliteStore
@@ -96,3 +96,21 @@ def test_a_pipe_is_no_file_and_nobody_waits_for_its_other_end(tmp_path: Path) ->
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StoreUnusable, match="no file"):
         open_own(tmp_path / "pipe", os.O_RDWR)
+
+
+def test_a_store_that_is_put_away_by_a_restore_is_closed_to_others(store: Path) -> None:
+    """No start closes it later: it is no file of the store any more."""
+    back_up(store, store.with_name("copy.db"), datetime.now(UTC))
+    store.chmod(0o644)
+    kept = put_back(store.with_name("copy.db"), store, datetime.now(UTC))
+    assert kept is not None
+    assert (mode(kept), mode(store)) == (0o600, 0o600)
+
+
+def test_a_store_that_is_reached_by_a_link_has_the_lock_of_the_file(store: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(store)
+    with SqliteStore(store), pytest.raises(StoreInUse), SqliteStore(link):
+        pass
+    with SqliteStore(link), pytest.raises(StoreInUse), SqliteStore(store):
+        pass

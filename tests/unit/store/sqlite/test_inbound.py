@@ -103,13 +103,37 @@ def test_another_address_or_guid_is_told_until_somebody_says_yes(tmp_path: Path)
     assert "b" * 32 not in told, "no word of what was proven"
 
 
-def test_what_a_pbx_does_not_tell_is_not_odd(store: SqliteStore) -> None:
+def test_what_a_pbx_never_told_is_not_odd_when_it_does(store: SqliteStore) -> None:
     store.book.register_inbound(InboundPbx(HQ.source, HQ.domain, HQ.pbx), NOW, ANYBODY)
     store.book.register_inbound(HQ, NOW, ANYBODY)
-    store.book.register_inbound(elsewhere("192.0.2.1", guid=""), NOW, ANYBODY)
     assert store.book.oddity(HQ.source) == ""
     store.book.register_inbound(elsewhere("192.0.2.1", guid="c" * 32), NOW, ANYBODY)
     assert store.book.oddity(HQ.source) != ""
+
+
+def test_a_login_that_leaves_the_known_guid_out_is_told_until_somebody_says_yes(store: SqliteStore) -> None:
+    """Whoever does not know it, and comes from the same address, would pass unseen."""
+    without = InboundPbx(HQ.source, HQ.domain, HQ.pbx, HQ.address, "")
+    store.book.register_inbound(HQ, NOW, ANYBODY)
+    store.book.register_inbound(without, NOW, ANYBODY)
+    assert "with another App object than before" in store.book.oddity(HQ.source)
+    store.book.acknowledge(HQ.source)
+    store.book.register_inbound(without, NOW, ANYBODY)
+    assert store.book.oddity(HQ.source) == ""
+
+
+def test_a_later_address_does_not_hide_an_earlier_one(store: SqliteStore) -> None:
+    store.book.register_inbound(HQ, NOW, ANYBODY)
+    for address in ("203.0.113.66", "198.51.100.9", "203.0.113.66"):
+        store.book.register_inbound(elsewhere(address), NOW, ANYBODY)
+    assert "(198.51.100.9, 203.0.113.66)" in store.book.oddity(HQ.source)
+    store.book.acknowledge(HQ.source)
+    store.book.register_inbound(elsewhere("198.51.100.9"), NOW, ANYBODY)
+    store.book.register_inbound(elsewhere("203.0.113.66"), NOW, ANYBODY)
+    assert store.book.oddity(HQ.source) == "", "a yes is for what was told"
+    for number in range(2 * MAX_ADDRESSES):
+        store.book.register_inbound(elsewhere(f"192.0.2.{number}"), NOW, ANYBODY)
+    assert store.book.oddity(HQ.source).count("192.0.2.") == MAX_ADDRESSES
 
 
 def test_addresses_that_are_known_are_bounded(store: SqliteStore) -> None:
