@@ -64,7 +64,7 @@ class Proxies:
         return known
 
 
-def place_of(address: str) -> str:
+def find_network(address: str) -> str:
     """Return whom *address* is counted with: itself, or of IPv6 the network (/64), which is what one customer gets."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])

@@ -19,7 +19,7 @@ from bridge.pbx.inbound.admission import Bounds, Ticket
 from bridge.pbx.inbound.authentication import App, Verdict
 from bridge.pbx.inbound.identity import Identity
 from bridge.pbx.walk.actions import EpochBegan, WalkEnded
-from bridge.rate import Share
+from bridge.security.rate import Share
 from bridge.security.tls import ServerCertificate, Trust, client_context
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import call

@@ -14,7 +14,7 @@ from bridge.observability.metrics import exposition
 from bridge.observability.status import BridgeStatus, Level
 from bridge.observability.web import connection_limits, server
 from bridge.observability.web.server import HEADERS, Views, serve
-from bridge.rate import Share
+from bridge.security.rate import Share
 from tests.support.boards import board as board_at
 from tests.support.boards import wait
 

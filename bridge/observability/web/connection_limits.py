@@ -5,7 +5,7 @@ are taken nobody is turned away: the oldest goes that has not been admitted, of 
 only where there is none of those the oldest of all. Whoever asks at once, as a probe does, is answered.
 
 The page takes small requests without a body, one after the other, so whoever sends more is hung up on before anybody
-reads it; and so is who comes or asks too often (``bridge.rate``) without being admitted.
+reads it; and so is who comes or asks too often (``bridge.security.rate``) without being admitted.
 """
 
 import asyncio
@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from bridge.rate import Rate, Share
-from bridge.security.forwarded import Proxies, place_of
+from bridge.security.forwarded import Proxies, find_network
 from bridge.security.proxy_protocol import introduced
+from bridge.security.rate import Rate, Share
 
 HEADER_SECONDS: Final = 10.0
 """From connecting to the end of the first request's headers."""
@@ -93,7 +93,7 @@ class VisitorLimiter:
 
     def may_come(self, address: str) -> bool:
         """Tell whether somebody from *address* may connect now, or ask for what everybody may see, and count it."""
-        return self.proxies.trust(address) or self._rate.may(place_of(address), self._clock())
+        return self.proxies.trust(address) or self._rate.may(find_network(address), self._clock())
 
     def leave(self, visitor: "Visitor") -> None:
         """Take note that a connection is over; does nothing where that is known."""
@@ -131,7 +131,7 @@ class VisitorLimiter:
 
     def tried(self, address: str, *, is_right: bool) -> None:
         """Take note of a token from *address*; a right one forgives the wrong ones."""
-        address = place_of(address)
+        address = find_network(address)
         count = self._wrong(address)
         self._guesses.pop(address, None)
         if not is_right:
@@ -140,7 +140,7 @@ class VisitorLimiter:
                 self._guesses.popitem(last=False)
 
     def _wrong(self, address: str) -> int:
-        count, last_at = self._guesses.get(place_of(address), (0, 0.0))
+        count, last_at = self._guesses.get(find_network(address), (0, 0.0))
         return count if self._clock() - last_at < FORGET_SECONDS else 0
 
     def _make_room(self, place: str | None = None) -> None:
@@ -180,7 +180,7 @@ class Visitor(asyncio.Protocol):
     @property
     def place(self) -> str:
         """Whom it is counted with."""
-        return place_of(self.address)
+        return find_network(self.address)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place, and wait for what it asks."""

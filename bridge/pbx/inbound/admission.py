@@ -8,7 +8,7 @@ Wrong logins make an address wait, longer each time, before the next one from th
 Who logged in from there before with the same claim (names and guid of its App object, which a stranger does not know)
 is not held up by the others behind its proxy.
 
-How often strangers may come at all is bounded (``bridge.rate``), since a TLS handshake costs us a millisecond or two.
+How often strangers may come at all is bounded (``bridge.security.rate``), since a TLS handshake costs us a millisecond or two.
 An address from which somebody logged in before has its own share, which the others cannot take.
 """
 
@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from bridge.rate import Rate, Share
-from bridge.security.forwarded import place_of
+from bridge.security.forwarded import find_network
+from bridge.security.rate import Rate, Share
 
 FIRST_PAUSE_SECONDS: Final = 1.0
 LAST_PAUSE_SECONDS: Final = 30.0

@@ -8,7 +8,7 @@ from bridge.pbx.inbound.admission import (
     ConnectionLimiter,
     Ticket,
 )
-from bridge.security.forwarded import place_of
+from bridge.security.forwarded import find_network
 
 
 def entered(gate: ConnectionLimiter, address: str = "192.0.2.1") -> Ticket:
@@ -176,4 +176,4 @@ def test_a_pause_has_an_end() -> None:
     ("@local", "@local"),
 ])  # fmt: skip
 def test_ipv6_counts_by_network(address: str, place: str) -> None:
-    assert place_of(address) == place
+    assert find_network(address) == place

@@ -1,6 +1,6 @@
 """How often somebody may come."""
 
-from bridge.rate import MAX_REMEMBERED, Rate, Share
+from bridge.security.rate import MAX_REMEMBERED, Rate, Share
 
 EACH, TOGETHER = Share(8, 1), Share(20, 10)
 
