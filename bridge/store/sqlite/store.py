@@ -34,7 +34,17 @@ from bridge.model import (
 from bridge.store.lineage import new_lineage, read_birth
 from bridge.store.looking import Looking
 from bridge.store.sqlite.erasure import empty_write_ahead, forget, overwriting
-from bridge.store.sqlite.errors import cannot_open, damaged, is_busy, locked, missing, of_sqlite
+from bridge.store.sqlite.errors import (
+    MAY_BE_IN_THE_LOG,
+    NOT_YET_EVERYWHERE,
+    OTHER_PARTITIONS,
+    cannot_open,
+    damaged,
+    is_busy,
+    locked,
+    missing,
+    of_sqlite,
+)
 from bridge.store.sqlite.inbound import InboundRegister
 from bridge.store.sqlite.lock import StoreLock
 from bridge.store.sqlite.outbox import SqliteOutbox
@@ -389,12 +399,12 @@ class SqliteStore:
         self.log.is_on = True
         self.log.load(())
         if not before:
-            self._refuse_while_waiting(self.exchange.backlog, _MAY_BE_IN_THE_LOG)
+            self._refuse_while_waiting(self.exchange.backlog, MAY_BE_IN_THE_LOG)
             self.log.begin_behind(self.exchange.last_given(), self._clock())
             self._note(_SINCE, str(self.exchange.last_given()).encode())
             self.log.load(())
         elif before != partitions:
-            self._refuse_while_waiting(self.log.backlog, _OTHER_PARTITIONS, before=before, wanted=partitions)
+            self._refuse_while_waiting(self.log.backlog, OTHER_PARTITIONS, before=before, wanted=partitions)
             self._note(_SINCE, str(self.exchange.last_given()).encode())
         self._note(_PARTITIONS, str(partitions).encode())
         self.log.since = int(self._meta.get(_SINCE, b"0"))
@@ -409,7 +419,7 @@ class SqliteStore:
         if _PARTITIONS not in self._meta:
             return
         for sink in self._sinks_with_rows:
-            self._refuse_while_waiting(sink.backlog, _NOT_YET_EVERYWHERE)
+            self._refuse_while_waiting(sink.backlog, NOT_YET_EVERYWHERE)
         self._drop(_PARTITIONS)
 
     def _refuse_while_waiting(self, backlog: Backlog, sentence: str, **words: int) -> None:
@@ -603,20 +613,3 @@ class SqliteStore:
 def _numbered(lineage: str, sequence: int, walk: int) -> str:
     certificate = f"the certificate of walk {walk} behind " if walk else ""
     return f"{certificate}{sequence} of {lineage}"
-
-
-_MAY_BE_IN_THE_LOG: Final = (
-    "{events} events are still to be published, and the exchange feeds the log until they are, so they could be in it "
-    "twice. Start once more without rabbitmq.stream_url, until account-bridge status says that everything is sent and "
-    "nothing is parked, and set it then"
-)
-_OTHER_PARTITIONS: Final = (
-    "{before} partitions of the log were written so far, now {wanted} are wanted (rabbitmq.log_partitions), and "
-    "events still wait for one of the former. Start once more with {before}, until account-bridge status says "
-    "that everything is sent"
-)
-_NOT_YET_EVERYWHERE: Final = (
-    "{events} events are not yet both published and in the log, and would be missing in it or be in it twice. "
-    "Start once more with rabbitmq.stream_url set, until account-bridge status says that everything is sent and "
-    "nothing is parked; remove it then"
-)
