@@ -52,8 +52,8 @@ SLACK_SECONDS: Final = 4.0
 AT_ONCE_SECONDS: Final = 8.0
 """For an end at a second signal, on a busy machine."""
 
-CALM_SECONDS: Final = 90.0
-"""For everything to be published once the trouble is over; the broker is tried again after 15 at most."""
+CALM_SECONDS: Final = 300.0
+"""For everything to be published once the trouble is over, on a busy machine; the broker is tried again after 15."""
 
 STARTS_OF_A_STORE: Final = 8
 ACCOUNTS: Final = 300

@@ -186,6 +186,19 @@ def _unit(character: str) -> str:
 
 
 @contextlib.contextmanager
+def ended_alike() -> Iterator[None]:
+    """Have Ctrl-C end the process as SIGTERM does, until a stop is looked for.
+
+    An exception in the midst of an import or of opening the store would come out as another one, or wait for a lock.
+    """
+    before = signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
 def stop_signals() -> Iterator[asyncio.Event]:
     """Yield an event that SIGTERM and SIGINT set; a second signal ends the process at once."""
     stop = asyncio.Event()

@@ -66,7 +66,7 @@ class HardEnd:
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
 
-    def watch(self, board: BridgeStatus | None, is_stopping: Callable[[], bool]) -> None:
+    def watch(self, board: BridgeStatus, is_stopping: Callable[[], bool]) -> None:
         """Watch the tasks on *board* from now on; the time for a stop runs from when *is_stopping*."""
         self._board, self._is_stopping = board, is_stopping
 

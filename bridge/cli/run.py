@@ -1,6 +1,5 @@
 """``run`` and ``check``: the bridge itself, and a look at everything it needs."""
 
-import asyncio
 import contextlib
 import os
 import sys
@@ -12,7 +11,16 @@ import click
 from rich.text import Text
 
 from bridge import __version__, logs
-from bridge.cli.common import FAILED, config_option, print_json, read_settings, run_now, stop_signals, terminal
+from bridge.cli.common import (
+    FAILED,
+    config_option,
+    ended_alike,
+    print_json,
+    read_settings,
+    run_now,
+    stop_signals,
+    terminal,
+)
 from bridge.cli.hard_end import HardEnd
 from bridge.cli.shadow import play_shadow
 from bridge.cli.tail import shower
@@ -38,7 +46,7 @@ def run(config: Path | None, *, shadow: bool, once: bool, as_json: bool) -> None
     if not shadow:
         if once or as_json:
             raise click.UsageError("--once and --json go with --shadow")
-        with HardEnd() as hard_end:
+        with HardEnd() as hard_end, ended_alike():
             run_now(_bridge(read_settings(config), hard_end))
         return
     settings = load_settings(config, os.environ, require_rabbitmq=False)
@@ -55,8 +63,6 @@ def run(config: Path | None, *, shadow: bool, once: bool, as_json: bool) -> None
 
 
 async def _bridge(settings: Settings, hard_end: HardEnd) -> None:
-    if (mine := asyncio.current_task()) is not None:  # cancelled by Ctrl-C, before one looks for a stop
-        hard_end.watch(None, lambda: mine.cancelling() > 0)
     log.info("bridge.starting", version=__version__, settings=settings.redacted())
     for sentence in settings.insecurities():
         log.warning("settings.insecure", problem=sentence)

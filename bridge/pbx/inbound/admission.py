@@ -8,8 +8,8 @@ Wrong logins make an address wait, longer each time, before the next one from th
 Who logged in from there before with the same claim (names and guid of its App object, which a stranger does not know)
 is not held up by the others behind its proxy.
 
-How often strangers may come at all is bounded (``bridge.security.rate``), since a TLS handshake costs us a millisecond or two.
-An address from which somebody logged in before has its own share, which the others cannot take.
+How often strangers may come at all is bounded (``bridge.security.rate``), since a TLS handshake costs us a millisecond
+or two. An address from which somebody logged in before has its own share, which the others cannot take.
 """
 
 from collections import Counter, OrderedDict
