@@ -103,6 +103,9 @@ class KeptStore(SourceStore, Comparable, Counted, Protocol):
     def restored(self) -> str:
         """Why a new lineage began for all sources, as long as not all of them are told anew."""
 
+    def parked(self) -> Sequence[Parked]:
+        """Return the parked rows, the oldest first."""
+
     def incomplete(self) -> AbstractSet[SourceName]:
         """Return the sources of which no walk has told everything in their present lineage."""
 

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from bridge.delivery.limits import Limits
 from bridge.delivery.sink import Offload
 from bridge.logs import get_logger
-from bridge.model import Backlog, OutboxRow, Parked, SourceName, Waiting
+from bridge.model import Backlog, OutboxRow, SourceName, Waiting
 from bridge.observability.status import BridgeStatus
 from bridge.runtime.committer import Committed
 
@@ -29,9 +29,6 @@ class Counted(Protocol):
     def free_bytes(self) -> int:
         """Return how much its disk has left."""
 
-    def parked(self) -> Sequence[Parked]:
-        """Return the parked rows, the oldest first."""
-
     @property
     def exchange(self) -> "CountedOutbox":
         """What it has for the exchange."""
@@ -45,6 +42,9 @@ class CountedOutbox(Protocol):
 
     def doubtful(self) -> Mapping[SourceName, int]:
         """Return how many rows may have reached the broker although no confirm came, by source."""
+
+    def parked_by_source(self) -> Mapping[SourceName, int]:
+        """Return how many rows are parked, by source."""
 
 
 class Behind(Protocol):
@@ -166,9 +166,9 @@ class OutboxMonitor:
         self._may_have_doubts = False
         board = self._board
         doubtful = await self._offload(self._store.exchange.doubtful)
-        parked = await self._offload(self._store.parked) if board.parked else ()
-        parked_of = Counter(row.source for row in parked)
+        # Counted along: the rows themselves may be many and large, and everybody else would wait for the store.
+        parked_of = await self._offload(self._store.exchange.parked_by_source)
         board.in_doubt = sum(doubtful.values())
         for name, part in board.sources.items():
             part.in_doubt = doubtful.get(SourceName(name), 0)
-            part.parked = parked_of[SourceName(name)]
+            part.parked = parked_of.get(SourceName(name), 0)

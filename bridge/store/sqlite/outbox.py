@@ -219,6 +219,10 @@ class SqliteOutbox:
             for row in self._database.query("parked_rows", sink=self.sink)
         ]
 
+    def parked_by_source(self) -> Mapping[SourceName, int]:
+        """Return how many events are parked, by source; counted along."""
+        return {self._database.source_name(source): count for source, count in self._parked.items() if count}
+
     def unpark(self, position: int, at: datetime) -> bool:
         """Have a parked event tried once more, and return whether there was one at *position*."""
         return self._decide(position, "again", None, at)

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import pytest
 
 from bridge.delivery.limits import Limits
-from bridge.model import AccountChange, Backlog, ChangeKind, Cursor, OutboxRow, Parked, SourceName, Waiting
+from bridge.model import AccountChange, Backlog, ChangeKind, Cursor, OutboxRow, SourceName, Waiting
 from bridge.observability.status import BridgeStatus, Level
 from bridge.runtime.committer import Committed
 from bridge.runtime.outbox_monitor import BLOCKED, OutboxMonitor
@@ -35,8 +35,8 @@ class Store:
     def free_bytes(self) -> int:
         return 5_000_000_000
 
-    def parked(self) -> Sequence[Parked]:
-        return [Parked(1, HQ, 1, "id", "key", b"{}", NOW, NOW, "too large", 0)] * self.backlog.parked
+    def parked_by_source(self) -> Mapping[SourceName, int]:
+        return {HQ: self.backlog.parked}
 
     def waiting(self) -> Mapping[SourceName, Waiting]:
         return self.left
