@@ -47,7 +47,7 @@ ODD: Final = (
             "groups": [{"name": f"group {number}", "mode": "active"} for number in range(10_000)],
         }
     )[:-1]
-    + f',"huge":{"9" * 4000},"tiny":1e-4000}}'
+    + f',"huge":{"9" * 300},"tiny":1e-4000}}'
 )
 LARGE: Final = [{"name": f"{number} " + "Ü" * 250, "mode": "active"} for number in range(256)]
 

@@ -216,12 +216,40 @@ def test_a_certificate_waits_for_what_was_tried_again_and_refused_once_more(stor
     assert [row.account for row in unsent(store.exchange)] == ["b", "a", None]
 
 
+def test_what_is_put_off_goes_out_as_copies_in_order_and_nothing_of_it_before_them(store: SqliteStore) -> None:
+    store.begin_log(1)
+    add(store, HQ, "a", "b", "a")
+    store.log.park(unsent(store.log)[0], "too large", NOW)
+    assert store.log.put_off(HQ, 0, "a second bridge", NOW)
+    assert not unsent(store.log)
+    add(store, HQ, "c")
+    assert store.log.put_off_sources() == [HQ]
+    assert store.unpark(1), "an operator may decide meanwhile"
+    store.log.let_go(HQ, NOW)
+    assert [row.account for row in unsent(store.log)] == ["b", "c", "a", "a"]
+    assert not store.log.put_off_sources()
+    assert (store.log.backlog.rows, store.log.backlog.held_rows) == (4, 0)
+
+
+def test_what_may_have_been_sent_is_not_put_off(store: SqliteStore) -> None:
+    store.begin_log(1)
+    add(store, HQ, "a", "b")
+    assert not store.log.put_off(HQ, 1, "a second bridge", NOW)
+    assert len(unsent(store.log)) == 2
+    assert store.log.put_off(HQ, None, "a second bridge", NOW), "nothing of it is on its way any more"
+    assert store.log.backlog.held_rows == 2
+    assert store.exchange.put_off(HQ, 0, "it has a lane of its own", NOW)
+    assert len(unsent(store.exchange)) == 2
+
+
 def test_only_what_is_parked_can_be_decided_about_and_only_once(store: SqliteStore) -> None:
     add(store, HQ, "a", "a")
     store.exchange.park(unsent(store.exchange)[0], "why", NOW)
+    assert store.exchange.parked_by_source() == {HQ: 1}
     assert not store.unpark(2), "it is only held"
     assert not store.discard(9, "why", NOW)
     assert store.unpark(1)
+    assert store.exchange.parked_by_source() == {}
     assert not store.unpark(1)
     assert not store.discard(1, "why", NOW)
     assert len(unsent(store.exchange)) == 2
