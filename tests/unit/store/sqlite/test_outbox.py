@@ -245,11 +245,11 @@ def test_what_may_have_been_sent_is_not_put_off(store: SqliteStore) -> None:
 def test_only_what_is_parked_can_be_decided_about_and_only_once(store: SqliteStore) -> None:
     add(store, HQ, "a", "a")
     store.exchange.park(unsent(store.exchange)[0], "why", NOW)
-    assert store.exchange.parked_by_source() == {HQ: 1}
+    assert store.exchange.parked_by_source == {HQ: 1}
     assert not store.unpark(2), "it is only held"
     assert not store.discard(9, "why", NOW)
     assert store.unpark(1)
-    assert store.exchange.parked_by_source() == {}
+    assert store.exchange.parked_by_source == {}
     assert not store.unpark(1)
     assert not store.discard(1, "why", NOW)
     assert len(unsent(store.exchange)) == 2
