@@ -9,7 +9,8 @@ from uuid import uuid4
 import aio_pika
 from aio_pika.abc import AbstractConnection
 
-from bridge.broker.connection import Subscription, Topology, step
+from bridge.broker.connection import step
+from bridge.broker.topology import Subscription, Topology
 
 
 def describe_server(connection: AbstractConnection) -> str:

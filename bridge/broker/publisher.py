@@ -20,19 +20,13 @@ from aiormq.channel import Channel
 from pamqp import commands as spec
 from pamqp.header import ContentHeader
 
-from bridge.broker.connection import (
-    CLOSE_SECONDS,
-    DEADLINE_SECONDS,
-    LateFences,
-    Topology,
-    connect,
-    in_time,
-    permission_command,
-)
+from bridge.broker.connection import CLOSE_SECONDS, DEADLINE_SECONDS, connect, in_time, permission_command
 from bridge.broker.errors import max_message_size_in, translated, translation
+from bridge.broker.fence import LateFences
 from bridge.broker.frames import publish_frames
 from bridge.broker.queue_watch import QueueWatch
 from bridge.broker.session import ConfirmSession
+from bridge.broker.topology import Topology
 from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerRefusedEvent, EventUnroutable
 from bridge.events.cloudevents import APP_ID
 from bridge.model import OutboxRow, SourceName

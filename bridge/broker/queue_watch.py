@@ -14,7 +14,9 @@ from typing import Final
 import aiormq.exceptions as amqp
 from aio_pika.abc import AbstractConnection
 
-from bridge.broker.connection import Topology, connect, declare, step, verify
+from bridge.broker.connection import connect, step
+from bridge.broker.declare import declare, verify
+from bridge.broker.topology import Topology
 from bridge.clock import utc_now
 from bridge.errors import BridgeError, TopologyMismatch
 from bridge.events.cloudevents import APP_ID

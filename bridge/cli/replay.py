@@ -11,8 +11,9 @@ from uuid import uuid4
 import click
 
 from bridge.broker.admin import private_exchange
-from bridge.broker.connection import Topology, connect
+from bridge.broker.connection import connect
 from bridge.broker.publisher import ExchangePublisher
+from bridge.broker.topology import Topology
 from bridge.cli.accounts import meant
 from bridge.cli.common import (
     FAILED,

@@ -10,8 +10,9 @@ from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aiormq.exceptions import ChannelPreconditionFailed
 
-from bridge.broker.connection import DEADLINE_SECONDS, Subscription, Topology
+from bridge.broker.connection import DEADLINE_SECONDS
 from bridge.broker.errors import translated
+from bridge.broker.topology import Subscription, Topology
 from bridge.consumer.connection import log
 from bridge.errors import TopologyMismatch
 

@@ -15,8 +15,9 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from aiormq.exceptions import ChannelNotFoundEntity
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from bridge.broker.connection import DEADLINE_SECONDS, Subscription, Topology, connect
+from bridge.broker.connection import DEADLINE_SECONDS, connect
 from bridge.broker.errors import translated
+from bridge.broker.topology import Subscription, Topology
 from bridge.consumer.away import is_away
 from bridge.consumer.connection import LONGEST_PAUSE_SECONDS, Inflow, Link, log
 from bridge.consumer.queues import Wanted, provide, provide_temporary

@@ -16,7 +16,10 @@ from urllib.parse import urlsplit
 from aio_pika.abc import AbstractConnection
 
 from bridge.broker.admin import depth, describe_server, may_publish
-from bridge.broker.connection import Topology, connect, declare, hold_fence, permission_command, verify
+from bridge.broker.connection import connect, permission_command
+from bridge.broker.declare import declare, verify
+from bridge.broker.fence import hold_fence
+from bridge.broker.topology import Topology
 from bridge.clock import utc_now
 from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.settings import Settings

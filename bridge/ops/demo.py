@@ -13,8 +13,10 @@ from typing import Any, Final
 from uuid import uuid4
 
 from bridge import __version__
-from bridge.broker.connection import Topology, connect, declare
+from bridge.broker.connection import connect
+from bridge.broker.declare import declare
 from bridge.broker.publisher import ExchangePublisher as RabbitPublisher
+from bridge.broker.topology import Topology
 from bridge.clock import steady, utc_now
 from bridge.consumer.subscriber import subscribe
 from bridge.delivery.limits import Limits

@@ -2,8 +2,8 @@
 
 from datetime import time, timedelta
 
-from bridge.broker.connection import Subscription, Topology
 from bridge.broker.errors import name_vhost
+from bridge.broker.topology import Subscription, Topology
 from bridge.config.pbx_tables import PaceTable
 from bridge.config.settings import Settings
 from bridge.delivery.limits import Limits

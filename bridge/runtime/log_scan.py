@@ -19,8 +19,9 @@ import orjson
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
 from bridge.broker.admin import private_exchange
-from bridge.broker.connection import DEADLINE_SECONDS, Topology, permission_command
+from bridge.broker.connection import DEADLINE_SECONDS, permission_command
 from bridge.broker.errors import translated
+from bridge.broker.topology import Topology
 from bridge.consumer.connection import Inflow
 from bridge.errors import BrokerUnreachable, LogUnreadable, TopologyMismatch
 from bridge.events.cloudevents import APP_ID, CONTENT_TYPE, LINEAGE

@@ -16,7 +16,9 @@ import aio_pika
 import pytest
 import trustme
 
-from bridge.broker.connection import Subscription, Topology, connect, declare
+from bridge.broker.connection import connect
+from bridge.broker.declare import declare
+from bridge.broker.topology import Subscription, Topology
 from bridge.cli.main import commands
 from bridge.config.loading import load_settings
 from bridge.config.settings import Settings

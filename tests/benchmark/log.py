@@ -9,9 +9,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from bridge.broker.connection import Topology
 from bridge.broker.publisher import ExchangePublisher
 from bridge.broker.stream.publisher import StreamPublisher, name_producer
+from bridge.broker.topology import Topology
 from bridge.clock import utc_now
 from bridge.delivery.log_recovery import DeduplicatingSession, recover
 from bridge.delivery.relay import OutboxRelay

@@ -11,8 +11,9 @@ from uuid import uuid4
 import aio_pika
 
 from bridge import logs
-from bridge.broker.connection import Subscription, Topology, connect
-from bridge.broker.connection import declare as declare_topology
+from bridge.broker.connection import connect
+from bridge.broker.declare import declare as declare_topology
+from bridge.broker.topology import Subscription, Topology
 from bridge.config.loading import load_settings
 from bridge.config.settings import Settings
 from bridge.model import OutboxRow

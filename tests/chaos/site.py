@@ -8,8 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bridge.broker.connection import Topology, connect, declare
+from bridge.broker.connection import connect
+from bridge.broker.declare import declare
 from bridge.broker.stream.publisher import provide_log
+from bridge.broker.topology import Topology
 from bridge.events.normalize import Rules, read_account
 from bridge.model import AccountGuid, Cursor, Row
 from bridge.simulator.pbx import Pbx

@@ -12,8 +12,11 @@ import trustme
 from aio_pika import Message
 from aio_pika.abc import AbstractConnection
 
-from bridge.broker.connection import Subscription, Topology, connect, declare, hold_fence, verify
+from bridge.broker.connection import connect
+from bridge.broker.declare import declare, verify
 from bridge.broker.errors import translated
+from bridge.broker.fence import hold_fence
+from bridge.broker.topology import Subscription, Topology
 from bridge.errors import BridgeError, BrokerRefusedLogin, BrokerUnreachable, TopologyMismatch
 from tests.support.rabbit import PrivateBroker, free_port
 

@@ -21,7 +21,9 @@ from aio_pika.abc import AbstractChannel
 from pamqp.commands import Basic
 
 import bridge.consumer
-from bridge.broker.connection import Subscription, Topology, connect, declare
+from bridge.broker.connection import connect
+from bridge.broker.declare import declare
+from bridge.broker.topology import Subscription, Topology
 from bridge.consumer.inbox.sqlite import SqliteInbox
 from bridge.consumer.log.reader import LogEntry, LogReader
 from bridge.consumer.subscriber import Subscriber, subscribe

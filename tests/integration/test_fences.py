@@ -9,8 +9,9 @@ from uuid import uuid4
 import aio_pika
 import pytest
 
-from bridge.broker.connection import Subscription, Topology, connect
+from bridge.broker.connection import connect
 from bridge.broker.publisher import ExchangePublisher
+from bridge.broker.topology import Subscription, Topology
 from bridge.delivery import fences
 from bridge.delivery.ingest import ingest
 from bridge.delivery.relay import OutboxRelay

@@ -12,9 +12,10 @@ from uuid import uuid4
 
 import pytest
 
-from bridge.broker.connection import Subscription, Topology, connect
+from bridge.broker.connection import connect
 from bridge.broker.publisher import ExchangePublisher
 from bridge.broker.stream.publisher import StreamPublisher
+from bridge.broker.topology import Subscription, Topology
 from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerUnreachable
 from bridge.model import OutboxRow, SourceName
 from tests.support.outcomes import all_confirmed

@@ -9,7 +9,9 @@ import orjson
 import pytest
 from aio_pika.abc import AbstractConnection
 
-from bridge.broker.connection import Topology, connect, declare
+from bridge.broker.connection import connect
+from bridge.broker.declare import declare
+from bridge.broker.topology import Topology
 from bridge.errors import BrokerUnreachable, LogUnreadable
 from bridge.model import LogContents, SourceName
 from bridge.runtime.log_scan import MARK, scan_log

@@ -9,8 +9,11 @@ from uuid import uuid4
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
-from bridge.broker.connection import FENCES_AT_ONCE, Subscription, Topology, connect, verify
+from bridge.broker.connection import connect
+from bridge.broker.declare import verify
+from bridge.broker.fence import FENCES_AT_ONCE
 from bridge.broker.publisher import ExchangePublisher, ExchangeSession
+from bridge.broker.topology import Subscription, Topology
 from bridge.errors import (
     BridgeError,
     BrokerDidNotConfirm,

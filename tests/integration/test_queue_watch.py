@@ -8,8 +8,10 @@ import pytest
 from aio_pika import Message
 from aio_pika.abc import AbstractConnection
 
-from bridge.broker.connection import Subscription, Topology, connect, declare
+from bridge.broker.connection import connect
+from bridge.broker.declare import declare
 from bridge.broker.queue_watch import LOOK_SECONDS, Missed, QueueWatch
+from bridge.broker.topology import Subscription, Topology
 from bridge.errors import TopologyMismatch
 from tests.support.rabbit import PrivateBroker
 

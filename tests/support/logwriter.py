@@ -10,8 +10,9 @@ from uuid import uuid4
 
 import aio_pika
 
-from bridge.broker.connection import Topology, declare
+from bridge.broker.declare import declare
 from bridge.broker.stream.publisher import StreamPublisher, name_producer, provide_log
+from bridge.broker.topology import Topology
 from bridge.delivery.ingest import Ingested, ingest
 from bridge.delivery.log_recovery import DeduplicatingSession, recover
 from bridge.delivery.relay import OutboxRelay

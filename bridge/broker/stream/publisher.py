@@ -28,21 +28,16 @@ from aio_pika.abc import AbstractConnection
 from rstream import schema
 from rstream.encoding import encode_publish
 
-from bridge.broker.connection import (
-    CLOSE_SECONDS,
-    DEADLINE_SECONDS,
-    LateFences,
-    Topology,
-    connect,
-    provide_queue,
-    step,
-)
+from bridge.broker.connection import CLOSE_SECONDS, DEADLINE_SECONDS, connect, step
+from bridge.broker.declare import provide_queue
 from bridge.broker.errors import translation
+from bridge.broker.fence import LateFences
 from bridge.broker.session import ConfirmSession
 from bridge.broker.stream.connection import StreamConnection, connect_stream
 from bridge.broker.stream.errors import refusal
 from bridge.broker.stream.message import stream_message
 from bridge.broker.stream.partitions import choose_partition
+from bridge.broker.topology import Topology
 from bridge.errors import BridgeError, BrokerRefusedEvent, BrokerUnreachable
 from bridge.events.cloudevents import APP_ID
 from bridge.model import OutboxRow, SourceName

@@ -1,8 +1,8 @@
 import pytest
 from rstream import schema
 
-from bridge.broker.connection import Topology
 from bridge.broker.stream.publisher import name_producer, publish_frames
+from bridge.broker.topology import Topology
 
 
 def messages(*sizes: int) -> list[schema.Message]:
