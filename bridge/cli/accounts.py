@@ -26,7 +26,7 @@ from bridge.clock import utc_now
 from bridge.config.settings import Settings
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.events.wording import choose_name, clean, shown
-from bridge.model import KnownAccount, SourceName
+from bridge.model import SourceName
 from bridge.observability.report import in_future, plural
 from bridge.ops.control_socket import ask, socket_path
 from bridge.ops.trace import (
@@ -43,6 +43,7 @@ from bridge.ops.trace import (
     trace,
     unfinished,
 )
+from bridge.store.records import KnownAccount
 from bridge.store.sqlite.reader import StoreReader
 
 MAX_TRACED: Final = 5

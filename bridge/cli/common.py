@@ -21,8 +21,9 @@ from bridge.config.base import short as check_key
 from bridge.config.loading import CONFIG_VARIABLE, load_settings
 from bridge.config.settings import Settings
 from bridge.config.tables import check_amqp, check_exchange, check_queue
-from bridge.model import SourceName, SourceRecord
+from bridge.model import SourceName
 from bridge.security.secret import scrub
+from bridge.store.records import SourceRecord
 
 FAILED: Final = 1
 MISUSED: Final = 2

@@ -31,7 +31,7 @@ from bridge.cli.common import (
 from bridge.clock import utc_now
 from bridge.errors import BridgeError, NobodyAnswers
 from bridge.events.wording import clean, shown
-from bridge.model import Pause, SourceName
+from bridge.model import SourceName
 from bridge.observability.boxes import by_trouble
 from bridge.observability.report import plural
 from bridge.observability.status import Level
@@ -46,6 +46,7 @@ from bridge.ops.control_socket import (
     retried,
     socket_path,
 )
+from bridge.store.records import Pause
 from bridge.store.sqlite.store import SqliteStore
 
 WATCH_SECONDS: Final = 2.0

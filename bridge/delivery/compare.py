@@ -1,11 +1,11 @@
 """Is a row what the mirror says? Asked where a PBX may have been set back; nothing is written."""
 
-from bridge.delivery.sink import Store
 from bridge.events.normalize import Rules, account_key, read_account
 from bridge.model import Row, SourceName
+from bridge.store.contract import SourceStore
 
 
-def agrees(store: Store, source: SourceName, row: Row, *, is_news: bool, rules: Rules) -> bool:
+def agrees(store: SourceStore, source: SourceName, row: Row, *, is_news: bool, rules: Rules) -> bool:
     """Tell whether *row* is as it has to be.
 
     News must not be known at its numbers: those would have been passed, or used for something else. What is no news

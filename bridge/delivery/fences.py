@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
-from bridge.delivery.sink import Offload, Outbox, Session
+from bridge.delivery.sink import Session
 from bridge.errors import BridgeError, FenceHeld
 from bridge.model import SourceName
+from bridge.store.contract import Offload, Outbox
 
 FENCE_FIRST_SECONDS: Final = 1.0
 FENCE_SECONDS: Final = 15.0

@@ -4,22 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from bridge.delivery.sink import Store, Transaction
 from bridge.errors import CursorMoved
 from bridge.events import cloudevents
 from bridge.events.diff import Diff, compare, compare_missing, compare_renamed, compare_repair, compare_retired
 from bridge.events.normalize import Rules, account_key
-from bridge.model import (
-    AccountChange,
-    AccountGuid,
-    Batch,
-    Cursor,
-    Mirrored,
-    NewEvent,
-    Row,
-    SourceName,
-    SourceState,
-)
+from bridge.model import AccountChange, AccountGuid, Batch, Cursor, Mirrored, NewEvent, Row, SourceName
+from bridge.store.contract import SourceStore, Transaction
+from bridge.store.records import SourceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +22,7 @@ class Ingested:
     """The changes that are now on their way, in order."""
 
 
-def ingest(store: Store, batch: Batch, *, rules: Rules, now: datetime) -> Ingested:
+def ingest(store: SourceStore, batch: Batch, *, rules: Rules, now: datetime) -> Ingested:
     """Make *batch* durable. Every row counts as seen by the walk under way, changed or not.
 
     Raises:

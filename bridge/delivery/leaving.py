@@ -28,60 +28,21 @@ that gets the name one day begins behind it.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 from bridge.delivery.ingest import Posting
 from bridge.delivery.reconcile import certificate_event
-from bridge.delivery.sink import Transaction
 from bridge.errors import BridgeError
 from bridge.events.normalize import Rules
-from bridge.model import Certificate, Left, Mirrored, SourceName
+from bridge.model import Certificate, Mirrored, SourceName
+from bridge.store.contract import OperatorStore, Transaction
+from bridge.store.records import Left
 
 _ALL: Final = -1
 """No limit, as SQL says it."""
-
-
-class RenamingTransaction(Transaction, Protocol):
-    """What renaming needs of a transaction beside what ingesting does."""
-
-    def begin_lineage(self, source: SourceName) -> None:
-        """Begin a new lineage of *source*, in which nothing is told yet; cursor and mirror stay."""
-
-    def rename(self, source: SourceName, name: SourceName) -> None:
-        """Have *source* go on as *name*, with its cursor, its lineage and its present accounts."""
-
-
-class LeavingStore(Protocol):
-    """What leaving needs of a store."""
-
-    @property
-    def key(self) -> bytes:
-        """Secret of this store, for digests and masks."""
-
-    @property
-    def leavers(self) -> "Leaving":
-        """The sources that are followed no more."""
-
-    def transaction(self) -> AbstractContextManager[RenamingTransaction]:
-        """Return a transaction: committed when left normally, rolled back when left by an exception."""
-
-
-class Leaving(Protocol):
-    """The part of a store that is about sources which are followed no more."""
-
-    def left(self, followed: AbstractSet[SourceName]) -> Mapping[SourceName, Left]:
-        """Return what is kept of each source that is not *followed*."""
-
-    def retire(self, source: SourceName, at: datetime) -> None:
-        """Have all rows of *source* go as soon as nothing of it waits."""
-
-    def remove_retired(self) -> Sequence[SourceName]:
-        """Remove the retired sources of which nothing waits any more, and return them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +55,7 @@ class Retired:
     """False while something of it is to be sent yet; its rows go then."""
 
 
-def rename(store: LeavingStore, source: SourceName, name: SourceName, *, now: datetime, tells_deletions: bool) -> int:
+def rename(store: OperatorStore, source: SourceName, name: SourceName, *, now: datetime, tells_deletions: bool) -> int:
     """Have *source* go on as *name*, and return how many accounts are told anew.
 
     Raises:
@@ -128,7 +89,7 @@ def rename(store: LeavingStore, source: SourceName, name: SourceName, *, now: da
 
 
 def retire(
-    store: LeavingStore, source: SourceName, followed: Iterable[str], *, now: datetime, tells_deletions: bool
+    store: OperatorStore, source: SourceName, followed: Iterable[str], *, now: datetime, tells_deletions: bool
 ) -> Retired:
     """Let *source* go, which must not be *followed*; with *tells_deletions* its accounts are told to be gone first.
 
@@ -159,7 +120,7 @@ def _known(source: SourceName, known: Mapping[SourceName, Left]) -> Left:
 
 
 def _end(
-    transaction: RenamingTransaction, source: SourceName, present: Mapping[str, Mirrored], rules: Rules, now: datetime
+    transaction: Transaction, source: SourceName, present: Mapping[str, Mirrored], rules: Rules, now: datetime
 ) -> None:
     """Tell of each account that it is gone, and that there is none."""
     transaction.begin_lineage(source)

@@ -7,7 +7,7 @@ away for long or the disk fills up.
 from dataclasses import dataclass
 from typing import Final
 
-from bridge.model import Backlog
+from bridge.store.records import Backlog
 
 RESUME_SHARE: Final = 0.9
 """Of a limit: reading goes on below it, so that it does not stop and go on with every event."""

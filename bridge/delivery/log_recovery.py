@@ -9,9 +9,9 @@ from datetime import datetime
 from functools import partial
 from typing import Final, Protocol
 
-from bridge.delivery.sink import Offload, Outbox
 from bridge.errors import StoreOutdated
 from bridge.model import OutboxRow
+from bridge.store.contract import Offload, Outbox
 
 PAGE_ROWS: Final = 1000
 """Of what is to be sent: so many are looked at in one step."""
@@ -31,25 +31,7 @@ class DeduplicatingSession(Protocol):
         """Return the number of the stream that *row* belongs to."""
 
 
-class NumberedOutbox(Outbox, Protocol):
-    """The outbox of the log; positions are the numbers that its broker remembers."""
-
-    def last_given(self) -> int:
-        """Return the highest position that was ever given."""
-
-    def unsent_through(self, position: int, *, after: int, limit: int) -> Sequence[OutboxRow]:
-        """Return the next that is to be sent behind *after* and up to *position*."""
-
-    def newest_confirmed(self, limit: int) -> Sequence[OutboxRow]:
-        """Return the newest rows that the log has confirmed, without their bodies."""
-
-    def mark_sent(self, positions: Sequence[int], at: datetime) -> None:
-        """Record that the log had what is at *positions* before, wherever that is in its order."""
-
-
-async def recover(
-    session: DeduplicatingSession, store: NumberedOutbox, *, offload: Offload, now: datetime
-) -> tuple[int, str]:
+async def recover(session: DeduplicatingSession, store: Outbox, *, offload: Offload, now: datetime) -> tuple[int, str]:
     """Count as done what the log had before *session*; return how many rows that were, and what is wrong with the log.
 
     Raises:

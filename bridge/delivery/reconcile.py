@@ -10,11 +10,11 @@ from datetime import datetime
 from typing import Final
 
 from bridge.delivery.ingest import Ingested, Posting, moved
-from bridge.delivery.sink import Store
 from bridge.errors import CursorMoved
 from bridge.events import cloudevents
 from bridge.events.normalize import Rules, account_key, digest
 from bridge.model import AccountChange, Certificate, Cursor, NewEvent, Row, SourceName
+from bridge.store.contract import SourceStore
 
 PAGE_ACCOUNTS: Final = 500
 """Deleted in one transaction."""
@@ -48,7 +48,7 @@ class WalkRecord:
             self.suspects.pop(account_key(row.account_guid), None)
 
 
-def begin_walk(store: Store, source: SourceName, *, epoch: tuple[Cursor, Cursor] | None = None) -> None:
+def begin_walk(store: SourceStore, source: SourceName, *, epoch: tuple[Cursor, Cursor] | None = None) -> None:
     """Give the walk that begins now a number of its own.
 
     With *epoch* the cursor moves from the first to the second place, the start of another list, in the same commit:
@@ -66,7 +66,7 @@ def begin_walk(store: Store, source: SourceName, *, epoch: tuple[Cursor, Cursor]
 
 
 def caught_up(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
-    store: Store, source: SourceName, walk: WalkRecord | None, *, ends_initial: bool, rules: Rules, now: datetime
+    store: SourceStore, source: SourceName, walk: WalkRecord | None, *, ends_initial: bool, rules: Rules, now: datetime
 ) -> Ingested:
     """Repair what is suspect although the live cursor has caught up: it will not tell.
 
@@ -88,7 +88,7 @@ def caught_up(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
 
 
 def observe(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
-    store: Store, source: SourceName, rows: list[Row], walk: WalkRecord, *, rules: Rules, now: datetime
+    store: SourceStore, source: SourceName, rows: list[Row], walk: WalkRecord, *, rules: Rules, now: datetime
 ) -> Ingested:
     """Compare what a walk saw with the mirror; equal accounts are marked as seen, others become suspects.
 
@@ -119,7 +119,7 @@ def observe(  # noqa: PLR0913 - a walk is recorded in memory, beside the store
 
 
 def delete_missing(  # noqa: PLR0913 - what a decision about deletions has to weigh
-    store: Store,
+    store: SourceStore,
     source: SourceName,
     walk: WalkRecord,
     *,
@@ -160,7 +160,7 @@ def delete_missing(  # noqa: PLR0913 - what a decision about deletions has to we
 
 
 def _delete_absent(
-    store: Store, source: SourceName, brake: DeletionLimit, *, rules: Rules, now: datetime
+    store: SourceStore, source: SourceName, brake: DeletionLimit, *, rules: Rules, now: datetime
 ) -> list[AccountChange]:
     deleted: list[AccountChange] = []
     while True:

@@ -19,7 +19,7 @@ from itertools import takewhile
 from typing import Any, Final, Protocol, TypeVar
 
 from bridge.delivery.fences import FencedSources, FenceObserver
-from bridge.delivery.sink import Offload, Outbox, Publisher, Session
+from bridge.delivery.sink import Publisher, Session
 from bridge.errors import (
     BridgeError,
     BrokerDidNotConfirm,
@@ -31,6 +31,7 @@ from bridge.errors import (
     Transient,
 )
 from bridge.model import OutboxRow, SourceName
+from bridge.store.contract import Offload, Outbox
 
 PAGE_ROWS: Final = 512
 """Read from the outbox at a time: enough to fill a window, little enough to hold in memory (about 1 MB)."""

@@ -8,7 +8,6 @@ from typing import Any, Final
 import orjson
 
 from bridge.events.wording import clean, shown
-from bridge.model import Left
 from bridge.observability.boxes import NAMED, Problem, boxes, listed, told_one_by_one
 from bridge.observability.status import (
     LEVELS,
@@ -20,6 +19,7 @@ from bridge.observability.status import (
     StreamStatus,
     age_words,
 )
+from bridge.store.records import Left
 
 Sentence = tuple[str | datetime, ...]
 """Words and moments; whoever shows it knows the reader's clock and puts the moments into words."""

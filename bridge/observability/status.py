@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Protocol
 
-from bridge.model import Certificate, Cursor, InboundPbx, Left, SourceName
+from bridge.model import Certificate, Cursor, SourceName
+from bridge.store.records import InboundPbx, Left
 
 MAX_UNSENT_AGE: Final = timedelta(minutes=5)
 """An event that waits longer than this makes the bridge not ready, unless configured otherwise."""

@@ -22,9 +22,10 @@ from bridge import logs
 from bridge.clock import utc_now
 from bridge.delivery.leaving import Retired
 from bridge.errors import BadConfig, BridgeError, Fatal, NobodyAnswers
-from bridge.model import AccountGuid, Forgotten, Parked, SourceName
+from bridge.model import AccountGuid, SourceName
 from bridge.observability.report import as_json, liveness
 from bridge.observability.status import BridgeStatus
+from bridge.store.records import Forgotten, Parked
 
 DEADLINE_SECONDS: Final = 30
 """For an answer of the bridge; letting many events go takes a moment."""

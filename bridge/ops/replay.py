@@ -9,29 +9,14 @@ from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 from bridge.broker.publisher import ExchangePublisher, ExchangeSession
 from bridge.events import cloudevents
-from bridge.model import AccountChange, ChangeKind, KnownAccount, OutboxRow, RecordedEvent, SourceName
+from bridge.model import AccountChange, ChangeKind, OutboxRow, SourceName
+from bridge.store.contract import StoreReader
+from bridge.store.records import KnownAccount, RecordedEvent
 
 PAGE_ACCOUNTS = 256
-
-
-class Looked(Protocol):
-    """What a snapshot needs of a store."""
-
-    def accounts(self) -> Iterator[KnownAccount]:
-        """Yield the whole mirror."""
-
-    def account(self, source: SourceName, key: str) -> KnownAccount | None:
-        """Return one account of the mirror."""
-
-    def events(self, *, after: int) -> Iterator[list[RecordedEvent]]:
-        """Yield pages of events behind position *after*, until there are no more when the next one is asked for."""
-
-    def last_position(self) -> int:
-        """Return the position of the newest event."""
 
 
 class Sender:
@@ -102,7 +87,7 @@ def as_row(event: RecordedEvent) -> OutboxRow:
 class Snapshot:
     """One snapshot: the present state of all accounts, and of those that change while it is sent."""
 
-    store: Looked
+    store: StoreReader
     run: str
     """Makes its events' ids its own."""
     clock: Callable[[], datetime]

@@ -15,17 +15,9 @@ import orjson
 
 from bridge.events.normalize import account_key
 from bridge.events.wording import choose_name, shown
-from bridge.model import (
-    AccountGuid,
-    ChangeKind,
-    Cursor,
-    KnownAccount,
-    Published,
-    RecordedEvent,
-    SourceRecord,
-    Token,
-)
+from bridge.model import AccountGuid, ChangeKind, Cursor, Published, Token
 from bridge.observability.report import ended, plural
+from bridge.store.records import KnownAccount, RecordedEvent, SourceRecord
 
 NEAR: Final = 5
 """Suggestions, where nobody is found."""

@@ -1,39 +1,32 @@
 """Runs the parts and stops them: PBXs being followed, the sinks of the outbox, and housekeeping."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from collections.abc import Set as AbstractSet
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
 from bridge.clock import utc_now
-from bridge.delivery.leaving import LeavingStore, Retired, retire
+from bridge.delivery.leaving import Retired, retire
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import DeletionLimit
-from bridge.delivery.sink import Outbox, Publisher
+from bridge.delivery.sink import Publisher
 from bridge.errors import PbxUnreachable
 from bridge.events.normalize import Rules, account_key
 from bridge.logs import get_logger
-from bridge.model import AccountGuid, Admission, Forgotten, InboundPbx, Newcomers, OutboxRow, Parked, Pause, SourceName
+from bridge.model import AccountGuid, OutboxRow, SourceName
 from bridge.observability.status import BridgeStatus, Level, SourceStatus
 from bridge.pbx.walk.schedule import Habits
 from bridge.runtime.committer import Committed
 from bridge.runtime.interpreter import tune
-from bridge.runtime.outbox_monitor import Counted, CountedOutbox, OutboxMonitor
-from bridge.runtime.sinks import Comparable, ReadLog, Sinks, StreamSink
-from bridge.runtime.source_worker import (
-    SourceSpec,
-    SourceStore,
-    SourceWorker,
-    reading,
-    restore_status,
-    restore_worker,
-    show_pause,
-)
+from bridge.runtime.outbox_monitor import OutboxMonitor
+from bridge.runtime.sinks import ReadLog, Sinks, StreamSink
+from bridge.runtime.source_worker import SourceSpec, SourceWorker, reading, restore_status, restore_worker, show_pause
+from bridge.store.contract import OperatorStore
+from bridge.store.records import Admission, Forgotten, InboundPbx, Newcomers, Parked, Pause
 from bridge.store.sqlite.erasure import AGAIN_SECONDS, READER_TRIES, still_read
+from bridge.store.thread import StoreThread
 
 PRUNE_ROWS: Final = 500
 PRUNE_SECONDS: Final = 60.0
@@ -53,100 +46,13 @@ APART_SECONDS: Final = 0.01
 
 log = get_logger(__name__)
 
-Result = TypeVar("Result")
-
-
-class StoreThread:
-    """The ``Offload`` of ``delivery``: one thread, so that calls happen one at a time and in order.
-
-    The order is that in which they were given, whether awaited or not: so what is asked of the outbox while a group is
-    being kept is answered with that.
-    """
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
-
-    def __call__(self, call: Callable[..., Result], /, *args: Any) -> Awaitable[Result]:
-        """Return what ``call(*args)`` returns."""
-        return asyncio.get_running_loop().run_in_executor(self._executor, partial(call, *args))
-
-    def close(self) -> None:
-        """Finish what was begun."""
-        self._executor.shutdown(wait=True)
-
-
-class KnowsInbound(Protocol):
-    """What is known of PBXs that dial."""
-
-    def register_inbound(self, caller: InboundPbx, at: datetime, newcomers: Newcomers) -> Admission:
-        """Take note that a PBX has logged in, and return whether it may be let in."""
-
-    def admit(self, caller: InboundPbx, at: datetime) -> bool:
-        """Let a PBX in from now on; False where its name is another's."""
-
-    def acknowledge(self, source: SourceName) -> bool:
-        """Take what was odd about a PBX for right; False where no PBX of that name has dialled."""
-
-    def known(self, since: datetime) -> Sequence[InboundPbx]:
-        """Return the PBXs that have dialled *since* then."""
-
-    def oddity(self, source: SourceName) -> str:
-        """Return what is odd about a PBX, as a sentence."""
-
-
-class KeptStore(LeavingStore, SourceStore, Comparable, Counted, Protocol):
-    """What a running bridge needs of a store beside what following, publishing and counting need."""
-
-    @property
-    def exchange(self) -> "KeptOutbox":
-        """What it has for the exchange."""
-
-    @property
-    def restored(self) -> str:
-        """Why a new lineage began for all sources, as long as not all of them are told anew."""
-
-    def incomplete(self) -> AbstractSet[SourceName]:
-        """Return the sources of which no walk has told everything in their present lineage."""
-
-    def parked(self) -> Sequence[Parked]:
-        """Return the parked rows, the oldest first."""
-
-    def unpark(self, position: int) -> bool:
-        """Have a parked row tried once more, and return whether there was one at *position*."""
-
-    def discard(self, position: int, reason: str, at: datetime) -> bool:
-        """Never send a parked row, let go what waits behind it, and return whether there was one at *position*."""
-
-    def pause(self, source: SourceName, pause: Pause) -> None:
-        """Record that *source* is not to be read."""
-
-    def resume(self, source: SourceName) -> bool:
-        """Record that *source* may be read again, and return whether it was paused."""
-
-    def forget(self, key: str, at: datetime, *, discard_unsent: bool) -> Forgotten:
-        """Take the personal data of an account out of mirror and events."""
-
-    def empty_write_ahead(self) -> bool:
-        """Empty the write-ahead log; False where somebody reads an older state at the moment."""
-
-    @property
-    def book(self) -> "KnowsInbound":
-        """The PBXs that dial."""
-
-    def prune(self, before: datetime, limit: int) -> int:
-        """Forget up to *limit* rows published before that time, and return how many that were."""
-
-
-class KeptOutbox(Outbox, CountedOutbox, Protocol):
-    """What a running bridge needs of the outbox for the exchange."""
-
 
 class Bridge:
     """Everything running: reads all PBXs, relays the outbox, prunes, and keeps the board."""
 
     def __init__(  # noqa: PLR0913 - its parts
         self,
-        store: KeptStore,
+        store: OperatorStore,
         pbxs: Sequence[SourceSpec],
         publisher: Publisher,
         *,

@@ -7,7 +7,7 @@ from typing import Protocol
 from bridge.clock import utc_now
 from bridge.errors import PbxBrokeProtocol
 from bridge.logs import get_logger
-from bridge.model import Admission, InboundPbx, Newcomers, SourceName
+from bridge.model import SourceName
 from bridge.observability.status import Level, SourceStatus
 from bridge.pbx.inbound.identity import Identity, Visit
 from bridge.pbx.inbound.source import InboundSource
@@ -15,6 +15,7 @@ from bridge.pbx.walk.actions import Pace
 from bridge.pbx.wire.messages import API, PbxInfo
 from bridge.runtime.bridge import Bridge
 from bridge.runtime.source_worker import SourceSpec
+from bridge.store.records import Admission, InboundPbx, Newcomers
 
 log = get_logger(__name__)
 

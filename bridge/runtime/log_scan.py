@@ -25,7 +25,8 @@ from bridge.broker.topology import Topology
 from bridge.consumer.connection import Inflow
 from bridge.errors import BrokerUnreachable, LogUnreadable, TopologyMismatch
 from bridge.events.cloudevents import APP_ID, CONTENT_TYPE, LINEAGE
-from bridge.model import LogContents, Numbers, SourceName
+from bridge.model import Numbers, SourceName
+from bridge.store.records import LogContents
 
 MARK: Final = "pbx.log.mark"
 """Type of the message that is put behind everything."""

@@ -2,58 +2,22 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 from bridge.clock import utc_now
 from bridge.delivery.limits import Limits
-from bridge.delivery.sink import Offload
 from bridge.logs import get_logger
-from bridge.model import Backlog, OutboxRow, SourceName, Waiting
+from bridge.model import OutboxRow, SourceName
 from bridge.observability.status import BridgeStatus
 from bridge.runtime.committer import Committed
+from bridge.store.contract import Offload, OperatorStore, Outbox
 
 BLOCKED: Final = "broker_blocked"
 """The cause on the board while the broker takes nothing because of an alarm of its own."""
 
 log = get_logger(__name__)
-
-
-class Counted(Protocol):
-    """What counting needs of a store."""
-
-    @property
-    def backlog(self) -> Backlog:
-        """What the outbox has that is not done; may be asked from any thread."""
-
-    def free_bytes(self) -> int:
-        """Return how much its disk has left."""
-
-    def parked_by_source(self) -> Mapping[SourceName, int]:
-        """Return how many rows are parked, by source."""
-
-    @property
-    def exchange(self) -> "CountedOutbox":
-        """What it has for the exchange."""
-
-
-class CountedOutbox(Protocol):
-    """What counting needs of the outbox, by source."""
-
-    def waiting(self) -> Mapping[SourceName, Waiting]:
-        """Return what is not done, by source; takes the longer the more waits."""
-
-    def doubtful(self) -> Mapping[SourceName, int]:
-        """Return how many rows may have reached the broker although no confirm came, by source."""
-
-
-class Behind(Protocol):
-    """What counting needs of the part of the store that is for the log, where the bridge writes that itself."""
-
-    @property
-    def backlog(self) -> Backlog:
-        """What the log still wants; may be asked from any thread."""
 
 
 class OutboxMonitor:
@@ -62,11 +26,11 @@ class OutboxMonitor:
     def __init__(  # noqa: PLR0913, PLR0917 - whatever is counted
         self,
         board: BridgeStatus,
-        store: Counted,
+        store: OperatorStore,
         offload: Offload,
         limits: Limits,
         has_room: asyncio.Event,
-        behind: Behind | None = None,
+        behind: Outbox | None = None,
     ) -> None:
         self._board = board
         self._behind = behind

@@ -10,19 +10,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from bridge.clock import utc_now
-from bridge.delivery.log_recovery import DeduplicatingSession, NumberedOutbox, recover
+from bridge.delivery.log_recovery import DeduplicatingSession, recover
 from bridge.delivery.relay import OutboxRelay
-from bridge.delivery.sink import Offload, Outbox, Publisher
+from bridge.delivery.sink import Publisher
 from bridge.errors import BridgeError, BrokerDidNotConfirm, LogUnreadable, Misconfigured, Transient
 from bridge.logs import get_logger
-from bridge.model import LogContents, Numbers, OutboxRow, SourceName
+from bridge.model import Numbers, OutboxRow, SourceName
 from bridge.observability.status import BridgeStatus, ComponentStatus, Level, StreamStatus
-from bridge.runtime.outbox_monitor import Behind, OutboxMonitor
+from bridge.runtime.outbox_monitor import OutboxMonitor
 from bridge.runtime.retry import Backoff, choose_level, find_cause, keep_trying
 from bridge.security.secret import scrub
+from bridge.store.contract import Offload, OperatorStore, Outbox
+from bridge.store.records import LogContents
 
 STOP_SECONDS: Final = 10.0
 """How long a stop waits for what is sent to be confirmed."""
@@ -53,52 +55,13 @@ tells that which events are there, by their ids and page by page.
 """
 
 
-class StreamOutbox(NumberedOutbox, Behind, Protocol):
-    """What the store has for the log."""
-
-
 @dataclass(frozen=True, slots=True)
 class StreamSink:
     """The log, written by the stream protocol: its part of the store, who writes it, and how that is shown."""
 
-    outbox: StreamOutbox
+    outbox: Outbox
     publisher: Publisher
     part: StreamStatus
-
-
-class Comparable(Protocol):
-    """A store that may be an older state of itself, which only the log can tell."""
-
-    @property
-    def exchange(self) -> Outbox:
-        """What it has for the exchange."""
-
-    def note_looked_for(self, after: int) -> int:
-        """Note the next events behind *after* (0: begin) that an earlier generation may have written to the log.
-
-        Returns how far that is, and 0 behind the last.
-        """
-
-    def found_in_log(self, ids: Sequence[str]) -> None:
-        """Take the news that the log has the events with these ids: what is noted of them is not written again."""
-
-    def log_places(self) -> Mapping[str, tuple[int, str]]:
-        """Return where the log was read to its end last, by stream."""
-
-    def given(self) -> Mapping[SourceName, Numbers]:
-        """Return the highest numbers that were given, by source."""
-
-    @property
-    def is_proven(self) -> bool:
-        """True once it is known to be the newest state of itself: only then may it give numbers."""
-
-    def compare(self, log: LogContents | None, doubt: str = "") -> bool:
-        """Compare with what the log has, and return whether everything is told anew; ``None``: nobody can tell.
-
-        Raises:
-            StoreOutdated: the log is ahead of a store that has given numbers already.
-
-        """
 
 
 @dataclass(slots=True)
@@ -179,7 +142,7 @@ class Sinks:
 
     def __init__(  # noqa: PLR0913 - its parts
         self,
-        store: Comparable,
+        store: OperatorStore,
         publisher: Publisher,
         stream: StreamSink | None,
         *,

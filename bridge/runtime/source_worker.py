@@ -1,23 +1,22 @@
 """Following one PBX: what it tells is read and becomes durable, again after every failure, and never while paused."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from traceback import format_exception
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from bridge.clock import steady, utc_now
 from bridge.delivery.reconcile import DeletionLimit
-from bridge.delivery.sink import Offload, Store
 from bridge.errors import BadEvent, BridgeError, Fatal, OutboxFull, PbxReadingFailed
 from bridge.events.cloudevents import decode
 from bridge.events.normalize import Rules
 from bridge.events.wording import choose_name, headline, held_words
 from bridge.logs import get_logger
-from bridge.model import Certificate, LastHeard, Pause, SourceName, SourceState
+from bridge.model import Certificate, SourceName
 from bridge.observability.status import BridgeStatus, LastChange, Level, SourceStatus
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.source import Source
@@ -25,6 +24,8 @@ from bridge.pbx.walk.schedule import Habits, WalkSchedule
 from bridge.runtime.committer import Committed, Committer
 from bridge.runtime.retry import Backoff, choose_level, find_cause, keep_trying
 from bridge.security.secret import scrub
+from bridge.store.contract import Offload, SourceStore
+from bridge.store.records import LastHeard, Pause, SourceState
 
 TRACEBACK_FRAMES: Final = 50
 """Of the last calls before something failed; an endless recursion has a thousand."""
@@ -44,39 +45,6 @@ class SourceSpec:
     """How its rows are judged, where that is not as those of the other PBXs are."""
     max_silence: timedelta = timedelta(minutes=15)
     """Without an answer, a failure or another attempt for so long, the reading task itself is stuck."""
-
-
-class Remembers(Protocol):
-    """What happened before this process began."""
-
-    def last_heard(self, source: SourceName) -> LastHeard:
-        """Return what was heard of *source* last, and when the broker confirmed something."""
-
-    def last_confirmed_at(self) -> datetime | None:
-        """Return when the broker confirmed something last."""
-
-    def published_otherwise(self, source: SourceName, publishes: str) -> bool:
-        """Tell whether not all that is known of *source* was told as *publishes* says."""
-
-    def note_published(self, source: SourceName, publishes: str) -> None:
-        """Record that all that is known of *source* was told as *publishes* says."""
-
-
-class SourceStore(Store, Protocol):
-    """What following needs of a store beside what ingesting does: it remembers each PBX."""
-
-    @property
-    def past(self) -> Remembers:
-        """What happened before."""
-
-    def place(self, source: SourceName) -> SourceState:
-        """Return where *source* stands."""
-
-    def paused(self) -> Mapping[SourceName, Pause]:
-        """Return the PBXs that an operator wants not to be read."""
-
-    def certificate(self, source: SourceName) -> Certificate | None:
-        """Return what the last proven full walk of the present epoch found, if there was one."""
 
 
 def reading(name: SourceName) -> str:

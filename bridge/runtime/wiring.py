@@ -22,7 +22,7 @@ from bridge.errors import BadConfig, Misconfigured, Transient
 from bridge.events.asyncapi import documents
 from bridge.events.cloudevents import APP_ID
 from bridge.logs import get_logger
-from bridge.model import LogContents, Newcomers, Numbers, OutboxRow, SourceName
+from bridge.model import Numbers, OutboxRow, SourceName
 from bridge.observability.metrics import exposition
 from bridge.observability.status import BridgeStatus, ComponentStatus, Level, ListenerStatus, SourceStatus, StreamStatus
 from bridge.observability.tracing import tracing
@@ -52,6 +52,7 @@ from bridge.runtime.source_worker import SourceSpec
 from bridge.security.forwarded import Proxies
 from bridge.security.secret import scrub
 from bridge.security.tls import ServerCertificate
+from bridge.store.records import LogContents, Newcomers
 from bridge.store.sqlite.files import close_to_others
 from bridge.store.sqlite.recent import RecentEvents
 from bridge.store.sqlite.store import SqliteStore

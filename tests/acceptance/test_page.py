@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import pytest
 
-from bridge.model import KeptEvent, SourceName
+from bridge.model import SourceName
 from bridge.observability.status import BridgeStatus, LastChange, Level, WalkProgress
 from bridge.observability.web.server import Views, serve
+from bridge.store.records import KeptEvent
 from tests.support.awkward import AWKWARD
 from tests.support.boards import board as board_at
 from tests.support.browser import CONTRAST, look

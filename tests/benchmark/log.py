@@ -17,8 +17,8 @@ from bridge.delivery.log_recovery import DeduplicatingSession, recover
 from bridge.delivery.relay import OutboxRelay
 from bridge.errors import BridgeError
 from bridge.model import OutboxRow, SourceName
-from bridge.runtime.bridge import StoreThread
 from bridge.store.sqlite.store import SqliteStore
+from bridge.store.thread import StoreThread
 from tests.benchmark import outbox, sides, site
 from tests.benchmark.figures import Figure
 from tests.benchmark.running import Benchmark, Run

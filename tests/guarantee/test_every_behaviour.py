@@ -17,9 +17,10 @@ import pytest
 
 from bridge.events.cloudevents import AccountChanged
 from bridge.events.normalize import account_key
-from bridge.model import ChangeKind, LogContents
+from bridge.model import ChangeKind
 from bridge.simulator.modes import ALL_WORDS, Modes
 from bridge.simulator.pbx import Pbx, SavedState
+from bridge.store.records import LogContents
 from bridge.store.sqlite.backup import put_back
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.world import EPOCH, World

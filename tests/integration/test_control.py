@@ -15,9 +15,10 @@ from structlog.testing import capture_logs
 from bridge.clock import steady
 from bridge.delivery.leaving import Retired
 from bridge.errors import BadConfig, BridgeError, NobodyAnswers
-from bridge.model import AccountGuid, Forgotten, InboundPbx, Parked, SourceName
+from bridge.model import AccountGuid, SourceName
 from bridge.observability.status import BridgeStatus, ComponentStatus, LastChange, Level, ListenerStatus, SourceStatus
 from bridge.ops.control_socket import ask, serve, socket_path
+from bridge.store.records import Forgotten, InboundPbx, Parked
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 BODY = orjson.dumps({"subject": "a1", "data": {"account": {"display_name": "Erika", "emails": ["erika@example.com"]}}})

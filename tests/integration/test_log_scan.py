@@ -13,8 +13,9 @@ from bridge.broker.connection import connect
 from bridge.broker.declare import declare
 from bridge.broker.topology import Topology
 from bridge.errors import BrokerUnreachable, LogUnreadable
-from bridge.model import LogContents, SourceName
+from bridge.model import SourceName
 from bridge.runtime.log_scan import MARK, scan_log
+from bridge.store.records import LogContents
 from tests.support.rabbit import PrivateBroker
 
 HQ = SourceName("hq")

@@ -9,12 +9,12 @@ import aiohttp
 import pytest
 
 from bridge.errors import BadConfig, StoreUnusable
-from bridge.model import KeptEvent
 from bridge.observability.metrics import exposition
 from bridge.observability.status import BridgeStatus, Level
 from bridge.observability.web import connection_limits, server
 from bridge.observability.web.server import HEADERS, Views, serve
 from bridge.security.rate import Share
+from bridge.store.records import KeptEvent
 from tests.support.boards import board as board_at
 from tests.support.boards import wait
 

@@ -19,7 +19,7 @@ from bridge.errors import BridgeError, StoreOutdated, Transient
 from bridge.events import cloudevents
 from bridge.events.cloudevents import AccountChanged
 from bridge.events.normalize import Rules, account_key, read_account
-from bridge.model import AccountGuid, Certificate, Cursor, LogContents, Mirrored, OutboxRow, Row, SourceName
+from bridge.model import AccountGuid, Certificate, Cursor, Mirrored, OutboxRow, Row, SourceName
 from bridge.observability.status import SourceStatus
 from bridge.pbx.inbound.authentication import App, Authenticator, Verdict
 from bridge.pbx.reader import WalkEvent
@@ -33,6 +33,7 @@ from bridge.runtime.committer import Committed, Committer
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.people import Record, build_info
 from bridge.simulator.session import Close, Connection, Reply
+from bridge.store.records import LogContents
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.subscribers import IdTable, Inbox
 

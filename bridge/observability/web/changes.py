@@ -6,7 +6,7 @@ from typing import Any, Final
 from bridge.errors import BadEvent
 from bridge.events.cloudevents import AccountChanged, decode
 from bridge.events.wording import choose_name, differences, headline, shown
-from bridge.model import KeptEvent
+from bridge.store.records import KeptEvent
 
 MAX_DIFFERENCES: Final = 6
 

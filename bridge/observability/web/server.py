@@ -21,7 +21,6 @@ from aiohttp.typedefs import Handler, Middleware
 from bridge.clock import utc_now
 from bridge.errors import BadConfig, StoreUnusable
 from bridge.logs import get_logger
-from bridge.model import KeptEvent
 from bridge.observability import report
 from bridge.observability.status import BridgeStatus
 from bridge.observability.web import changes
@@ -29,6 +28,7 @@ from bridge.observability.web.access import AccessControl
 from bridge.observability.web.connection_limits import ANSWER_SECONDS, Visitor, VisitorLimiter, VisitorLimits
 from bridge.observability.web.history import STEP, History
 from bridge.security.forwarded import Proxies
+from bridge.store.records import KeptEvent
 
 BACKLOG: Final = 16
 """Connections that are taken in at one turn of the loop, before any of them is looked at."""

@@ -15,7 +15,8 @@ import orjson
 
 from bridge.errors import BridgeError
 from bridge.events.cloudevents import without_person
-from bridge.model import Forgotten, SourceName
+from bridge.model import SourceName
+from bridge.store.records import Forgotten
 from bridge.store.sqlite.outbox import SqliteOutbox
 from bridge.store.sqlite.sql import queries
 from bridge.store.sqlite.transaction import as_text

@@ -11,7 +11,8 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from bridge.model import Admission, InboundPbx, Newcomers, SourceName
+from bridge.model import SourceName
+from bridge.store.records import Admission, InboundPbx, Newcomers
 from bridge.store.sqlite.transaction import as_text
 
 MAX_ADDRESSES: Final = 8

@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from bridge.model import Left, Sink, SourceName
+from bridge.model import Sink, SourceName
+from bridge.store.records import Left
 from bridge.store.sqlite.transaction import as_text
 
 RETIRED: Final = "retired:"

@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, Final, Protocol
 
-from bridge.model import Backlog, OutboxRow, Parked, Sink, SourceName, Waiting
+from bridge.model import OutboxRow, Sink, SourceName
+from bridge.store.records import Backlog, Parked, Waiting
 from bridge.store.sqlite.transaction import as_moment, as_text
 
 WINDOW_ROWS: Final = 1024

@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from bridge.events.cloudevents import ACCOUNT_CHANGED
-from bridge.model import LastHeard, SourceName, SourceState
+from bridge.model import SourceName
+from bridge.store.records import LastHeard, SourceState
 from bridge.store.sqlite.transaction import as_moment
 
 PUBLISHES: Final = "publishes:"

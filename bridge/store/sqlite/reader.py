@@ -13,7 +13,8 @@ from typing import Any, Final, Self
 import orjson
 
 from bridge.errors import StoreUnusable
-from bridge.model import Cursor, KeptEvent, KnownAccount, Pause, RecordedEvent, SourceName, SourceRecord, Token
+from bridge.model import Cursor, SourceName, Token
+from bridge.store.records import KeptEvent, KnownAccount, Pause, RecordedEvent, SourceRecord
 from bridge.store.sqlite.errors import of_sqlite
 from bridge.store.sqlite.sql import migrations, queries
 from bridge.store.sqlite.transaction import as_text

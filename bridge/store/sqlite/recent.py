@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bridge.events.cloudevents import ACCOUNT_CHANGED
-from bridge.model import KeptEvent
+from bridge.store.records import KeptEvent
 from bridge.store.sqlite.reader import StoreReader
 
 MAX_BODY_BYTES: Final = 1 << 18

@@ -20,19 +20,9 @@ import orjson
 from bridge.clock import utc_now
 from bridge.errors import BadConfig, StoreOutdated, StoreUnusable
 from bridge.logs import get_logger
-from bridge.model import (
-    Backlog,
-    Certificate,
-    Forgotten,
-    LogContents,
-    Numbers,
-    Parked,
-    Pause,
-    Sink,
-    SourceName,
-    SourceState,
-)
+from bridge.model import Certificate, Numbers, Sink, SourceName
 from bridge.store.lineage import new_lineage, read_birth
+from bridge.store.records import Backlog, Forgotten, LogContents, Parked, Pause, SourceState
 from bridge.store.sqlite.erasure import empty_write_ahead, forget, overwriting
 from bridge.store.sqlite.errors import (
     MAY_BE_IN_THE_LOG,

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import orjson
 
-from bridge.model import AccountGuid, Certificate, Cursor, Mirrored, NewEvent, SourceName, SourceState, Token
+from bridge.model import AccountGuid, Certificate, Cursor, Mirrored, NewEvent, SourceName, Token
+from bridge.store.records import SourceState
 from bridge.store.sqlite.sql import queries
 
 

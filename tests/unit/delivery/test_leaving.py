@@ -16,7 +16,8 @@ from bridge.delivery.reconcile import DeletionLimit, WalkRecord, begin_walk, del
 from bridge.errors import BridgeError
 from bridge.events.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode, decode_certificate
 from bridge.events.normalize import Rules
-from bridge.model import Batch, ChangeKind, Cursor, LogContents, OutboxRow, Pause, SourceName
+from bridge.model import Batch, ChangeKind, Cursor, OutboxRow, SourceName
+from bridge.store.records import LogContents, Pause
 from bridge.store.sqlite.reader import StoreReader
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.outbox import send_all, unsent

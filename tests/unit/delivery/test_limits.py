@@ -1,7 +1,7 @@
 import pytest
 
 from bridge.delivery.limits import Limits
-from bridge.model import Backlog
+from bridge.store.records import Backlog
 
 LIMITS = Limits(max_events=100, max_bytes=1000, min_free_bytes=50)
 

@@ -12,7 +12,8 @@ from bridge.broker.stream.partitions import choose_partition
 from bridge.delivery import log_recovery
 from bridge.delivery.log_recovery import recover
 from bridge.errors import StoreOutdated
-from bridge.model import LogContents, OutboxRow
+from bridge.model import OutboxRow
+from bridge.store.records import LogContents
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.logwriter import NOW, changes, take, try_deliver
 from tests.support.outbox import send_all, unsent

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.errors import StoreUnusable
-from bridge.model import Certificate, Cursor, Left, SourceName, Token
+from bridge.model import Certificate, Cursor, SourceName, Token
 from bridge.observability.report import (
     as_json,
     headline,
@@ -20,6 +20,7 @@ from bridge.observability.report import (
     without_people,
 )
 from bridge.observability.status import LastChange, Level, WalkProgress
+from bridge.store.records import Left
 from tests.support.boards import NOW, board, wait
 from tests.support.rows import HQ
 

@@ -8,8 +8,9 @@ import pytest
 
 from bridge.delivery.ingest import ingest
 from bridge.events.normalize import Rules
-from bridge.model import Cursor, KnownAccount, Pause, RecordedEvent, SourceName
+from bridge.model import Cursor, SourceName
 from bridge.ops.trace import EventState, Live, Trace, as_told, former, has_usn, is_meant, near, trace, unfinished
+from bridge.store.records import KnownAccount, Pause, RecordedEvent
 from bridge.store.sqlite.reader import StoreReader
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.events import LINEAGE

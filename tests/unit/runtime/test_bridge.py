@@ -16,13 +16,14 @@ from bridge.delivery.ingest import ingest
 from bridge.delivery.limits import Limits
 from bridge.errors import BrokerUnreachable
 from bridge.events.normalize import Rules
-from bridge.model import Certificate, Cursor, LogContents, Pause, SourceName
+from bridge.model import Certificate, Cursor, SourceName
 from bridge.observability.report import completeness
 from bridge.observability.status import BridgeStatus, Level
 from bridge.pbx.reader import Deliver, TryDeliver
 from bridge.pbx.walk.schedule import Habits
 from bridge.runtime.bridge import Bridge
 from bridge.runtime.source_worker import SourceSpec
+from bridge.store.records import LogContents, Pause
 from bridge.store.sqlite.backup import back_up
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW, board

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from bridge.delivery.reconcile import DeletionLimit
-from bridge.delivery.sink import Offload
 from bridge.events.normalize import Rules
 from bridge.model import Row, Token
 from bridge.observability.status import SourceStatus
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, Compare, Doubted, EpochBegan, RowRead, Sighted, WalkBegan, WalkEnded
 from bridge.pbx.walk.schedule import CONFIRM_AFTER, SET_BACK, Habits, WalkSchedule
-from bridge.runtime.bridge import StoreThread
 from bridge.runtime.committer import CLOSE_ROWS, Committer
+from bridge.store.contract import Offload
 from bridge.store.sqlite.store import SqliteStore
+from bridge.store.thread import StoreThread
 from tests.support.outbox import unsent
 from tests.support.rows import HQ, cursor, row
 from tests.support.world import try_deliver

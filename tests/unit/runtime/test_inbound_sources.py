@@ -11,13 +11,14 @@ import pytest
 from bridge.clock import steady
 from bridge.errors import PbxBrokeProtocol
 from bridge.events.normalize import Rules
-from bridge.model import InboundPbx, Newcomers, OutboxRow, SourceName
+from bridge.model import OutboxRow, SourceName
 from bridge.observability.report import problems, sentences
 from bridge.observability.status import MAX_WAITING, BridgeStatus, ComponentStatus, Level, ListenerStatus
 from bridge.pbx.inbound.identity import Identity, Visit
 from bridge.pbx.walk.actions import Pace
 from bridge.runtime.bridge import Bridge
 from bridge.runtime.inbound_sources import InboundSources
+from bridge.store.records import InboundPbx, Newcomers
 from bridge.store.sqlite.store import SqliteStore
 
 HQ = Visit(Identity("example.com", "hq"), "192.0.2.1", "a" * 32)

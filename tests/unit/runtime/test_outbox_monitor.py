@@ -2,15 +2,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 
 from bridge.delivery.limits import Limits
-from bridge.model import AccountChange, Backlog, ChangeKind, Cursor, OutboxRow, SourceName, Waiting
+from bridge.model import AccountChange, ChangeKind, Cursor, OutboxRow, SourceName
 from bridge.observability.status import BridgeStatus, Level
 from bridge.runtime.committer import Committed
 from bridge.runtime.outbox_monitor import BLOCKED, OutboxMonitor
+from bridge.store.records import Backlog, Waiting
 from tests.support.boards import NOW, board, wait
 from tests.support.rows import HQ
 
@@ -72,7 +73,7 @@ def has_room() -> asyncio.Event:
 
 @pytest.fixture
 def tally(told: BridgeStatus, store: Store, has_room: asyncio.Event) -> OutboxMonitor:
-    return OutboxMonitor(told, store, try_deliver, Limits(max_events=10), has_room)
+    return OutboxMonitor(told, cast("Any", store), try_deliver, Limits(max_events=10), has_room)
 
 
 async def test_what_an_earlier_bridge_left_is_counted_once(

@@ -20,11 +20,12 @@ from bridge.errors import (
     TopologyMismatch,
 )
 from bridge.events.normalize import Rules
-from bridge.model import LogContents, Numbers, OutboxRow, SourceName
+from bridge.model import Numbers, OutboxRow, SourceName
 from bridge.observability.report import problems
 from bridge.observability.status import Level, StreamStatus
 from bridge.runtime.outbox_monitor import OutboxMonitor
 from bridge.runtime.sinks import STOP_SECONDS, Find, Sinks, StreamSink
+from bridge.store.records import LogContents
 from bridge.store.sqlite.backup import back_up
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW, board

@@ -14,13 +14,14 @@ from bridge.delivery.ingest import ingest
 from bridge.delivery.reconcile import DeletionLimit
 from bridge.errors import PbxRefusedLogin, PbxUnreachable, StoreUnusable
 from bridge.events.normalize import Rules
-from bridge.model import Certificate, Cursor, Pause
+from bridge.model import Certificate, Cursor
 from bridge.observability.report import completeness
 from bridge.observability.status import BridgeStatus, Level
 from bridge.pbx.reader import Deliver, TryDeliver, WalkEvent
 from bridge.pbx.walk.actions import RowRead
 from bridge.pbx.walk.schedule import CONFIRM_AFTER, Habits
 from bridge.runtime.source_worker import SourceSpec, SourceWorker, reading, restore_worker
+from bridge.store.records import Pause
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW, board
 from tests.support.rows import HQ, batch, row

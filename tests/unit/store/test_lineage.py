@@ -13,8 +13,9 @@ from bridge.delivery.reconcile import DeletionLimit, WalkRecord, begin_walk, cau
 from bridge.errors import StoreOutdated, StoreUnusable
 from bridge.events import cloudevents
 from bridge.events.normalize import Rules
-from bridge.model import Batch, LogContents, OutboxRow, SourceName
+from bridge.model import Batch, OutboxRow, SourceName
 from bridge.store.lineage import new_lineage, read_birth
+from bridge.store.records import LogContents
 from bridge.store.sqlite.backup import back_up, put_back
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.outbox import send_all, unsent

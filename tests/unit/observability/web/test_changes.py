@@ -4,8 +4,8 @@ import orjson
 import pytest
 
 from bridge.events.wording import MAX_TEXT_CHARACTERS
-from bridge.model import KeptEvent
 from bridge.observability.web.changes import MAX_DIFFERENCES, as_json
+from bridge.store.records import KeptEvent
 from tests.support.boards import NOW
 from tests.support.events import LINEAGE
 from tests.support.rows import HQ

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.model import Admission, InboundPbx, Newcomers, SourceName
+from bridge.model import SourceName
+from bridge.store.records import Admission, InboundPbx, Newcomers
 from bridge.store.sqlite.inbound import MAX_ADDRESSES
 from bridge.store.sqlite.store import SqliteStore
 

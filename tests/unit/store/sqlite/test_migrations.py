@@ -14,8 +14,9 @@ import pytest
 from bridge.delivery.ingest import ingest
 from bridge.events import cloudevents
 from bridge.events.normalize import Rules
-from bridge.model import Batch, Cursor, LogContents, OutboxRow, SourceName
+from bridge.model import Batch, Cursor, OutboxRow, SourceName
 from bridge.store.lineage import read_birth
+from bridge.store.records import LogContents
 from bridge.store.sqlite.reader import StoreReader
 from bridge.store.sqlite.sql import migrations
 from bridge.store.sqlite.store import SqliteStore

@@ -1,0 +1,28 @@
+"""The thread on which a store is called: one, so that calls happen one at a time and in order."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from bridge.store.contract import Result
+
+
+class StoreThread:
+    """The ``Offload`` of ``delivery``: one thread, so that calls happen one at a time and in order.
+
+    The order is that in which they were given, whether awaited or not: so what is asked of the outbox while a group is
+    being kept is answered with that.
+    """
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+
+    def __call__(self, call: Callable[..., Result], /, *args: Any) -> Awaitable[Result]:
+        """Return what ``call(*args)`` returns."""
+        return asyncio.get_running_loop().run_in_executor(self._executor, partial(call, *args))
+
+    def close(self) -> None:
+        """Finish what was begun."""
+        self._executor.shutdown(wait=True)
