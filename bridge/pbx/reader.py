@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from time import thread_time
 from typing import Final, NoReturn
 
 from websockets.exceptions import ConnectionClosed
@@ -17,6 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from bridge.errors import BridgeError, PbxBrokeProtocol, PbxUnreachable
 from bridge.logs import get_logger
 from bridge.model import Cursor
+from bridge.pbx.rest import Rest
 from bridge.pbx.walk.actions import (
     Action,
     Ask,
@@ -35,7 +37,7 @@ from bridge.pbx.walk.actions import (
 from bridge.pbx.walk.walker import Walker
 from bridge.pbx.websocket import TOO_BIG, WebSocket
 from bridge.pbx.wire import messages as m
-from bridge.pbx.wire.protocol import Conversation, Event
+from bridge.pbx.wire.protocol import Answer, Conversation, Event
 
 WalkEvent = RowRead | Sighted | EpochBegan | CaughtUp | WalkBegan | WalkEnded | Compare | Doubted
 """What a source hands on."""
@@ -177,6 +179,8 @@ class _Reading:
         self._problem: Exception | None = None
         """What ends the reading."""
         self._timer: asyncio.TimerHandle | None = None
+        self._rest = Rest()
+        self._resting: asyncio.TimerHandle | None = None
 
     def begin(self, early: Sequence[Event]) -> None:
         """Ask the first question, and take what came *early*."""
@@ -188,8 +192,9 @@ class _Reading:
     def end(self) -> None:
         """Deal with nothing more."""
         self._socket.hold()
-        if self._timer is not None:
-            self._timer.cancel()
+        for handle in (self._timer, self._resting):
+            if handle is not None:
+                handle.cancel()
 
     async def go_on(self) -> None:
         """Wait for what cannot be done at once, and do it."""
@@ -200,6 +205,8 @@ class _Reading:
             self._left.popleft()
         if self._problem is not None:
             raise self._problem
+        if self._resting is not None:
+            return
         self._socket.go_on()
         if self._left:
             return
@@ -216,12 +223,21 @@ class _Reading:
         self._news.set()
 
     def _take(self, data: bytes) -> None:
+        began_at = thread_time()
         try:
             event = self._conversation.receive(data)
             self._on_event(event)
             self._carry_out(self._walker.heard(event, self._now()))
         except Exception as problem:  # noqa: BLE001 - raised where somebody waits for it
             self._stop_at(_planned(problem, self._peer))
+            return
+        if pause := self._rest.due(thread_time() - began_at, self._now(), is_answer=isinstance(event, Answer)):
+            self._socket.hold()
+            self._resting = self._loop.call_later(pause, self._is_rested)
+
+    def _is_rested(self) -> None:
+        self._resting = None
+        self.wake()
 
     def _time_passed(self) -> None:
         self._timer = None
