@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import Any, NamedTuple, NewType
+from typing import Any, Final, NamedTuple, NewType
 
 SourceName = NewType("SourceName", str)
 """Which PBX, by the name the operator gave it: ``hq``. Part of events and routing keys."""
@@ -41,6 +41,12 @@ class Cursor:
     def is_start(self) -> bool:
         """True where asking with this cursor returns the first account of the list."""
         return self.usn is None and self.ausn is None
+
+
+WINDOW_ROWS: Final = 256
+"""Events on their way to the broker at once, by default; also rows of a PBX that are read and not yet committed."""
+
+MAX_WINDOW_ROWS: Final = 1024
 
 
 class Row(NamedTuple):

@@ -26,6 +26,7 @@ from bridge.config.base import (
     usable,
 )
 from bridge.errors import BadConfig
+from bridge.model import MAX_WINDOW_ROWS, WINDOW_ROWS
 from bridge.security.secret import MIN_TOKEN_CHARACTERS, Secret
 from bridge.security.urls import Url, read_vhost, split_urls
 
@@ -145,7 +146,7 @@ class RabbitMqTable(TlsTable):
     """A file with that, read again at every login."""
     log_partitions: int = Field(1, ge=1, le=64)
     """Into how many streams the log is split, by account; more than one needs stream_url."""
-    window: int = Field(256, ge=1, le=1024)
+    window: int = Field(WINDOW_ROWS, ge=1, le=MAX_WINDOW_ROWS)
     """Unconfirmed events at a time; as many may be delivered twice after a kill."""
     confirm_timeout_seconds: float = Field(30, gt=0)
     """Without any confirm for so long, the connection is given up."""

@@ -125,7 +125,7 @@ def delete_missing(  # noqa: PLR0913 - what a decision about deletions has to we
     *,
     rules: Rules,
     now: datetime,
-    brake: DeletionLimit,
+    deletion_limit: DeletionLimit,
     is_accepted: bool = False,
 ) -> tuple[Certificate, list[AccountChange]]:
     """End a proven walk: delete what it and enough walks before it did not see, and certify the rest.
@@ -135,10 +135,10 @@ def delete_missing(  # noqa: PLR0913 - what a decision about deletions has to we
     with store.transaction() as transaction:
         number = transaction.place(source).walk
         transaction.count_missed(source, number)
-        missing = transaction.count_accounts(source, brake.walks)
+        missing = transaction.count_accounts(source, deletion_limit.walks)
         absent = transaction.count_accounts(source, 1)
-        is_held = brake.holds(missing, transaction.count_accounts(source, 0)) and not is_accepted
-    deleted = [] if is_held else _delete_absent(store, source, brake, rules=rules, now=now)
+        is_held = deletion_limit.holds(missing, transaction.count_accounts(source, 0)) and not is_accepted
+    deleted = [] if is_held else _delete_absent(store, source, deletion_limit, rules=rules, now=now)
     with store.transaction() as transaction:
         place = transaction.place(source)
         certificate = Certificate(
@@ -160,12 +160,12 @@ def delete_missing(  # noqa: PLR0913 - what a decision about deletions has to we
 
 
 def _delete_absent(
-    store: SourceStore, source: SourceName, brake: DeletionLimit, *, rules: Rules, now: datetime
+    store: SourceStore, source: SourceName, deletion_limit: DeletionLimit, *, rules: Rules, now: datetime
 ) -> list[AccountChange]:
     deleted: list[AccountChange] = []
     while True:
         with store.transaction() as transaction:
-            missing = transaction.missing(source, brake.walks, PAGE_ACCOUNTS)
+            missing = transaction.missing(source, deletion_limit.walks, PAGE_ACCOUNTS)
             posting = Posting(transaction, source, rules)
             for key, known in missing.items():
                 posting.delete(key, known)

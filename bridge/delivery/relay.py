@@ -30,7 +30,7 @@ from bridge.errors import (
     Misconfigured,
     Transient,
 )
-from bridge.model import OutboxRow, SourceName
+from bridge.model import WINDOW_ROWS, OutboxRow, SourceName
 from bridge.store.contract import Offload, Outbox
 
 PAGE_ROWS: Final = 512
@@ -137,7 +137,7 @@ class OutboxRelay:
         *,
         offload: Offload,
         clock: Callable[[], datetime],
-        window: int = 256,
+        window: int = WINDOW_ROWS,
         prepare: Callable[[Any], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store

@@ -31,7 +31,8 @@ from bridge.observability.status import BridgeStatus, ComponentStatus, SourceSta
 from bridge.ops.terminal import TerminalPublisher
 from bridge.pbx.outbound import PbxSource
 from bridge.pbx.walk.actions import Pace
-from bridge.runtime.bridge import Bridge
+from bridge.runtime.bridge import Bridge, BrokerSide, Hooks
+from bridge.runtime.options import Options
 from bridge.runtime.retry import Backoff, keep_trying
 from bridge.runtime.source_worker import SourceSpec
 from bridge.simulator.pbx import Pbx as PretendPbx
@@ -205,11 +206,10 @@ def _bridge(store: SqliteStore, url: str, publisher: Publisher, summary: DemoSum
     return Bridge(
         store,
         [SourceSpec(SOURCE, source)],
-        publisher,
-        rules=Rules(key=store.key),
+        BrokerSide(publisher),
+        Options(Rules(key=store.key), limits=Limits(min_free_bytes=0)),
         board=board,
-        limits=Limits(min_free_bytes=0),
-        on_published=published,
+        hooks=Hooks(on_published=published),
     )
 
 

@@ -3,23 +3,22 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
 from bridge.clock import utc_now
 from bridge.delivery.leaving import Retired, retire
-from bridge.delivery.limits import Limits
-from bridge.delivery.reconcile import DeletionLimit
 from bridge.delivery.sink import Publisher
 from bridge.errors import PbxUnreachable
-from bridge.events.normalize import Rules, account_key
+from bridge.events.normalize import account_key
 from bridge.logs import get_logger
 from bridge.model import AccountGuid, OutboxRow, SourceName
 from bridge.observability.status import BridgeStatus, Level, SourceStatus
-from bridge.pbx.walk.schedule import Habits
 from bridge.runtime.committer import Committed
 from bridge.runtime.interpreter import tune
+from bridge.runtime.options import Options
 from bridge.runtime.outbox_monitor import OutboxMonitor
 from bridge.runtime.sinks import ReadLog, Sinks, StreamSink
 from bridge.runtime.source_worker import SourceSpec, SourceWorker, reading, restore_status, restore_worker, show_pause
@@ -47,6 +46,29 @@ APART_SECONDS: Final = 0.01
 log = get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Who is told what happens."""
+
+    on_committed: Callable[[Committed], None] = lambda _told: None
+    """What became durable."""
+    on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None
+    """What the exchange confirmed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSide:
+    """What there is at the broker."""
+
+    publisher: Publisher
+    """To the exchange."""
+    stream: StreamSink | None = None
+    """The log, where the bridge writes it."""
+    read_log: ReadLog | None = None
+    look_after: Callable[[], Coroutine[Any, Any, None]] | None = None
+    """Watches queues that somebody may delete."""
+
+
 class Bridge:
     """Everything running: reads all PBXs, relays the outbox, prunes, and keeps the board."""
 
@@ -54,20 +76,11 @@ class Bridge:
         self,
         store: OperatorStore,
         pbxs: Sequence[SourceSpec],
-        publisher: Publisher,
+        broker: BrokerSide,
+        options: Options,
         *,
-        rules: Rules,
         board: BridgeStatus,
-        window: int = 256,
-        keep: timedelta = timedelta(days=7),
-        brake: DeletionLimit = DeletionLimit(),  # noqa: B008 - frozen, so sharing it is safe
-        habits: Habits = Habits(),  # noqa: B008 - the same
-        limits: Limits = Limits(),  # noqa: B008 - the same
-        stream: StreamSink | None = None,
-        on_committed: Callable[[Committed], None] = lambda _told: None,
-        on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
-        read_log: ReadLog | None = None,
-        look_after: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        hooks: Hooks = Hooks(),
     ) -> None:
         self.board = board
         self._store = store
@@ -76,29 +89,26 @@ class Bridge:
         self._group: asyncio.TaskGroup | None = None
         """What readers run in, while the bridge does."""
         self._is_stopping = False
-        self._rules = rules
-        self._keep = keep
-        self._on_told = on_committed
-        self._brake = brake
-        self._habits = habits
+        self._options = options
+        self._on_committed = hooks.on_committed
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._walk_check = asyncio.Event()
         self._followed: dict[SourceName, SourceWorker] = {}
         self._offload = StoreThread()
-        behind = None if stream is None else stream.outbox
-        self._tally = OutboxMonitor(board, store, self._offload, limits, self._has_room, behind)
+        behind = None if broker.stream is None else broker.stream.outbox
+        self._outbox_monitor = OutboxMonitor(board, store, self._offload, options.limits, self._has_room, behind)
         self._sinks = Sinks(
             store,
-            publisher,
-            stream,
+            broker.publisher,
+            broker.stream,
             board=board,
-            tally=self._tally,
+            outbox_monitor=self._outbox_monitor,
             offload=self._offload,
-            window=window,
-            on_published=on_published,
-            read_log=read_log,
-            look_after=look_after,
+            window=options.window,
+            on_published=hooks.on_published,
+            read_log=broker.read_log,
+            look_after=broker.look_after,
         )
         self._is_proven = False
         """True once PBXs are read, since the store is known to be the newest state of itself."""
@@ -116,7 +126,7 @@ class Bridge:
         """
         tune()
         try:
-            await self._tally.begin()
+            await self._outbox_monitor.begin()
             self.board.broker.last_progress_at = await self._offload(self._store.past.last_confirmed_at)
             await self._measure()
             for watched, limit in (("store", STORE_STUCK), ("prune", HOUSEKEEPING_STUCK)):
@@ -186,9 +196,9 @@ class Bridge:
             offload=self._offload,
             board=self.board,
             has_room=self._has_room,
-            rules=self._rules,
-            brake=self._brake,
-            habits=self._habits,
+            rules=self._options.rules,
+            deletion_limit=self._options.deletion_limit,
+            habits=self._options.habits,
             on_committed=self._told,
             on_keeping=partial(self._sinks.wake, pbx.name),
         )
@@ -346,15 +356,15 @@ class Bridge:
     async def discard(self, position: int, reason: str) -> bool:
         """Never send a parked event, and return whether there was one at *position*."""
         is_found = await self._offload(self._store.discard, position, reason, utc_now())
-        await self._tally.begin()
+        await self._outbox_monitor.begin()
         if is_found:
             log.warning("event.discarded", position=position, reason=reason)
         self._released()
         return is_found
 
     def _released(self) -> None:
-        self._tally.doubt()
-        self._tally.count()
+        self._outbox_monitor.doubt()
+        self._outbox_monitor.count()
         self._sinks.wake_all()
 
     async def _keep_walking(self) -> None:
@@ -369,7 +379,7 @@ class Bridge:
 
     async def _keep_pruning(self) -> None:
         while True:
-            while await self._offload(self._store.prune, utc_now() - self._keep, PRUNE_ROWS) == PRUNE_ROWS:
+            while await self._offload(self._store.prune, utc_now() - self._options.keep, PRUNE_ROWS) == PRUNE_ROWS:
                 continue
             await self._show_left()
             self.board.beat("prune")
@@ -384,12 +394,12 @@ class Bridge:
             await self._measure()
 
     async def _measure(self) -> None:
-        await self._tally.measure(utc_now())
+        await self._outbox_monitor.measure(utc_now())
         self.board.beat("store")
 
     def _told(self, told: Committed) -> None:
-        self._tally.told(told)
-        self._on_told(told)
+        self._outbox_monitor.told(told)
+        self._on_committed(told)
 
 
 def _first(failures: ExceptionGroup[Exception]) -> Exception:

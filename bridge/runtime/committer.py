@@ -21,7 +21,7 @@ from bridge.events.cloudevents import event_id
 from bridge.events.normalize import Rules, Unexpected
 from bridge.events.wording import choose_name, headline, held_words, unread_words
 from bridge.logs import get_logger
-from bridge.model import AccountChange, Batch, Certificate, Cursor, Row, SourceName
+from bridge.model import WINDOW_ROWS, AccountChange, Batch, Certificate, Cursor, Row, SourceName
 from bridge.observability.status import LastChange, Level, SourceStatus, WalkProgress
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, Compare, Doubted, EpochBegan, RowRead, Sighted, WalkBegan, WalkEnded
@@ -88,12 +88,12 @@ class Committer:
         run: Offload,
         clock: Callable[[], datetime],
         part: SourceStatus,
-        brake: DeletionLimit,
+        deletion_limit: DeletionLimit,
         on_committed: Callable[[Committed], None],
         schedule: WalkSchedule,
         on_keeping: Callable[[], None] = lambda: None,
         on_retold: Callable[[], None] = lambda: None,
-        ask_ahead: int = 256,
+        ask_ahead: int = WINDOW_ROWS,
     ) -> None:
         self.cursor = Cursor()
         """Where the store stands, for all this intake knows."""
@@ -105,7 +105,7 @@ class Committer:
         self._run = run
         self._clock = clock
         self._part = part
-        self._brake = brake
+        self._deletion_limit = deletion_limit
         self._on_told = on_committed
         self._on_keeping = on_keeping
         self._on_retold = on_retold
@@ -344,7 +344,7 @@ class Committer:
                 walk,
                 rules=self._rules,
                 now=self._clock(),
-                brake=self._brake,
+                deletion_limit=self._deletion_limit,
                 is_accepted=self.accepts_deletions,
             )
         )

@@ -14,6 +14,7 @@ from bridge.events.normalize import Projection, Rules
 from bridge.model import SourceName
 from bridge.pbx.walk.actions import Pace
 from bridge.pbx.walk.schedule import Habits
+from bridge.runtime.options import Options
 
 
 def build_pace(table: PaceTable) -> Pace:
@@ -97,4 +98,16 @@ def build_habits(settings: Settings) -> Habits:
         after_outage=timedelta(minutes=walk.after_outage_minutes),
         quiet_from=moment(walk.quiet_from),
         quiet_until=moment(walk.quiet_until),
+    )
+
+
+def build_options(settings: Settings, key: bytes) -> Options:
+    """Return how a bridge with *settings* works; *key* is the secret of its store."""
+    return Options(
+        rules=build_rules(settings, None, key),
+        window=settings.rabbitmq.window,
+        keep=timedelta(days=settings.replay.keep_days),
+        deletion_limit=build_deletion_limit(settings),
+        habits=build_habits(settings),
+        limits=build_limits(settings),
     )

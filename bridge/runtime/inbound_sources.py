@@ -7,7 +7,7 @@ from typing import Protocol
 from bridge.clock import utc_now
 from bridge.errors import PbxBrokeProtocol
 from bridge.logs import get_logger
-from bridge.model import SourceName
+from bridge.model import WINDOW_ROWS, SourceName
 from bridge.observability.status import Level, SourceStatus
 from bridge.pbx.inbound.identity import Identity, Visit
 from bridge.pbx.inbound.source import InboundSource
@@ -38,7 +38,7 @@ class InboundSources:
         taken: Collection[str],
         build_unreadable_counter: BuildUnreadableCounter,
         newcomers: Newcomers = Newcomers(),  # noqa: B008 - frozen, so sharing it is safe
-        ask_ahead: int = 256,
+        ask_ahead: int = WINDOW_ROWS,
         max_silence: timedelta = timedelta(minutes=15),
     ) -> None:
         self._bridge = bridge

@@ -73,7 +73,7 @@ class _Sink:
     """What the watchdog calls its work."""
     board: BridgeStatus
     part: ComponentStatus
-    tally: OutboxMonitor
+    outbox_monitor: OutboxMonitor
     count: Callable[[Sequence[OutboxRow], datetime], None]
     patience: Backoff
     was_away: bool = False
@@ -93,8 +93,8 @@ class _Sink:
     def parked(self, row: OutboxRow, reason: str) -> None:
         """Take the news that *row* was refused for good."""
         self.patience.progress()
-        self.tally.doubt()
-        self.tally.count()
+        self.outbox_monitor.doubt()
+        self.outbox_monitor.count()
         told = {"source": row.source, "event_id": row.event_id, "position": row.position}
         log.error("event.parked", **told, refused_by=self.name, reason=reason)
 
@@ -102,7 +102,7 @@ class _Sink:
         """Take the news that the lane of *row* waits, since the sink did not take it."""
         words = scrub(str(problem))
         self.board.beat(self.task)
-        self.tally.doubt()
+        self.outbox_monitor.doubt()
         if self.part is self.board.broker and (part := self.board.sources.get(row.source)) is not None:
             part.is_held_back(words, find_cause(problem), utc_now())
         told = {"source": row.source, "event_id": row.event_id, "position": row.position}
@@ -122,7 +122,7 @@ class _Sink:
         """Take the news that it goes on."""
         if (part := self.board.sources.get(source)) is not None:
             part.is_unfenced(self.name)
-        self.tally.count()
+        self.outbox_monitor.count()
         log.info("source.unfenced", source=source, to=self.name)
 
     def failed(self, problem: BridgeError, pause_seconds: float) -> None:
@@ -132,7 +132,7 @@ class _Sink:
         words, needs_proof = scrub(str(problem)), isinstance(problem, BrokerDidNotConfirm)
         self.part.failed(words, level, now, cause=find_cause(problem), needs_proof=needs_proof)
         self.board.beat(self.task)
-        self.tally.doubt()
+        self.outbox_monitor.doubt()
         write = log.error if level is Level.ERROR else log.warning
         write(f"{self.name}.failed", problem=str(problem), again_in_seconds=round(pause_seconds, 1))
 
@@ -147,7 +147,7 @@ class Sinks:
         stream: StreamSink | None,
         *,
         board: BridgeStatus,
-        tally: OutboxMonitor,
+        outbox_monitor: OutboxMonitor,
         offload: Offload,
         window: int,
         on_published: Callable[[Sequence[OutboxRow]], None],
@@ -158,7 +158,7 @@ class Sinks:
         self._publisher = publisher
         self._stream = stream
         self._board = board
-        self._tally = tally
+        self._outbox_monitor = outbox_monitor
         self._offload = offload
         self._window = window
         self._on_published = on_published
@@ -171,14 +171,14 @@ class Sinks:
         relay = self._relay(self._exchange, store.exchange, publisher, self._look_back)
         self._relays = {"broker": (self._exchange, relay)}
         if stream is not None:
-            sink = self._sink("log", WRITING_LOG, stream.part, tally.written)
+            sink = self._sink("log", WRITING_LOG, stream.part, outbox_monitor.written)
             self._relays["log"] = (sink, self._relay(sink, stream.outbox, stream.publisher, self._recover))
 
     def _sink(
         self, name: str, task: str, part: ComponentStatus, count: Callable[[Sequence[OutboxRow], datetime], None]
     ) -> _Sink:
         patience = Backoff(transient_max_seconds=BROKER_PAUSE_SECONDS, misconfigured_seconds=BROKER_PAUSE_SECONDS)
-        return _Sink(name, task, self._board, part, self._tally, count, patience)
+        return _Sink(name, task, self._board, part, self._outbox_monitor, count, patience)
 
     def _relay(
         self,
@@ -345,10 +345,10 @@ class Sinks:
             log.error("log.lost_events", problem=warning)
         part.warning = warning or part.warning
         log.info("log.settled", last=max(session.lasts, default=0), rows=recovered)
-        self._tally.count()
+        self._outbox_monitor.count()
 
     def _published(self, rows: Sequence[OutboxRow], now: datetime) -> None:
-        self._tally.published(rows, now)
+        self._outbox_monitor.published(rows, now)
         self._on_published(rows)
         self._since_mark += len(rows)
         if self._since_mark >= MARK_EVENTS:

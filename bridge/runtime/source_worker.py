@@ -16,7 +16,7 @@ from bridge.events.cloudevents import decode
 from bridge.events.normalize import Rules
 from bridge.events.wording import choose_name, headline, held_words
 from bridge.logs import get_logger
-from bridge.model import Certificate, SourceName
+from bridge.model import WINDOW_ROWS, Certificate, SourceName
 from bridge.observability.status import BridgeStatus, LastChange, Level, SourceStatus
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.source import Source
@@ -39,7 +39,7 @@ class SourceSpec:
 
     name: SourceName
     source: Source
-    ask_ahead: int = 256
+    ask_ahead: int = WINDOW_ROWS
     """Rows that may be read and not yet committed."""
     rules: Rules | None = None
     """How its rows are judged, where that is not as those of the other PBXs are."""
@@ -53,7 +53,7 @@ def reading(name: SourceName) -> str:
 
 
 class SourceWorker:
-    """A PBX being followed, from where its *intake* stands; not read while the outbox is full.
+    """A PBX being followed, from where its *committer* stands; not read while the outbox is full.
 
     *has_room* is set while that is not so; *place* is asked where the store stands.
     """
@@ -61,7 +61,7 @@ class SourceWorker:
     def __init__(  # noqa: PLR0913 - its parts
         self,
         pbx: SourceSpec,
-        intake: Committer,
+        committer: Committer,
         schedule: WalkSchedule,
         *,
         place: Callable[[], Awaitable[SourceState]],
@@ -71,7 +71,7 @@ class SourceWorker:
         self._name = pbx.name
         self._task = reading(pbx.name)
         self._source = pbx.source
-        self._intake = intake
+        self._committer = committer
         self._schedule = schedule
         self._place = place
         self._board = board
@@ -115,15 +115,15 @@ class SourceWorker:
         failure: Exception | None = None
         try:
             if self._is_spoilt:
-                self._intake.start_over(await self._place())
+                self._committer.start_over(await self._place())
                 self._is_spoilt = False
             async with asyncio.TaskGroup() as group:
-                committing = group.create_task(self._intake.keep_committing())
+                committing = group.create_task(self._committer.keep_committing())
                 try:
                     await self._read()
                 finally:
                     if not committing.done():
-                        settling = asyncio.create_task(self._intake.settle())
+                        settling = asyncio.create_task(self._committer.settle())
                         await asyncio.wait([settling, committing], return_when=asyncio.FIRST_COMPLETED)
                         settling.cancel()
                     self._is_spoilt = committing.done()
@@ -155,26 +155,26 @@ class SourceWorker:
         return failed
 
     async def _read(self) -> None:
-        await self._intake.settle()
-        self._intake.abandon_walk()
+        await self._committer.settle()
+        self._committer.abandon_walk()
         if self._board.full:
             self._part.failed(self._board.full, Level.PAUSED, utc_now(), cause="outbox_full")
             await self._has_room.wait()
         while True:
             await self._may_read.wait()
             self._board.beat(self._task)
-            await _unless(self._pausing, self._source.read(self._intake.cursor, self._deliver, self._take_at_once))
-            await self._intake.settle()
-            self._intake.abandon_walk()
+            await _unless(self._pausing, self._source.read(self._committer.cursor, self._deliver, self._take_at_once))
+            await self._committer.settle()
+            self._committer.abandon_walk()
             self._show_pause()  # over whatever the reading said last
 
     async def _deliver(self, heard: WalkEvent) -> None:
         self._progress()
-        await self._intake.put(heard)
+        await self._committer.put(heard)
 
     def _take_at_once(self, heard: WalkEvent) -> bool:
         self._progress()
-        return self._intake.take_at_once(heard)
+        return self._committer.take_at_once(heard)
 
     def _progress(self) -> None:
         """Record that the PBX told something.
@@ -208,7 +208,7 @@ class SourceWorker:
 
     def resync(self, *, accept_deletions: bool) -> None:
         """Want a full walk; with *accept_deletions* the accounts that it does not see may be deleted, however many."""
-        self._intake.accepts_deletions = accept_deletions
+        self._committer.accepts_deletions = accept_deletions
         self.ask_for_walk()
 
     def walk_if_due(self, now: datetime) -> None:
@@ -286,7 +286,7 @@ async def restore_worker(  # noqa: PLR0913 - its parts
     board: BridgeStatus,
     has_room: asyncio.Event,
     rules: Rules,
-    brake: DeletionLimit,
+    deletion_limit: DeletionLimit,
     habits: Habits,
     on_committed: Callable[[Committed], None],
     on_keeping: Callable[[], None],
@@ -309,7 +309,7 @@ async def restore_worker(  # noqa: PLR0913 - its parts
             f"difference. To have that now: account-bridge resync {name}"
         )
     board.watch(reading(name), pbx.max_silence)
-    intake = Committer(
+    committer = Committer(
         name,
         store,
         rules=judged,
@@ -317,15 +317,15 @@ async def restore_worker(  # noqa: PLR0913 - its parts
         run=offload,
         clock=utc_now,
         part=part,
-        brake=brake,
+        deletion_limit=deletion_limit,
         on_committed=on_committed,
         on_keeping=on_keeping,
         schedule=schedule,
         ask_ahead=pbx.ask_ahead,
     )
-    intake.stand_at(place)
+    committer.stand_at(place)
     followed = SourceWorker(
-        pbx, intake, schedule, place=partial(offload, store.place, name), board=board, has_room=has_room
+        pbx, committer, schedule, place=partial(offload, store.place, name), board=board, has_room=has_room
     )
     followed.hold(pause)
     log.info("source.starting", source=name, events_so_far=place.sequence, resumes=not place.cursor.is_start)

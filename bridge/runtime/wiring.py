@@ -31,14 +31,12 @@ from bridge.pbx.inbound.admission import Bounds, ConnectionLimiter
 from bridge.pbx.inbound.authentication import App, Authenticator
 from bridge.pbx.inbound.server import ListenAddress, Listener
 from bridge.pbx.outbound import PbxSource
-from bridge.runtime.bridge import Bridge
+from bridge.runtime.bridge import Bridge, BrokerSide, Hooks
 from bridge.runtime.committer import Committed
 from bridge.runtime.descriptors import afford
 from bridge.runtime.from_settings import (
-    build_deletion_limit,
-    build_habits,
-    build_limits,
     build_offer,
+    build_options,
     build_pace,
     build_rules,
     build_topology,
@@ -76,8 +74,7 @@ def build_bridge(
     settings: Settings,
     *,
     shadow: Publisher | None = None,
-    on_committed: Callable[[Committed], None] = lambda _told: None,
-    on_published: Callable[[Sequence[OutboxRow]], None] = lambda _rows: None,
+    hooks: Hooks = Hooks(),  # noqa: B008 - frozen, so sharing it is safe
 ) -> Iterator[Bridge]:
     """Open the store and build a bridge of what *settings* say.
 
@@ -101,10 +98,9 @@ def build_bridge(
     store_path = path if shadow is None else path.with_name(f"{path.name}.shadow")
     for done in close_to_others(store_path):
         log.warning("store.open_to_others", problem=done)
-    with SqliteStore(store_path) as store, _hooks(settings, on_committed, on_published) as (told, published):
+    with SqliteStore(store_path) as store, _traced(settings, hooks) as all_hooks:
         board.locked = lambda: store.locked
         board.oldest_unsent_at = store.exchange.oldest_unpublished_at()
-        stream = build_stream_sink(settings, store, board) if shadow is None else None
         watch = watch_of(settings, board)
 
         def gets_on() -> None:
@@ -113,31 +109,27 @@ def build_bridge(
         yield Bridge(
             store,
             [build_source_spec(settings, pbx, board.sources[pbx.name], store.key) for pbx in settings.pbx],
-            shadow or build_publisher(settings, board.broker, watch, gets_on),
-            rules=build_rules(settings, None, store.key),
+            BrokerSide(shadow)
+            if shadow is not None
+            else BrokerSide(
+                build_publisher(settings, board.broker, watch, gets_on),
+                build_stream_sink(settings, store, board),
+                partial(read_log, settings, watch, lambda: store.generation, gets_on)
+                if settings.rabbitmq.log_stream
+                else None,
+                partial(look_after, settings, watch),
+            ),
+            build_options(settings, store.key),
             board=board,
-            window=settings.rabbitmq.window,
-            keep=timedelta(days=settings.replay.keep_days),
-            brake=build_deletion_limit(settings),
-            habits=build_habits(settings),
-            limits=build_limits(settings),
-            stream=stream,
-            on_committed=told,
-            on_published=published,
-            read_log=partial(read_log, settings, watch, lambda: store.generation, gets_on)
-            if settings.rabbitmq.log_stream and shadow is None
-            else None,
-            look_after=partial(look_after, settings, watch) if shadow is None else None,
+            hooks=all_hooks,
         )
 
 
 @contextmanager
-def _hooks(
-    settings: Settings, on_committed: Callable[[Committed], None], on_published: Callable[[Sequence[OutboxRow]], None]
-) -> Iterator[tuple[Callable[[Committed], None], Callable[[Sequence[OutboxRow]], None]]]:
-    """Yield what is called with what became durable and with what was confirmed: the given ones, and traces."""
+def _traced(settings: Settings, hooks: Hooks) -> Iterator[Hooks]:
+    """Yield *hooks* that make spans as well, where the settings want that."""
     if not settings.traces.enabled:
-        yield on_committed, on_published
+        yield hooks
         return
     with tracing(settings.traces.endpoint, clock=utc_now, version=__version__) as tracer:
 
@@ -146,13 +138,13 @@ def _hooks(
                 tracer.walked(news.certificate)
             if news.changes and news.began_at is not None:
                 tracer.ingested(news.source, news.identified, news.began_at)
-            on_committed(news)
+            hooks.on_committed(news)
 
         def published(rows: Sequence[OutboxRow]) -> None:
             tracer.published(rows)
-            on_published(rows)
+            hooks.on_published(rows)
 
-        yield traced, published
+        yield Hooks(traced, published)
 
 
 @asynccontextmanager

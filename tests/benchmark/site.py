@@ -17,7 +17,7 @@ from bridge.broker.topology import Subscription, Topology
 from bridge.config.loading import load_settings
 from bridge.config.settings import Settings
 from bridge.model import OutboxRow
-from bridge.runtime.bridge import Bridge
+from bridge.runtime.bridge import Bridge, Hooks
 from bridge.runtime.committer import Committed
 from bridge.runtime.wiring import build_bridge
 from tests.benchmark.bare import APP, PASSWORD
@@ -84,7 +84,7 @@ def bridge_of(
 ) -> Iterator[Bridge]:
     """Build the bridge, with the logs that an operator has by default."""
     logs.configure("info")
-    with build_bridge(wanted, on_committed=on_committed, on_published=on_published) as bridge:
+    with build_bridge(wanted, hooks=Hooks(on_committed, on_published)) as bridge:
         yield bridge
 
 

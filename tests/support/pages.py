@@ -104,7 +104,7 @@ def _settings() -> Iterator[str]:
         yield from (f"### {' and '.join(f'`{name}`' for name in names)}", "", str(table.__doc__).replace("``", "`"), "")
         yield from ("| key | default | may be | what it says |", "| --- | --- | --- | --- |")
         for name, field in _own_fields(table).items():
-            words = str(field.description).replace("<", "&lt;")
+            words = " ".join(str(field.description).split()).replace("<", "&lt;")
             yield f"| `{name}` | {_default(field)} | {_limits(field)} | {words} |"
         yield ""
 

@@ -188,7 +188,7 @@ class World:
     def settle(self, *, walks: int = 3) -> None:
         """Let the dust settle: some hours, in which an operator asks for full walks and accepts what they find."""
         for _ in range(walks):
-            self.intake.accepts_deletions = True
+            self.committer.accepts_deletions = True
             self.schedule.ask()
             self.run(1200)
 
@@ -218,21 +218,21 @@ class World:
 
     def _start_bridge(self) -> None:
         self.schedule = WalkSchedule(self.name, Habits(nightly_at=None), self.store.verified_at(self.name))
-        self.intake = Committer(
+        self.committer = Committer(
             self.name,
             self.store,
             rules=RULES,
             run=try_deliver,
             clock=lambda: self.clock,
             part=self._part,
-            brake=DeletionLimit(),
+            deletion_limit=DeletionLimit(),
             on_committed=self._tell,
             schedule=self.schedule,
         )
         place = self.store.place(self.name)
         self.renewals += place.lineage != self.lineage
         self.lineage = place.lineage
-        self.intake.stand_at(place)
+        self.committer.stand_at(place)
 
     def _tell(self, told: Committed) -> None:
         self.told.append(told)
@@ -268,7 +268,7 @@ class World:
 
     def _connect(self) -> None:
         self._commit()
-        self.intake.abandon_walk()
+        self.committer.abandon_walk()
         if self._lost_at is not None:
             self.schedule.came_back(timedelta(seconds=self.now - self._lost_at))
             self._lost_at = None
@@ -330,7 +330,7 @@ class World:
                 self._early.append(event)
 
     def _begin(self) -> None:
-        self._walker = Walker(self.intake.cursor, PACE, chance=self.chance.random, reached=self._reached)
+        self._walker = Walker(self.committer.cursor, PACE, chance=self.chance.random, reached=self._reached)
         self._guarded(lambda walker: walker.begin(self.now))
         for early in self._early:
             self._guarded(lambda walker, early=early: walker.heard(early, self.now))
@@ -357,6 +357,6 @@ class World:
     def _commit(self) -> None:
         heard, self._uncommitted = self._uncommitted, []
         if heard:
-            now_of(self.intake.commit(heard))
+            now_of(self.committer.commit(heard))
         if self.chance.random() < 0.5:
             self.publish(is_marked=self.chance.random() < 0.9)

@@ -17,12 +17,9 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, Final, Protocol
 
-from bridge.model import OutboxRow, Sink, SourceName
+from bridge.model import MAX_WINDOW_ROWS, OutboxRow, Sink, SourceName
 from bridge.store.records import Backlog, Parked, Waiting
 from bridge.store.sqlite.transaction import as_moment, as_text
-
-WINDOW_ROWS: Final = 1024
-"""After an unclean stop so many unsent events of each source are taken to be in doubt; no window is larger."""
 
 _SECOND: Final = len("2026-11-23T20:31:07")
 
@@ -100,7 +97,7 @@ class SqliteOutbox:
         """After an unclean stop: take to be in doubt what may have been on its way."""
         for name in self.lanes():
             lane = self._lane(name)
-            self._database.change("doubt_first", lane=lane, after=self._through[lane], limit=WINDOW_ROWS)
+            self._database.change("doubt_first", lane=lane, after=self._through[lane], limit=MAX_WINDOW_ROWS)
 
     def unpublished(self, after: Mapping[SourceName, int], limit: int, share: int) -> Sequence[OutboxRow]:
         """Return the next events of these lanes behind the positions given (0: the confirmed end), lane after lane.

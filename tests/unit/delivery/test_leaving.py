@@ -91,7 +91,7 @@ def test_what_went_before_the_rename_is_found_missing_after_it(store: SqliteStor
         walk = WalkRecord(NOW)
         observe(store, BERLIN, [row("a", 1)], walk, rules=RULES, now=NOW)
         certificate, deleted = delete_missing(
-            store, BERLIN, walk, rules=RULES, now=NOW, brake=DeletionLimit(max_share=1.0)
+            store, BERLIN, walk, rules=RULES, now=NOW, deletion_limit=DeletionLimit(max_share=1.0)
         )
     assert [change.account["guid"] for change in deleted] == ["b"]
     assert (certificate.source, certificate.accounts) == (BERLIN, 1)
@@ -120,7 +120,7 @@ def test_a_subscriber_with_an_inbox_has_everybody_once_after_a_rename(store: Sql
     begin_walk(store, BERLIN)
     walk = WalkRecord(NOW)
     observe(store, BERLIN, [row("a", 1), row("b", 4, dn="other")], walk, rules=RULES, now=NOW)
-    delete_missing(store, BERLIN, walk, rules=RULES, now=NOW, brake=DeletionLimit())
+    delete_missing(store, BERLIN, walk, rules=RULES, now=NOW, deletion_limit=DeletionLimit())
     (proof,) = [found for found in unsent(store.exchange) if found.event_type != ACCOUNT_CHANGED]
     assert proof.routing_key == "berlin.source.verified"
     certificate = decode_certificate(proof.body)

@@ -36,7 +36,7 @@ def know(store: SqliteStore, *rows: Row, since: Cursor | None = None) -> None:
 
 
 def walked(
-    store: SqliteStore, *seen: Row, brake: DeletionLimit | None = None, is_accepted: bool = False
+    store: SqliteStore, *seen: Row, deletion_limit: DeletionLimit | None = None, is_accepted: bool = False
 ) -> tuple[Certificate, list[str]]:
     """A proven full walk that sees these rows; returns its certificate and who was deleted."""
     begin_walk(store, HQ)
@@ -44,7 +44,13 @@ def walked(
     observe(store, HQ, list(seen), record, rules=RULES, now=NOW)
     caught_up(store, HQ, record, ends_initial=True, rules=RULES, now=NOW)
     certificate, deleted = delete_missing(
-        store, HQ, record, rules=RULES, now=NOW, brake=brake or DeletionLimit(), is_accepted=is_accepted
+        store,
+        HQ,
+        record,
+        rules=RULES,
+        now=NOW,
+        deletion_limit=deletion_limit or DeletionLimit(),
+        is_accepted=is_accepted,
     )
     return certificate, [change.account["guid"] for change in deleted]
 
@@ -114,7 +120,7 @@ def test_an_account_of_which_a_walk_finds_that_it_is_deleted_is_not_seen(store: 
     seen = [row("a", 1, is_deleted=True), row("b", 3, dn="new"), row("b", 4, is_deleted=True)]
     certificate, _ = walked(store, *seen)
     assert (certificate.absent, certificate.repaired) == (2, 0)
-    _, deleted = walked(store, *seen, brake=DeletionLimit(max_share=1))
+    _, deleted = walked(store, *seen, deletion_limit=DeletionLimit(max_share=1))
     assert sorted(deleted) == ["a", "b"]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -147,6 +148,7 @@ class Site:
         self.broker = HandHeldBroker()
         self.done: list[OutboxRow] = []
         self.refused: list[OutboxRow] = []
+        self._turn = threading.Lock()
         self.stops: list[tuple[OutboxRow, BridgeError, float]] = []
         self.fences: list[tuple[SourceName, str, float]] = []
         self.unfences: list[SourceName] = []
@@ -154,12 +156,19 @@ class Site:
             store.exchange,
             self.broker,
             self,
-            offload=offload or asyncio.to_thread,
+            offload=offload or self._on_a_thread,
             clock=lambda: NOW,
             window=window,
             prepare=self._prepare,
         )
         self.prepared = 0
+
+    async def _on_a_thread(self, call: Callable[..., Any], *args: Any) -> Any:
+        def in_turn() -> Any:
+            with self._turn:  # as the one thread of a bridge has it
+                return call(*args)
+
+        return await asyncio.to_thread(in_turn)
 
     async def _prepare(self, session: HandHeldBroker) -> None:
         session._fail("prepare")  # noqa: SLF001 - a failure like the others
@@ -185,9 +194,10 @@ class Site:
 
     def take(self, source: SourceName, *accounts: str, wake: bool = True) -> None:
         """Have each of these accounts change once."""
-        place = self.store.place(source)
-        rows = [row(name, place.sequence + n, dn=str(place.sequence + n)) for n, name in enumerate(accounts, 1)]
-        ingest(self.store, Batch(source, place.cursor, rows[-1].cursor, rows), rules=RULES, now=NOW)
+        with self._turn:
+            place = self.store.place(source)
+            rows = [row(name, place.sequence + n, dn=str(place.sequence + n)) for n, name in enumerate(accounts, 1)]
+            ingest(self.store, Batch(source, place.cursor, rows[-1].cursor, rows), rules=RULES, now=NOW)
         if wake:
             self.relay.wake(source)
 

@@ -21,7 +21,8 @@ from bridge.observability.report import completeness
 from bridge.observability.status import BridgeStatus, Level
 from bridge.pbx.reader import Deliver, TryDeliver
 from bridge.pbx.walk.schedule import Habits
-from bridge.runtime.bridge import Bridge
+from bridge.runtime.bridge import Bridge, BrokerSide
+from bridge.runtime.options import Options
 from bridge.runtime.source_worker import SourceSpec
 from bridge.store.records import LogContents, Pause
 from bridge.store.sqlite.backup import back_up
@@ -79,12 +80,9 @@ class Site:
         self.bridge = Bridge(
             store,
             [SourceSpec(HQ, self.source)],
-            NoBroker(),
-            rules=Rules(key=store.key),
-            habits=Habits(nightly_at=None),
+            BrokerSide(NoBroker(), read_log=self._read_log),
+            Options(Rules(key=store.key), habits=Habits(nightly_at=None), limits=Limits(min_free_bytes=0)),
             board=self.board,
-            limits=Limits(min_free_bytes=0),
-            read_log=self._read_log,
         )
 
     async def _read_log(self, *_: object) -> LogContents:

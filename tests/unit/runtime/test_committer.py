@@ -36,7 +36,7 @@ def intake_of(store: SqliteStore, *, run: Offload, **more: Any) -> Committer:
         rules=Rules(key=store.key),
         run=run,
         clock=lambda: NOW,
-        brake=DeletionLimit(),
+        deletion_limit=DeletionLimit(),
         on_committed=lambda _told: None,
         **settings,
     )
@@ -46,16 +46,16 @@ async def test_what_follows_closely_is_kept_in_order_and_a_stop_does_not_wait_fo
     """A group that gathers ends when somebody waits for it, and none of it is lost."""
     rows = [row(f"a{number}", number) for number in range(1, 4 * CLOSE_ROWS)]
     with SqliteStore(tmp_path / "bridge.db") as store:
-        intake = intake_of(store, run=try_deliver, ask_ahead=10)
-        committing = asyncio.create_task(intake.keep_committing())
+        committer = intake_of(store, run=try_deliver, ask_ahead=10)
+        committing = asyncio.create_task(committer.keep_committing())
         async with asyncio.timeout(30):
             for delivered in rows:
-                await intake.put(RowRead(delivered, delivered.cursor))
-            await intake.settle()
+                await committer.put(RowRead(delivered, delivered.cursor))
+            await committer.settle()
         committing.cancel()
         await asyncio.wait([committing])
         assert [found.sequence for found in unsent(store.exchange)] == list(range(1, len(rows) + 1))
-        assert store.place(HQ).cursor == intake.cursor == rows[-1].cursor
+        assert store.place(HQ).cursor == committer.cursor == rows[-1].cursor
 
 
 async def test_who_asks_for_events_while_they_are_being_kept_gets_them(tmp_path: Path) -> None:
@@ -64,9 +64,9 @@ async def test_who_asks_for_events_while_they_are_being_kept_gets_them(tmp_path:
     asked: list[Any] = []
     delivered = row("a1", 1)
     with SqliteStore(tmp_path / "bridge.db") as store, closing(thread):
-        intake = intake_of(store, run=thread, on_keeping=lambda: asked.append(thread(unsent, store.exchange)))
+        committer = intake_of(store, run=thread, on_keeping=lambda: asked.append(thread(unsent, store.exchange)))
         async with asyncio.timeout(30):
-            await intake.commit([RowRead(delivered, delivered.cursor)])
+            await committer.commit([RowRead(delivered, delivered.cursor)])
             assert [[found.sequence for found in await rows] for rows in asked] == [[1]]
 
 
@@ -80,9 +80,9 @@ async def test_what_a_walk_saw_and_what_it_did_not_is_told_by_schedule_status_an
     rows = [row(f"a{number}", number) for number in range(1, 6)]
     part, schedule = SourceStatus(since=NOW), schedule_of()
     with SqliteStore(tmp_path / "bridge.db") as store:
-        intake = intake_of(store, run=try_deliver, part=part, schedule=schedule)
-        await intake.commit([RowRead(each, each.cursor) for each in rows])
-        await intake.commit(walked(*rows[1:], until=rows[-1]))
+        committer = intake_of(store, run=try_deliver, part=part, schedule=schedule)
+        await committer.commit([RowRead(each, each.cursor) for each in rows])
+        await committer.commit(walked(*rows[1:], until=rows[-1]))
         assert (part.accounts, part.seen, part.unseen, part.deletions_held) == (5, 4, 1, 0)
         assert schedule.second_look_at(NOW) == part.second_look_at == NOW + CONFIRM_AFTER
         assert schedule.due(NOW + CONFIRM_AFTER) == "some accounts were not seen"
@@ -90,7 +90,7 @@ async def test_what_a_walk_saw_and_what_it_did_not_is_told_by_schedule_status_an
         assert kept is not None
         assert (kept.accounts, kept.absent, kept.verified_at) == (5, 1, NOW)
         assert part.deletions == "1 not decided"
-        await intake.commit(walked(*rows[1:], until=rows[-1]))
+        await committer.commit(walked(*rows[1:], until=rows[-1]))
         assert part.second_look_at is None, "nothing is left to be decided"
     assert (part.accounts, part.absent, part.deletions) == (4, 0, "known")
 
@@ -101,13 +101,13 @@ async def test_accounts_that_nobody_can_read_are_a_warning_until_a_walk_has_none
     plain = row("a1", 1)
     odd = plain._replace(info=None, unread="a list")
     with SqliteStore(tmp_path / "bridge.db") as store:
-        intake = intake_of(store, run=try_deliver, part=part)
-        await intake.commit([RowRead(odd, odd.cursor)])
+        committer = intake_of(store, run=try_deliver, part=part)
+        await committer.commit([RowRead(odd, odd.cursor)])
         assert "info is a list" in part.unread
         for _ in range(2):
-            await intake.commit(walked(odd, until=odd))
+            await committer.commit(walked(odd, until=odd))
             assert "info is a list" in part.unread, "still so"
-        await intake.commit(walked(plain, until=plain))
+        await committer.commit(walked(plain, until=plain))
         assert part.unread == ""
         *_, last, _certificate = unsent(store.exchange)
         assert b'"display_name":"a1"' in last.body, "what was not read is told as a difference"
@@ -117,10 +117,10 @@ async def test_held_deletions_wait_for_a_person_and_not_for_a_second_walk(tmp_pa
     rows = [row(f"a{number}", number) for number in range(1, 6)]
     part = SourceStatus(since=NOW)
     with SqliteStore(tmp_path / "bridge.db") as store:
-        intake = intake_of(store, run=try_deliver, part=part)
-        await intake.commit([RowRead(each, each.cursor) for each in rows])
+        committer = intake_of(store, run=try_deliver, part=part)
+        await committer.commit([RowRead(each, each.cursor) for each in rows])
         for _ in range(2):
-            await intake.commit(walked(rows[-1], until=rows[-1]))
+            await committer.commit(walked(rows[-1], until=rows[-1]))
     assert (part.accounts, part.seen, part.unseen, part.deletions_held) == (5, 1, 0, 4)
     assert (part.deletions, part.second_look_at) == ("4 held", None)
     assert "--accept-deletions" in part.warning
@@ -129,10 +129,10 @@ async def test_held_deletions_wait_for_a_person_and_not_for_a_second_walk(tmp_pa
 async def test_another_list_ends_what_was_certified_of_the_one_before(tmp_path: Path) -> None:
     part, first = SourceStatus(since=NOW), row("a1", 1)
     with SqliteStore(tmp_path / "bridge.db") as store:
-        intake = intake_of(store, run=try_deliver, part=part)
-        await intake.commit([RowRead(first, first.cursor), *walked(first, until=first)])
+        committer = intake_of(store, run=try_deliver, part=part)
+        await committer.commit([RowRead(first, first.cursor), *walked(first, until=first)])
         assert part.deletions == "known"
-        await intake.commit([EpochBegan(cursor(guid=Token('"other"')))])
+        await committer.commit([EpochBegan(cursor(guid=Token('"other"')))])
         assert part.verified_at is None
         assert part.deletions == "unknown"
         assert store.certificate(HQ) is None
@@ -155,12 +155,12 @@ async def test_what_speaks_for_a_pbx_that_was_set_back_asks_for_a_walk_and_tells
 ) -> None:
     schedule, known = schedule_of(), row("a1", 1)
     with SqliteStore(tmp_path / "bridge.db") as store:
-        intake = intake_of(store, run=try_deliver, schedule=schedule)
-        await intake.commit([RowRead(known, known.cursor)])
+        committer = intake_of(store, run=try_deliver, schedule=schedule)
+        await committer.commit([RowRead(known, known.cursor)])
         before = unsent(store.exchange)
-        await intake.commit([heard])
+        await committer.commit([heard])
         assert schedule.due(NOW) == (SET_BACK if is_doubted else "")
-        assert store.place(HQ).cursor == intake.cursor == known.cursor
+        assert store.place(HQ).cursor == committer.cursor == known.cursor
         assert unsent(store.exchange) == before
 
 
@@ -180,7 +180,7 @@ async def test_neither_a_lost_answer_nor_a_broken_connection_is_the_end_of_the_f
     """Or else everybody who comes behind it would be told as somebody new."""
     first = row("a1", 1)
     with SqliteStore(tmp_path / "bridge.db") as store:
-        intake = intake_of(store, run=try_deliver)
-        intake.stand_at(store.place(HQ))
-        await intake.commit([EpochBegan(cursor(0)), RowRead(first, first.cursor), *heard])
+        committer = intake_of(store, run=try_deliver)
+        committer.stand_at(store.place(HQ))
+        await committer.commit([EpochBegan(cursor(0)), RowRead(first, first.cursor), *heard])
         assert store.place(HQ).is_initial is is_initial

@@ -16,8 +16,9 @@ from bridge.observability.report import problems, sentences
 from bridge.observability.status import MAX_WAITING, BridgeStatus, ComponentStatus, Level, ListenerStatus
 from bridge.pbx.inbound.identity import Identity, Visit
 from bridge.pbx.walk.actions import Pace
-from bridge.runtime.bridge import Bridge
+from bridge.runtime.bridge import Bridge, BrokerSide
 from bridge.runtime.inbound_sources import InboundSources
+from bridge.runtime.options import Options
 from bridge.store.records import InboundPbx, Newcomers
 from bridge.store.sqlite.store import SqliteStore
 
@@ -43,7 +44,7 @@ async def callers(path: Path, newcomers: Newcomers | None = None) -> AsyncIterat
     now = datetime.now(UTC)
     board = BridgeStatus("0", now, ComponentStatus(now), listener=ListenerStatus("wss://x"), steady=steady)
     with SqliteStore(path / "bridge.db") as store:
-        bridge = Bridge(store, [], NoBroker(), rules=Rules(b"k"), board=board)  # type: ignore[arg-type]
+        bridge = Bridge(store, [], BrokerSide(NoBroker()), Options(Rules(b"k")), board=board)  # type: ignore[arg-type]
         made = InboundSources(
             bridge, Pace(), taken={"dialled"}, build_unreadable_counter=lambda _name, _part: lambda _reason: None,
             newcomers=newcomers or Newcomers(),

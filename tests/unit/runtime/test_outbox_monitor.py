@@ -72,78 +72,80 @@ def has_room() -> asyncio.Event:
 
 
 @pytest.fixture
-def tally(told: BridgeStatus, store: Store, has_room: asyncio.Event) -> OutboxMonitor:
+def outbox_monitor(told: BridgeStatus, store: Store, has_room: asyncio.Event) -> OutboxMonitor:
     return OutboxMonitor(told, cast("Any", store), try_deliver, Limits(max_events=10), has_room)
 
 
 async def test_what_an_earlier_bridge_left_is_counted_once(
-    tally: OutboxMonitor, told: BridgeStatus, store: Store
+    outbox_monitor: OutboxMonitor, told: BridgeStatus, store: Store
 ) -> None:
     store.left = {HQ: Waiting(7, 1), SourceName("gone from the configuration"): Waiting(3, 0)}
-    await tally.begin()
+    await outbox_monitor.begin()
     assert (told.sources["hq"].unsent, told.sources["branch"].unsent) == (7, 0)
 
 
 def test_what_is_told_waits_and_what_is_confirmed_does_not(
-    tally: OutboxMonitor, told: BridgeStatus, store: Store
+    outbox_monitor: OutboxMonitor, told: BridgeStatus, store: Store
 ) -> None:
     store.backlog = Backlog(rows=1)
-    tally.told(Committed(HQ, [CHANGE]))
+    outbox_monitor.told(Committed(HQ, [CHANGE]))
     assert (told.unsent, told.sources["hq"].unsent) == (1, 1)
     store.backlog = Backlog()
-    tally.published([ROW], NOW)
+    outbox_monitor.published([ROW], NOW)
     assert (told.unsent, told.sources["hq"].unsent, told.published) == (0, 0, 1)
     assert told.last_lag_seconds == 2.0
     assert told.sources["hq"].last_confirm_at == told.broker.last_progress_at == NOW
 
 
-def test_a_confirm_proves_that_the_broker_takes_events(tally: OutboxMonitor, told: BridgeStatus) -> None:
+def test_a_confirm_proves_that_the_broker_takes_events(outbox_monitor: OutboxMonitor, told: BridgeStatus) -> None:
     told.broker.failed("no queue takes it", Level.WARN, NOW, needs_proof=True)
     told.broker.set_doing("connected", Level.OK, NOW)
     assert not told.broker.is_usable
-    tally.published([ROW], NOW)
+    outbox_monitor.published([ROW], NOW)
     assert told.broker.is_usable
 
 
 async def test_doubts_are_counted_only_where_there_may_be_some(
-    tally: OutboxMonitor, told: BridgeStatus, store: Store
+    outbox_monitor: OutboxMonitor, told: BridgeStatus, store: Store
 ) -> None:
-    await tally.measure(NOW)
-    await tally.measure(NOW)
+    await outbox_monitor.measure(NOW)
+    await outbox_monitor.measure(NOW)
     assert store.asked == 1
     store.in_doubt, store.backlog = {HQ: 2}, Backlog(rows=2, held_rows=1, parked=1)
-    tally.doubt()
-    await tally.measure(NOW)
+    outbox_monitor.doubt()
+    await outbox_monitor.measure(NOW)
     part = told.sources["hq"]
     assert (told.in_doubt, part.in_doubt, part.parked) == (2, 2, 1)
     store.in_doubt = {}
-    tally.published([ROW], NOW)
-    await tally.measure(NOW)
+    outbox_monitor.published([ROW], NOW)
+    await outbox_monitor.measure(NOW)
     assert told.in_doubt == 0
 
 
 def test_at_a_limit_there_is_no_room_until_there_is(
-    tally: OutboxMonitor, told: BridgeStatus, store: Store, has_room: asyncio.Event
+    outbox_monitor: OutboxMonitor, told: BridgeStatus, store: Store, has_room: asyncio.Event
 ) -> None:
     told.free_bytes = store.free_bytes()
     store.backlog = Backlog(rows=10)
-    tally.count()
+    outbox_monitor.count()
     assert "the outbox is full" in told.full
     assert not has_room.is_set()
     store.backlog = Backlog(rows=8)
-    tally.count()
+    outbox_monitor.count()
     assert (told.full, has_room.is_set()) == ("", True)
 
 
-async def test_who_waits_for_a_good_reason_is_not_stuck(tally: OutboxMonitor, told: BridgeStatus, store: Store) -> None:
+async def test_who_waits_for_a_good_reason_is_not_stuck(
+    outbox_monitor: OutboxMonitor, told: BridgeStatus, store: Store
+) -> None:
     later = NOW + timedelta(hours=1)
     for task in ("publish", "read hq", "read branch"):
         told.watch(task, timedelta(minutes=5))
     wait(told, timedelta(hours=1))
     store.backlog = Backlog(rows=1)
-    await tally.measure(later)
+    await outbox_monitor.measure(later)
     assert len(told.stuck()) == 3
     told.broker.cause = BLOCKED
     told.sources["branch"].is_paused = True
-    await tally.measure(later)
+    await outbox_monitor.measure(later)
     assert [words.split("'")[1] for words in told.stuck()] == ["read hq"]

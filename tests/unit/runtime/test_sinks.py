@@ -110,7 +110,7 @@ class Site:
             self.broker,
             stream,
             board=self.board,
-            tally=OutboxMonitor(self.board, store, try_deliver, Limits(min_free_bytes=0), asyncio.Event()),
+            outbox_monitor=OutboxMonitor(self.board, store, try_deliver, Limits(min_free_bytes=0), asyncio.Event()),
             offload=try_deliver,
             window=8,
             on_published=self.published.extend,

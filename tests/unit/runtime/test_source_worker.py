@@ -88,7 +88,7 @@ class Site:
             board=self.board,
             has_room=self.has_room,
             rules=RULES,
-            brake=DeletionLimit(),
+            deletion_limit=DeletionLimit(),
             habits=self.habits,
             on_committed=lambda _told: None,
             on_keeping=lambda: None,

@@ -92,7 +92,7 @@ def verify(store: SqliteStore, source: SourceName = HQ, *, now: datetime = NOW) 
     """Have a full walk proven."""
     begin_walk(store, source)
     caught_up(store, source, None, ends_initial=True, rules=RULES, now=NOW)
-    delete_missing(store, source, WalkRecord(now), rules=RULES, now=now, brake=DeletionLimit())
+    delete_missing(store, source, WalkRecord(now), rules=RULES, now=now, deletion_limit=DeletionLimit())
 
 
 def numbers(rows: Sequence[OutboxRow], lineage: str) -> list[tuple[int, int, str]]:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.events.cloudevents import ACCOUNT_CHANGED, encode, event_id, routing_key
-from bridge.model import NewEvent, OutboxRow, Sink, SourceName
-from bridge.store.sqlite.outbox import WINDOW_ROWS, SqliteOutbox
+from bridge.model import MAX_WINDOW_ROWS, NewEvent, OutboxRow, Sink, SourceName
+from bridge.store.sqlite.outbox import SqliteOutbox
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.events import LINEAGE, change
 from tests.support.outbox import send_all, unsent
@@ -271,7 +271,7 @@ def test_only_what_may_have_been_sent_is_in_doubt_after_an_unclean_stop(tmp_path
     path = tmp_path / "bridge.db"
     store = SqliteStore(path)
     store.open()
-    add(store, HQ, *["a"] * (WINDOW_ROWS + 10))
+    add(store, HQ, *["a"] * (MAX_WINDOW_ROWS + 10))
     add(store, BRANCH, "x")
     killed = tmp_path / "killed.db"
     for suffix in ("", "-wal"):
@@ -279,8 +279,8 @@ def test_only_what_may_have_been_sent_is_in_doubt_after_an_unclean_stop(tmp_path
     store.close()
     with SqliteStore(killed) as again:
         doubtful = [row for row in unsent(again.exchange) if row.is_in_doubt]
-        assert len(doubtful) == WINDOW_ROWS + 1
-        assert again.exchange.doubtful() == {HQ: WINDOW_ROWS, BRANCH: 1}
+        assert len(doubtful) == MAX_WINDOW_ROWS + 1
+        assert again.exchange.doubtful() == {HQ: MAX_WINDOW_ROWS, BRANCH: 1}
 
 
 def test_forgetting_discards_for_both_sinks_and_lets_go_what_waited(store: SqliteStore) -> None:
