@@ -33,8 +33,7 @@ from typing import Any, Final
 
 import aio_pika
 
-from bridge.cli.common import HUNG
-from bridge.cli.hard_end import STOP_SECONDS
+from bridge.runtime.hard_end import HUNG, STOP_SECONDS
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import serve
 from tests.support.process import Command

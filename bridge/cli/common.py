@@ -27,8 +27,6 @@ from bridge.store.records import SourceRecord
 
 FAILED: Final = 1
 MISUSED: Final = 2
-HUNG: Final = 3
-"""The process was ended the hard way, see ``cli.hard_end``."""
 
 IN_PROCESS_LIST: Final = (
     "Everybody on this machine sees a password in it in the list of processes; better set BRIDGE_RABBITMQ_URL_FILE."

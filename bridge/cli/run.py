@@ -21,8 +21,6 @@ from bridge.cli.common import (
     stop_signals,
     terminal,
 )
-from bridge.cli.hard_end import HardEnd
-from bridge.cli.shadow import play_shadow
 from bridge.cli.tail import shower
 from bridge.config.loading import load_settings
 from bridge.config.settings import Settings
@@ -30,6 +28,8 @@ from bridge.events.wording import clean
 from bridge.observability.status import Level
 from bridge.ops import control_socket
 from bridge.ops.check import Finding, run_checks
+from bridge.ops.shadow import ShadowSummary, play_shadow
+from bridge.runtime.hard_end import HardEnd
 from bridge.runtime.wiring import build_bridge, build_page, serve_inbound
 from bridge.security.secret import scrub
 
@@ -51,7 +51,7 @@ def run(config: Path | None, *, shadow: bool, once: bool, as_json: bool) -> None
         return
     settings = load_settings(config, os.environ, require_rabbitmq=False)
     logs.configure("warning", settings.log.format)
-    summary = run_now(play_shadow(settings, shower(as_json=as_json), is_once=once))
+    summary = run_now(_shadow(settings, as_json=as_json, is_once=once))
     if as_json:
         print_json(asdict(summary), indent=False)
     else:
@@ -60,6 +60,11 @@ def run(config: Path | None, *, shadow: bool, once: bool, as_json: bool) -> None
             console.print(Text(clean(sentence)))
     if summary.problems:
         sys.exit(FAILED)
+
+
+async def _shadow(settings: Settings, *, as_json: bool, is_once: bool) -> ShadowSummary:
+    with stop_signals() as stop:
+        return await play_shadow(settings, shower(as_json=as_json), stop, is_once=is_once)
 
 
 async def _bridge(settings: Settings, hard_end: HardEnd) -> None:

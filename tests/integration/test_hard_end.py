@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.cli.common import HUNG
-from bridge.cli.hard_end import STOP_SECONDS
+from bridge.runtime.hard_end import HUNG, STOP_SECONDS
 from tests.starts import first_child, may_unshare, send
 from tests.support.process import Command
 from tests.support.proxy import Proxy
@@ -22,7 +21,8 @@ import asyncio, sys, time
 from datetime import timedelta
 from bridge.runtime import bridge
 from bridge.runtime import sinks
-from bridge.cli import hard_end, main
+from bridge.cli import main
+from bridge.runtime import hard_end
 {patch}
 times = hard_end.HardEnd.__init__.__kwdefaults__
 times["stop_seconds"], times["hang_seconds"] = {stop_seconds}, {hang_seconds}

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from bridge.cli.common import stop_signals
 from bridge.config.settings import Settings
 from bridge.events.cloudevents import AccountChanged
 from bridge.ops.terminal import TerminalPublisher
@@ -44,7 +43,7 @@ class ShadowSummary:
 
 
 async def play_shadow(
-    settings: Settings, show: Callable[[AccountChanged, bytes], None], *, is_once: bool
+    settings: Settings, show: Callable[[AccountChanged, bytes], None], stop: asyncio.Event, *, is_once: bool
 ) -> ShadowSummary:
     """Read the PBXs and show what would be published, until stopped or, with *is_once*, until all is read.
 
@@ -62,7 +61,7 @@ async def play_shadow(
         summary.take(event, body)
         show(event, body)
 
-    with build_bridge(settings, shadow=TerminalPublisher(take)) as bridge, stop_signals() as stop:
+    with build_bridge(settings, shadow=TerminalPublisher(take)) as bridge:
         looking = asyncio.create_task(_until_read(bridge, stop)) if is_once else None
         try:
             await bridge.run(stop)

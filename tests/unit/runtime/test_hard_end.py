@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from bridge.cli.hard_end import HardEnd
 from bridge.errors import StoreUnusable
 from bridge.observability.status import BridgeStatus
+from bridge.runtime.hard_end import HardEnd
 from tests.support.boards import board, wait
 
 STOP, HANG = 25.0, 120.0

@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable
 from typing import Final, Self
 
-from bridge.cli.common import HUNG
 from bridge.observability.status import BridgeStatus
 from bridge.security.secret import scrub
+
+HUNG: Final = 3
+"""The exit code of a process that was ended the hard way."""
 
 STOP_SECONDS: Final = 25.0
 """For a stop, whoever wants it: an operator, or a task that cannot go on. Docker and Kubernetes kill after 30."""
