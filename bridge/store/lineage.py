@@ -14,10 +14,13 @@ every start. Where there is no log to be read, the lock file has to answer alone
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
+
+from bridge.model import Numbers, SourceName
+from bridge.store.records import LogContents
 
 _FORM: Final = re.compile(r"(\d{8}T\d{9})Z-[0-9a-f]{4}", re.ASCII)
 _STAMP: Final = "%Y%m%dT%H%M%S%f"
@@ -42,3 +45,22 @@ def read_birth(lineage: str) -> datetime | None:
             birth + timedelta(days=1)
             return birth
     return None
+
+
+def find_lead(log: LogContents, known: Mapping[SourceName, Numbers], given: int) -> str:
+    """Return how far *log* is beyond a store that gave the numbers *known* and positions up to *given*, if it is."""
+    beyond = [
+        f"{source} {_numbered(*numbers)} instead of {_numbered(*known[source])}"
+        for source, numbers in log.newest.items()
+        if source in known and read_birth(numbers[0]) is not None and numbers > known[source]
+    ]
+    if beyond:
+        return f"the log at the broker has later numbers: {', '.join(beyond)}"
+    if log.last_position > given:
+        return f"the log at the broker has the position {log.last_position}, and none above {given} was given here"
+    return ""
+
+
+def _numbered(lineage: str, sequence: int, walk: int) -> str:
+    certificate = f"the certificate of walk {walk} behind " if walk else ""
+    return f"{certificate}{sequence} of {lineage}"

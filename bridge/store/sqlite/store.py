@@ -21,14 +21,13 @@ from bridge.clock import utc_now
 from bridge.errors import BadConfig, StoreOutdated, StoreUnusable
 from bridge.logs import get_logger
 from bridge.model import Certificate, Numbers, Sink, SourceName
-from bridge.store.lineage import new_lineage, read_birth
+from bridge.store.lineage import find_lead, new_lineage, read_birth
 from bridge.store.records import Backlog, Forgotten, LogContents, Parked, Pause, SourceState
 from bridge.store.sqlite.erasure import empty_write_ahead, forget, overwriting
 from bridge.store.sqlite.errors import (
     MAY_BE_IN_THE_LOG,
     NOT_YET_EVERYWHERE,
     OTHER_PARTITIONS,
-    cannot_open,
     damaged,
     is_busy,
     locked,
@@ -39,14 +38,12 @@ from bridge.store.sqlite.inbound import InboundRegister
 from bridge.store.sqlite.leavers import Leavers
 from bridge.store.sqlite.lock import StoreLock
 from bridge.store.sqlite.looking import Looking
+from bridge.store.sqlite.opening import connect, migrate
 from bridge.store.sqlite.outbox import SqliteOutbox
 from bridge.store.sqlite.past import Past
 from bridge.store.sqlite.reader import PAUSED, pauses_in
-from bridge.store.sqlite.sql import migrations, queries
+from bridge.store.sqlite.sql import queries
 from bridge.store.sqlite.transaction import SqliteTransaction
-
-BUSY_SECONDS: Final = 2.0
-"""How long SQLite itself waits for somebody else's lock; see ``LOCKED_SECONDS``."""
 
 LOCKED_SECONDS: Final = 600.0
 """How long a lock of somebody else is waited for (a backup, a curious person) before the store counts as unusable."""
@@ -152,8 +149,8 @@ class SqliteStore:
         try:
             self._refuse_if_missing()
             with self._translated():
-                self._connection = self._connect()
-                self._migrate()
+                self._connection = connect(self._path)
+                migrate(self._connection, self._path)
                 self._read()
                 for sink in self._sinks_with_rows:
                     sink.load(list(self._sources.values()))
@@ -299,7 +296,11 @@ class SqliteStore:
             StoreOutdated: the log is ahead of a store that has given numbers already. The next start sees to that.
 
         """
-        ahead = doubt or self._meta.get(_DOUBT, b"").decode() if log is None else self.passed_by(log)
+        ahead = (
+            doubt or self._meta.get(_DOUBT, b"").decode()
+            if log is None
+            else find_lead(log, self.given(), self.exchange.last_given())
+        )
         with self.together():
             if log is not None:
                 self._lineages |= {lineage for lineage, _, _ in log.newest.values() if read_birth(lineage) is not None}
@@ -330,21 +331,6 @@ class SqliteStore:
     def note_places(self, log: LogContents) -> None:
         """Record how far the log was read."""
         self._note(_PLACES, orjson.dumps(log.places))
-
-    def passed_by(self, log: LogContents) -> str:
-        """Return how far the log is beyond this store; empty if it is not."""
-        known = self.given()
-        beyond = [
-            f"{source} {_numbered(*numbers)} instead of {_numbered(*known[source])}"
-            for source, numbers in log.newest.items()
-            if source in known and read_birth(numbers[0]) is not None and numbers > known[source]
-        ]
-        if beyond:
-            return f"the log at the broker has later numbers: {', '.join(beyond)}"
-        given = self.exchange.last_given()
-        if log.last_position > given:
-            return f"the log at the broker has the position {log.last_position}, and none above {given} was given here"
-        return ""
 
     def _renew(self, why: str) -> None:
         """Begin a new lineage for all sources, in the open transaction."""
@@ -545,33 +531,6 @@ class SqliteStore:
         if self._remembered and not self._path.exists():
             raise StoreUnusable(missing(self._path))
 
-    def _connect(self) -> sqlite3.Connection:
-        try:
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-        except OSError as problem:
-            raise StoreUnusable(cannot_open(self._path, problem)) from problem
-        # Opened here and used by the store's own thread afterwards: one at a time, which is what SQLite asks.
-        connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
-        return connection
-
-    def _migrate(self) -> None:
-        applied = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if applied > migrations()[-1].number:
-            raise StoreUnusable(
-                f"the store {self._path} was written by a younger version of the bridge (tables {applied}, this one "
-                f"knows {migrations()[-1].number}). Start that version, or give this one a new store"
-            )
-        for migration in migrations():
-            if migration.number > applied:
-                with overwriting(self._db):
-                    self._db.executescript(
-                        f"BEGIN IMMEDIATE;\n{migration.statements}\nPRAGMA user_version = {migration.number};\nCOMMIT;"
-                    )
-
     def _read(self) -> None:
         """Read what the store says about itself and its sources."""
         self._meta = {row["name"]: bytes(row["value"]) for row in self.query("meta_values", pattern="*")}
@@ -638,8 +597,3 @@ class SqliteStore:
             yield
         except sqlite3.Error as problem:
             raise StoreUnusable(of_sqlite(self._path, problem)) from problem
-
-
-def _numbered(lineage: str, sequence: int, walk: int) -> str:
-    certificate = f"the certificate of walk {walk} behind " if walk else ""
-    return f"{certificate}{sequence} of {lineage}"

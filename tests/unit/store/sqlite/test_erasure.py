@@ -10,8 +10,9 @@ from bridge.delivery.ingest import ingest
 from bridge.events.normalize import Rules
 from bridge.model import Batch
 from bridge.ops.replay import is_replayable
+from bridge.store.sqlite.opening import BUSY_SECONDS
 from bridge.store.sqlite.reader import StoreReader
-from bridge.store.sqlite.store import BUSY_SECONDS, SqliteStore
+from bridge.store.sqlite.store import SqliteStore
 from tests.support.outbox import send_all, unsent
 from tests.support.rows import HQ, batch, cursor, row
 

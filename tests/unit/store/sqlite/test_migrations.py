@@ -161,7 +161,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was_before_it(
         replace(step, statements=f"{step.statements};\nSELECT * FROM nowhere;") if step.number == number else step
         for step in migrations()
     ]
-    monkeypatch.setattr("bridge.store.sqlite.store.migrations", lambda: broken)
+    monkeypatch.setattr("bridge.store.sqlite.opening.migrations", lambda: broken)
     with pytest.raises(Exception, match="nowhere"):
         SqliteStore(path).open()
     monkeypatch.undo()

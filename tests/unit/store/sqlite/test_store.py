@@ -167,7 +167,7 @@ def certify(store: SqliteStore) -> None:
 
 
 def test_a_lock_of_somebody_else_is_waited_for_with_a_sentence(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.store.sqlite.store.BUSY_SECONDS", 0.02)
+    monkeypatch.setattr("bridge.store.sqlite.opening.BUSY_SECONDS", 0.02)
     with SqliteStore(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with ThreadPoolExecutor(1) as thread:
@@ -183,7 +183,7 @@ def test_a_lock_of_somebody_else_is_waited_for_with_a_sentence(path: Path, monke
 
 
 def test_a_lock_that_stays_makes_the_store_unusable_in_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.store.sqlite.store.BUSY_SECONDS", 0.02)
+    monkeypatch.setattr("bridge.store.sqlite.opening.BUSY_SECONDS", 0.02)
     with SqliteStore(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
         monkeypatch.setattr("bridge.store.sqlite.store.LOCKED_SECONDS", 0.1)
         other.execute("BEGIN IMMEDIATE")
