@@ -33,8 +33,8 @@ from bridge.errors import BridgeError, NobodyAnswers
 from bridge.events.wording import clean, shown
 from bridge.model import SourceName
 from bridge.observability.boxes import by_trouble
+from bridge.observability.component_status import Level
 from bridge.observability.report import plural
-from bridge.observability.status import Level
 from bridge.ops.control_socket import (
     ask,
     no_pbx,

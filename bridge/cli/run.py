@@ -25,7 +25,7 @@ from bridge.cli.tail import shower
 from bridge.config.loading import load_settings
 from bridge.config.settings import Settings
 from bridge.events.wording import clean
-from bridge.observability.status import Level
+from bridge.observability.component_status import Level
 from bridge.ops import control_socket
 from bridge.ops.check import Finding, run_checks
 from bridge.ops.shadow import ShadowSummary, play_shadow

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from bridge.observability.status import LEVELS, Level
+from bridge.observability.component_status import LEVELS, Level
 
 FEW: Final = 12
 """PBXs that are told one by one."""

@@ -14,8 +14,10 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from bridge.clock import utc_now
+from bridge.observability.component_status import Level
 from bridge.observability.report import problems
-from bridge.observability.status import BridgeStatus, Level, SourceStatus
+from bridge.observability.source_status import SourceStatus
+from bridge.observability.status import BridgeStatus
 
 PREFIX: Final = "account_bridge_"
 

@@ -9,16 +9,9 @@ import orjson
 
 from bridge.events.wording import clean, shown
 from bridge.observability.boxes import NAMED, Problem, boxes, listed, told_one_by_one
-from bridge.observability.status import (
-    LEVELS,
-    BridgeStatus,
-    ComponentStatus,
-    Level,
-    ListenerStatus,
-    SourceStatus,
-    StreamStatus,
-    age_words,
-)
+from bridge.observability.component_status import LEVELS, ComponentStatus, Level, StreamStatus
+from bridge.observability.source_status import SourceStatus
+from bridge.observability.status import BridgeStatus, ListenerStatus, age_words
 from bridge.store.records import Left
 
 Sentence = tuple[str | datetime, ...]

@@ -10,10 +10,11 @@ alive is judged by a steady clock alone; what else is a duration is put right as
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Final, Protocol
 
-from bridge.model import Certificate, Cursor, SourceName
+from bridge.model import SourceName
+from bridge.observability.component_status import ComponentStatus, Level, StreamStatus, Waits, shifted, worst
+from bridge.observability.source_status import SourceStatus
 from bridge.store.records import InboundPbx, Left
 
 MAX_UNSENT_AGE: Final = timedelta(minutes=5)
@@ -22,8 +23,6 @@ MAX_UNSENT_AGE: Final = timedelta(minutes=5)
 MAX_WALK_STALL: Final = timedelta(minutes=5)
 """A full walk that reads no account for longer than this is stuck, unless configured otherwise."""
 
-OWN_CONNECTION: Final = timedelta(minutes=1)
-"""So long the broker may take our own last connection to be alive; who holds a fence for longer is a second bridge."""
 
 CLOCK_WAS_SET: Final = timedelta(seconds=1)
 """By so much more or less than the steady clock; a clock that drifts, or is pulled gently, moves less in a second."""
@@ -31,268 +30,6 @@ CLOCK_WAS_SET: Final = timedelta(seconds=1)
 
 MAX_WAITING: Final = 50
 """New PBXs that wait for a yes and are shown."""
-
-
-class Level(StrEnum):
-    """How bad it is; the later, the worse."""
-
-    OK = "ok"
-    WARN = "warn"
-    PAUSED = "paused"
-    """Nothing is read on purpose, until there is room in the outbox."""
-    ERROR = "error"
-    """Waiting does not help: somebody has to do something."""
-
-
-LEVELS: Final = list(Level)
-"""From good to bad."""
-
-
-def worst(*levels: Level) -> Level:
-    """Return the worst of *levels*."""
-    return max(levels, key=LEVELS.index, default=Level.OK)
-
-
-@dataclass(slots=True)
-class ComponentStatus:
-    """One end of the bridge: a PBX, or the broker."""
-
-    since: datetime
-    """Of ``doing``."""
-    doing: str = "starting"
-    level: Level = Level.WARN
-    level_since: datetime | None = None
-    """Of ``level``; ``None`` until it changes for the first time."""
-    is_usable: bool = False
-    """Whether changes can pass through it."""
-    problem: str = ""
-    """What is wrong and what to do, in a sentence; empty where nothing is."""
-    cause: str = ""
-    """The same as one word for machines: the name of the error."""
-    passing: str = ""
-    """What else is wrong at the moment, and may pass by itself, while the problem is one that does not."""
-    file_trouble: str = ""
-    """What is wrong with a file of this end, whose former content is used meanwhile."""
-    needs_proof: bool = False
-    """True where being connected proves nothing: the problem stands until ``proves``."""
-    last_progress_at: datetime | None = None
-    """A PBX's last answer; the broker's last confirm."""
-
-    def set_doing(self, doing: str, level: Level, now: datetime) -> None:
-        """Record what this end is doing now. As long as there is a problem, trying again does not make it better."""
-        if doing != self.doing:
-            self.since = now
-        self.doing = doing
-        if level is Level.OK and not self.needs_proof:
-            self.problem = self.cause = self.passing = ""
-        self._becomes(worst(level, self.level) if self.problem else level, now)
-
-    def failed(self, problem: str, level: Level, now: datetime, *, cause: str = "", needs_proof: bool = False) -> None:
-        """Record that this end does not work at the moment. *needs_proof*: only ``proves`` will end that.
-
-        What somebody has to mend stays in sight until this end works again, whatever may pass meanwhile.
-        """
-        if self.problem and self.level is Level.ERROR and level is not Level.ERROR:
-            self.passing = problem
-            self.set_doing("waiting to try again", level, now)
-            return
-        self.needs_proof = needs_proof
-        self.problem = self.passing = ""
-        self.set_doing("waiting to try again", level, now)
-        self.problem, self.cause = problem, cause
-
-    def confirmed_working(self, now: datetime) -> None:
-        """Record that it does what it is there for."""
-        if self.needs_proof:
-            self.needs_proof = False
-            self.set_doing(self.doing, Level.OK, now)
-
-    def shift(self, by: timedelta) -> None:
-        """Move what began in the past along with a clock that was set by so much."""
-        self.since += by
-        self.level_since = _moved(self.level_since, by)
-        self.last_progress_at = _moved(self.last_progress_at, by)
-
-    def _becomes(self, level: Level, now: datetime) -> None:
-        if level is not self.level:
-            self.level_since = now
-        self.level = level
-        self.is_usable = level is Level.OK
-
-
-@dataclass(frozen=True, slots=True)
-class LastChange:
-    """The change of which was heard last."""
-
-    at: datetime
-    account: str
-    """What people call it; whatever it is, it is only a text."""
-    what: str
-
-
-@dataclass(slots=True)
-class WalkProgress:
-    """A full walk under way."""
-
-    started_at: datetime
-    progress_at: datetime
-    """When it last read an account."""
-    accounts: int = 0
-    """Read so far."""
-    expected: int | None = None
-    """As many as the last proven walk found."""
-
-
-@dataclass(slots=True)
-class StreamStatus(ComponentStatus):
-    """The log, where it is written by the stream protocol: a second way out of the same outbox."""
-
-    unsent: int = 0
-    """Events that are to be written, held ones not among them."""
-    unsent_bytes: int = 0
-    held: int = 0
-    parked: int = 0
-    oldest_unsent_at: datetime | None = None
-    written: int = 0
-    """Events confirmed since the start of the bridge."""
-    settled: int = 0
-    """Of those, how many the log had already when a session began: in doubt before, and not sent again."""
-    warning: str = ""
-    """What somebody should look at although events are written."""
-
-    def shift(self, by: timedelta) -> None:
-        """Move what began in the past along with a clock that was set by so much."""
-        ComponentStatus.shift(self, by)
-        self.oldest_unsent_at = _moved(self.oldest_unsent_at, by)
-
-
-@dataclass(slots=True)
-class SourceStatus(ComponentStatus):
-    """A PBX as the bridge sees it."""
-
-    rows: int = 0
-    """Delivered since the start of the bridge."""
-    changes: int = 0
-    """Of those, published."""
-    accounts: int | None = None
-    """Present at the last proven full walk."""
-    verified_at: datetime | None = None
-    """End of the last proven full walk."""
-    deletions: str = "unknown"
-    """``known``: what a full walk did not see is gone. ``unknown``: no end of a walk could be proven. Otherwise, of how
-    many accounts they are ``held`` or ``not decided``."""
-    deletions_held: int = 0
-    """Accounts that are gone, too many to delete unasked."""
-    absent: int = 0
-    """Accounts that the last proven walk did not see and that are not deleted, held ones included."""
-    second_look_at: datetime | None = None
-    """When a walk is to tell whether those that are not held are gone, if there are any."""
-    warning: str = ""
-    """What somebody should look at although changes flow; stands until the next proven full walk."""
-    is_paused: bool = False
-    """An operator wants it not to be read: no fault, and no reason to be not ready."""
-    retelling: str = ""
-    """That other things are published of it than before, until a full walk has told the difference."""
-    oddity: str = ""
-    """What is unlike before about a PBX that dialled; stands until somebody says that it is right."""
-    note: str = ""
-    """What a PBX that dialled says about itself and looks wrong."""
-    unread: str = ""
-    """What it tells of accounts and nobody can read; stands until a proven full walk has none of it."""
-    unreadable_messages: int = 0
-    """Messages that could not be read."""
-    last_change_at: datetime | None = None
-    last_change: LastChange | None = None
-    last_confirm_at: datetime | None = None
-    """When the broker last confirmed an event of this PBX."""
-    caught_up_at: datetime | None = None
-    """When the end of the list was last reached and proven."""
-    cursor: Cursor = field(default_factory=Cursor)
-    """As far as it is durably read."""
-    walk: WalkProgress | None = None
-    unsent: int = 0
-    """Its events that are not done: waiting, held or parked."""
-    parked: int = 0
-    held_back: str = ""
-    """Why the exchange does not take its next event, so that those behind it wait; empty while it does."""
-    held_cause: str = ""
-    """The same in one word, for machines."""
-    held_since: datetime | None = None
-    fenced: dict[str, str] = field(default_factory=dict)
-    """Why its events wait that somebody else sends for it, by the way out: ``broker``, ``log``."""
-    fenced_since: datetime | None = None
-    in_doubt: int = 0
-    """Its events that may have reached the broker although no confirm came; they are sent again."""
-
-    @property
-    def doubt(self) -> str:
-        """The remark, as long as no full walk has shown that it makes no difference."""
-        return "" if self.verified_at is not None else self.note
-
-    @property
-    def seen(self) -> int | None:
-        """How many accounts the last proven walk saw, all of which are as they were published."""
-        return None if self.accounts is None else self.accounts - self.absent
-
-    @property
-    def unseen(self) -> int:
-        """How many accounts wait for another walk to tell whether they are gone."""
-        return self.absent - self.deletions_held
-
-    def is_held_back(self, why: str, cause: str, now: datetime) -> None:
-        """Record that the exchange did not take its next event, once more or for the first time."""
-        self.held_back, self.held_cause = why, cause
-        self.held_since = self.held_since or now
-
-    def goes_out(self) -> None:
-        """Record that the exchange took its next event."""
-        self.held_back = self.held_cause = ""
-        self.held_since = None
-
-    def is_fenced(self, way: str, why: str, now: datetime) -> None:
-        """Record that somebody else sends for it, once more or for the first time."""
-        self.fenced[way] = why
-        self.fenced_since = self.fenced_since or now
-
-    def is_unfenced(self, way: str) -> None:
-        """Record that nobody else sends for it that way any more."""
-        self.fenced.pop(way, None)
-        self.fenced_since = self.fenced_since if self.fenced else None
-
-    def fence_level(self, now: datetime) -> Level:
-        """Return how bad it is that somebody else sends for it: our own last connection is over within a minute."""
-        if self.fenced_since is None:
-            return Level.OK
-        return Level.ERROR if now - self.fenced_since > OWN_CONNECTION else Level.WARN
-
-    def certified(self, certificate: Certificate) -> None:
-        """Record what a proven walk found."""
-        self.verified_at = certificate.verified_at
-        self.accounts = certificate.accounts
-        self.absent = certificate.absent
-        self.deletions_held = certificate.held
-        self.deletions = "known"
-        if self.absent:
-            self.deletions = f"{certificate.held} held" if certificate.held else f"{self.unseen} not decided"
-
-    def begins_anew(self) -> None:
-        """Record that what was certified is void, since the PBX's list is another one."""
-        self.verified_at = self.second_look_at = None
-        self.absent = self.deletions_held = 0
-        self.deletions = "unknown"
-
-    def shift(self, by: timedelta) -> None:
-        """Move what began in the past along with a clock that was set by so much."""
-        ComponentStatus.shift(self, by)
-        self.last_change_at = _moved(self.last_change_at, by)
-        self.last_confirm_at = _moved(self.last_confirm_at, by)
-        self.caught_up_at = _moved(self.caught_up_at, by)
-        self.second_look_at = _moved(self.second_look_at, by)
-        self.held_since = _moved(self.held_since, by)
-        self.fenced_since = _moved(self.fenced_since, by)
-        if self.walk is not None:
-            self.walk.started_at += by
-            self.walk.progress_at += by
 
 
 @dataclass(slots=True)
@@ -410,6 +147,20 @@ class BridgeStatus:
     pace: tuple[datetime, float] | None = None
     """The clock of the machine and the steady one, when they were compared last."""
 
+    def has_waiting(self, backlog: Waits, now: datetime) -> None:
+        """Record what is in the outbox and not done."""
+        self.unsent, self.unsent_bytes = backlog.rows, backlog.bytes
+        self.held, self.parked = backlog.held_rows, backlog.parked
+        self.oldest_unsent_at = (self.oldest_unsent_at or now) if self.unsent else None
+
+    def confirmed(self, events: int, oldest_at: datetime, newest_at: datetime, now: datetime) -> None:
+        """Record that the broker confirmed events, made between these two times."""
+        self.published += events
+        self.oldest_unsent_at = newest_at if self.unsent else None
+        self.last_lag_seconds = max(0.0, (now - oldest_at).total_seconds())
+        self.broker.last_progress_at = now
+        self.broker.confirmed_working(now)
+
     def watch(self, task: str, limit: timedelta) -> None:
         """Expect progress of *task* from now on, never more than *limit* apart."""
         self.tasks[task] = Watchdog(limit, self.steady())
@@ -455,7 +206,7 @@ class BridgeStatus:
             by = timedelta(0)
         else:
             self.started_at += by
-            self.oldest_unsent_at = _moved(self.oldest_unsent_at, by)
+            self.oldest_unsent_at = shifted(self.oldest_unsent_at, by)
             for part in (*self.ways, *self.sources.values()):
                 part.shift(by)
         # An event that was made by a clock that was ahead waits since now at the latest.
@@ -527,10 +278,6 @@ class BridgeStatus:
             return False
         sources = (source for source in self.sources.values() if not source.is_paused)
         return all(part.is_usable for part in (*self.ways, *sources))
-
-
-def _moved(moment: datetime | None, by: timedelta) -> datetime | None:
-    return None if moment is None else moment + by
 
 
 def _past(moment: datetime | None, now: datetime) -> datetime | None:

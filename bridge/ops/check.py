@@ -26,7 +26,8 @@ from bridge.config.settings import Settings
 from bridge.consumer.connection import Inflow
 from bridge.errors import BridgeError, BrokerUnreachable, PbxNotTrusted, StoreInUse, TopologyMismatch
 from bridge.model import Cursor
-from bridge.observability.status import Level, SourceStatus
+from bridge.observability.component_status import Level
+from bridge.observability.source_status import SourceStatus
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, RowRead
 from bridge.runtime.from_settings import build_topology

@@ -27,7 +27,9 @@ from bridge.events.cloudevents import AccountChanged
 from bridge.events.normalize import Rules
 from bridge.logs import get_logger
 from bridge.model import OutboxRow, SourceName
-from bridge.observability.status import BridgeStatus, ComponentStatus, SourceStatus
+from bridge.observability.component_status import ComponentStatus
+from bridge.observability.source_status import SourceStatus
+from bridge.observability.status import BridgeStatus
 from bridge.ops.terminal import TerminalPublisher
 from bridge.pbx.outbound import PbxSource
 from bridge.pbx.walk.actions import Pace

@@ -15,7 +15,9 @@ from bridge.errors import PbxUnreachable
 from bridge.events.normalize import account_key
 from bridge.logs import get_logger
 from bridge.model import AccountGuid, OutboxRow, SourceName
-from bridge.observability.status import BridgeStatus, Level, SourceStatus
+from bridge.observability.component_status import Level
+from bridge.observability.source_status import SourceStatus
+from bridge.observability.status import BridgeStatus
 from bridge.runtime.committer import Committed
 from bridge.runtime.interpreter import tune
 from bridge.runtime.options import Options
@@ -174,7 +176,7 @@ class Bridge:
         why = await self._offload(self._why_renewed)
         for name in await self._offload(self._store.incomplete) & self.board.sources.keys():
             self.board.sources[name].begins_anew()
-            self.board.sources[name].warning = f"A full walk has to end before all is told: {why}."
+            self.board.sources[name].warned(f"A full walk has to end before all is told: {why}.")
 
     async def _show_waiting(self, name: SourceName) -> None:
         """Show what the store knows of a PBX that is not read yet."""

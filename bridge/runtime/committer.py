@@ -22,7 +22,8 @@ from bridge.events.normalize import Rules, Unexpected
 from bridge.events.wording import choose_name, headline, held_words, unread_words
 from bridge.logs import get_logger
 from bridge.model import WINDOW_ROWS, AccountChange, Batch, Certificate, Cursor, Row, SourceName
-from bridge.observability.status import LastChange, Level, SourceStatus, WalkProgress
+from bridge.observability.component_status import Level
+from bridge.observability.source_status import LastChange, SourceStatus
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, Compare, Doubted, EpochBegan, RowRead, Sighted, WalkBegan, WalkEnded
 from bridge.pbx.walk.schedule import WalkSchedule
@@ -170,7 +171,8 @@ class Committer:
     def abandon_walk(self) -> None:
         """Forget the full walk under way: its connection is gone, and with it what it would have proven."""
         if self._walk is not None:
-            self._walk = self._part.walk = None
+            self._walk = None
+            self._part.walk_ended()
             self._walk_is_over(is_proven=False)
 
     def start_over(self, place: SourceState) -> None:
@@ -254,7 +256,7 @@ class Committer:
         self._unproven_ends = 0
         if self._walk is not None:
             self._walk.heard_live(rows)
-        self._part.rows += len(rows)
+        self._part.read(len(rows))
         if self._is_first_reading:
             self._walk_proceeds(len(rows))
         self._note_progress(rows)
@@ -287,13 +289,14 @@ class Committer:
         self._schedule.doubt(is_evident=heard.is_evident)
 
     def _stand_at(self, cursor: Cursor) -> None:
-        self.cursor = self._part.cursor = cursor
+        self.cursor = cursor
+        self._part.moved(cursor)
 
     async def _begin_walk(self, doing: str, start: Cursor | None = None) -> None:
         """Begin a full walk; with *start*, that of another list, whose cursor stands there."""
         now, is_new_epoch = self._clock(), start is not None
         self._walk = WalkRecord(now)
-        self._part.walk = WalkProgress(now, now, expected=self._part.accounts)
+        self._part.walk_began(now)
         self._is_first_reading = is_new_epoch
         self._rows_of_walk = 0
         self._unexpected.forget_unread()
@@ -317,7 +320,7 @@ class Committer:
             self._is_initial &= not ends_initial
             self._tell(done, now)
         if is_proven:
-            self._part.caught_up_at = now
+            self._part.caught_up(now)
         if self._rows_of_walk and self._walk is None:
             log.debug("source.caught_up", source=self._name, accounts=self._rows_of_walk, proven=is_proven)
             self._rows_of_walk = 0
@@ -327,13 +330,13 @@ class Committer:
     async def _end_walk(self, *, is_proven: bool, until: Cursor) -> None:
         await self._move(until)
         walk, self._walk = self._walk, None
-        self._part.walk = None
+        self._part.walk_ended()
         self._rest(is_proven=is_proven)
         if walk is None:
             return
         if not is_proven:
             log.info("walk.ended_unproven", source=self._name, accounts=self._rows_of_walk, deletions="unknown")
-            self._part.deletions = "unknown"
+            self._part.walk_ended_unproven()
             self._walk_is_over(is_proven=False)
             return
         certificate, deleted = await self._keep(
@@ -352,7 +355,7 @@ class Committer:
         if self._rules.is_new:  # they were as long as this walk took, so everybody is told by them
             await self._run(self._on_retold)
             self._rules = replace(self._rules, is_new=False)
-            self._part.retelling = ""
+            self._part.retold()
         self._certify(certificate)
         self._note_changes(deleted)
         self._walk_is_over(is_proven=True, absent=certificate.absent - certificate.held)
@@ -362,13 +365,13 @@ class Committer:
     def _walk_is_over(self, *, is_proven: bool, absent: int = 0) -> None:
         now = self._clock().astimezone()
         self._schedule.over(now, is_proven=is_proven, absent=absent)
-        self._part.second_look_at = self._schedule.second_look_at(now)
+        self._part.looks_again(self._schedule.second_look_at(now))
 
     def _certify(self, certificate: Certificate) -> None:
         self._rows_of_walk = 0
         part = self._part
         part.certified(certificate)
-        part.unread = unread_words(self._unexpected.unread)
+        part.has_unread(unread_words(self._unexpected.unread))
         log.info(
             "source.verified",
             source=self._name,
@@ -380,7 +383,7 @@ class Committer:
             absent=certificate.absent,
             seconds=round((certificate.verified_at - certificate.started_at).total_seconds(), 1),
         )
-        part.warning = held_words(self._name, certificate.held)
+        part.warned(held_words(self._name, certificate.held))
         if certificate.held:
             log.warning("deletions.held", source=self._name, accounts=certificate.held, remedy=part.warning)
 
@@ -398,15 +401,11 @@ class Committer:
     def _note_changes(self, changes: Sequence[AccountChange]) -> None:
         if changes:
             last, now = changes[-1], self._clock()
-            self._part.changes += len(changes)
-            self._part.last_change_at = now
             words = headline(last.kind, last.reason, last.changed)
-            self._part.last_change = LastChange(now, choose_name(last.account), words)
+            self._part.changed(len(changes), LastChange(now, choose_name(last.account), words))
 
     def _walk_proceeds(self, accounts: int) -> None:
-        if (walk := self._part.walk) is not None:
-            walk.accounts += accounts
-            walk.progress_at = self._clock()
+        self._part.walk_proceeded(accounts, self._clock())
 
     def _note_progress(self, rows: Sequence[Row]) -> None:
         before, self._rows_of_walk = self._rows_of_walk, self._rows_of_walk + len(rows)
@@ -414,7 +413,7 @@ class Committer:
             log.info("walk.progress", source=self._name, accounts=self._rows_of_walk)
         for row in rows:
             if unread := self._unexpected.unread_in(row):
-                self._part.unread = unread_words(self._unexpected.unread)
+                self._part.has_unread(unread_words(self._unexpected.unread))
                 log.warning("info.unread", source=self._name, forms=unread, problem=self._part.unread)
             if unknown := self._unexpected.unknown_in(row):
                 log.info("info.unknown_fields", source=self._name, names=unknown)

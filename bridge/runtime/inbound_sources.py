@@ -8,7 +8,8 @@ from bridge.clock import utc_now
 from bridge.errors import PbxBrokeProtocol
 from bridge.logs import get_logger
 from bridge.model import WINDOW_ROWS, SourceName
-from bridge.observability.status import Level, SourceStatus
+from bridge.observability.component_status import Level
+from bridge.observability.source_status import SourceStatus
 from bridge.pbx.inbound.identity import Identity, Visit
 from bridge.pbx.inbound.source import InboundSource
 from bridge.pbx.walk.actions import Pace

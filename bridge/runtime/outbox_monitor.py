@@ -42,13 +42,13 @@ class OutboxMonitor:
         """True where rows may have come into doubt, or out of it, or been parked, since they were counted last."""
 
     def __repr__(self) -> str:
-        return f"<Tally {self._store.backlog}>"
+        return f"<OutboxMonitor {self._store.backlog}>"
 
     async def begin(self) -> None:
         """Count what an earlier bridge left behind; also after an operator's decision about some of it."""
         for name, waiting in (await self._offload(self._store.exchange.waiting)).items():
             if (part := self._board.sources.get(name)) is not None:  # one that is not configured any more may be left
-                part.unsent = waiting.rows
+                part.has_waiting(waiting.rows)
         self.doubt()
 
     def doubt(self) -> None:
@@ -57,23 +57,17 @@ class OutboxMonitor:
 
     def told(self, told: Committed) -> None:
         """Count what has become durable."""
-        self._board.sources[told.source].unsent += len(told.changes) + (told.certificate is not None)
+        self._board.sources[told.source].made(len(told.changes) + (told.certificate is not None))
         self.count()
 
     def published(self, rows: Sequence[OutboxRow], now: datetime) -> None:
         """Count what the broker confirmed."""
         self.count()
         board = self._board
-        board.published += len(rows)
-        board.oldest_unsent_at = rows[-1].created_at if board.unsent else None
-        board.last_lag_seconds = max(0.0, (now - rows[0].created_at).total_seconds())
-        board.broker.last_progress_at = now
-        board.broker.confirmed_working(now)
+        board.confirmed(len(rows), rows[0].created_at, rows[-1].created_at, now)
         for source, count in Counter(row.source for row in rows).items():
             if (part := board.sources.get(source)) is not None:
-                part.unsent = max(0, part.unsent - count)
-                part.last_confirm_at = now
-                part.goes_out()
+                part.confirmed(count, now)
         if board.in_doubt:
             self.doubt()
 
@@ -81,10 +75,7 @@ class OutboxMonitor:
         """Count what the log confirmed."""
         self.count()
         if (part := self._board.log) is not None:
-            part.written += len(rows)
-            part.oldest_unsent_at = rows[-1].created_at if part.unsent else None
-            part.last_progress_at = now
-            part.confirmed_working(now)
+            part.wrote(len(rows), rows[-1].created_at, now)
 
     async def measure(self, now: datetime) -> None:
         """Look at the clock, at the disk, at what is in doubt, and at who waits for a good reason."""
@@ -109,14 +100,10 @@ class OutboxMonitor:
     def count(self) -> None:
         """Bring the board up to date with the outbox, and look whether there is still room in it."""
         board, backlog = self._board, self._store.backlog
-        board.unsent, board.unsent_bytes = backlog.rows, backlog.bytes
-        board.held, board.parked = backlog.held_rows, backlog.parked
-        board.oldest_unsent_at = (board.oldest_unsent_at or utc_now()) if board.unsent else None
+        board.has_waiting(backlog, utc_now())
         if board.log is not None and self._behind is not None:
             part, behind = board.log, self._behind.backlog
-            part.unsent, part.unsent_bytes = behind.rows, behind.bytes
-            part.held, part.parked = behind.held_rows, behind.parked
-            part.oldest_unsent_at = (part.oldest_unsent_at or utc_now()) if part.unsent else None
+            part.has_waiting(behind, utc_now())
             backlog = max(backlog, behind, key=lambda one: one.bytes + one.held_bytes)
         full = self._limits.reached(backlog, board.free_bytes, is_full=bool(board.full))
         if full and not board.full:
@@ -134,5 +121,5 @@ class OutboxMonitor:
         parked_of = await self._offload(self._store.parked_by_source)
         board.in_doubt = sum(doubtful.values())
         for name, part in board.sources.items():
-            part.in_doubt = doubtful.get(SourceName(name), 0)
-            part.parked = parked_of.get(SourceName(name), 0)
+            known = SourceName(name)
+            part.counted(in_doubt=doubtful.get(known, 0), parked=parked_of.get(known, 0))

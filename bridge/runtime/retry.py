@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from bridge.errors import BridgeError, BrokerRefusedEvent, EventForbidden, Misconfigured, OutboxFull, Transient
-from bridge.observability.status import Level
+from bridge.observability.component_status import Level
 
 
 class Backoff:

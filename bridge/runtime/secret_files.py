@@ -6,7 +6,7 @@ from typing import Final, NoReturn, TypeVar
 
 from bridge.logs import get_logger
 from bridge.model import Cursor
-from bridge.observability.status import ComponentStatus
+from bridge.observability.component_status import ComponentStatus
 from bridge.pbx.reader import Deliver, TryDeliver
 from bridge.pbx.source import Source
 from bridge.security.secret import scrub

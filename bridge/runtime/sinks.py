@@ -19,7 +19,8 @@ from bridge.delivery.sink import Publisher
 from bridge.errors import BridgeError, BrokerDidNotConfirm, LogUnreadable, Misconfigured, Transient
 from bridge.logs import get_logger
 from bridge.model import Numbers, OutboxRow, SourceName
-from bridge.observability.status import BridgeStatus, ComponentStatus, Level, StreamStatus
+from bridge.observability.component_status import ComponentStatus, Level, StreamStatus
+from bridge.observability.status import BridgeStatus
 from bridge.runtime.outbox_monitor import OutboxMonitor
 from bridge.runtime.retry import Backoff, choose_level, find_cause, keep_trying
 from bridge.security.secret import scrub
@@ -339,11 +340,9 @@ class Sinks:
             return
         part = self._stream.part
         recovered, warning = await recover(session, self._stream.outbox, offload=self._offload, now=utc_now())
-        part.settled += recovered
-        part.written += recovered
         if warning and warning != part.warning:
             log.error("log.lost_events", problem=warning)
-        part.warning = warning or part.warning
+        part.recovered(recovered, warning)
         log.info("log.settled", last=max(session.lasts, default=0), rows=recovered)
         self._outbox_monitor.count()
 

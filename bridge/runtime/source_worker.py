@@ -17,7 +17,9 @@ from bridge.events.normalize import Rules
 from bridge.events.wording import choose_name, headline, held_words
 from bridge.logs import get_logger
 from bridge.model import WINDOW_ROWS, Certificate, SourceName
-from bridge.observability.status import BridgeStatus, LastChange, Level, SourceStatus
+from bridge.observability.component_status import Level
+from bridge.observability.source_status import LastChange, SourceStatus
+from bridge.observability.status import BridgeStatus
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.source import Source
 from bridge.pbx.walk.schedule import Habits, WalkSchedule
@@ -242,12 +244,10 @@ class SourceWorker:
 
 def show_pause(part: SourceStatus, pause: Pause | None, *, otherwise: str = "starting") -> None:
     """Show whether a PBX is paused; one that was, and is not any more, does what *otherwise* says."""
-    was_paused, part.is_paused = part.is_paused, pause is not None
+    was_paused, part.is_paused = part.is_paused, False
     if pause is not None:
         reason = f" ({pause.reason})" if pause.reason else ""
-        part.problem = part.cause = ""
-        part.set_doing(f"paused by an operator{reason}", Level.PAUSED, utc_now())
-        part.since = pause.since
+        part.paused(f"paused by an operator{reason}", pause.since, utc_now())
     elif was_paused:
         part.set_doing(otherwise, Level.WARN, utc_now())
 
@@ -262,20 +262,19 @@ async def restore_status(
     if certificate is not None:
         part.certified(certificate)
         # Whatever became of the store, this PBX was compared with it since.
-        part.warning = held_words(name, certificate.held)
+        part.warned(held_words(name, certificate.held))
     return pause, certificate
 
 
 def recall(part: SourceStatus, heard: LastHeard) -> None:
     """Show what was *heard* of a PBX before this process began."""
-    if part.last_change_at is not None:
-        return
-    part.last_change_at, part.last_confirm_at = heard.at, part.last_confirm_at or heard.confirmed_at
+    last: LastChange | None = None
     if heard.at is not None and heard.body is not None:
         with suppress(BadEvent):  # one of another version of the bridge; that there was a change is told all the same
             event = decode(heard.body)
             words = headline(event.kind, event.reason, event.changed)
-            part.last_change = LastChange(heard.at, choose_name(event.account), words)
+            last = LastChange(heard.at, choose_name(event.account), words)
+    part.remembered(heard.at, heard.confirmed_at, last)
 
 
 async def restore_worker(  # noqa: PLR0913 - its parts
@@ -298,13 +297,13 @@ async def restore_worker(  # noqa: PLR0913 - its parts
     if certificate is not None:
         verified_at, unseen = certificate.verified_at.astimezone(), certificate.absent - certificate.held
     schedule = WalkSchedule(name, habits, verified_at, absent=unseen, steady=steady)
-    part.second_look_at = schedule.second_look_at(utc_now().astimezone())
+    part.looks_again(schedule.second_look_at(utc_now().astimezone()))
     place = await offload(store.place, name)
-    part.cursor = place.cursor
+    part.moved(place.cursor)
     judged = pbx.rules or rules
     if await offload(store.past.published_otherwise, name, judged.publishes):
         judged = replace(judged, is_new=True)
-        part.retelling = (
+        part.retold(
             "What is published of it was changed in the configuration (publish): the next full walk tells the "
             f"difference. To have that now: account-bridge resync {name}"
         )

@@ -23,8 +23,10 @@ from bridge.events.asyncapi import documents
 from bridge.events.cloudevents import APP_ID
 from bridge.logs import get_logger
 from bridge.model import Numbers, OutboxRow, SourceName
+from bridge.observability.component_status import ComponentStatus, Level, StreamStatus
 from bridge.observability.metrics import exposition
-from bridge.observability.status import BridgeStatus, ComponentStatus, Level, ListenerStatus, SourceStatus, StreamStatus
+from bridge.observability.source_status import SourceStatus
+from bridge.observability.status import BridgeStatus, ListenerStatus
 from bridge.observability.tracing import tracing
 from bridge.observability.web.server import Views, serve
 from bridge.pbx.inbound.admission import Bounds, ConnectionLimiter

@@ -8,7 +8,9 @@ import orjson
 import pytest
 
 from bridge.model import SourceName
-from bridge.observability.status import BridgeStatus, LastChange, Level, WalkProgress
+from bridge.observability.component_status import Level
+from bridge.observability.source_status import LastChange, WalkProgress
+from bridge.observability.status import BridgeStatus
 from bridge.observability.web.server import Views, serve
 from bridge.store.records import KeptEvent
 from tests.support.awkward import AWKWARD

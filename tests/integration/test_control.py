@@ -16,7 +16,9 @@ from bridge.clock import steady
 from bridge.delivery.leaving import Retired
 from bridge.errors import BadConfig, BridgeError, NobodyAnswers
 from bridge.model import AccountGuid, SourceName
-from bridge.observability.status import BridgeStatus, ComponentStatus, LastChange, Level, ListenerStatus, SourceStatus
+from bridge.observability.component_status import ComponentStatus, Level
+from bridge.observability.source_status import LastChange, SourceStatus
+from bridge.observability.status import BridgeStatus, ListenerStatus
 from bridge.ops.control_socket import ask, serve, socket_path
 from bridge.store.records import Forgotten, InboundPbx, Parked
 

@@ -9,8 +9,9 @@ import aiohttp
 import pytest
 
 from bridge.errors import BadConfig, StoreUnusable
+from bridge.observability.component_status import Level
 from bridge.observability.metrics import exposition
-from bridge.observability.status import BridgeStatus, Level
+from bridge.observability.status import BridgeStatus
 from bridge.observability.web import connection_limits, server
 from bridge.observability.web.server import HEADERS, Views, serve
 from bridge.security.rate import Share

@@ -2,7 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
-from bridge.observability.status import BridgeStatus, ComponentStatus, Level, SourceStatus
+from bridge.observability.component_status import ComponentStatus, Level
+from bridge.observability.source_status import SourceStatus
+from bridge.observability.status import BridgeStatus
 
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 

@@ -20,7 +20,7 @@ from bridge.events import cloudevents
 from bridge.events.cloudevents import AccountChanged
 from bridge.events.normalize import Rules, account_key, read_account
 from bridge.model import AccountGuid, Certificate, Cursor, Mirrored, OutboxRow, Row, SourceName
-from bridge.observability.status import SourceStatus
+from bridge.observability.source_status import SourceStatus
 from bridge.pbx.inbound.authentication import App, Authenticator, Verdict
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import Ask, Pace, Reached, Say

@@ -2,8 +2,9 @@ from datetime import timedelta
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from bridge.observability.component_status import Level
 from bridge.observability.metrics import FAMILIES, PREFIX, exposition
-from bridge.observability.status import Level, WalkProgress
+from bridge.observability.source_status import WalkProgress
 from tests.support.boards import NOW, board
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bridge.errors import StoreUnusable
 from bridge.model import Certificate, Cursor, SourceName, Token
+from bridge.observability.component_status import Level
 from bridge.observability.report import (
     as_json,
     headline,
@@ -19,7 +20,7 @@ from bridge.observability.report import (
     sentences,
     without_people,
 )
-from bridge.observability.status import LastChange, Level, WalkProgress
+from bridge.observability.source_status import LastChange, WalkProgress
 from bridge.store.records import Left
 from tests.support.boards import NOW, board, wait
 from tests.support.rows import HQ

@@ -4,16 +4,10 @@ from datetime import timedelta
 import pytest
 
 from bridge.errors import StoreUnusable
+from bridge.observability.component_status import ComponentStatus, Level, StreamStatus, worst
 from bridge.observability.report import as_json
-from bridge.observability.status import (
-    MAX_UNSENT_AGE,
-    ComponentStatus,
-    Level,
-    StreamStatus,
-    WalkProgress,
-    age_words,
-    worst,
-)
+from bridge.observability.source_status import WalkProgress
+from bridge.observability.status import MAX_UNSENT_AGE, age_words
 from tests.support.boards import NOW, board, wait
 
 LATER = NOW + timedelta(minutes=3)

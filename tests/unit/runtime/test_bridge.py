@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import structlog
@@ -17,8 +17,8 @@ from bridge.delivery.limits import Limits
 from bridge.errors import BrokerUnreachable
 from bridge.events.normalize import Rules
 from bridge.model import Certificate, Cursor, SourceName
+from bridge.observability.component_status import Level
 from bridge.observability.report import completeness
-from bridge.observability.status import BridgeStatus, Level
 from bridge.pbx.reader import Deliver, TryDeliver
 from bridge.pbx.walk.schedule import Habits
 from bridge.runtime.bridge import Bridge, BrokerSide
@@ -29,6 +29,9 @@ from bridge.store.sqlite.backup import back_up
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW, board
 from tests.support.rows import HQ, batch, row
+
+if TYPE_CHECKING:
+    from bridge.observability.status import BridgeStatus
 
 
 class SilentSource:
@@ -65,6 +68,10 @@ class NoBroker:
         if not was_there:
             raise BrokerUnreachable("nobody answers")
         yield self
+
+    @property
+    def fenced(self) -> NoReturn:
+        raise BrokerUnreachable("nobody answers")
 
 
 class Site:

@@ -9,7 +9,7 @@ import pytest
 from bridge.delivery.reconcile import DeletionLimit
 from bridge.events.normalize import Rules
 from bridge.model import Row, Token
-from bridge.observability.status import SourceStatus
+from bridge.observability.source_status import SourceStatus
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, Compare, Doubted, EpochBegan, RowRead, Sighted, WalkBegan, WalkEnded
 from bridge.pbx.walk.schedule import CONFIRM_AFTER, SET_BACK, Habits, WalkSchedule

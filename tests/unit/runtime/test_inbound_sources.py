@@ -12,8 +12,9 @@ from bridge.clock import steady
 from bridge.errors import PbxBrokeProtocol
 from bridge.events.normalize import Rules
 from bridge.model import OutboxRow, SourceName
+from bridge.observability.component_status import ComponentStatus, Level
 from bridge.observability.report import problems, sentences
-from bridge.observability.status import MAX_WAITING, BridgeStatus, ComponentStatus, Level, ListenerStatus
+from bridge.observability.status import MAX_WAITING, BridgeStatus, ListenerStatus
 from bridge.pbx.inbound.identity import Identity, Visit
 from bridge.pbx.walk.actions import Pace
 from bridge.runtime.bridge import Bridge, BrokerSide

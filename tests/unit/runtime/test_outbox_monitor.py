@@ -8,7 +8,8 @@ import pytest
 
 from bridge.delivery.limits import Limits
 from bridge.model import AccountChange, ChangeKind, Cursor, OutboxRow, SourceName
-from bridge.observability.status import BridgeStatus, Level
+from bridge.observability.component_status import Level
+from bridge.observability.status import BridgeStatus
 from bridge.runtime.committer import Committed
 from bridge.runtime.outbox_monitor import BLOCKED, OutboxMonitor
 from bridge.store.records import Backlog, Waiting

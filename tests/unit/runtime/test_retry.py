@@ -18,7 +18,7 @@ from bridge.errors import (
     StoreUnusable,
     Transient,
 )
-from bridge.observability.status import Level
+from bridge.observability.component_status import Level
 from bridge.runtime.retry import Backoff, choose_level, find_cause, keep_trying
 
 AWAY, WRONG = PbxUnreachable("away"), PbxRefusedLogin("wrong password")

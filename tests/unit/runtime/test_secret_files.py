@@ -6,8 +6,9 @@ import pytest
 
 from bridge.errors import FileUnusable, PbxUnreachable
 from bridge.model import Cursor
+from bridge.observability.component_status import Level
 from bridge.observability.report import problems, sentences
-from bridge.observability.status import Level, SourceStatus
+from bridge.observability.source_status import SourceStatus
 from bridge.pbx.reader import Deliver, TryDeliver
 from bridge.runtime import secret_files as module
 from bridge.runtime.secret_files import FileReadingSource, Files, looking

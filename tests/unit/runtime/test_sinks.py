@@ -21,8 +21,8 @@ from bridge.errors import (
 )
 from bridge.events.normalize import Rules
 from bridge.model import Numbers, OutboxRow, SourceName
+from bridge.observability.component_status import Level, StreamStatus
 from bridge.observability.report import problems
-from bridge.observability.status import Level, StreamStatus
 from bridge.runtime.outbox_monitor import OutboxMonitor
 from bridge.runtime.sinks import STOP_SECONDS, Find, Sinks, StreamSink
 from bridge.store.records import LogContents

@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import pytest
 import structlog
@@ -15,8 +15,8 @@ from bridge.delivery.reconcile import DeletionLimit
 from bridge.errors import PbxRefusedLogin, PbxUnreachable, StoreUnusable
 from bridge.events.normalize import Rules
 from bridge.model import Certificate, Cursor
+from bridge.observability.component_status import Level
 from bridge.observability.report import completeness
-from bridge.observability.status import BridgeStatus, Level
 from bridge.pbx.reader import Deliver, TryDeliver, WalkEvent
 from bridge.pbx.walk.actions import RowRead
 from bridge.pbx.walk.schedule import CONFIRM_AFTER, Habits
@@ -25,6 +25,9 @@ from bridge.store.records import Pause
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW, board
 from tests.support.rows import HQ, batch, row
+
+if TYPE_CHECKING:
+    from bridge.observability.status import BridgeStatus
 
 Result = TypeVar("Result")
 

@@ -8,7 +8,7 @@ import pytest
 
 from bridge.delivery.ingest import ingest
 from bridge.events.normalize import Rules
-from bridge.observability.status import LastChange, SourceStatus
+from bridge.observability.source_status import LastChange, SourceStatus
 from bridge.runtime.source_worker import recall
 from bridge.store.sqlite.reader import StoreReader
 from bridge.store.sqlite.store import SqliteStore
