@@ -44,7 +44,7 @@ async def fails(self):
     from bridge.errors import StoreUnusable
     await asyncio.sleep(2)
     raise StoreUnusable("the disk is gone")
-service.Bridge._keep_measuring = fails
+bridge.Bridge._keep_measuring = fails
 """
 LOADS = """
 import sys, time
@@ -58,11 +58,11 @@ from bridge.__main__ import main
 main()
 """
 BLOCKS = """
-service.STORE_STUCK = timedelta(seconds=2)
+bridge.STORE_STUCK = timedelta(seconds=2)
 async def blocks(self):
     await asyncio.sleep(1)
     time.sleep(3600)
-service.Bridge._keep_pruning = blocks
+bridge.Bridge._keep_pruning = blocks
 """
 
 
