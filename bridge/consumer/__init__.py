@@ -24,10 +24,14 @@ does::
 
     asyncio.run(Subscriber("amqp://guest:guest@localhost/", queue="letters").run(apply, verified))
 
-``client`` receives from a queue, ``log`` from the log of everything, ``inbox_sqlite`` and ``inbox_postgres`` remember
-where each account stands, ``position_sqlite`` and ``position_postgres`` where a reader of the log does. What this page
-names is public. What is for PostgreSQL is imported from its own module, since it needs ``psycopg``.
+``subscriber`` receives from a queue, ``log`` from the log of everything; an inbox remembers where each account
+stands, a position where a reader of the log does, both in SQLite or PostgreSQL. What this page names is public, and
+changes only with a sentence in the CHANGELOG; everything else in the package may change at any time. What is for
+PostgreSQL needs ``psycopg`` (the extra ``postgres``), and is loaded when it is asked for.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from bridge.consumer.inbox.rule import Inbox
 from bridge.consumer.inbox.sqlite import SqliteInbox
@@ -36,6 +40,12 @@ from bridge.consumer.log.position_sqlite import SqlitePosition
 from bridge.consumer.log.reader import LogCertificate, LogEntry, LogReader
 from bridge.consumer.subscriber import CertificateDelivery, Delivery, Subscriber, subscribe
 from bridge.events.cloudevents import Account, AccountChanged, Device, Group, Previous, SourceVerified
+
+if TYPE_CHECKING:  # not in __all__: a star would load them
+    from bridge.consumer.inbox.postgres import AsyncPostgresInbox as AsyncPostgresInbox
+    from bridge.consumer.inbox.postgres import PostgresInbox as PostgresInbox
+    from bridge.consumer.log.position_postgres import AsyncPostgresPosition as AsyncPostgresPosition
+    from bridge.consumer.log.position_postgres import PostgresPosition as PostgresPosition
 
 __all__ = [
     "Account",
@@ -56,3 +66,23 @@ __all__ = [
     "Subscriber",
     "subscribe",
 ]
+
+_OF_POSTGRES: Final = {
+    "AsyncPostgresInbox": "inbox.postgres",
+    "AsyncPostgresPosition": "log.position_postgres",
+    "PostgresInbox": "inbox.postgres",
+    "PostgresPosition": "log.position_postgres",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs ``psycopg`` when it is asked for.
+
+    Raises:
+        AttributeError: there is nothing of that name.
+        ImportError: ``psycopg`` is missing.
+
+    """
+    if name not in _OF_POSTGRES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_OF_POSTGRES[name]}"), name)

@@ -723,7 +723,7 @@ def test_the_example_applies_each_change_once_though_it_is_killed_again_and_agai
     """The code that users copy, in a process that dies at any moment, fed with changes and their duplicates."""
     place = Place(broker)
     asyncio.run(place.exist())
-    code = textwrap.dedent((bridge.consumer.__doc__ or "").split("::\n", 1)[1].split("\n``client``", 1)[0])
+    code = textwrap.dedent((bridge.consumer.__doc__ or "").split("::\n", 1)[1].split("\n``subscriber``", 1)[0])
     for written, wanted in {
         '"amqp://guest:guest@localhost/"': repr(broker.url),
         'queue="letters"': f"queue={place.queue!r}, exchange={place.exchange!r}, delivery_limit=20",

@@ -51,3 +51,15 @@ def test_an_account_is_typed_with_all_of_its_fields_and_no_other() -> None:
 
 def test_everything_the_front_page_names_is_there() -> None:
     assert all(hasattr(consumer, name) for name in consumer.__all__)
+
+
+def test_what_is_for_postgresql_is_there_too_and_loaded_only_when_it_is_asked_for() -> None:
+    before = "import sys; from bridge import consumer; assert 'psycopg' not in sys.modules; "
+    code = f"{before}consumer.{{}}; sys.modules['psycopg']"
+    for name in ("PostgresInbox", "AsyncPostgresInbox", "PostgresPosition", "AsyncPostgresPosition"):
+        subprocess.run([sys.executable, "-c", code.format(name)], check=True)
+
+
+def test_what_is_not_there_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'MysqlInbox'"):
+        _ = consumer.MysqlInbox
