@@ -175,7 +175,7 @@ async def test_a_log_that_was_made_anew_while_its_reader_waits_is_noticed_at_the
     reader = LogReader(url, stream=writer.streams[0], longest_pause_seconds=0.1)
     reading = asyncio.create_task(read(reader, until=999))
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while "Place(offset=29" not in repr(reader):
+        while "LogOffset(offset=29" not in repr(reader):
             await asyncio.sleep(0.01)
     await remade(writer)
     await write(writer, 101, 29)

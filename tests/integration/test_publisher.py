@@ -428,8 +428,8 @@ async def test_the_fences_of_many_sources_are_taken_with_few_answers_and_each_is
         on_progress=lambda: steps.append(None),
     )
     async with publisher.session():
-        # The connection, the exchange, the queue and its dead letters, the channel of the publisher.
-        assert len(steps) == 1 + 4 + 3 + 1
+        # The connection; exchange, queue and dead letters, each on a channel of its own; the fences; our channel.
+        assert len(steps) == 1 + 6 + 3 + 1
         for number in (0, FENCES_AT_ONCE, len(sources) - 1):
             async with place.publisher(fence=place.name_fence(sources[number])).session() as other:
                 assert f"holds the queue {place.name_fence(sources[number])})" in str(other.fenced[HQ])
