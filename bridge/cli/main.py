@@ -16,7 +16,20 @@ from typing import Final
 import click
 
 from bridge import __version__
-from bridge.cli import accounts, config, control, leave, replay, run, schema, simulate, store, support_bundle, tail
+from bridge.cli import (
+    accounts,
+    config,
+    control,
+    rename,
+    replay,
+    retire,
+    run,
+    schema,
+    simulate,
+    store,
+    support_bundle,
+    tail,
+)
 from bridge.cli.common import CONFIG_FILE, CONFIG_HELP, FAILED, MISUSED, stand_for
 from bridge.errors import BadConfig, BridgeError
 from bridge.security.secret import scrub
@@ -48,7 +61,8 @@ for command in (
     *control.COMMANDS,
     *accounts.COMMANDS,
     *store.COMMANDS,
-    *leave.COMMANDS,
+    rename.rename_command,
+    retire.retire_command,
     *support_bundle.COMMANDS,
     *config.COMMANDS,
     *replay.COMMANDS,
