@@ -17,7 +17,7 @@ def test_whatever_is_killed_or_cut_nothing_is_lost_reordered_or_applied_twice(tm
     also = f"{sys.executable} -m tests.chaos.also"
     options = ("--bridge-kills", "6", "--broker-kills", "1", "--seed", "1", "--json", "--also", also)
     with Command(*options, "--keep", str(tmp_path / "kept"), program=python, cwd=ROOT) as run:
-        assert run.wait(seconds=240) == 0, run.printed
+        assert run.wait(seconds=480) == 0, run.printed
     (told,) = map(json.loads, run.out)
     assert (told["bridge_kills"], told["broker_kills"]) == (6, 1)
     assert told["changes"] >= 7 * 200
