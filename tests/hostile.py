@@ -305,7 +305,7 @@ async def misbehave(port: int, way: Callable[[Stranger], Awaitable[None]], chanc
         writer.transport.abort()
 
 
-async def attack(port: int, count: int, try_deliver: int, addresses: int = 0) -> dict[str, int]:
+async def attack(port: int, count: int, at_once: int, addresses: int = 0) -> dict[str, int]:
     """Be all strangers, so many at once, and return how often their connections ended in which way."""
     numbers, ends = iter(range(count)), Counter[str]()
     print("they come", file=sys.stderr, flush=True)  # noqa: T201 - for who waits for it
@@ -315,13 +315,13 @@ async def attack(port: int, count: int, try_deliver: int, addresses: int = 0) ->
             chance = random.Random(number)  # noqa: S311 - a case
             ends[await misbehave(port, WAYS[number % len(WAYS)], chance, addresses)] += 1
 
-    await asyncio.gather(*(some() for _ in range(try_deliver)))
+    await asyncio.gather(*(some() for _ in range(at_once)))
     return dict(ends)
 
 
-async def attacked(port: int, count: int, try_deliver: int) -> dict[str, int]:
+async def attacked(port: int, count: int, at_once: int) -> dict[str, int]:
     """Do the same from a process of its own, so that only the bridge is slowed by it."""
-    arguments = ("--count", str(count), "--at-once", str(try_deliver), "--attack", str(port))
+    arguments = ("--count", str(count), "--at-once", str(at_once), "--attack", str(port))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.hostile", *arguments), stdout=asyncio.subprocess.PIPE
     )
@@ -366,7 +366,7 @@ async def until(is_so: Callable[[], bool], seconds: float) -> bool:
     return is_so()
 
 
-async def play(folder: Path, broker: PrivateBroker, *, count: int, try_deliver: int) -> Figures:
+async def play(folder: Path, broker: PrivateBroker, *, count: int, at_once: int) -> Figures:
     """Run it all and return the figures."""
     figures, made, arrived = Figures(), dict[str, float](), dict[str, float]()
     pbx = pbx_called("main", 100)
@@ -374,13 +374,13 @@ async def play(folder: Path, broker: PrivateBroker, *, count: int, try_deliver: 
         consuming = asyncio.create_task(keep_consuming(place, arrived))
         calling = asyncio.create_task(keep_calling(pbx, place.url, ssl_context=place.context, pause_seconds=0.2))
         assert await until(lambda: len(arrived) >= 90, 60), bridge.printed  # some have the same name
-        await attacked(place.port, len(WAYS) * 4, try_deliver)  # what is loaded at first use is no leak
+        await attacked(place.port, len(WAYS) * 4, at_once)  # what is loaded at first use is no leak
         await quiet(bridge, 3)
         figures.before = held_by(bridge.number)
         began = time.monotonic()
         looking = asyncio.create_task(keep_looking(bridge.number, figures.at_most))
         changing = asyncio.create_task(keep_changing(pbx, made))
-        figures.ends = await attacked(place.port, count, try_deliver)
+        figures.ends = await attacked(place.port, count, at_once)
         figures.strangers = sum(figures.ends.values())
         figures.seconds = round(time.monotonic() - began, 1)
         changing.cancel()
@@ -553,10 +553,10 @@ def main() -> None:
     chosen = parser.parse_args()
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it tells of every stranger that was hung up on
     if chosen.attack is not None:
-        print(json.dumps(asyncio.run(attack(chosen.attack, chosen.count, chosen.try_deliver, chosen.addresses))))  # noqa: T201 - its output
+        print(json.dumps(asyncio.run(attack(chosen.attack, chosen.count, chosen.at_once, chosen.addresses))))  # noqa: T201 - its output
         return
     with tempfile.TemporaryDirectory() as folder, PrivateBroker() as broker:
-        figures = asyncio.run(play(Path(folder), broker, count=chosen.count, try_deliver=chosen.try_deliver))
+        figures = asyncio.run(play(Path(folder), broker, count=chosen.count, at_once=chosen.at_once))
         asyncio.run(besieged(Path(folder), broker, figures, names=chosen.names, flood_bytes=chosen.flood_bytes))
         if chosen.crowd_seconds:
             figures.crowd = asyncio.run(amid_a_crowd(Path(folder), broker, rounds=3, seconds=chosen.crowd_seconds))

@@ -319,7 +319,7 @@ async def one_start(place: Place, planned: Plan, figures: Figures) -> None:
 
 def begin(proxy: Proxy, trouble: Trouble, planned: Plan) -> Coroutine[None, None, None]:
     """Return what makes this trouble."""
-    try_deliver: dict[Trouble, Callable[[], None]] = {
+    at_once: dict[Trouble, Callable[[], None]] = {
         Trouble.SILENT: proxy.black_hole,
         Trouble.FROZEN: lambda: proxy.freeze_after(planned.chunks),
         Trouble.DRIPPING: lambda: proxy.drip(0.01),
@@ -328,8 +328,8 @@ def begin(proxy: Proxy, trouble: Trouble, planned: Plan) -> Coroutine[None, None
         Trouble.FALLS_SILENT: proxy.black_hole,
         Trouble.HALF_OPEN: lambda: proxy.half_open("near"),
     }
-    if trouble in try_deliver:
-        try_deliver[trouble]()
+    if trouble in at_once:
+        at_once[trouble]()
     return later(planned.trouble_seconds, at_a_moment.get(trouble, lambda: None))
 
 
@@ -474,7 +474,7 @@ async def play(  # noqa: PLR0913 - what makes a run
     *,
     runs: int,
     seed: int,
-    try_deliver: int = 3,
+    at_once: int = 3,
     starts_of_a_store: int = STARTS_OF_A_STORE,
 ) -> Figures:
     """Play *runs* starts, so many at once, each worker on one store after the other, and return the figures."""
@@ -495,7 +495,7 @@ async def play(  # noqa: PLR0913 - what makes a run
                     await one_start(place, plan(number, seed, **can), figures)
                 await all_is_published(place, figures)
 
-    await asyncio.gather(*(work(worker) for worker in range(try_deliver)))
+    await asyncio.gather(*(work(worker) for worker in range(at_once)))
     return figures
 
 
@@ -509,7 +509,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         broker = stack.enter_context(PrivateBroker(streams=True))
-        figures = asyncio.run(play(folder, broker, runs=chosen.runs, seed=chosen.seed, try_deliver=chosen.try_deliver))
+        figures = asyncio.run(play(folder, broker, runs=chosen.runs, seed=chosen.seed, at_once=chosen.at_once))
     print(json.dumps({**figures.summary(), "problems": figures.wrong}, indent=2))  # noqa: T201 - its output
     sys.exit(1 if figures.wrong else 0)
 

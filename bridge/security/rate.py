@@ -16,7 +16,7 @@ MAX_REMEMBERED: Final = 10_000
 class Share:
     """What is free."""
 
-    try_deliver: float
+    at_once: float
     per_second: float
 
 
@@ -28,7 +28,7 @@ class _Bucket:
         self.at = at
 
     def fill(self, share: Share, now: float) -> None:
-        self.left = min(share.try_deliver, self.left + max(0.0, now - self.at) * share.per_second)
+        self.left = min(share.at_once, self.left + max(0.0, now - self.at) * share.per_second)
         self.at = now
 
 
@@ -39,7 +39,7 @@ class Rate:
         self._each = each
         self._while_seconds = while_seconds
         self._together = together
-        self._all = _Bucket(together.try_deliver, 0.0)
+        self._all = _Bucket(together.at_once, 0.0)
         self._of: OrderedDict[str, _Bucket] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -47,7 +47,7 @@ class Rate:
 
     def may(self, address: str, now: float, *, is_known: bool = False) -> bool:
         """Tell whether somebody from *address* may come now, and count it; who *is_known* has its own share only."""
-        bucket = self._of.pop(address, None) or _Bucket(self._each.try_deliver, now - self._while_seconds)
+        bucket = self._of.pop(address, None) or _Bucket(self._each.at_once, now - self._while_seconds)
         self._of[address] = bucket
         if len(self._of) > MAX_REMEMBERED:
             self._of.popitem(last=False)
@@ -57,7 +57,7 @@ class Rate:
         if bucket.left < 1:
             return False
         if not is_known:
-            if self._all.left < (1 if is_rare else max(1.0, self._together.try_deliver / 2)):
+            if self._all.left < (1 if is_rare else max(1.0, self._together.at_once / 2)):
                 return False
             self._all.left -= 1
         bucket.left -= 1

@@ -9,7 +9,7 @@ from tests.support.rabbit import PrivateBroker
 async def test_strangers_of_every_kind_cost_nothing_that_stays_and_the_pbx_is_served_meanwhile(
     tmp_path: Path, broker: PrivateBroker
 ) -> None:
-    figures = await play(tmp_path, broker, count=20 * len(WAYS), try_deliver=40)
+    figures = await play(tmp_path, broker, count=20 * len(WAYS), at_once=40)
     assert figures.before is not None
     assert figures.after is not None
     assert figures.strangers == 20 * len(WAYS)

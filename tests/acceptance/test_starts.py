@@ -10,7 +10,7 @@ async def test_every_start_ends_in_its_time_whatever_is_wrong_and_what_it_left_i
     tmp_path: Path,
 ) -> None:
     with PrivateBroker(streams=True) as broker:
-        figures = await play(tmp_path, broker, runs=8, seed=8, try_deliver=2, starts_of_a_store=4)
+        figures = await play(tmp_path, broker, runs=8, seed=8, at_once=2, starts_of_a_store=4)
     assert not figures.wrong
     assert (figures.starts, figures.stores) == (8, 2)
     assert figures.published >= 2 * 300

@@ -19,7 +19,7 @@ from bridge.errors import BridgeError, FenceHeld
 from bridge.model import Batch, OutboxRow, SourceName
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.logs import read_log
-from tests.support.logwriter import NOW, RULES, LogWriter, changes, everything_written, take, try_deliver
+from tests.support.logwriter import NOW, RULES, LogWriter, at_once, changes, everything_written, take
 from tests.support.rabbit import PrivateBroker
 from tests.support.rows import HQ
 
@@ -99,7 +99,7 @@ async def test_the_exchange_gets_everything_but_what_a_second_bridge_publishes_u
             sources=configured,
             name_fence=lambda source: f"{name}.writer.{source}",
         )
-        relay = OutboxRelay(store.exchange, publisher, watched, offload=try_deliver, clock=lambda: NOW)
+        relay = OutboxRelay(store.exchange, publisher, watched, offload=at_once, clock=lambda: NOW)
         take_branch(store, 1, 3)
         take(store, *changes(1, 2))
         async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:

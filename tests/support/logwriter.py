@@ -30,7 +30,7 @@ RULES = Rules(key=b"k")
 Result = TypeVar("Result")
 
 
-async def try_deliver(call: Callable[..., Result], /, *args: Any) -> Result:
+async def at_once(call: Callable[..., Result], /, *args: Any) -> Result:
     return call(*args)
 
 
@@ -89,7 +89,7 @@ class LogWriter:
 
     def relay(self, store: SqliteStore, *, window: int = 256) -> OutboxRelay:
         async def recovering(session: DeduplicatingSession) -> None:
-            settled, warning = await recover(session, store.log, offload=try_deliver, now=NOW)
+            settled, warning = await recover(session, store.log, offload=at_once, now=NOW)
             self.settled.append(settled)
             self.warnings.append(warning)
 
@@ -97,7 +97,7 @@ class LogWriter:
             store.log,
             self.publisher(store),
             self,
-            offload=try_deliver,
+            offload=at_once,
             clock=lambda: NOW,
             window=window,
             prepare=recovering,

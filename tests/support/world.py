@@ -55,7 +55,7 @@ def now_of(coroutine: Coroutine[Any, Any, Result]) -> Result:
     raise AssertionError("it waits for something")
 
 
-async def try_deliver(call: Callable[..., Result], /, *args: Any) -> Result:
+async def at_once(call: Callable[..., Result], /, *args: Any) -> Result:
     return call(*args)
 
 
@@ -222,7 +222,7 @@ class World:
             self.name,
             self.store,
             rules=RULES,
-            run=try_deliver,
+            run=at_once,
             clock=lambda: self.clock,
             part=self._part,
             deletion_limit=DeletionLimit(),

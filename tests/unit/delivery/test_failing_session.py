@@ -17,7 +17,7 @@ from bridge.runtime.retry import Backoff, keep_trying
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW
 from tests.support.rows import batch, row
-from tests.support.world import try_deliver
+from tests.support.world import at_once
 
 EVENTS = 12
 
@@ -109,7 +109,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 @pytest.mark.parametrize("fails_at", range(1, 20))
 async def test_a_failure_anywhere_hangs_nothing_and_loses_nothing(store: SqliteStore, fails_at: int) -> None:
     broker, told = Broker(fails_at), list[str]()
-    relay = OutboxRelay(store.exchange, broker, Nobody(), offload=try_deliver, clock=lambda: NOW, window=4)
+    relay = OutboxRelay(store.exchange, broker, Nobody(), offload=at_once, clock=lambda: NOW, window=4)
     patience = Backoff(transient_max_seconds=0.001)
     async with asyncio.timeout(10):
         running = asyncio.create_task(

@@ -15,7 +15,7 @@ from bridge.errors import StoreOutdated
 from bridge.model import OutboxRow
 from bridge.store.records import LogContents
 from bridge.store.sqlite.store import SqliteStore
-from tests.support.logwriter import NOW, changes, take, try_deliver
+from tests.support.logwriter import NOW, at_once, changes, take
 from tests.support.outbox import send_all, unsent
 from tests.support.rows import HQ, row
 
@@ -42,7 +42,7 @@ def waiting(store: SqliteStore) -> list[int]:
 
 
 async def recovered(store: SqliteStore, *lasts: int) -> tuple[int, str]:
-    return await recover(Remembering(*lasts), store.log, offload=try_deliver, now=NOW)
+    return await recover(Remembering(*lasts), store.log, offload=at_once, now=NOW)
 
 
 async def test_what_the_log_has_is_done_and_nothing_else(store: SqliteStore) -> None:

@@ -19,7 +19,7 @@ from bridge.store.sqlite.store import SqliteStore
 from bridge.store.thread import StoreThread
 from tests.support.outbox import unsent
 from tests.support.rows import HQ, cursor, row
-from tests.support.world import try_deliver
+from tests.support.world import at_once
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -46,7 +46,7 @@ async def test_what_follows_closely_is_kept_in_order_and_a_stop_does_not_wait_fo
     """A group that gathers ends when somebody waits for it, and none of it is lost."""
     rows = [row(f"a{number}", number) for number in range(1, 4 * CLOSE_ROWS)]
     with SqliteStore(tmp_path / "bridge.db") as store:
-        committer = intake_of(store, run=try_deliver, ask_ahead=10)
+        committer = intake_of(store, run=at_once, ask_ahead=10)
         committing = asyncio.create_task(committer.keep_committing())
         async with asyncio.timeout(30):
             for delivered in rows:
@@ -80,7 +80,7 @@ async def test_what_a_walk_saw_and_what_it_did_not_is_told_by_schedule_status_an
     rows = [row(f"a{number}", number) for number in range(1, 6)]
     part, schedule = SourceStatus(since=NOW), schedule_of()
     with SqliteStore(tmp_path / "bridge.db") as store:
-        committer = intake_of(store, run=try_deliver, part=part, schedule=schedule)
+        committer = intake_of(store, run=at_once, part=part, schedule=schedule)
         await committer.commit([RowRead(each, each.cursor) for each in rows])
         await committer.commit(walked(*rows[1:], until=rows[-1]))
         assert (part.accounts, part.seen, part.unseen, part.deletions_held) == (5, 4, 1, 0)
@@ -101,7 +101,7 @@ async def test_accounts_that_nobody_can_read_are_a_warning_until_a_walk_has_none
     plain = row("a1", 1)
     odd = plain._replace(info=None, unread="a list")
     with SqliteStore(tmp_path / "bridge.db") as store:
-        committer = intake_of(store, run=try_deliver, part=part)
+        committer = intake_of(store, run=at_once, part=part)
         await committer.commit([RowRead(odd, odd.cursor)])
         assert "info is a list" in part.unread
         for _ in range(2):
@@ -117,7 +117,7 @@ async def test_held_deletions_wait_for_a_person_and_not_for_a_second_walk(tmp_pa
     rows = [row(f"a{number}", number) for number in range(1, 6)]
     part = SourceStatus(since=NOW)
     with SqliteStore(tmp_path / "bridge.db") as store:
-        committer = intake_of(store, run=try_deliver, part=part)
+        committer = intake_of(store, run=at_once, part=part)
         await committer.commit([RowRead(each, each.cursor) for each in rows])
         for _ in range(2):
             await committer.commit(walked(rows[-1], until=rows[-1]))
@@ -129,7 +129,7 @@ async def test_held_deletions_wait_for_a_person_and_not_for_a_second_walk(tmp_pa
 async def test_another_list_ends_what_was_certified_of_the_one_before(tmp_path: Path) -> None:
     part, first = SourceStatus(since=NOW), row("a1", 1)
     with SqliteStore(tmp_path / "bridge.db") as store:
-        committer = intake_of(store, run=try_deliver, part=part)
+        committer = intake_of(store, run=at_once, part=part)
         await committer.commit([RowRead(first, first.cursor), *walked(first, until=first)])
         assert part.deletions == "known"
         await committer.commit([EpochBegan(cursor(guid=Token('"other"')))])
@@ -155,7 +155,7 @@ async def test_what_speaks_for_a_pbx_that_was_set_back_asks_for_a_walk_and_tells
 ) -> None:
     schedule, known = schedule_of(), row("a1", 1)
     with SqliteStore(tmp_path / "bridge.db") as store:
-        committer = intake_of(store, run=try_deliver, schedule=schedule)
+        committer = intake_of(store, run=at_once, schedule=schedule)
         await committer.commit([RowRead(known, known.cursor)])
         before = unsent(store.exchange)
         await committer.commit([heard])
@@ -180,7 +180,7 @@ async def test_neither_a_lost_answer_nor_a_broken_connection_is_the_end_of_the_f
     """Or else everybody who comes behind it would be told as somebody new."""
     first = row("a1", 1)
     with SqliteStore(tmp_path / "bridge.db") as store:
-        committer = intake_of(store, run=try_deliver)
+        committer = intake_of(store, run=at_once)
         committer.stand_at(store.place(HQ))
         await committer.commit([EpochBegan(cursor(0)), RowRead(first, first.cursor), *heard])
         assert store.place(HQ).is_initial is is_initial

@@ -48,7 +48,7 @@ class Store:
         return self.in_doubt
 
 
-def try_deliver(call: Callable[..., Result], /, *args: Any) -> Awaitable[Result]:
+def at_once(call: Callable[..., Result], /, *args: Any) -> Awaitable[Result]:
     async def done() -> Result:
         return call(*args)
 
@@ -74,7 +74,7 @@ def has_room() -> asyncio.Event:
 
 @pytest.fixture
 def outbox_monitor(told: BridgeStatus, store: Store, has_room: asyncio.Event) -> OutboxMonitor:
-    return OutboxMonitor(told, cast("Any", store), try_deliver, Limits(max_events=10), has_room)
+    return OutboxMonitor(told, cast("Any", store), at_once, Limits(max_events=10), has_room)
 
 
 async def test_what_an_earlier_bridge_left_is_counted_once(

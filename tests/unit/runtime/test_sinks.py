@@ -31,7 +31,7 @@ from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW, board
 from tests.support.outbox import unsent
 from tests.support.rows import HQ, batch, row
-from tests.support.world import try_deliver
+from tests.support.world import at_once
 
 AWAY, REFUSED = BrokerUnreachable("nobody answers"), BrokerRefusedLogin("the password is wrong")
 
@@ -110,8 +110,8 @@ class Site:
             self.broker,
             stream,
             board=self.board,
-            outbox_monitor=OutboxMonitor(self.board, store, try_deliver, Limits(min_free_bytes=0), asyncio.Event()),
-            offload=try_deliver,
+            outbox_monitor=OutboxMonitor(self.board, store, at_once, Limits(min_free_bytes=0), asyncio.Event()),
+            offload=at_once,
             window=8,
             on_published=self.published.extend,
             read_log=self._read_log,
