@@ -40,7 +40,7 @@ class BridgeError(Exception):
 
 
 class Transient(BridgeError):  # noqa: N818 - the name says what to do about it, which is the point of the tree
-    """Waiting helps. The one place that retries (``retrying``) tries again soon."""
+    """Waiting helps. The one place that retries (``runtime.retry``) tries again soon."""
 
 
 class PbxUnreachable(Transient):

@@ -37,7 +37,7 @@ class ConfirmLedger:
         self._refused: list[tuple[int, BridgeError]] = []
 
     def __repr__(self) -> str:
-        return f"<Ledger {self.sent_count} sent, {self.outstanding} without an outcome>"
+        return f"<ConfirmLedger {self.sent_count} sent, {self.outstanding} without an outcome>"
 
     @property
     def sent_count(self) -> int:

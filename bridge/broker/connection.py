@@ -1,4 +1,4 @@
-"""The broker: connections whose failures speak our language, and the exchange and queues we want to find there.
+"""Connections to the broker whose failures speak our language.
 
 A connection here is used until its first failure and then thrown away; nothing restores itself behind our back.
 """

@@ -83,7 +83,7 @@ class ExchangePublisher:
         self._size_limit = SizeLimit()
 
     def __repr__(self) -> str:
-        return f"<Publisher to {self._topology.exchange}>"
+        return f"<ExchangePublisher to {self._topology.exchange}>"
 
     def reconsider(self) -> None:
         """Forget what is known of the broker's limits: somebody may have raised them."""

@@ -1,6 +1,6 @@
 """What every session with the broker has in common: it tells what became of each row, until its first failure.
 
-The contract is ``delivery.contracts.Session``. Whatever goes wrong, wherever it is raised, ends the session at once and
+The contract is ``delivery.sink.Session``. Whatever goes wrong, wherever it is raised, ends the session at once and
 wakes whoever waits in it; nothing waits longer than the session lasts.
 """
 

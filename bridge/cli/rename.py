@@ -1,6 +1,7 @@
 """``rename``: a PBX that is called otherwise from now on."""
 
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -43,3 +44,6 @@ def rename_command(config: Path | None, source: str, name: str, *, no_deletions:
         f"{told}, as soon as the bridge runs; a subscriber that binds {source}.# has to bind {name}.# as well"
     )
     say(words, as_json=as_json, accounts=count)
+
+
+COMMANDS: Final = (rename_command,)

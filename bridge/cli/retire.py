@@ -1,6 +1,7 @@
 """``retire``: a PBX that is followed no more."""
 
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 import click
@@ -42,3 +43,6 @@ def retire_command(config: Path | None, source: str, *, tell_deletions: bool, as
     told = f"{plural(done['told'], 'account')} {'is' if done['told'] == 1 else 'are'} told to be gone. "
     words = f"{source} is gone from the store" if done["is_gone"] else f"{source} goes once everything of it is sent"
     say(f"{told if tell_deletions else ''}{words}", as_json=as_json, **done)
+
+
+COMMANDS: Final = (retire_command,)

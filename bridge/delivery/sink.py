@@ -1,4 +1,4 @@
-"""What ingesting and relaying need of a store and of a publisher. Both match by shape and import nothing of this."""
+"""What relaying needs of a publisher and of its sessions; both match by shape, and import nothing of this."""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager

@@ -94,7 +94,7 @@ class ListenerStatus:
 
 @dataclass(slots=True)
 class BridgeStatus:
-    """Everything the bridge knows about itself; ``service`` keeps it up to date."""
+    """Everything the bridge knows about itself; ``runtime`` keeps it up to date."""
 
     version: str
     started_at: datetime

@@ -1,1 +1,1 @@
-"""What operators' commands do: check, trace, replay, demo, and the socket that steers a running bridge."""
+"""What operators' commands do: check, trace, replay, shadow, demo, and the socket that steers a running bridge."""

@@ -1,6 +1,6 @@
 """A PBX over a WebSocket: connect, prove who we are, and have a ``Reader`` ask and listen.
 
-``PbxSource`` dials; ``listen`` has the PBXs that dial us.
+``PbxSource`` dials; ``inbound`` has the PBXs that dial us.
 """
 
 import asyncio

@@ -98,16 +98,16 @@ class Reader:
         deliver: Deliver,
         try_deliver: TryDeliver | None = None,
     ) -> NoReturn:
-        """Read on from *since* until the connection is of no more use; *early* came before, and *hand_on* may wait.
+        """Read on from *since* until the connection is of no more use; *early* came before, and *deliver* may wait.
 
-        *at_once* is asked first, and *hand_on* gets what it has no room for.
+        *try_deliver* is asked first, and *deliver* gets what it has no room for.
 
         Raises:
             PbxUnreachable: nobody answers.
             PbxBrokeProtocol: what came makes no sense.
             PbxRefusedRequest: the PBX answers questions with errors.
             ConnectionClosed: it broke.
-            Exception: what *hand_on* or *at_once* raised; those of the reading itself are ``contained``.
+            Exception: what *deliver* or *try_deliver* raised; those of the reading itself are ``contained``.
 
         """
         walker = Walker(since, self._pace, chance=random.random, reached=self._reached)

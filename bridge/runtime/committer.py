@@ -75,8 +75,8 @@ class Committed:
 class Committer:
     """Between the source that reads and the store that keeps, for one PBX.
 
-    *on_told* is called when changes are durable, and with the certificate of every proven full walk. *on_keeping* is
-    called as soon as the store was given something that may put events into the outbox: whoever asks for them then is
+    *on_committed* is called when changes are durable, and with the certificate of every proven full walk. *on_keeping*
+    is called as soon as the store was given something that may put events into the outbox: whoever asks for them then is
     answered right behind that, a change of threads earlier than by asking when they are durable.
     """
 
@@ -97,9 +97,9 @@ class Committer:
         ask_ahead: int = WINDOW_ROWS,
     ) -> None:
         self.cursor = Cursor()
-        """Where the store stands, for all this intake knows."""
+        """Where the store stands, for all this committer knows."""
         self.accepts_deletions = False
-        """True once an operator has said yes to the deletions that the brake holds."""
+        """True once an operator has said yes to the deletions that the deletion limit holds."""
         self._name = name
         self._store = store
         self._rules = rules
@@ -107,7 +107,7 @@ class Committer:
         self._clock = clock
         self._part = part
         self._deletion_limit = deletion_limit
-        self._on_told = on_committed
+        self._on_committed = on_committed
         self._on_keeping = on_keeping
         self._on_retold = on_retold
         self._schedule = schedule
@@ -135,7 +135,7 @@ class Committer:
         self._rows_of_walk = 0
 
     def __repr__(self) -> str:
-        return f"<Intake of {self._name}, {len(self._waiting)} waiting>"
+        return f"<Committer of {self._name}, {len(self._waiting)} waiting>"
 
     def stand_at(self, place: SourceState) -> None:
         """Go on from where the store stands."""
@@ -360,7 +360,7 @@ class Committer:
         self._note_changes(deleted)
         self._walk_is_over(is_proven=True, absent=certificate.absent - certificate.held)
         at = certificate.verified_at
-        self._on_told(Committed(self._name, deleted, certificate, at, self._lineage, certificate.sequence))
+        self._on_committed(Committed(self._name, deleted, certificate, at, self._lineage, certificate.sequence))
 
     def _walk_is_over(self, *, is_proven: bool, absent: int = 0) -> None:
         now = self._clock().astimezone()
@@ -396,7 +396,7 @@ class Committer:
             self._note_changes(done.changes)
             place = done.place
             told = Committed(self._name, done.changes, None, began_at, place.lineage, place.sequence)
-            self._on_told(told)
+            self._on_committed(told)
 
     def _note_changes(self, changes: Sequence[AccountChange]) -> None:
         if changes:

@@ -52,7 +52,7 @@ class InboundSources:
         self._sources: dict[Identity, InboundSource] = {}
 
     def __repr__(self) -> str:
-        return f"<Callers {len(self._sources)}>"
+        return f"<InboundSources {len(self._sources)}>"
 
     @property
     def connected(self) -> int:

@@ -85,7 +85,7 @@ class SourceWorker:
         self._paused_at = 0.0
         """Since when it is paused, or was when this process began, by the steady clock."""
         self._is_spoilt = False
-        """True once a commit failed: the intake has something that is not durable and never will be."""
+        """True once a commit failed: the committer has something that is not durable and never will be."""
         self._pause: Pause | None = None
         """What an operator said who wants it not to be read."""
         self._may_read = asyncio.Event()
@@ -95,7 +95,7 @@ class SourceWorker:
         """Set while that is so, for who reads at the moment."""
 
     def __repr__(self) -> str:
-        return f"<FollowedPbx {self._name}, {self._part.doing}>"
+        return f"<SourceWorker {self._name}, {self._part.doing}>"
 
     async def follow(self, first_pause_seconds: float = 0.0) -> None:
         """Read for ever, begun after a pause; cancelled, it makes durable what was read.
@@ -290,7 +290,7 @@ async def restore_worker(  # noqa: PLR0913 - its parts
     on_committed: Callable[[Committed], None],
     on_keeping: Callable[[], None],
 ) -> SourceWorker:
-    """Show on *board* what an earlier bridge knew of *pbx*, and return it, to be followed from where it stands."""
+    """Show on *board* what an earlier bridge knew of *pbx*, and return its worker, which goes on from there."""
     name, part = pbx.name, board.sources[pbx.name]
     pause, certificate = await restore_status(name, part, store, offload=offload)
     verified_at, unseen = None, 0

@@ -69,7 +69,9 @@ class Directory:
             self._add(self._next_person())
 
     def __repr__(self) -> str:
-        return f"<Pbx {self.name}: {len(self._alive)} accounts, {' '.join(self._modes.words()) or 'default modes'}>"
+        return (
+            f"<Directory {self.name}: {len(self._alive)} accounts, {' '.join(self._modes.words()) or 'default modes'}>"
+        )
 
     @property
     def modes(self) -> Modes:

@@ -1,4 +1,4 @@
-"""What is asked of a store, whichever database keeps it: four contracts, matched by shape.
+"""What is asked of a store, whichever database keeps it: four contracts and their parts, matched by shape.
 
 ``SourceStore`` is for reading a PBX, ``Outbox`` for sending to one sink, ``OperatorStore`` is all that a running bridge
 asks beside these, ``StoreReader`` what commands read, also beside a running bridge. Calls block, and come from one

@@ -10,7 +10,7 @@ from bridge.store.contract import Result
 
 
 class StoreThread:
-    """The ``Offload`` of ``delivery``: one thread, so that calls happen one at a time and in order.
+    """The ``Offload`` of ``store.contract``: one thread, so that calls happen one at a time and in order.
 
     The order is that in which they were given, whether awaited or not: so what is asked of the outbox while a group is
     being kept is answered with that.

@@ -103,7 +103,7 @@ class StreamPublisher:
         self._on_progress = on_progress
 
     def __repr__(self) -> str:
-        return f"<LogPublisher {self._producer()} to {self._topology.log}>"
+        return f"<StreamPublisher {self._producer()} to {self._topology.log}>"
 
     def reconsider(self) -> None:
         """Take the news that what was refused may be taken now: a session knows by its connection alone what is not."""

@@ -38,7 +38,7 @@ class AccessControl:
         self._proof = _digest(key, "proof")
 
     def __repr__(self) -> str:
-        return f"<Gate {'with a token' if self.has_token else 'for this machine'}>"
+        return f"<AccessControl {'with a token' if self.has_token else 'for this machine'}>"
 
     @property
     def has_token(self) -> bool:

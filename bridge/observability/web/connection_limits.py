@@ -74,7 +74,7 @@ class VisitorLimiter:
         self._rate = Rate(EACH, TOGETHER, WHILE_SECONDS)
 
     def __repr__(self) -> str:
-        return f"<Crowd of {len(self._all)}>"
+        return f"<VisitorLimiter of {len(self._all)}>"
 
     def __len__(self) -> int:
         return len(self._all)

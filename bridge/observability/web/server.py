@@ -1,6 +1,6 @@
 """Serves the page and what machines ask: ``/``, ``/status``, ``/livez``, ``/readyz``, ``/metrics``, ``/schema/``.
 
-Everything here only looks; what steers goes by ``control``. Nothing on the page comes from anywhere else.
+Everything here only looks; what steers goes by ``ops.control_socket``. Nothing on the page comes from anywhere else.
 """
 
 import asyncio

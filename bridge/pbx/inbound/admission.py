@@ -96,7 +96,7 @@ class ConnectionLimiter:
         self._good_of: Counter[str] = Counter()
 
     def __repr__(self) -> str:
-        return f"<Gate {len(self._all)} connected, {len(self._unauthenticated)} of them not logged in>"
+        return f"<ConnectionLimiter {len(self._all)} connected, {len(self._unauthenticated)} of them not logged in>"
 
     @property
     def connected(self) -> int:

@@ -72,7 +72,7 @@ class Authenticator:
         self._decoy = secrets.token_urlsafe(11)
 
     def __repr__(self) -> str:
-        return f"<Judge of {[app.name for app in self._apps]}>"
+        return f"<Authenticator of {[app.name for app in self._apps]}>"
 
     def judge(self, login: AppLogin, challenge: str, fingerprint: bytes | None = None) -> Authentication:
         """Look at *login*, which answers *challenge*; *fingerprint* is that of the client's certificate.

@@ -77,7 +77,7 @@ class InboundSource:
         self._news = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<CallingPbx {self.identity}, {'connected' if self.is_connected else 'away'}>"
+        return f"<InboundSource {self.identity}, {'connected' if self.is_connected else 'away'}>"
 
     @property
     def is_connected(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a ``Walker`` decides, as values that ``source`` carries out, and the pace it keeps."""
+"""What a ``Walker`` decides, as values that ``reader`` carries out, and the pace it keeps."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -17,7 +17,7 @@ The vendor documents one request and its happy answer. Every rule below is right
 - One question at a time, with a pause after slow answers. An account nobody asked for is not applied, it only makes us
   ask once more from where we are: whatever it told will come in its place.
 
-``source`` carries out what ``Walker`` decides; times are seconds of any steady clock.
+``reader`` carries out what ``Walker`` decides; times are seconds of any steady clock.
 """
 
 from collections.abc import Callable, Sequence

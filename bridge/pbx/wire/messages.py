@@ -1,4 +1,4 @@
-"""Every message between bridge and PBX as a value, and its JSON; ``reading`` makes values of JSON.
+"""Every message between bridge and PBX as a value, and its JSON; ``parser`` makes values of JSON.
 
 Source of names and fields: the vendor's AppWebsocket and PbxAccountApi pages. Where those leave something open, writing
 is minimal.

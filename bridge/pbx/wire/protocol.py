@@ -5,7 +5,7 @@ from anyone at any time and changes nothing. And which reply answers which quest
 ``src`` of the last question is the *answer*; so is one without ``src``, as long as this PBX has not shown that it
 repeats it. Every other account reply is a *stray*: late, repeated, or pushed.
 
-``Conversation`` never waits, opens nothing and reads no clock; ``source`` moves its text over a WebSocket, and the
+``Conversation`` never waits, opens nothing and reads no clock; ``reader`` moves its text over a WebSocket, and the
 simulator holds the same object from the other end.
 """
 
@@ -103,7 +103,7 @@ SMALL_TALK: Final = frozenset({m.KeepAlive, m.CheckBuild, m.CheckBuildResult, m.
 class Conversation:
     """One WebSocket connection, seen from the end of *us*; *caller* is the party that logs in.
 
-    ``source`` sends what ``say`` returns and hands what arrives to ``receive``.
+    ``reader`` sends what ``say`` returns and hands what arrives to ``receive``.
     """
 
     def __init__(self, us: Party, *, caller: Party) -> None:

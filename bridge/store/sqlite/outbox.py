@@ -52,7 +52,7 @@ class Database(Protocol):
 
 
 class SqliteOutbox:
-    """The outbox contract of ``delivery`` for one *sink*."""
+    """The outbox contract of ``store.contract`` for one *sink*."""
 
     def __init__(self, database: Database, sink: Sink) -> None:
         self._database = database

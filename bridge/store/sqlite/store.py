@@ -65,7 +65,7 @@ log = get_logger(__name__)
 
 
 class SqliteStore:
-    """The store contracts of ``delivery`` in one file; opened by ``with``, or by ``open`` and ``close``.
+    """The contracts of ``store.contract`` in one file; opened by ``with``, or by ``open`` and ``close``.
 
     *clock* is for what a store notes about itself.
     """
@@ -453,7 +453,7 @@ class SqliteStore:
         return self._drop(f"{PAUSED}{source}")
 
     def forget(self, key: str, at: datetime, *, discard_unsent: bool) -> Forgotten:
-        """Take the personal data of an account out of mirror and events; see ``forgetting``.
+        """Take the personal data of an account out of mirror and events; see ``erasure``.
 
         It is in no file any more once ``empty_write_ahead`` has been, too.
         """

@@ -31,7 +31,7 @@ class Holding(Protocol):
 
 
 class SqliteTransaction:
-    """The transaction contract of ``delivery``.
+    """The transaction contract of ``store.contract``.
 
     *sources* are the numbers of those that are known, by name, and *new_lineage* gives one to those that are not.
     """
