@@ -76,8 +76,8 @@ class Committer:
     """Between the source that reads and the store that keeps, for one PBX.
 
     *on_committed* is called when changes are durable, and with the certificate of every proven full walk. *on_keeping*
-    is called as soon as the store was given something that may put events into the outbox: whoever asks for them then is
-    answered right behind that, a change of threads earlier than by asking when they are durable.
+    is called as soon as the store was given something that may put events into the outbox: whoever asks for them then
+    is answered right behind that, a change of threads earlier than by asking when they are durable.
     """
 
     def __init__(  # noqa: PLR0913 - its parts

@@ -1,7 +1,8 @@
 """A PBX, a bridge and time, all in one hand: no sockets, no sleeping, every case the same for the same seed.
 
 The bridge is the real one (conversation, walker, committer, schedule, delivery, SQLite), the PBX is the pretend one,
-and what lies between them is a list of messages with their times. Only the shell that moves text over a socket is missing.
+and what lies between them is a list of messages with their times. Only the shell that moves text over a socket is
+missing.
 """
 
 import heapq
