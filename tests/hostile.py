@@ -40,6 +40,9 @@ from tests.support.process import Command
 from tests.support.rabbit import PrivateBroker
 from tests.support.sieges import InsiderFigures, PageFigures, page_besieged, status_of, taken_in
 
+LATER_DESCRIPTORS: Final = 1
+"""The connection that looks after the queues begins some time after the start."""
+
 PATIENCE_SECONDS: Final = 1.5
 """Of a stranger, who goes then and makes room for the next."""
 
@@ -386,7 +389,7 @@ async def play(folder: Path, broker: PrivateBroker, *, count: int, at_once: int)
         changing.cancel()
         told = {record.dn for record in pbx.truth().values()} & made.keys()
         await until(lambda: told <= arrived.keys(), 60)
-        await quiet(bridge, 30, figures.before.descriptors)
+        await quiet(bridge, 30, figures.before.descriptors + LATER_DESCRIPTORS)
         await asyncio.sleep(2 * TIDY_SECONDS)  # what they left is swept up by then
         figures.after = held_by(bridge.number)
         figures.changes, figures.delivered = len(told), len(told & arrived.keys())
@@ -442,7 +445,7 @@ def table(figures: Figures) -> str:
         ("  forged logins let in", figures.forged_logins_let_in, "0"),
         ("  memory more, most / after, MB",
          f"{figures.at_most.memory_mb - before.memory_mb:.1f} / {after.memory_mb - before.memory_mb:.1f}", "20 / 10"),
-        ("  file descriptors more afterwards", after.descriptors - before.descriptors, "<= 0"),
+        ("  file descriptors more afterwards", after.descriptors - before.descriptors, f"<= {LATER_DESCRIPTORS}"),
         ("  log lines", figures.log_lines, "< 100"),
     ]  # fmt: skip
     if (page := figures.page) is not None:
