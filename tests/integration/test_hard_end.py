@@ -120,6 +120,17 @@ async def test_a_second_signal_ends_it_at_once_with_a_sentence(
 
 
 @pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_is_being_loaded_ends_it_without_a_traceback(tmp_path: Path, what: signal.Signals) -> None:
+    (tmp_path / "slow.py").write_text(LOADS)
+    with Command(program=(sys.executable, str(tmp_path / "slow.py"))) as bridge:
+        while not bridge.err:
+            time.sleep(0.01)
+        send(bridge.number, what)
+        assert bridge.wait(seconds=20) == 128 + what
+        assert bridge.err == ["loading"]
+
+
+@pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_it_is_being_loaded_ends_it_also_as_the_first_process_of_a_container(
     tmp_path: Path, what: signal.Signals
 ) -> None:
