@@ -119,6 +119,26 @@ async def test_where_there_is_no_room_the_question_leaves_and_what_comes_behind_
         assert reading.accounts == ["a1", "a2", "a3"], "and now it is dealt with at once again"
 
 
+async def test_behind_what_was_not_asked_for_a_connection_rests_and_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    due = "bridge.pbx.reader.Rest.due"
+    monkeypatch.setattr(due, lambda _rest, _spent, _now, *, is_answer: 0.0 if is_answer else 0.05)
+    reading = Reading()
+    async with reading.going_on() as task:
+        reading.arrive(m.KeepAlive())
+        reading.arrive(account(1, reading.src))
+        await resting()
+        assert reading.accounts == []
+        reading.reader.request_walk()  # whatever wakes it meanwhile
+        await resting()
+        assert reading.accounts == []
+        await until(lambda: reading.accounts == ["a1"])
+        reading.arrive(account(2, reading.src))
+        assert reading.accounts == ["a1", "a2"], "and now it is dealt with at once again"
+        assert not task.done()
+
+
 async def test_while_the_other_end_does_not_read_it_is_asked_nothing_more() -> None:
     reading = Reading()
     async with reading.going_on():
