@@ -65,16 +65,16 @@ class Posting:
         self.known(keys)
         for key, row in zip(keys, rows, strict=True):
             known, is_initial = self._known.get(key), self._place.is_initial
-            judgement = compare(row, known, source=self._source, rules=self._rules, is_initial=is_initial)
-            self._post(key, known, judgement)
+            diff = compare(row, known, source=self._source, rules=self._rules, is_initial=is_initial)
+            self._post(key, known, diff)
         self._seen |= dict.fromkeys(keys)
 
     def repair(self, row: Row) -> None:
         """Judge a row that a full walk found and the live cursor does not explain."""
         key = account_key(row.account_guid)
         before, is_initial = self.known([key]).get(key), self._place.is_initial
-        judgement = compare_repair(row, before, source=self._source, rules=self._rules, is_initial=is_initial)
-        self._post(key, before, judgement)
+        diff = compare_repair(row, before, source=self._source, rules=self._rules, is_initial=is_initial)
+        self._post(key, before, diff)
 
     def delete(self, key: str, known: Mirrored) -> None:
         """Post the deletion of an account that proven full walks did not find."""
@@ -123,9 +123,9 @@ class Posting:
         self._transaction.add_events(self._source, events)
         return Ingested(place, self._changes)
 
-    def _post(self, key: str, before: Mirrored | None, judgement: Diff) -> None:
-        if judgement.change is not None:
-            self._changes.append(judgement.change)
-        if judgement.remember is not before:
-            self._known[key] = judgement.remember
+    def _post(self, key: str, before: Mirrored | None, diff: Diff) -> None:
+        if diff.change is not None:
+            self._changes.append(diff.change)
+        if diff.remember is not before:
+            self._known[key] = diff.remember
             self._changed[key] = None

@@ -15,7 +15,7 @@ from uuid import uuid4
 from bridge import __version__
 from bridge.broker.connection import connect
 from bridge.broker.declare import declare
-from bridge.broker.publisher import ExchangePublisher as RabbitPublisher
+from bridge.broker.publisher import ExchangePublisher
 from bridge.broker.topology import Topology
 from bridge.clock import steady, utc_now
 from bridge.consumer.subscriber import subscribe
@@ -239,7 +239,7 @@ async def _publisher(plan: Plan, subscriber: SampleSubscriber, stop: asyncio.Eve
     binding = asyncio.create_task(is_bound.wait())
     try:
         await asyncio.wait([receiving, stopping, binding], return_when=asyncio.FIRST_COMPLETED)
-        yield RabbitPublisher(lambda: plan.amqp_urls, topology=topology)
+        yield ExchangePublisher(lambda: plan.amqp_urls, topology=topology)
     finally:
         for task in (receiving, stopping, binding):
             task.cancel()

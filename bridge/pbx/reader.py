@@ -167,7 +167,7 @@ class _Reading:
         self._conversation = conversation
         self._walker = walker
         self._deliver = deliver
-        self._at_once = try_deliver
+        self._try_deliver = try_deliver
         self._on_event = on_event
         self._peer = peer
         self._loop = asyncio.get_running_loop()
@@ -262,7 +262,7 @@ class _Reading:
         try:
             for action in actions:
                 if not isinstance(action, _TO_SAY) and (
-                    self._left or self._at_once is None or not self._at_once(action)
+                    self._left or self._try_deliver is None or not self._try_deliver(action)
                 ):
                     self._left.append(action)
         except Exception as problem:  # noqa: BLE001 - of whoever takes things, who gets it back as it is
