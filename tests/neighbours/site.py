@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import sys
 import time
 from collections import defaultdict
@@ -42,15 +43,32 @@ class StandstillError(Exception):
     """Something did not happen in time."""
 
 
+class BadProcess:
+    """The program that is ``bad``, and the port at which it is."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+        self._process = process
+        self.port = port
+
+    def become(self, way: str) -> None:
+        """Let it be bad in this way; its connections are cut."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{way}\n".encode())
+
+
 class Site:
     """Everything that runs."""
 
-    def __init__(self, folder: Path, broker: PrivateBroker, pbxs: list[Pbx], bad: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self, folder: Path, broker: PrivateBroker, pbxs: list[Pbx], bad: BadProcess, elsewhere: BadProcess
+    ) -> None:
         self.folder = folder
         self.broker = broker
         self.pbxs = pbxs
         self.bridge: Command | None = None
         self._bad = bad
+        self.elsewhere = elsewhere
+        """The same for a bridge of its own, of which nobody here hears."""
         self._numbers = count()
         self.may_change = asyncio.Event()
         self.may_change.set()
@@ -96,8 +114,7 @@ class Site:
 
     def become(self, way: str) -> None:
         """Let the bad one be bad in this way; its connections are cut."""
-        assert self._bad.stdin is not None
-        self._bad.stdin.write(f"{way}\n".encode())
+        self._bad.become(way)
 
     async def status(self) -> dict[str, Any]:
         try:
@@ -159,10 +176,10 @@ class Site:
         return found
 
 
-def settings(folder: Path, urls: list[str], bad_port: int, broker: str) -> str:
-    """Return the configuration of the bridge."""
+def settings(folder: Path, urls: list[str], bad_port: int, broker: str, exchange: str) -> str:
+    """Return the configuration of a bridge."""
     tables = [
-        f'[rabbitmq]\nurl = "{broker}"\nexchange = "{EXCHANGE}"\nlog_stream = false',
+        f'[rabbitmq]\nurl = "{broker}"\nexchange = "{exchange}"\nlog_stream = false',
         f'[store]\nurl = "sqlite:///{folder / "bridge.db"}"',
         "[status]\nenabled = false",
         '[walk]\nnightly_at = "never"',
@@ -197,16 +214,8 @@ async def site(folder: Path, *, changes_per_second: float) -> AsyncIterator[Site
         await asyncio.to_thread(broker.__enter__)
         stack.push(broker)
         served = [await stack.enter_async_context(serve(pbx)) for pbx in pbxs]
-        bad = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.neighbours.bad", str(certificate), str(key)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-        stack.push_async_callback(_ended, bad)
-        assert bad.stdout is not None
-        port = int(await bad.stdout.readline())
-        place = Site(folder, broker, pbxs, bad)
+        bad, elsewhere = [await stack.enter_async_context(_bad_process(certificate, key)) for _ in range(2)]
+        place = Site(folder, broker, pbxs, bad, elsewhere)
         connection = await stack.enter_async_context(await aio_pika.connect(broker.url))
         channel = place.channel = await connection.channel()
         exchange = await channel.declare_exchange(EXCHANGE, "topic", durable=True)
@@ -218,9 +227,10 @@ async def site(folder: Path, *, changes_per_second: float) -> AsyncIterator[Site
         )
         await queue.consume(place.consume, no_ack=True)
         file = folder / "bridge.toml"
-        file.write_text(settings(folder, [each.url for each in served], port, broker.url))
+        file.write_text(settings(folder, [each.url for each in served], bad.port, broker.url, EXCHANGE))
         stack.push_async_callback(place.stop_bridge)
         await place.start_bridge()
+        await stack.enter_async_context(_another_bridge(place))
         await place.until("not all is told", lambda status: status["published"] >= SOUND * ACCOUNTS, 120)
         changing = [asyncio.create_task(place.keep_changing(pbx, 1 / changes_per_second)) for pbx in pbxs]
         try:
@@ -231,15 +241,43 @@ async def site(folder: Path, *, changes_per_second: float) -> AsyncIterator[Site
             await asyncio.gather(*changing, return_exceptions=True)
 
 
-async def _ended(process: asyncio.subprocess.Process) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
+@asynccontextmanager
+async def _another_bridge(place: Site) -> AsyncIterator[None]:
+    """Run one that reads the other bad PBX and nobody else, with an exchange and a store of its own."""
+    folder = place.folder / "elsewhere"
+    folder.mkdir()
+    for name in ("bad.secret", "ca.pem"):
+        shutil.copy(place.folder / name, folder)
+    file = folder / "bridge.toml"
+    file.write_text(settings(folder, [], place.elsewhere.port, place.broker.url, f"{EXCHANGE}.elsewhere"))
+    bridge = Command("run", "--config", str(file), cwd=folder)
     try:
-        async with asyncio.timeout(5):
+        await asyncio.to_thread(bridge.wait_for_log, "source.starting", 1)
+        yield
+    finally:
+        await asyncio.to_thread(bridge.terminate)
+
+
+@asynccontextmanager
+async def _bad_process(certificate: Path, key: Path) -> AsyncIterator[BadProcess]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.neighbours.bad", str(certificate), str(key)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield BadProcess(process, int(await process.stdout.readline()))
+    finally:
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(5):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
             await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
 
 
 def all_well(status: dict[str, Any]) -> bool:

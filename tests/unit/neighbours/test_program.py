@@ -25,7 +25,7 @@ def message(name: str, identity: str, headers: Mapping[str, Any] | None = None) 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
-    place = Site(tmp_path, cast("Any", None), [], cast("Any", None))
+    place = Site(tmp_path, cast("Any", None), [], cast("Any", None), cast("Any", None))
     for number in range(3):
         place.made[f"p00 {number}"] = 1.0
         place.order["p00"].append(f"p00 {number}")
@@ -67,6 +67,14 @@ def test_the_ratio_is_of_the_slowest_hundredth_of_what_was_measured() -> None:
     felt = program.Measured("x", during=[10.0] * 90 + [30.0] * 10, around=[10.0] * 100, times=1)
     assert felt.ratio == pytest.approx(3.0)
     assert "3.00" in felt.line()
+
+
+def test_what_the_machine_has_to_bear_is_not_counted_against_the_bridge() -> None:
+    felt = program.Measured("x", during=[30.0] * 10, around=[10.0] * 10, elsewhere=[25.0] * 10, times=1)
+    assert felt.ratio == pytest.approx(3.0)
+    assert felt.share == pytest.approx(1.2)
+    felt.elsewhere = [9.0] * 10
+    assert felt.share == pytest.approx(3.0), "it came first, or the machine was busier then"
 
 
 def test_a_way_that_is_none_is_refused_with_those_there_are() -> None:
