@@ -25,6 +25,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="play ten times as many cases of what a PBX may do")
 
 
+@pytest.fixture(autouse=True)
+def whoever_sets_up_logging_does_so_for_one_test() -> Iterator[None]:
+    """A command that is run in this process says what is logged from then on, for all of it."""
+    root, before = logging.getLogger(), structlog.get_config()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    structlog.configure(**before)
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nothing_that_is_written_has_a_secret_in_it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Search every byte that all tests left behind: databases, files, whatever."""

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -203,12 +204,14 @@ def stop_signals() -> Iterator[asyncio.Event]:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    came = count()
 
-    def stopped(_number: int, _frame: object) -> None:
+    def stopped(number: int, _frame: object) -> None:
         # Not in the loop, which may be busy: the second signal would be taken for the first. And not the default of
-        # the system, which lets the first process of a container live.
-        for each in before:
-            signal.signal(each, _end_at_once)
+        # the system, which lets the first process of a container live. Counted in one step: a second signal may come
+        # in the midst of this.
+        if next(came):
+            _end_at_once(number)
         loop.call_soon_threadsafe(stop.set)
 
     for each in before:
@@ -220,7 +223,7 @@ def stop_signals() -> Iterator[asyncio.Event]:
             signal.signal(each, handler)
 
 
-def _end_at_once(number: int, _frame: object) -> None:
+def _end_at_once(number: int) -> None:
     words = "account-bridge: ended at once by a second signal; what was not confirmed is sent again after the restart"
     os.write(sys.stderr.fileno(), f"{words}\n".encode())
     os._exit(128 + number)

@@ -115,7 +115,8 @@ async def test_a_second_signal_ends_it_at_once_with_a_sentence(
             await asyncio.to_thread(bridge.wait_for_log, "status.listening")
             await asyncio.sleep(2)
             bridge.interrupt()
-            assert await asyncio.to_thread(bridge.terminate) == 128 + signal.SIGTERM
+            either = {128 + signal.SIGINT, 128 + signal.SIGTERM}  # the second may overtake the first
+            assert await asyncio.to_thread(bridge.terminate) in either
             assert bridge.err[-1].startswith("account-bridge: ended at once by a second signal")
 
 

@@ -1,5 +1,6 @@
 """A RabbitMQ node of our own, which tests may stop, kill and alarm: own ports, own folder, own Erlang neighbours."""
 
+import itertools
 import os
 import random
 import re
@@ -12,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from tests.support.planted import leaks
 
@@ -20,19 +21,24 @@ START_SECONDS = 90
 SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 """The server itself, rather than the wrapper in the path, which insists on being another user."""
 
-_ports = iter(random.sample(range(10_000, 32_768), 22_768))
+LANES: Final = 32
+"""Runs of tests beside each other, so many at most, have ports of their own."""
+
+_lane = int(os.environ.get("PYTEST_XDIST_WORKER", f"gw{LANES - 1}").removeprefix("gw")) % LANES
+_lane_ports = range(10_000 + _lane, 32_768, LANES)
+_ports = itertools.cycle(random.sample(_lane_ports, len(_lane_ports)))
 
 
 def free_port() -> int:
     """Return a port that nobody listens on, below those that outgoing connections are given: it stays free."""
-    for port in _ports:
+    for port in itertools.islice(_ports, len(_lane_ports)):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
-    raise RuntimeError("every port was handed out")
+    raise RuntimeError("every port is taken")
 
 
 def installed_version() -> tuple[int, ...]:
