@@ -267,12 +267,13 @@ class SqliteOutbox:
 
         Returns how many events that are, and their bytes.
         """
-        rows = size = 0
-        for row in self._database.query("released", sink=self.sink, source_id=source):
-            self._database.change("copy_to_the_end", sink=self.sink, position=row["position"])
-            self.set_aside(row["position"], "moved", None, at)
-            rows, size = rows + 1, size + row["bytes"]
-        return rows, size
+        lane = {"sink": self.sink, "source_id": source}
+        self._database.change("free_held", **lane)
+        (found,) = self._database.query("count_again", **lane)
+        if found["rows"]:
+            self._database.change("copy_again", **lane)
+            self._database.change("mark_moved", **lane, at=as_text(at))
+        return found["rows"], found["bytes"]
 
     def is_holding(self, source: int) -> bool:
         """Tell whether something of this source is parked, so that what is added may have to be held."""

@@ -186,19 +186,29 @@ WHERE sink = :sink AND source_id = :source_id AND state = 'fenced';
 UPDATE aside SET state = :state, reason = :reason, at = :at
 WHERE sink = :sink AND position = :position AND state = 'parked';
 
--- released: what no parked event holds any more, and those that are tried again; by state, since few are parked and many
--- may be held. Their positions tell nothing: what was tried again and parked once more stands behind what it holds,
--- so certificates come last
-SELECT position, (SELECT length(body) FROM outbox WHERE outbox.position = mine.position) AS bytes
-FROM aside AS mine WHERE sink = :sink AND source_id = :source_id AND (state = 'again' OR state = 'held'
+-- free_held: what no parked event holds any more is to be tried again, too; by state, since few are parked and many may
+-- be held
+UPDATE aside SET state = 'again' WHERE sink = :sink AND source_id = :source_id AND state = 'held'
     AND NOT EXISTS (SELECT 1 FROM aside AS parked INDEXED BY aside_state
-        WHERE parked.sink = :sink AND parked.source_id = mine.source_id AND parked.state = 'parked'
-        AND (mine.account IS NULL OR parked.account IS mine.account))) ORDER BY account IS NULL, position;
+        WHERE parked.sink = :sink AND parked.source_id = :source_id AND parked.state = 'parked'
+        AND (aside.account IS NULL OR parked.account IS aside.account));
 
--- copy_to_the_end: tried again in its place among what is sent now, with the same id and bytes
+-- count_again: what the next two statements send
+SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes
+FROM aside JOIN outbox ON outbox.position = aside.position
+WHERE sink = :sink AND aside.source_id = :source_id AND state = 'again';
+
+-- copy_again: tried again in its place among what is sent now, with the same id and bytes. Their positions tell nothing:
+-- what was tried again and parked once more stands behind what it holds, so certificates come last
 INSERT INTO outbox (source_id, sequence, event_id, event_type, account, routing_key, body, created_at, sinks)
-SELECT source_id, sequence, event_id, event_type, account, routing_key, body, created_at, :sink
-FROM outbox WHERE position = :position;
+SELECT outbox.source_id, sequence, event_id, event_type, outbox.account, routing_key, body, created_at, :sink
+FROM aside JOIN outbox ON outbox.position = aside.position
+WHERE sink = :sink AND aside.source_id = :source_id AND state = 'again'
+ORDER BY outbox.account IS NULL, outbox.position;
+
+-- mark_moved: and stands at its new position from now on
+UPDATE aside SET state = 'moved', reason = NULL, at = :at
+WHERE sink = :sink AND source_id = :source_id AND state = 'again';
 
 -- source_of_position: whose event it is, and how large
 SELECT source_id, length(body) AS bytes FROM outbox WHERE position = :position;
