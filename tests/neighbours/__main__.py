@@ -36,6 +36,8 @@ ARRIVAL_SECONDS: Final = 60.0
 WARM_SECONDS: Final = 5.0
 """What is loaded and made at the first changes is nobody's trouble."""
 
+TOO_LARGE: Final = "events too large for the broker"
+
 Trouble = Callable[[Site], AbstractAsyncContextManager[None]]
 
 
@@ -186,6 +188,7 @@ async def play(place: Site, names: list[str], *, quiet_seconds: float, trouble_s
     """Play the ways one after another, those above the limit again, and return what was measured."""
     measured = {name: Measured(name) for name in names}
     await asyncio.sleep(WARM_SECONDS)
+    await first_too_large(place)
     quiet = await calm(place, quiet_seconds)
     for _ in range(3):
         due = [each for each in measured.values() if not each.times or each.share > LIMIT]
@@ -205,6 +208,18 @@ async def play(place: Site, names: list[str], *, quiet_seconds: float, trouble_s
                 quiet = await calm(place, quiet_seconds)
             say(each.line())
     return list(measured.values())
+
+
+async def first_too_large(place: Site) -> None:
+    """Let the broker refuse an event: that ends a session, once: how large one may be is known then."""
+    place.become(TOO_LARGE)
+    began = time.monotonic()
+    await place.until("nothing is parked", lambda status: status["sources"][BAD]["parked"], 30)
+    await asyncio.sleep(1)
+    place.become(WELL)
+    await arrival(place)
+    longest = max(place.waits(began, time.monotonic()))
+    say(f"the first event too large for the broker costs one session; the longest wait meanwhile: {longest:.0f} ms")
 
 
 async def at_another(place: Site, way: str, seconds: float) -> list[float]:

@@ -60,6 +60,7 @@ def test_what_was_in_doubt_may_come_again_where_it_says_so_and_is_the_same(site:
 
 def test_every_way_in_which_the_bad_one_can_be_bad_is_played() -> None:
     assert {*ANSWERS, *UNASKED, *OTHERS} <= program.TROUBLES.keys()
+    assert program.TOO_LARGE in ANSWERS
     assert {"unroutable", "another bridge holds its fence"} <= program.TROUBLES.keys()
 
 
