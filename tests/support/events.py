@@ -71,7 +71,7 @@ def certificate_body(  # noqa: PLR0913 - what makes one certificate differ from 
     completes: bool = True,
     present: Mapping[str, int] = MappingProxyType({}),
 ) -> bytes:
-    """Return the message that tells the certificate of a walk, with the revisions of the accounts that are *present*."""
+    """Return the message that tells the certificate of a walk; *present* has the revisions of accounts."""
     certificate = Certificate(
         SourceName(source),
         walk,
