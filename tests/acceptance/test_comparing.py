@@ -1,4 +1,4 @@
-"""A subscriber compares what it has with the certificates of a running bridge: by inbox, and by the lines on the page."""
+"""A subscriber compares what it has with the certificates of a running bridge: by inbox, and as the page says."""
 
 import asyncio
 import json
