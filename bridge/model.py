@@ -170,6 +170,8 @@ class Certificate:
     """Of the last account event the certificate covers."""
     completes_lineage: bool = False
     """True for the first one of a lineage: what a subscriber has from before it is gone."""
+    checksum: int = 0
+    """Of the present accounts and their revisions; see ``events.checksum``. Zero is that of nobody."""
 
 
 class Sink(IntEnum):

@@ -25,9 +25,10 @@ does::
     asyncio.run(Subscriber("amqp://guest:guest@localhost/", queue="letters").run(apply, verified))
 
 ``subscriber`` receives from a queue, ``log`` from the log of everything; an inbox remembers where each account
-stands, a position where a reader of the log does, both in SQLite or PostgreSQL. What this page names is public, and
-changes only with a sentence in the CHANGELOG; everything else in the package may change at any time. What is for
-PostgreSQL needs ``psycopg`` (the extra ``postgres``), and is loaded when it is asked for.
+stands, and says at a certificate whether anything is missing (``difference``); a position remembers where a reader of
+the log stands. Both are kept in SQLite or PostgreSQL. What this page names is public, and changes only with a sentence
+in the CHANGELOG; everything else in the package may change at any time. What is for PostgreSQL needs ``psycopg`` (the
+extra ``postgres``), and is loaded when it is asked for.
 """
 
 from importlib import import_module

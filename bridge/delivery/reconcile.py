@@ -12,6 +12,7 @@ from typing import Final
 from bridge.delivery.ingest import Ingested, Posting, moved
 from bridge.errors import CursorMoved
 from bridge.events import cloudevents
+from bridge.events.checksum import checksum
 from bridge.events.normalize import Rules, account_key, digest
 from bridge.model import AccountChange, Certificate, Cursor, NewEvent, Row, SourceName
 from bridge.store.contract import SourceStore
@@ -153,6 +154,7 @@ def delete_missing(  # noqa: PLR0913 - what a decision about deletions has to we
             absent=absent - len(deleted),
             sequence=place.sequence,
             completes_lineage=not place.is_complete,
+            checksum=checksum((place.lineage, key, revision) for key, revision in transaction.revisions(source)),
         )
         transaction.certify(certificate)
         transaction.add_events(source, [certificate_event(certificate, place.lineage)])

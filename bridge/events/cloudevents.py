@@ -164,6 +164,8 @@ class SourceVerified:
     """Not seen by this walk and not deleted (yet)."""
     completes_lineage: bool
     """True for the first proven walk of a lineage: accounts of this source with an older lineage are gone."""
+    checksum: int | None = None
+    """Of the present accounts and their revisions, to compare one's own with; ``None``: an earlier version made it."""
 
 
 def event_id(lineage: str, source: SourceName, sequence: int) -> str:
@@ -262,6 +264,7 @@ def encode_certificate(certificate: Certificate, *, identity: str, lineage: str)
             "held": certificate.held,
             "absent": certificate.absent,
             "completes_lineage": certificate.completes_lineage,
+            "checksum": certificate.checksum,
         },
     }
     return orjson.dumps(event, option=orjson.OPT_UTC_Z)
@@ -322,6 +325,7 @@ def decode_certificate(body: bytes) -> SourceVerified:
             held=_number(data["held"]),
             absent=_number(data["absent"]),
             completes_lineage=_flag(data["completes_lineage"]),
+            checksum=_number(data["checksum"]) if "checksum" in data else None,
         )
     except (KeyError, TypeError, ValueError, OverflowError) as problem:
         raise BadEvent(f"not a certificate of this version: {type(problem).__name__} {problem}") from problem

@@ -69,6 +69,9 @@ class Transaction(Protocol):
     def count_accounts(self, source: SourceName, missed: int) -> int:
         """Return how many present accounts missed at least so many proven walks."""
 
+    def revisions(self, source: SourceName) -> Iterator[tuple[str, int]]:
+        """Return key and revision of each present account, in any order; to be read before the transaction goes on."""
+
     def missing(self, source: SourceName, missed: int, limit: int) -> Mapping[str, Mirrored]:
         """Return present accounts, by key, that missed at least so many proven walks."""
 

@@ -136,7 +136,7 @@ async def test_the_reader_of_the_log_has_everything_once(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "readme"}
-    exec(compile(blocks(CONSUMER, "python")[1], "README.md", "exec"), namespace)  # noqa: S102 - that is the point
+    exec(compile(blocks(CONSUMER, "python")[2], "README.md", "exec"), namespace)  # noqa: S102 - that is the point
     guids = [uuid4().hex for _ in range(10)]
     async with connect([broker.url], client_name="test") as connection:
         await declare(connection, Topology())

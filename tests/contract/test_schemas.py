@@ -97,7 +97,7 @@ def test_every_field_that_may_be_published_is_in_the_schema() -> None:
 
 
 def test_a_certificate_fits_its_schema() -> None:
-    certificate = Certificate(HQ, 3, NOW, NOW, 412, 0, 0, 0, 0, 1234)
+    certificate = Certificate(HQ, 3, NOW, NOW, 412, 0, 0, 0, 0, 1234, checksum=2**32 - 1)
     body = cloudevents.encode_certificate(
         certificate, identity=cloudevents.certificate_id(certificate, LINEAGE), lineage=LINEAGE
     )

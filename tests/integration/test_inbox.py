@@ -5,9 +5,9 @@ import os
 import random
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
@@ -35,6 +35,7 @@ class Kept(Protocol):
 
     async def take(self, *events: AccountChanged, rolled_back: bool = False) -> list[bool]: ...
     async def gone(self, certificate: SourceVerified, *, rolled_back: bool = False) -> list[str]: ...
+    async def difference(self, certificate: SourceVerified) -> str: ...
 
 
 class InSqlite:
@@ -55,6 +56,9 @@ class InSqlite:
         found: list[str] = list(self.inbox.gone(certificate))
         self._end(rolled_back=rolled_back)
         return found
+
+    async def difference(self, certificate: SourceVerified) -> str:
+        return self.inbox.difference(certificate)
 
     def _end(self, *, rolled_back: bool) -> None:
         if rolled_back:
@@ -79,6 +83,10 @@ class InPostgres:
         with self.connection.transaction(force_rollback=rolled_back):
             return list(self.inbox.gone(certificate))
 
+    async def difference(self, certificate: SourceVerified) -> str:
+        with self.connection.transaction():
+            return self.inbox.difference(certificate)
+
 
 class InPostgresAsync:
     """By an async connection."""
@@ -94,6 +102,10 @@ class InPostgresAsync:
     async def gone(self, certificate: SourceVerified, *, rolled_back: bool = False) -> list[str]:
         async with self.connection.transaction(force_rollback=rolled_back):
             return list(await self.inbox.gone(certificate))
+
+    async def difference(self, certificate: SourceVerified) -> str:
+        async with self.connection.transaction():
+            return await self.inbox.difference(certificate)
 
 
 @pytest.fixture(scope="module")
@@ -245,12 +257,61 @@ async def test_what_was_named_and_rolled_back_is_named_again(kept: Kept) -> None
     assert await kept.gone(verified(lineage=LATER_LINEAGE)) == ["anna"]
 
 
+async def test_an_inbox_that_applied_everything_is_as_the_certificate_says(kept: Kept) -> None:
+    """Deleted accounts are not counted, nor those of other sources, and another spelling is the same account."""
+    await kept.take(event("A-1", 3), event("bert"), event("bert", 2, kind=ChangeKind.DELETED), event(source="branch"))
+    assert await kept.difference(verified(present={"a1": 3})) == ""
+    assert await kept.difference(verified(source="branch", present={"anna": 1})) == ""
+    assert await kept.difference(verified(source="north", present={})) == ""
+
+
+@pytest.mark.parametrize(
+    ("present", "words"),
+    [
+        ({"anna": 3}, "accounts 2 instead of 1"),
+        ({"anna": 3, "bert": 1, "carl": 1}, "accounts 2 instead of 3"),
+        ({"anna": 4, "bert": 1}, "as many accounts, not all of them the same or at the same revision"),
+        ({"anna": 3, "carl": 1}, "as many accounts"),
+    ],
+    ids=["deletion lost", "account lost", "update lost", "another account"],
+)
+async def test_what_an_inbox_missed_is_a_difference(kept: Kept, present: dict[str, int], words: str) -> None:
+    await kept.take(event("anna", 3), event("bert", 1))
+    found = await kept.difference(verified(present=present))
+    assert found.startswith("the inbox differs from the certificate of hq, walk 1: ")
+    assert words in found
+
+
+async def test_what_is_left_of_an_older_lineage_is_a_difference_though_its_revision_is_the_same(kept: Kept) -> None:
+    await kept.take(event("anna", 1))
+    certificate = verified(lineage=LATER_LINEAGE, present={"anna": 1})
+    assert "as many accounts" in await kept.difference(certificate)
+    assert await kept.gone(certificate) == ["anna"]
+    assert "accounts 0 instead of 1" in await kept.difference(certificate)
+    await kept.take(event("anna", 1, lineage=LATER_LINEAGE))
+    assert await kept.difference(certificate) == ""
+
+
+async def test_a_certificate_of_an_earlier_version_says_how_many_there_are(kept: Kept) -> None:
+    await kept.take(event("anna", 3))
+    assert await kept.difference(replace(verified(present={"anna": 2}), checksum=None)) == ""
+    assert "instead of 0" in await kept.difference(replace(verified(present={}), checksum=None))
+
+
+def asking(inbox: SqliteInbox | PostgresInbox) -> list[Callable[[], object]]:
+    return [
+        lambda: inbox.accept(event()),
+        lambda: inbox.gone(verified()),
+        lambda: inbox.difference(verified()),
+    ]
+
+
 def test_a_connection_that_commits_each_statement_is_refused(schema: str) -> None:
     """The row would be durable before the effect: a crash between them loses the change."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as alone:
         inbox = SqliteInbox(alone)
         inbox.create_tables()
-        for ask in (lambda: inbox.accept(event()), lambda: inbox.gone(verified())):
+        for ask in asking(inbox):
             with pytest.raises(StoreUnusable, match="commits each statement"):
                 ask()
         alone.execute("BEGIN")
@@ -258,7 +319,7 @@ def test_a_connection_that_commits_each_statement_is_refused(schema: str) -> Non
     with psycopg.connect(POSTGRES_URL, options=schema, autocommit=True) as connection:
         remembered = PostgresInbox(connection)
         remembered.create_tables()
-        for ask in (lambda: remembered.accept(event()), lambda: remembered.gone(verified())):
+        for ask in asking(remembered):
             with pytest.raises(StoreUnusable, match="commits each statement"):
                 ask()
         with connection.transaction():
@@ -404,7 +465,8 @@ class History:
             self.certify()
 
     def certify(self) -> None:
-        self.messages.append(verified(lineage=self.lineage))
+        present = {account: self._revisions[account] for account in self.truth}
+        self.messages.append(verified(lineage=self.lineage, present=present))
 
     def _tell(self, account: str, kind: ChangeKind) -> None:
         self._revisions[account] = self._revisions.get(account, 0) + 1
@@ -482,6 +544,9 @@ async def delivered(kept: Kept, history: History, chance: random.Random) -> None
     for message in [*put_aside, *past[chance.randrange(len(past)) :]]:
         await crm.get(message, crashes=False)
     assert crm.people == {account_key(AccountGuid(name)): version for name, version in history.truth.items()}
+    last = history.messages[-1]
+    assert isinstance(last, SourceVerified)
+    assert await kept.difference(last) == ""
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,10 +1,14 @@
 """Account changes as the bridge would publish them, for tests of those who receive them."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 from bridge.events import cloudevents
+from bridge.events.checksum import checksum
 from bridge.events.cloudevents import AccountChanged, SourceVerified
-from bridge.model import AccountChange, Certificate, ChangeKind, Cursor, SourceName, Token
+from bridge.events.normalize import account_key
+from bridge.model import AccountChange, AccountGuid, Certificate, ChangeKind, Cursor, SourceName, Token
 
 BEGIN = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 LINEAGE = "20261123T190002418Z-9f3c"
@@ -58,17 +62,41 @@ def event(  # noqa: PLR0913 - what makes one event differ from another
     return cloudevents.decode(body(told, lineage=lineage))
 
 
-def certificate_body(
-    *, lineage: str = LINEAGE, source: str = "hq", walk: int = 1, sequence: int = 1, completes: bool = True
+def certificate_body(  # noqa: PLR0913 - what makes one certificate differ from another
+    *,
+    lineage: str = LINEAGE,
+    source: str = "hq",
+    walk: int = 1,
+    sequence: int = 1,
+    completes: bool = True,
+    present: Mapping[str, int] = MappingProxyType({}),
 ) -> bytes:
-    """Return the message that tells the certificate of a walk."""
+    """Return the message that tells the certificate of a walk; *present* has the revisions of accounts."""
     certificate = Certificate(
-        SourceName(source), walk, BEGIN, BEGIN, 1, 0, 0, 0, 0, sequence, completes_lineage=completes
+        SourceName(source),
+        walk,
+        BEGIN,
+        BEGIN,
+        accounts=len(present),
+        repaired=0,
+        deleted=0,
+        held=0,
+        absent=0,
+        sequence=sequence,
+        completes_lineage=completes,
+        checksum=checksum((lineage, account_key(AccountGuid(guid)), revision) for guid, revision in present.items()),
     )
     identity = cloudevents.certificate_id(certificate, lineage)
     return cloudevents.encode_certificate(certificate, identity=identity, lineage=lineage)
 
 
-def verified(*, lineage: str = LINEAGE, source: str = "hq", completes: bool = True) -> SourceVerified:
+def verified(
+    *,
+    lineage: str = LINEAGE,
+    source: str = "hq",
+    completes: bool = True,
+    present: Mapping[str, int] = MappingProxyType({}),
+) -> SourceVerified:
     """Return the certificate as a consumer sees it."""
-    return cloudevents.decode_certificate(certificate_body(lineage=lineage, source=source, completes=completes))
+    told = certificate_body(lineage=lineage, source=source, completes=completes, present=present)
+    return cloudevents.decode_certificate(told)

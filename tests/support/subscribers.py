@@ -3,7 +3,13 @@
 import sqlite3
 
 from bridge.consumer.inbox.sqlite import SqliteInbox
-from bridge.events.cloudevents import ACCOUNT_CHANGED, AccountChanged, decode, decode_certificate
+from bridge.events.cloudevents import (
+    ACCOUNT_CHANGED,
+    AccountChanged,
+    SourceVerified,
+    decode,
+    decode_certificate,
+)
 from bridge.events.normalize import account_key
 from bridge.model import AccountGuid, ChangeKind, OutboxRow, Published
 
@@ -34,21 +40,31 @@ class IdTable:
 
 
 class Inbox:
-    """Applies what its inbox accepts."""
+    """Applies what its inbox accepts, and compares with every certificate that comes in its turn."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect(":memory:")
         self._inbox = SqliteInbox(self._db)
         self._inbox.create_tables()
         self.people: dict[str, Published] = {}
+        self._newest = ("", 0)
+        """Lineage and sequence of the last event."""
 
     def receive(self, row: OutboxRow) -> None:
         with self._db:
             if row.event_type != ACCOUNT_CHANGED:
-                for guid in self._inbox.gone(decode_certificate(row.body)):
-                    self.people.pop(account_key(AccountGuid(guid)), None)
-            elif self._inbox.accept(event := decode(row.body)):
+                self._verify(decode_certificate(row.body))
+                return
+            event = decode(row.body)
+            self._newest = max(self._newest, (event.lineage, event.sequence))
+            if self._inbox.accept(event):
                 apply(self.people, event)
+
+    def _verify(self, certificate: SourceVerified) -> None:
+        for guid in self._inbox.gone(certificate):
+            self.people.pop(account_key(AccountGuid(guid)), None)
+        if (certificate.lineage, certificate.sequence) >= self._newest:  # no repetition, with later changes applied
+            assert not (difference := self._inbox.difference(certificate)), difference
 
 
 def apply(people: dict[str, Published], event: AccountChanged) -> None:

@@ -1,11 +1,11 @@
 """The inbox in the caller's PostgreSQL database; needs ``psycopg`` (``pip install pbx-account-bridge[postgres]``)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Final
 
 from bridge.consumer.extras import from_extra
-from bridge.consumer.inbox.rule import COMMITS_AT_ONCE, NO_TABLES, InboxStatements, Query, QueryResult
+from bridge.consumer.inbox.rule import COMMITS_AT_ONCE, NO_TABLES, Answer, InboxStatements, Query, QueryResult
 from bridge.errors import StoreUnusable
 from bridge.events.cloudevents import AccountChanged, SourceVerified
 from bridge.model import AccountGuid
@@ -80,14 +80,24 @@ class PostgresInbox:
         None, unless it completes a lineage, and each account once, however often the certificate is delivered. Nothing
         of an older lineage is accepted any more. Raises what ``accept`` raises.
         """
-        steps = self._statements.completing(certificate)
+        return self._run(self._statements.completing(certificate))
+
+    def difference(self, certificate: SourceVerified) -> str:
+        """Return how the present accounts differ from what *certificate* says, as a sentence; empty: they do not.
+
+        To be asked when the certificate is handled, in its turn and behind ``gone``: what was applied before it, and
+        nothing else, is what it tells of. Raises what ``accept`` raises.
+        """
+        return self._run(self._statements.comparing(certificate))
+
+    def _run(self, steps: Generator[Query, QueryResult, Answer]) -> Answer:
         try:
             query = next(steps)
             while True:
                 query = steps.send(self._execute(query))
         except StopIteration as done:
-            found: Sequence[AccountGuid] = done.value
-            return found
+            answer: Answer = done.value
+            return answer
 
     def _execute(self, query: Query) -> QueryResult:
         if commits_at_once(self._connection):
@@ -124,14 +134,20 @@ class AsyncPostgresInbox:
 
     async def gone(self, certificate: SourceVerified) -> Sequence[AccountGuid]:
         """Return the accounts that are gone by *certificate*, and record it. See ``PostgresInbox.gone``."""
-        steps = self._statements.completing(certificate)
+        return await self._run(self._statements.completing(certificate))
+
+    async def difference(self, certificate: SourceVerified) -> str:
+        """Return how the present accounts differ from what *certificate* says. See ``PostgresInbox.difference``."""
+        return await self._run(self._statements.comparing(certificate))
+
+    async def _run(self, steps: Generator[Query, QueryResult, Answer]) -> Answer:
         try:
             query = next(steps)
             while True:
                 query = steps.send(await self._execute(query))
         except StopIteration as done:
-            found: Sequence[AccountGuid] = done.value
-            return found
+            answer: Answer = done.value
+            return answer
 
     async def _execute(self, query: Query) -> QueryResult:
         if commits_at_once(self._connection):

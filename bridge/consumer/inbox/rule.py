@@ -9,14 +9,17 @@ A lineage is a generation of what the bridge knows of a source; a new one tells 
 certificate of its first proven walk ends that. Accounts of an older lineage are gone then: ``gone`` names them, and
 from then on nothing of an older lineage is applied, of accounts that were never seen either.
 
+A certificate also says what is there: how many accounts, and a checksum of their revisions. ``difference`` compares.
+
 The table has a name that no earlier form of the inbox used; tables called ``…_event``, ``…_account`` and ``…_lineage``
 are of such a form, are not read, and may be dropped.
 """
 
 import re
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
+from bridge.events.checksum import MODULUS, checksum
 from bridge.events.cloudevents import AccountChanged, SourceVerified
 from bridge.events.normalize import account_key
 from bridge.model import AccountGuid, ChangeKind
@@ -26,11 +29,17 @@ _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 _SOURCE: Final = "-"
 """In place of an account, in the row of a source as a whole; the key of an account has no dash."""
 
+PAGE_ACCOUNTS: Final = 5000
+"""Compared at once."""
+
 COMMITS_AT_ONCE: Final = (
     "the connection of the inbox commits each statement at once: begin a transaction before asking the inbox, write "
     "the effect, and commit both together"
 )
 NO_TABLES: Final = "the table of the inbox is missing: call its create_tables() once, at the start"
+
+
+Answer = TypeVar("Answer")
 
 
 class Inbox(Protocol):
@@ -41,6 +50,9 @@ class Inbox(Protocol):
 
     def gone(self, certificate: SourceVerified) -> Sequence[AccountGuid]:
         """Return the accounts that are gone by *certificate*, and record that they are."""
+
+    def difference(self, certificate: SourceVerified) -> str:
+        """Return how the present accounts differ from what *certificate* says, as a sentence; empty: they do not."""
 
 
 class Query(NamedTuple):
@@ -133,3 +145,28 @@ class InboxStatements:
         # Whatever is told of them in an older lineage is refused by the row of the source.
         yield Query(f"DELETE FROM {t} WHERE {older}", told)  # noqa: S608 - see _NAME
         return [AccountGuid(guid) for (guid,) in found.rows]
+
+    def comparing(self, certificate: SourceVerified) -> Generator[Query, QueryResult, str]:
+        """Yield each statement, want its answer sent back, and return the difference as a sentence, if there is one."""
+        accounts = found = 0
+        last = ""
+        while True:
+            page = yield Query(
+                f"SELECT lineage, account, revision FROM {self._table} WHERE source = :source "  # noqa: S608 - see _NAME
+                "AND account > :last AND account <> :whole AND is_deleted = 0 ORDER BY account LIMIT :limit",
+                {"source": certificate.source, "last": last, "whole": _SOURCE, "limit": PAGE_ACCOUNTS},
+            )
+            accounts += len(page.rows)
+            found = (found + checksum((row[0], row[1], row[2]) for row in page.rows)) % MODULUS
+            if len(page.rows) < PAGE_ACCOUNTS:
+                return _difference(certificate, accounts, found)
+            last = page.rows[-1][1]
+
+
+def _difference(certificate: SourceVerified, accounts: int, found: int) -> str:
+    whose = f"the inbox differs from the certificate of {certificate.source}, walk {certificate.walk}"
+    if accounts != certificate.accounts:
+        return f"{whose}: accounts {accounts} instead of {certificate.accounts}"
+    if certificate.checksum not in {None, found}:
+        return f"{whose}: as many accounts, not all of them the same or at the same revision"
+    return ""

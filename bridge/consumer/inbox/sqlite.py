@@ -1,10 +1,10 @@
 """The inbox in the caller's SQLite file."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Final
 
-from bridge.consumer.inbox.rule import COMMITS_AT_ONCE, NO_TABLES, InboxStatements, Query, QueryResult
+from bridge.consumer.inbox.rule import COMMITS_AT_ONCE, NO_TABLES, Answer, InboxStatements, Query, QueryResult
 from bridge.errors import StoreUnusable
 from bridge.events.cloudevents import AccountChanged, SourceVerified
 from bridge.model import AccountGuid
@@ -59,16 +59,26 @@ class SqliteInbox:
         None, unless it completes a lineage, and each account once, however often the certificate is delivered. Nothing
         of an older lineage is accepted any more. Raises what ``accept`` raises.
         """
+        return self._run(self._statements.completing(certificate))
+
+    def difference(self, certificate: SourceVerified) -> str:
+        """Return how the present accounts differ from what *certificate* says, as a sentence; empty: they do not.
+
+        To be asked when the certificate is handled, in its turn and behind ``gone``: what was applied before it, and
+        nothing else, is what it tells of. Raises what ``accept`` raises.
+        """
+        return self._run(self._statements.comparing(certificate))
+
+    def _run(self, steps: Generator[Query, QueryResult, Answer]) -> Answer:
         if commits_at_once(self._connection):
             raise StoreUnusable(COMMITS_AT_ONCE)
-        steps = self._statements.completing(certificate)
         try:
             query = next(steps)
             while True:
                 query = steps.send(self._execute(query))
         except StopIteration as done:
-            found: Sequence[AccountGuid] = done.value
-            return found
+            answer: Answer = done.value
+            return answer
 
     def _execute(self, query: Query) -> QueryResult:
         cursor = self._connection.cursor()

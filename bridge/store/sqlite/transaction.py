@@ -1,7 +1,7 @@
 """One transaction of the SQLite store: what ingesting and walking read and write."""
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Protocol
@@ -148,6 +148,10 @@ class SqliteTransaction:
     def count_accounts(self, source: SourceName, missed: int) -> int:
         """Return how many present accounts missed at least so many proven walks."""
         return int(self._execute("count_accounts", source, missed=missed).fetchone()[0])
+
+    def revisions(self, source: SourceName) -> Iterator[tuple[str, int]]:
+        """Return key and revision of each present account, in any order; to be read before the transaction goes on."""
+        return ((row["key"], row["revision"]) for row in self._execute("revisions", source))
 
     def missing(self, source: SourceName, missed: int, limit: int) -> Mapping[str, Mirrored]:
         """Return present accounts, by key, that missed at least so many proven walks."""

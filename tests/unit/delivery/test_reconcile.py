@@ -9,6 +9,7 @@ import pytest
 from bridge.delivery.ingest import ingest
 from bridge.delivery.reconcile import DeletionLimit, WalkRecord, begin_walk, caught_up, delete_missing, observe
 from bridge.events import cloudevents
+from bridge.events.checksum import checksum
 from bridge.events.normalize import Rules
 from bridge.model import AccountGuid, Certificate, ChangeKind, Cursor, Reason, Row
 from bridge.store.sqlite.store import SqliteStore
@@ -73,6 +74,28 @@ def test_a_walk_that_sees_what_is_known_certifies_it_and_tells_no_change(store: 
     assert [(found.routing_key, found.sequence) for found in told] == [("hq.source.verified", 2)]
     assert store.verified_at(HQ) == NOW
     assert absent(store) == 0
+
+
+def test_a_certificate_has_the_checksum_of_who_is_present_seen_or_not(store: SqliteStore) -> None:
+    know(store, row("a", 1), row("b", 2), row("b", 3, dn="new"), row("c", 4), row("c", 5, is_deleted=True))
+    certificate, _ = walked(store, row("a", 1))
+    lineage = store.place(HQ).lineage
+    assert (certificate.accounts, certificate.absent) == (2, 1)
+    assert certificate.checksum == checksum([(lineage, "a", 1), (lineage, "b", 2)])
+    (told,) = (found for found in unsent(store.exchange) if found.event_type == cloudevents.SOURCE_VERIFIED)
+    assert cloudevents.decode_certificate(told.body).checksum == certificate.checksum
+    assert store.certificate(HQ) == certificate
+
+
+def test_an_event_that_is_never_sent_is_counted_all_the_same(store: SqliteStore) -> None:
+    """The certificate says what should be there, so that it shows what somebody discarded."""
+    know(store, row("a", 1))
+    (told,) = unsent(store.exchange)
+    store.exchange.park(told, "refused", NOW)
+    store.discard(told.position, "nobody wants it", NOW)
+    certificate, _ = walked(store, row("a", 1))
+    assert [found.event_type for found in unsent(store.exchange)] == [cloudevents.SOURCE_VERIFIED]
+    assert certificate.checksum == checksum([(store.place(HQ).lineage, "a", 1)])
 
 
 def test_what_the_pbx_changed_behind_our_back_is_repaired_with_an_id_of_its_own(store: SqliteStore) -> None:

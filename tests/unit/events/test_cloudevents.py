@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bridge.errors import BadEvent
 from bridge.events import cloudevents
+from bridge.events.checksum import checksum
 from bridge.events.cloudevents import AccountChanged, SourceVerified, decode, decode_certificate
 from bridge.model import ChangeKind, SourceName
 from tests.support.events import LATER_LINEAGE, LINEAGE, body, certificate_body, change
@@ -44,10 +45,16 @@ def test_what_was_encoded_is_decoded(kind: ChangeKind) -> None:
 
 @pytest.mark.parametrize("completes", [True, False])
 def test_a_certificate_is_decoded(completes: bool) -> None:  # noqa: FBT001 - a parameter
-    found = decode_certificate(certificate_body(walk=3, sequence=12, completes=completes))
+    present = {"anna": 7}
+    found = decode_certificate(certificate_body(walk=3, sequence=12, completes=completes, present=present))
     assert (found.source, found.lineage, found.sequence, found.walk) == (HQ, LINEAGE, 12, 3)
     assert (found.accounts, found.completes_lineage) == (1, completes)
+    assert found.checksum == checksum([(LINEAGE, "anna", 7)])
     assert found.event_id == str(uuid5(NAMESPACE, orjson.dumps(["hq", LINEAGE, "walk", 3]).decode()))
+
+
+def test_a_certificate_of_an_earlier_version_has_no_checksum() -> None:
+    assert decode_certificate(edited(lambda event: event["data"].pop("checksum"), certificate_body())).checksum is None
 
 
 def test_either_kind_is_refused_where_the_other_is_wanted() -> None:
@@ -109,7 +116,7 @@ def test_a_lineage_has_one_form(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [1e300, int("9" * 30), 1.5, True, -1, None, "1"], ids=repr)
-@pytest.mark.parametrize("name", ["walk", "accounts", "repaired", "deleted", "held", "absent"])
+@pytest.mark.parametrize("name", ["walk", "accounts", "repaired", "deleted", "held", "absent", "checksum"])
 def test_the_numbers_of_a_certificate_have_bounds(name: str, value: Any) -> None:
     with pytest.raises(BadEvent):
         decode_certificate(edited(lambda event: event["data"].update({name: value}), certificate_body()))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bridge.consumer.inbox.rule import InboxStatements, Query, QueryResult
-from tests.support.events import event, verified
+from bridge.consumer.inbox.rule import PAGE_ACCOUNTS, InboxStatements, Query, QueryResult
+from tests.support.events import LINEAGE, event, verified
 
 SQLITE = InboxStatements("inbox", collation="BINARY")
 POSTGRES = InboxStatements("inbox", collation='"C"', locking="LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
@@ -36,6 +36,20 @@ def test_a_certificate_that_is_known_changes_nothing() -> None:
     with pytest.raises(StopIteration) as done:
         steps.send(QueryResult((), 0))
     assert done.value.value == []
+
+
+@pytest.mark.parametrize("many", [0, 1, PAGE_ACCOUNTS - 1, PAGE_ACCOUNTS, PAGE_ACCOUNTS + 1, 2 * PAGE_ACCOUNTS])
+def test_accounts_are_compared_page_by_page(many: int) -> None:
+    """So that a large table is never in memory."""
+    present = {f"{number:09}": 1 for number in range(many)}
+    rows = [(LINEAGE, account, revision) for account, revision in present.items()]
+    steps = POSTGRES.comparing(verified(present=present))
+    query = next(steps)
+    with pytest.raises(StopIteration) as done:
+        while True:
+            page = [row for row in rows if row[1] > query.parameters["last"]][: query.parameters["limit"]]
+            query = steps.send(QueryResult(page, len(page)))
+    assert done.value.value == ""
 
 
 @pytest.mark.parametrize("name", ["", "Inbox", "a b", "x;DROP TABLE y", "a" * 41, "1st"])

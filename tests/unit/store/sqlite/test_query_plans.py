@@ -140,6 +140,7 @@ def test_what_runs_for_a_change_searches_and_never_scans(connection: sqlite3.Con
         ("prune_events", "outbox_of_source (source_id=? AND position<?)"),
         ("accounts", "sqlite_autoindex_account_1"),
         ("mark_seen", "sqlite_autoindex_account_1"),
+        ("revisions", "sqlite_autoindex_account_1"),
         ("source", "sqlite_autoindex_source_1"),
         ("move_cursor", "INTEGER PRIMARY KEY"),
     ],
