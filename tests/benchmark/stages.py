@@ -2,10 +2,10 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final
 
 from bridge.broker.frames import publish_frames
 from bridge.delivery.ingest import ingest
@@ -29,9 +29,7 @@ from tests.benchmark.running import Benchmark, Run
 from tests.support.events import LINEAGE
 from tests.support.rows import HQ
 
-Result = TypeVar("Result")
-
-STAGES = {
+STAGES: Final = {
     "wire": "reading an answer, deciding, writing the next question",
     "normalize": "comparing with what was known",
     "store": "cursor, mirror and outbox; reading it; recording the confirm",
@@ -40,52 +38,80 @@ STAGES = {
 }
 
 
-def measured(*, accounts: int) -> dict[str, Any]:
-    """Take *accounts* through every stage; CPU seconds of each."""
-    rules = Rules(key=b"k" * 32)
-    now = datetime.now(UTC)
-    rows, wire = _wire(accounts)
-    judged, normalize = _timed(lambda: [compare(row, None, source=HQ, rules=rules) for row in rows])
-    changes = [judgement.change for judgement in judged if judgement.change is not None]
+Stage = tuple[str, Callable[[], Any]]
+"""Its name, and the work of it; to be done once, and before the next stage is asked for."""
 
-    def told() -> list[bytes]:
-        bodies = []
+
+def stages(accounts: int) -> Iterator[Stage]:
+    """Yield every stage with its work: what each of so many *accounts* needs of it. ``keep`` is more than ``store``."""
+    rules, now = Rules(key=b"k" * 32), datetime(2026, 11, 29, tzinfo=UTC)
+    answers = _answers(accounts)
+    rows: list[Row] = []
+    yield "wire", lambda: rows.extend(_walk(answers))
+    changes = []
+
+    def normalize() -> None:
+        for row in rows:
+            diff = compare(row, None, source=HQ, rules=rules)
+            assert diff.change is not None
+            changes.append(diff.change)
+
+    yield "normalize", normalize
+
+    def told() -> None:
         for sequence, change in enumerate(changes, start=1):
             identity = event_id(LINEAGE, HQ, sequence)
             routing_key(change)
-            bodies.append(encode(change, identity=identity, sequence=sequence, lineage=LINEAGE, time=now))
-        return bodies
+            encode(change, identity=identity, sequence=sequence, lineage=LINEAGE, time=now)
 
-    _, encoding = _timed(told)
-    outbox, keeping = _store(rows, now)
-    _, framing = _timed(
-        lambda: [publish_frames(row, channel=1, exchange="pbx.accounts", frame_max=131072) for row in outbox]
+    yield "encode", told
+    outbox: list[OutboxRow] = []
+    with tempfile.TemporaryDirectory() as folder, SqliteStore(Path(folder) / "bridge.db") as store:
+        yield "keep", lambda: outbox.extend(_kept(store, rows, now))
+    yield (
+        "publish",
+        lambda: [publish_frames(row, channel=1, exchange="pbx.accounts", frame_max=1 << 17) for row in outbox],
     )
-    return {
-        "wire": wire,
-        "normalize": normalize,
-        "store": keeping - normalize - encoding,
-        "encode": encoding,
-        "publish": framing,
-    }
 
 
-def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
-    busy = time.process_time()
-    result = work()
-    return result, time.process_time() - busy
+def by_stage(took: Mapping[str, float]) -> dict[str, float]:
+    """Return what each of ``STAGES`` took: keeping rows begins with normalizing them and making their events."""
+    store = took["keep"] - took["normalize"] - took["encode"]
+    return {stage: took.get(stage, store) for stage in STAGES}
 
 
-def _wire(accounts: int) -> tuple[list[Row], float]:
-    """Walk a pretend PBX without sockets; the rows, and the seconds that our end of the conversation took."""
-    pbx = Pbx(accounts=accounts, app=APP, password=PASSWORD, remember=1)
-    connection = Connection(pbx)
-    conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
+def measured(*, accounts: int) -> dict[str, float]:
+    """Take *accounts* through every stage; CPU seconds of each."""
+    took = {}
+    for stage, work in stages(accounts):
+        busy = time.process_time()
+        work()
+        took[stage] = time.process_time() - busy
+    return by_stage(took)
+
+
+def _answers(accounts: int) -> Sequence[str]:
+    """Return what a pretend PBX answers on a walk, from the challenge to the end of its list."""
+    connection = Connection(Pbx(accounts=accounts, app=APP, password=PASSWORD, remember=1, seed=1))
     connection.begin(0.0)
+    answers: list[str] = []
 
     def exchange(text: str) -> str:
-        return next(reply.text for reply in connection.receive(text, 0.0) if isinstance(reply, Reply))
+        answers.append(next(reply.text for reply in connection.receive(text, 0.0) if isinstance(reply, Reply)))
+        return answers[-1]
 
+    assert len(_walked(exchange)) == accounts
+    return answers
+
+
+def _walk(answers: Sequence[str]) -> Sequence[Row]:
+    """Walk once more to the same answers: our end of the conversation, and nothing else."""
+    known = iter(answers)
+    return _walked(lambda _question: next(known))
+
+
+def _walked(exchange: Callable[[str], str]) -> Sequence[Row]:
+    conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
     challenge = conversation.receive(exchange(conversation.say(m.AppChallenge())))
     assert isinstance(challenge, m.AppChallengeResult)
     digest = login_digest(app=APP, challenge=challenge.challenge, password=PASSWORD)
@@ -93,37 +119,26 @@ def _wire(accounts: int) -> tuple[list[Row], float]:
     walker = Walker(Cursor(), Pace(), chance=lambda: 0.5)
     actions = walker.begin(0.0)
     rows: list[Row] = []
-    took = 0.0
     while asks := [action for action in actions if isinstance(action, Ask)]:
-        began = time.perf_counter()
-        question = conversation.ask(asks[0].cursor)
-        took += time.perf_counter() - began
-        answer = exchange(question)
-        began = time.perf_counter()
-        actions = walker.heard(conversation.receive(answer), 0.0)
-        took += time.perf_counter() - began
+        actions = walker.heard(conversation.receive(exchange(conversation.ask(asks[0].cursor))), 0.0)
         rows += [action.row for action in actions if isinstance(action, RowRead)]
-    assert len(rows) == accounts
-    return rows, took
+    return rows
 
 
-def _store(rows: Sequence[Row], now: datetime) -> tuple[list[OutboxRow], float]:
+def _kept(store: SqliteStore, rows: Sequence[Row], now: datetime) -> Sequence[OutboxRow]:
     outbox: list[OutboxRow] = []
-    with tempfile.TemporaryDirectory() as folder, SqliteStore(Path(folder) / "bridge.db") as store:
-        busy = time.process_time()
-        since = Cursor()
-        for start in range(0, len(rows), GROUP):
-            group = rows[start : start + GROUP]
-            batch = Batch(HQ, since, group[-1].cursor, group)
-            ingest(store, batch, rules=Rules(key=store.key), now=now)
-            since = batch.until
-            position = outbox[-1].position if outbox else 0
-            while page := store.exchange.unpublished({HQ: position}, WINDOW, WINDOW):
-                position = page[-1].position
-                outbox += page
-                store.exchange.mark_published(page, now)
-        took = time.process_time() - busy
-    return outbox, took
+    since = Cursor()
+    for start in range(0, len(rows), GROUP):
+        group = rows[start : start + GROUP]
+        batch = Batch(HQ, since, group[-1].cursor, group)
+        ingest(store, batch, rules=Rules(key=store.key), now=now)
+        since = batch.until
+        position = outbox[-1].position if outbox else 0
+        while page := store.exchange.unpublished({HQ: position}, WINDOW, WINDOW):
+            position = page[-1].position
+            outbox += page
+            store.exchange.mark_published(page, now)
+    return outbox
 
 
 def _stages(run: Run) -> list[Figure]:
