@@ -12,7 +12,7 @@ grows with the size of what came and no faster.
 import hashlib
 import heapq
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Final
@@ -268,7 +268,7 @@ def _clean(text: str, most: int) -> str:
     Cut first: to bring a long row of combining characters into its order takes the square of its length.
     """
     text = text[:most]
-    if text.isascii() and text.isprintable():
+    if text.isprintable() and (text.isascii() or unicodedata.is_normalized("NFC", text)):
         return text
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").translate(_CONTROL)
     return unicodedata.normalize("NFC", text)[:most]
@@ -303,10 +303,10 @@ def _first(*names: str) -> Callable[[Row, Mapping[str, Any]], str | None]:
     return find
 
 
-def _texts(value: Any, *inside: str) -> Iterator[str]:
+def _texts(value: Any, inside: str | None = None) -> Iterator[str]:
     """Yield the texts in *value*: one text, a list of texts, or a list of objects that hold one under *inside*."""
     for item in value if isinstance(value, list) else (value,):
-        held = next((item[name] for name in inside if item.get(name)), None) if isinstance(item, dict) else item
+        held = item if not isinstance(item, dict) else (inside and item.get(inside)) or None
         if (text := _text(held, MAX_ITEM_CHARACTERS)) is not None:
             yield text
 
@@ -346,9 +346,9 @@ def _groups(_row: Row, info: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"name": name, "active": groups[name]} for name in _in_order(groups)]
 
 
-def _in_order(texts: Iterable[str]) -> list[str]:
+def _in_order(texts: Collection[str]) -> list[str]:
     """Return the first texts in the order of the alphabet: the same ones in whatever order they came."""
-    return heapq.nsmallest(MAX_ITEMS, texts)
+    return sorted(texts) if len(texts) <= MAX_ITEMS else heapq.nsmallest(MAX_ITEMS, texts)
 
 
 def _is_active(group: Mapping[str, Any]) -> bool:
