@@ -231,7 +231,7 @@ async def test_a_store_that_knows_that_it_is_a_copy_asks_once_what_of_it_is_in_t
 async def test_what_is_found_counts_although_the_log_is_not_read_to_its_end_and_the_rest_is_looked_for_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.store.sqlite.looking.PAGE_ROWS", 2)
+    monkeypatch.setattr("bridge.store.tables.looking.PAGE_ROWS", 2)
     file = tmp_path / "written.db"
     with SqliteStore(file) as store:
         store.begin_log(1)

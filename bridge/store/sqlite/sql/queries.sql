@@ -58,8 +58,9 @@ UPDATE source SET verified_at = :verified_at, certificate = :certificate, is_com
 -- count_accounts: how many a PBX has at present, or how many of those walks did not see
 SELECT count(*) FROM account WHERE source_id = :source_id AND missed >= :missed AND NOT is_deleted;
 
--- revisions: of the present accounts, for a certificate
-SELECT key, revision FROM account WHERE source_id = :source_id AND NOT is_deleted;
+-- revisions: of the present accounts, for a certificate; a page of them
+SELECT key, revision FROM account WHERE source_id = :source_id AND key > :after AND NOT is_deleted
+ORDER BY key LIMIT :limit;
 
 -- add_event: by place, since it runs for every change
 INSERT INTO outbox (source_id, sequence, event_id, event_type, account, routing_key, body, created_at)

@@ -6,8 +6,8 @@ import pytest
 
 from bridge.model import SourceName
 from bridge.store.records import Admission, InboundPbx, Newcomers
-from bridge.store.sqlite.inbound import MAX_ADDRESSES
 from bridge.store.sqlite.store import SqliteStore
+from bridge.store.tables.inbound import MAX_ADDRESSES
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(days=365)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from bridge.events.cloudevents import ACCOUNT_CHANGED, encode, event_id, routing_key
 from bridge.model import MAX_WINDOW_ROWS, NewEvent, OutboxRow, Sink, SourceName
-from bridge.store.sqlite.outbox import SqliteOutbox
 from bridge.store.sqlite.store import SqliteStore
+from bridge.store.tables.outbox import TableOutbox
 from tests.support.events import LINEAGE, change
 from tests.support.outbox import send_all, unsent
 from tests.support.rows import HQ
@@ -112,13 +112,13 @@ class Played:
             self.store.prune(LONG_AFTER, number)
 
     @staticmethod
-    def _confirm(outbox: SqliteOutbox, model: Model, rows: Sequence[OutboxRow]) -> None:
+    def _confirm(outbox: TableOutbox, model: Model, rows: Sequence[OutboxRow]) -> None:
         outbox.mark_published(rows, NOW)
         done = [row.event_id for row in rows]
         for identity in done:
             model.waiting.remove(next(one for one in model.waiting if one[2] == identity))
 
-    def _decide(self, outbox: SqliteOutbox, model: Model, position: int, move: str) -> None:
+    def _decide(self, outbox: TableOutbox, model: Model, position: int, move: str) -> None:
         found = next(row for row in outbox.parked() if row.position == position)
         aside = self._order(outbox)
         if move == "retry":
@@ -127,7 +127,7 @@ class Played:
             assert outbox.discard(position, "why", NOW)
         model.decide(found.event_id, aside, is_sent=move == "retry")
 
-    def _order(self, outbox: SqliteOutbox) -> list[str]:
+    def _order(self, outbox: TableOutbox) -> list[str]:
         rows = self.store._db.execute(  # noqa: SLF001 - the order in which things stand aside
             "SELECT event_id FROM outbox JOIN aside USING (position) WHERE sink = ? AND state IN ('parked', 'held') "
             "ORDER BY position",

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 from bridge.model import MAX_WINDOW_ROWS, OutboxRow, Sink, SourceName
 from bridge.store.records import Backlog, Parked, Waiting
-from bridge.store.sqlite.transaction import as_moment, as_text
+from bridge.store.tables.moments import as_moment, as_text
 
 _SECOND: Final = len("2026-11-23T20:31:07")
 
@@ -51,7 +51,7 @@ class Database(Protocol):
         """Return the name of a source by its number."""
 
 
-class SqliteOutbox:
+class TableOutbox:
     """The outbox contract of ``store.contract`` for one *sink*."""
 
     def __init__(self, database: Database, sink: Sink) -> None:
@@ -73,7 +73,7 @@ class SqliteOutbox:
         """Nothing up to this position was given to the sink under its present name."""
 
     def __repr__(self) -> str:
-        return f"<SqliteOutbox of the {self.sink.name.lower()}, {self._backlog.rows} to send>"
+        return f"<TableOutbox of the {self.sink.name.lower()}, {self._backlog.rows} to send>"
 
     @property
     def backlog(self) -> Backlog:

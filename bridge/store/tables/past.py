@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 from bridge.events.cloudevents import ACCOUNT_CHANGED
 from bridge.model import SourceName
 from bridge.store.records import LastHeard, SourceState
-from bridge.store.sqlite.transaction import as_moment
+from bridge.store.tables.moments import as_moment
 
 PUBLISHES: Final = "publishes:"
 """What the name of a source is noted behind, with what is published of it."""

@@ -13,7 +13,7 @@ import orjson
 
 from bridge.model import SourceName
 from bridge.store.records import Admission, InboundPbx, Newcomers
-from bridge.store.sqlite.transaction import as_text
+from bridge.store.tables.moments import as_text
 
 MAX_ADDRESSES: Final = 8
 """Of one PBX that are known; of more the oldest is forgotten."""

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from bridge.model import Sink, SourceName
 from bridge.store.records import Left
-from bridge.store.sqlite.transaction import as_text
+from bridge.store.tables.moments import as_text
 
 RETIRED: Final = "retired:"
 """What the name of a source is noted behind from when it is retired until its rows are gone."""

@@ -14,7 +14,7 @@ from typing import Final
 
 import orjson
 
-from bridge.store.sqlite.outbox import SqliteOutbox
+from bridge.store.tables.outbox import TableOutbox
 
 PAGE_ROWS: Final = 1000
 
@@ -24,7 +24,7 @@ _TABLE: Final = "CREATE TABLE noted (id TEXT, position INTEGER, PRIMARY KEY (id,
 class Looking:
     """The events of *outbox* that are looked for."""
 
-    def __init__(self, outbox: SqliteOutbox) -> None:
+    def __init__(self, outbox: TableOutbox) -> None:
         self._outbox = outbox
         self._noted: sqlite3.Connection | None = None
         self.is_complete = False
