@@ -70,6 +70,8 @@ def rename(store: OperatorStore, source: SourceName, name: SourceName, *, now: d
             f"{name} is in the store already. If that is what is left of another PBX, account-bridge retire {name} "
             "lets it go"
         )
+    if left.is_retired:
+        raise BridgeError(f"{source} was retired, and goes as soon as everything of it is sent: {name} begins anew")
     if left.is_waiting:
         raise BridgeError(
             f"events of {source} still wait to be sent, or are parked. Run the bridge with the former name until "
@@ -88,10 +90,18 @@ def rename(store: OperatorStore, source: SourceName, name: SourceName, *, now: d
     return len(present)
 
 
-def retire(
-    store: OperatorStore, source: SourceName, followed: Iterable[str], *, now: datetime, tells_deletions: bool
+def retire(  # noqa: PLR0913 - what a person may want of it
+    store: OperatorStore,
+    source: SourceName,
+    followed: Iterable[str],
+    *,
+    now: datetime,
+    tells_deletions: bool,
+    discards_unsent: bool = False,
 ) -> Retired:
     """Let *source* go, which must not be *followed*; with *tells_deletions* its accounts are told to be gone first.
+
+    With *discards_unsent* nothing that waits of it is sent any more; nobody may be sending.
 
     Raises:
         BridgeError: there is no such source, or it is followed.
@@ -107,8 +117,9 @@ def retire(
             present = transaction.missing(source, 0, _ALL)
             _end(transaction, source, present, Rules(key=store.key), now)
             told = len(present)
-        store.leavers.retire(source, now)
-    return Retired(told, is_gone=source in store.leavers.remove_retired())
+        store.leavers.retire(source, now, is_ended=tells_deletions)
+    gone = store.leavers.remove_retired(at_once=source if discards_unsent else None)
+    return Retired(told, is_gone=source in gone)
 
 
 def _known(source: SourceName, known: Mapping[SourceName, Left]) -> Left:

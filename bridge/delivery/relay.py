@@ -255,13 +255,14 @@ class OutboxRelay:
                 await self._to_the_end(session.send([row for row, _ in going]), taking)
 
     async def _may_go(self, session: Session, rows: Sequence[OutboxRow], taking: asyncio.Task[None]) -> bool:
-        """Put aside a row that will never be taken, or the sources that somebody else sends for; False if any is."""
+        """Put aside the sources that somebody else sends for, or a row that will never be taken; False if any is."""
+        asking = self._fenced.ask(session, {row.source for row in rows}, self._sent_through)
+        if await self._to_the_end(asking, taking):
+            return False
         unfit = next(((row, why) for row in rows if (why := session.explain_refusal(row)) is not None), None)
         if unfit is not None:
             await self._park(unfit[0], str(unfit[1]))
-            return False
-        asking = self._fenced.ask(session, {row.source for row in rows}, self._sent_through)
-        return not await self._to_the_end(asking, taking)
+        return unfit is None
 
     async def _to_the_end(self, call: Awaitable[Result], taking: asyncio.Task[None]) -> Result:
         """Return what a call of the session returns.

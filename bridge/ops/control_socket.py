@@ -172,6 +172,8 @@ def _routes(bridge: Steered) -> list[web.RouteDef]:
 def _retiring(bridge: Steered) -> list[web.RouteDef]:
     async def retire(request: web.Request) -> web.Response:
         name, tells = SourceName(request.match_info["name"]), request.query.get("deletions") == "tell"
+        if "unsent" in request.query:
+            return _missing("what is being sent cannot be discarded: stop the bridge first")
         try:
             return _json(await bridge.retire(name, tells_deletions=tells))
         except Fatal:
@@ -204,9 +206,13 @@ def _parking(bridge: Steered) -> list[web.RouteDef]:
 
     async def retry(request: web.Request) -> web.Response:
         position = int(request.match_info["position"])
-        if not await bridge.retry(position):
-            return _missing(not_parked(position))
-        return web.Response(text=f"{retried(position)}\n")
+        try:
+            is_found = await bridge.retry(position)
+        except Fatal:
+            raise
+        except BridgeError as problem:
+            return _missing(str(problem))
+        return web.Response(text=f"{retried(position)}\n") if is_found else _missing(not_parked(position))
 
     async def discard(request: web.Request) -> web.Response:
         position = int(request.match_info["position"])

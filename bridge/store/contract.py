@@ -198,7 +198,12 @@ class OperatorStore(SourceStore, Protocol):
         """Return the parked rows, the oldest first."""
 
     def unpark(self, position: int) -> bool:
-        """Have a parked row tried once more, and return whether there was one at *position*."""
+        """Have a parked row tried once more, and return whether there was one at *position*.
+
+        Raises:
+            BridgeError: what came before it is parked, too, and has to go first.
+
+        """
 
     def discard(self, position: int, reason: str, at: datetime) -> bool:
         """Never send a parked row, let go what waits behind it, and return whether there was one at *position*."""
@@ -297,11 +302,14 @@ class Leavers(Protocol):
     def left(self, followed: AbstractSet[SourceName]) -> Mapping[SourceName, Left]:
         """Return what is kept of each source that is not *followed*."""
 
-    def retire(self, source: SourceName, at: datetime) -> None:
-        """Have all rows of *source* go as soon as nothing of it waits."""
+    def retire(self, source: SourceName, at: datetime, *, is_ended: bool) -> None:
+        """Have all rows of *source* go as soon as nothing of it waits; *is_ended*: subscribers are told that it is."""
 
-    def remove_retired(self) -> Sequence[SourceName]:
-        """Remove the retired sources of which nothing waits any more, and return them."""
+    def remove_retired(self, *, at_once: SourceName | None = None) -> Sequence[SourceName]:
+        """Remove the retired sources of which nothing waits any more, and return them.
+
+        *at_once* one of which something may wait, which is never sent then; not while anybody sends it.
+        """
 
 
 class StoreReader(Protocol):

@@ -30,7 +30,7 @@ class StoreLock:
         self._file: int | None = None
         self._words: AbstractSet[str] = frozenset()
         self.position = 0
-        """What the file said when it was taken: so far the store had given positions, at least."""
+        """What the file says: so far positions are durable in the store, at least."""
 
     def __repr__(self) -> str:
         return f"<StoreLock of {self._store}, {'free' if self._file is None else 'held'}>"
@@ -84,6 +84,7 @@ class StoreLock:
         """
         if self._file is None:
             return
+        self.position = position
         text = " ".join([str(os.getpid()), *sorted(self._words), f"{_POSITION}{position}"]).encode()
         with self._translated():
             os.pwrite(self._file, text.ljust(_MAX_BYTES), 0)

@@ -164,12 +164,10 @@ class SqliteStore(TableStore):
         return self._remembered
 
     def _lineage_given(self, lineage: str) -> None:
-        given = self.exchange.last_given()
-        if self._life:
-            self._lock.expect({self._life, lineage}, given)
-        else:  # nothing of this is durable yet: should it end here, the next start has to find out the same
-            before = {word for word in self._remembered if read_birth(word) is None}
-            self._lock.expect(before | {lineage}, max(given, self._lock.position))
+        # Nothing of the transaction that this is part of is durable yet, positions included: should it end here, the
+        # next start has to find the file as it expects it, or find out the same.
+        before = {self._life} if self._life else {word for word in self._remembered if read_birth(word) is None}
+        self._lock.expect(before | {lineage}, self._lock.position)
 
     def _positions_given(self) -> None:
         self._lock.note(self.exchange.last_given())

@@ -13,6 +13,9 @@ from bridge.store.tables.moments import as_text
 RETIRED: Final = "retired:"
 """What the name of a source is noted behind from when it is retired until its rows are gone."""
 
+_ENDED: Final = " ended"
+"""What the note of one ends with whose accounts were told to be gone."""
+
 
 class Lane(Protocol):
     """A sink, as far as it matters whether it has everything of a source."""
@@ -37,6 +40,12 @@ class Database(Protocol):
 
     def lanes_of_all(self) -> Sequence[Lane]:
         """Return the sinks that want events."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return a context in which all changes become durable together; inside another one, with that."""
+
+    def renew(self, source: int) -> None:
+        """Begin a source anew, in the open transaction: nothing is known of it, and a new lineage begins."""
 
     def keep_floor(self) -> None:
         """Keep the newest lineage that was given, whatever becomes of its source."""
@@ -71,20 +80,30 @@ class Leavers:
         """Tell whether anything of *source* is not with every sink, or waits for an operator."""
         return self._is_waiting(self._number(source))
 
-    def retire(self, source: SourceName, at: datetime) -> None:
-        """Have all rows of *source* go as soon as nothing of it waits."""
-        self._database.change("set_meta_value", name=f"{RETIRED}{source}", value=as_text(at).encode())
+    def retire(self, source: SourceName, at: datetime, *, is_ended: bool) -> None:
+        """Have all rows of *source* go as soon as nothing of it waits; *is_ended*: subscribers are told that it is."""
+        value = f"{as_text(at)}{_ENDED if is_ended else ''}".encode()
+        self._database.change("set_meta_value", name=f"{RETIRED}{source}", value=value)
 
     def keep(self, source: SourceName) -> None:
-        """Follow *source* after all, as far as it is still here."""
-        self._database.change("drop_meta_value", name=f"{RETIRED}{source}")
+        """Follow *source* after all, as far as it is still here: anew where subscribers were told that it has ended."""
+        noted = self._database.query("meta_value", name=f"{RETIRED}{source}")
+        if not noted:
+            return
+        with self._database.together():
+            if bytes(noted[0]["value"]).endswith(_ENDED.encode()):
+                self._database.renew(self._number(source))
+            self._database.change("drop_meta_value", name=f"{RETIRED}{source}")
 
-    def remove_retired(self) -> Sequence[SourceName]:
-        """Remove the retired sources of which nothing waits any more, and return them."""
+    def remove_retired(self, *, at_once: SourceName | None = None) -> Sequence[SourceName]:
+        """Remove the retired sources of which nothing waits any more, and return them.
+
+        *at_once* one of which something may wait, which is never sent then; not while anybody sends it.
+        """
         if not (retired := self._retired()):
             return []
         numbers = {SourceName(row["name"]): row["id"] for row in self._database.query("source_ids")}
-        gone = [name for name in retired if name in numbers and not self._is_waiting(numbers[name])]
+        gone = [name for name in retired & numbers.keys() if name == at_once or not self._is_waiting(numbers[name])]
         if not gone:
             return gone
         with self._database.erasing():

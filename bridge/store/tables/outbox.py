@@ -17,6 +17,9 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, Final, Protocol
 
+import orjson
+
+from bridge.errors import BridgeError
 from bridge.model import MAX_WINDOW_ROWS, OutboxRow, Sink, SourceName
 from bridge.store.records import Backlog, Parked, Waiting
 from bridge.store.tables.moments import as_moment, as_text
@@ -190,14 +193,14 @@ class TableOutbox:
         return [SourceName(row["name"]) for row in self._database.query("fenced_sources", sink=self.sink)]
 
     def undone_through(self, position: int, *, after: int = 0, limit: int = -1) -> Sequence[OutboxRow]:
-        """Return what is to be sent and what is put off, behind *after* and up to *position*, without bodies.
+        """Return what is to be sent, in its turn or not, behind *after* and up to *position*, without bodies.
 
         Only of the log; the first *limit* of them.
         """
         reach = {"after": after, "through": position, "limit": limit}
-        put_off = map(_bare, self._database.query("fenced_ids", sink=self.sink, **reach))
+        aside = map(_bare, self._database.query("aside_ids", sink=self.sink, **reach))
         unsent = self.unsent_through(position, after=after, limit=limit)
-        found = sorted([*unsent, *put_off], key=attrgetter("position"))
+        found = sorted([*unsent, *aside], key=attrgetter("position"))
         return found if limit < 0 else found[:limit]
 
     def let_go(self, source: SourceName, at: datetime) -> None:
@@ -238,7 +241,16 @@ class TableOutbox:
         ]
 
     def unpark(self, position: int, at: datetime) -> bool:
-        """Have a parked event tried once more, and return whether there was one at *position*."""
+        """Have a parked event tried once more, and return whether there was one at *position*.
+
+        Raises:
+            BridgeError: what came before it is parked, too, and has to go first.
+
+        """
+        beside = self._database.query("parked_beside", sink=self.sink, position=position)
+        first = min(map(_made, beside), default=None)
+        if first is not None and first[-1] != position:
+            raise BridgeError(f"event {first[-1]} came before it and is parked as well: decide about that first")
         return self._decide(position, "again", None, at)
 
     def discard(self, position: int, reason: str, at: datetime) -> bool:
@@ -355,17 +367,24 @@ class TableOutbox:
     def mark_sent(self, positions: Sequence[int], at: datetime) -> None:
         """Record that the sink had what is at *positions* before, wherever that is in its order."""
         rows = size = 0
-        put_off = False
+        was_aside = False
         with self._database.together():
             for position in positions:
                 told = {"sink": self.sink, "position": position}
                 for row in self._database.query("bytes_waiting", **told):
                     self.set_aside(position, "sent", None, at)
                     rows, size = rows + 1, size + row["bytes"]
-                put_off |= self._database.change("fenced_is_sent", **told, at=as_text(at)) == 1
+                was_aside |= self._database.change("aside_is_sent", **told, at=as_text(at)) == 1
         self._count(-rows, -size)
-        if put_off:
+        if was_aside:
             self.load(list(self._through))
+
+    def release_freed(self, at: datetime) -> None:
+        """Send what is held and nothing holds any more, since what held it turned out to be with the sink."""
+        with self._database.together():
+            for row in self._database.query("sources_with_held", sink=self.sink):
+                self.release(row["source_id"], at)
+        self.load(list(self._through))
 
     def prune_lines(self, source: int, through: int) -> None:
         """Forget lines about events that were pruned, those of a source up to *through*."""
@@ -424,6 +443,12 @@ class TableOutbox:
 
     def _name(self, lane: int) -> SourceName:
         return ALL if self._has_one_lane else self._database.source_name(lane)
+
+
+def _made(row: Any) -> tuple[str, int, bool, int]:
+    """Return what the events of a source were made in the order of; the last is the position."""
+    lineage = orjson.loads(row["body"]).get("lineage", "")
+    return lineage, row["sequence"], row["account"] is None, row["position"]
 
 
 def _bare(row: Any) -> OutboxRow:

@@ -257,6 +257,8 @@ class TableStore(ABC):
                 "anew, under a new lineage"
             )
         self._looking.end()
+        if self.log.is_on:
+            self.log.release_freed(self._clock())
         self._read()
         self.is_proven = True
         return RENEWED in self._meta
@@ -360,7 +362,12 @@ class TableStore(ABC):
         return sum((Counter(sink.parked_by_source) for sink in self._sinks_with_rows), Counter[SourceName]())
 
     def unpark(self, position: int) -> bool:
-        """Have a parked event tried once more, and return whether there was one at *position*."""
+        """Have a parked event tried once more, and return whether there was one at *position*.
+
+        Raises:
+            BridgeError: what came before it is parked, too, and has to go first.
+
+        """
         found = [sink.unpark(position, self._clock()) for sink in self._sinks_with_rows]
         return any(found)
 
@@ -451,6 +458,11 @@ class TableStore(ABC):
     def lanes_of_all(self) -> Sequence[TableOutbox]:
         """Return the sinks that want events."""
         return self._sinks_with_rows
+
+    def renew(self, source: int) -> None:
+        """Begin a source anew, in the open transaction: nothing is known of it, and a new lineage begins."""
+        self.change("drop_accounts", source_id=source)
+        self.change("renew_source", source_id=source, lineage=self._new_lineage())
 
     def keep_floor(self) -> None:
         """Keep the newest lineage that was given, whatever becomes of its source."""

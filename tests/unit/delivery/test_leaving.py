@@ -255,7 +255,7 @@ def test_nothing_of_a_retired_pbx_goes_while_it_is_parked(store: SqliteStore) ->
     first = unsent(store.exchange)[0]
     store.exchange.park(first, "too large", NOW)
     send_all(store.exchange, NOW)
-    store.leavers.retire(HQ, NOW)
+    store.leavers.retire(HQ, NOW, is_ended=False)
     assert store.leavers.remove_retired() == []
     assert store.discard(first.position, "gone", NOW)
     send_all(store.exchange, NOW)
@@ -263,7 +263,7 @@ def test_nothing_of_a_retired_pbx_goes_while_it_is_parked(store: SqliteStore) ->
 
 
 def test_a_retired_pbx_that_is_followed_again_before_that_stays(store: SqliteStore) -> None:
-    store.leavers.retire(HQ, NOW)
+    store.leavers.retire(HQ, NOW, is_ended=False)
     store.place(HQ)
     send_all(store.exchange, NOW)
     assert store.leavers.remove_retired() == []

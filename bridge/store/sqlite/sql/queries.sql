@@ -173,14 +173,16 @@ WHERE source_id = :source_id AND position > :after AND sinks & :sink
 SELECT name FROM source WHERE EXISTS (SELECT 1 FROM aside INDEXED BY aside_state
     WHERE aside.sink = :sink AND aside.source_id = source.id AND aside.state = 'fenced');
 
--- fenced_ids: what was put off, up to a position; for who looks whether the log has it after all
+-- aside_ids: what waits aside, up to a position; for who looks whether the log has it after all
 SELECT outbox.position, source.name AS source, event_id, outbox.account FROM aside
     JOIN outbox ON outbox.position = aside.position JOIN source ON source.id = outbox.source_id
-WHERE aside.sink = :sink AND aside.state = 'fenced' AND outbox.position > :after AND outbox.position <= :through
+WHERE aside.sink = :sink AND aside.state IN ('parked', 'held', 'fenced')
+    AND outbox.position > :after AND outbox.position <= :through
 ORDER BY outbox.position LIMIT :limit;
 
--- fenced_is_sent: what was put off and is found in the log after all
-UPDATE aside SET state = 'sent', reason = NULL, at = :at WHERE sink = :sink AND position = :position AND state = 'fenced';
+-- aside_is_sent: what waited aside and is found in the log after all
+UPDATE aside SET state = 'sent', reason = NULL, at = :at
+WHERE sink = :sink AND position = :position AND state IN ('parked', 'held', 'fenced');
 
 -- free_fenced: nobody else sends for that source any more
 UPDATE aside SET state = 'again', reason = NULL, at = :at
@@ -202,13 +204,14 @@ SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes
 FROM aside JOIN outbox ON outbox.position = aside.position
 WHERE sink = :sink AND aside.source_id = :source_id AND state = 'again';
 
--- copy_again: tried again in its place among what is sent now, with the same id and bytes. Their positions tell nothing:
--- what was tried again and parked once more stands behind what it holds, so certificates come last
+-- copy_again: tried again behind what is sent now, with the same id and bytes, in the order in which they were made. Their
+-- positions do not tell that: what was tried again and parked once more stands behind what it holds. A certificate has
+-- the sequence of the last change that it covers
 INSERT INTO outbox (source_id, sequence, event_id, event_type, account, routing_key, body, created_at, sinks)
 SELECT outbox.source_id, sequence, event_id, event_type, outbox.account, routing_key, body, created_at, :sink
 FROM aside JOIN outbox ON outbox.position = aside.position
 WHERE sink = :sink AND aside.source_id = :source_id AND state = 'again'
-ORDER BY outbox.account IS NULL, outbox.position;
+ORDER BY json_extract(CAST(body AS TEXT), '$.lineage'), sequence, outbox.account IS NULL, outbox.position;
 
 -- mark_moved: and stands at its new position from now on
 UPDATE aside SET state = 'moved', reason = NULL, at = :at
@@ -220,6 +223,17 @@ SELECT source_id, length(body) AS bytes FROM outbox WHERE position = :position;
 -- bytes_waiting: how large an event is that a sink would get in its turn; nothing where it does not wait for that
 SELECT length(body) AS bytes FROM outbox WHERE position = :position AND sinks & :sink
     AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position);
+
+-- parked_beside: what is parked beside a parked event and has to keep its order with it: of its account, and for a
+-- certificate whatever is parked of the source
+SELECT outbox.position, outbox.sequence, outbox.account, body FROM aside AS mine
+    JOIN aside AS other ON other.sink = mine.sink AND other.source_id = mine.source_id AND other.state = 'parked'
+        AND (mine.account IS NULL OR other.account IS mine.account)
+    JOIN outbox ON outbox.position = other.position
+WHERE mine.sink = :sink AND mine.position = :position AND mine.state = 'parked';
+
+-- sources_with_held: of which something is held
+SELECT DISTINCT source_id FROM aside WHERE sink = :sink AND state = 'held';
 
 -- parked_rows: for an operator, with how many wait behind each
 SELECT outbox.position, source.name AS source, outbox.sequence, event_id, routing_key, body, outbox.created_at,
@@ -292,6 +306,10 @@ SELECT count(*) AS events, count(forgotten_at) AS forgotten, min(created_at) AS 
 UPDATE source SET lineage = :lineage, sequence = 0, guid = NULL, usn = NULL, ausn = NULL, is_initial = 1,
     is_complete = 0, verified_at = NULL, certificate = NULL, doubt_through = :position;
 
+-- renew_source: the same of one that subscribers were told the end of
+UPDATE source SET lineage = :lineage, sequence = 0, guid = NULL, usn = NULL, ausn = NULL, is_initial = 1,
+    is_complete = 0, verified_at = NULL, certificate = NULL WHERE id = :source_id;
+
 -- begin_lineage: a new generation of one source, in which nothing is told yet; what is known stays
 UPDATE source SET lineage = :lineage, sequence = 0, is_complete = 0, verified_at = NULL, certificate = NULL
 WHERE id = :source_id;
@@ -315,7 +333,8 @@ DELETE FROM meta WHERE length(name) > length(:suffix) AND substr(name, -length(:
 -- is_waiting: is there anything of this source that a sink does not have, or that waits for an operator?
 SELECT EXISTS (SELECT 1 FROM outbox WHERE source_id = :source_id AND position > :through AND sinks & :sink
         AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position))
-    OR EXISTS (SELECT 1 FROM aside WHERE sink = :sink AND source_id = :source_id AND state IN ('parked', 'held', 'again'));
+    OR EXISTS (SELECT 1 FROM aside WHERE sink = :sink AND source_id = :source_id
+        AND state IN ('parked', 'held', 'fenced'));
 
 -- drop_accounts: of a source that is gone
 DELETE FROM account WHERE source_id = :source_id;

@@ -67,7 +67,7 @@ def test_what_was_parked_or_held_waits_for_an_operator_and_is_released_by_one(pa
         assert found["exchange", HQ, 3].reason == "too large"
         assert store.unpark(found["exchange", HQ, 3].position)
         released = places(unsent(store.exchange))[2:]
-        assert released == [("account", 3), ("account", 5), ("source", 4)], "certificates come last"
+        assert released == [("account", 3), ("source", 4), ("account", 5)], "as they were made"
         assert store.discard(found["log", BRANCH, 1].position, "why", NOW)
         assert places(unsent(store.log), BRANCH) == [("account", 3)]
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.errors import BridgeError
 from bridge.events.cloudevents import ACCOUNT_CHANGED, encode, event_id, routing_key
 from bridge.model import MAX_WINDOW_ROWS, NewEvent, OutboxRow, Sink, SourceName
 from bridge.store.sqlite.store import SqliteStore
@@ -23,6 +24,7 @@ NOW = datetime(2026, 11, 23, tzinfo=UTC)
 LONG_AFTER = NOW + timedelta(days=30)
 BRANCH = SourceName("branch")
 SOURCES = (HQ, BRANCH)
+CERTIFICATE = orjson.dumps({"lineage": LINEAGE})
 
 
 def add(store: SqliteStore, source: SourceName, *accounts: str | None) -> list[str]:
@@ -32,7 +34,7 @@ def add(store: SqliteStore, source: SourceName, *accounts: str | None) -> list[s
     for number, account in enumerate(accounts, given + 1):
         identity = event_id(LINEAGE, source, number)
         if account is None:
-            events.append(NewEvent(number, identity, "pbx.source.verified", None, "key", b"{}", NOW))
+            events.append(NewEvent(number, identity, "pbx.source.verified", None, "key", CERTIFICATE, NOW))
             continue
         told = change(account, 1, source=source)
         body = encode(told, identity=identity, sequence=number, lineage=LINEAGE, time=NOW)
@@ -50,9 +52,12 @@ class Model:
     waiting: list[tuple[SourceName, str | None, str]] = field(default_factory=list)
     """Source, account and id."""
     aside: list[tuple[SourceName, str | None, str, bool]] = field(default_factory=list)
-    """The same in the order of the outbox, and whether it is parked (and not just held)."""
+    """The same, and whether it is parked (and not just held)."""
+    made: list[str] = field(default_factory=list)
+    """All ids, in the order in which they were made."""
 
     def add(self, source: SourceName, account: str | None, identity: str) -> None:
+        self.made.append(identity)
         if self._is_held(source, account):
             self.aside.append((source, account, identity, False))
         else:
@@ -67,8 +72,14 @@ class Model:
                 self.waiting.remove(found)
                 self.aside.append((*found, False))
 
-    def decide(self, identity: str, order: Sequence[str], *, is_sent: bool) -> None:
-        """Try a parked one again, or let it go; *order* is where things stand."""
+    def has_older_parked(self, identity: str) -> bool:
+        """Tell whether something is parked that has to go before a parked one."""
+        source, account, *_ = next(one for one in self.aside if one[2] == identity)
+        beside = [one for one in self.aside if one[3] and one[0] == source and account in {None, one[1]}]
+        return min(beside, key=lambda one: self.made.index(one[2]))[2] != identity
+
+    def decide(self, identity: str, *, is_sent: bool) -> None:
+        """Try a parked one again, or let it go."""
         found = next(found for found in self.aside if found[2] == identity and found[3])
         self.aside.remove(found)
         released = [found] if is_sent else []
@@ -78,7 +89,7 @@ class Model:
             if one[0] == found[0] and not one[3] and not holds:
                 self.aside.remove(one)
                 released.append(one)
-        released.sort(key=lambda one: (one[1] is None, order.index(one[2])))
+        released.sort(key=lambda one: self.made.index(one[2]))
         self.waiting += [one[:3] for one in released]
 
     def _is_held(self, source: SourceName, account: str | None) -> bool:
@@ -120,20 +131,15 @@ class Played:
 
     def _decide(self, outbox: TableOutbox, model: Model, position: int, move: str) -> None:
         found = next(row for row in outbox.parked() if row.position == position)
-        aside = self._order(outbox)
-        if move == "retry":
-            assert outbox.unpark(position, NOW)
-        else:
+        if move == "discard":
             assert outbox.discard(position, "why", NOW)
-        model.decide(found.event_id, aside, is_sent=move == "retry")
-
-    def _order(self, outbox: TableOutbox) -> list[str]:
-        rows = self.store._db.execute(  # noqa: SLF001 - the order in which things stand aside
-            "SELECT event_id FROM outbox JOIN aside USING (position) WHERE sink = ? AND state IN ('parked', 'held') "
-            "ORDER BY position",
-            [outbox.sink],
-        )
-        return [str(row[0]) for row in rows]
+        elif model.has_older_parked(found.event_id):
+            with pytest.raises(BridgeError, match="decide about that first"):
+                outbox.unpark(position, NOW)
+            return
+        else:
+            assert outbox.unpark(position, NOW)
+        model.decide(found.event_id, is_sent=move == "retry")
 
     def check(self) -> None:
         for outbox, model in self.sinks.items():
@@ -216,6 +222,21 @@ def test_a_certificate_waits_for_what_was_tried_again_and_refused_once_more(stor
     assert [row.account for row in unsent(store.exchange)] == ["b", "a", None]
 
 
+def test_what_came_first_is_decided_about_first(store: SqliteStore) -> None:
+    """A row may be known to be too large while the one before it is on its way, and then that is refused as well."""
+    add(store, HQ, "a", "a", "b", None)
+    first, second, _, certificate = unsent(store.exchange)
+    for row in (certificate, second, first):
+        store.exchange.park(row, "too large", NOW)
+    for later in (second, certificate):
+        with pytest.raises(BridgeError, match="event 1 came before it"):
+            store.unpark(later.position)
+    assert store.discard(1, "why", NOW)
+    assert store.unpark(2)
+    assert store.unpark(4)
+    assert [row.account for row in unsent(store.exchange)] == ["b", "a", None]
+
+
 def test_what_is_put_off_goes_out_as_copies_in_order_and_nothing_of_it_before_them(store: SqliteStore) -> None:
     store.begin_log(1)
     add(store, HQ, "a", "b", "a")
@@ -226,7 +247,7 @@ def test_what_is_put_off_goes_out_as_copies_in_order_and_nothing_of_it_before_th
     assert store.log.put_off_sources() == [HQ]
     assert store.unpark(1), "an operator may decide meanwhile"
     store.log.let_go(HQ, NOW)
-    assert [row.account for row in unsent(store.log)] == ["b", "c", "a", "a"]
+    assert [row.account for row in unsent(store.log)] == ["a", "b", "a", "c"]
     assert not store.log.put_off_sources()
     assert (store.log.backlog.rows, store.log.backlog.held_rows) == (4, 0)
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import orjson
 import pytest
 
 from bridge.delivery.ingest import ingest
@@ -160,9 +161,9 @@ def test_a_decision_about_a_parked_event_lets_go_what_waited_behind_it(path: Pat
 
 def certify(store: SqliteStore) -> None:
     with store.transaction() as transaction:
-        transaction.place(HQ)
+        body = orjson.dumps({"lineage": transaction.place(HQ).lineage})
         transaction.add_events(
-            HQ, [NewEvent(3, "certificate", "pbx.source.verified", None, "hq.source.verified", b"{}", NOW)]
+            HQ, [NewEvent(3, "certificate", "pbx.source.verified", None, "hq.source.verified", body, NOW)]
         )
 
 
