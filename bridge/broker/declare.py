@@ -1,6 +1,7 @@
 """Declaring what the bridge wants at the broker: made where it is missing, used as it is where it exists."""
 
 from collections.abc import AsyncGenerator, Container, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import aio_pika
@@ -139,8 +140,10 @@ async def provide_queue(  # noqa: PLR0913, PLR0917 - a queue, as somebody wants 
     return sentence_of(what, name, found, name_vhost(str(getattr(connection, "url", "")))) if found else ""
 
 
-async def verify(connection: AbstractConnection, topology: Topology) -> None:
-    """Look for everything in *topology* without changing anything, which takes no rights at all.
+async def verify(
+    connection: AbstractConnection, topology: Topology, *, without: AbstractSet[str] = frozenset()
+) -> None:
+    """Look for everything in *topology* but the queues *without* and change nothing, which takes no rights at all.
 
     The broker tells only whether there is something of that name: not of which type, and not how it is bound. What a
     wrong exchange does not deliver comes back when it is published, and is held.
@@ -152,6 +155,6 @@ async def verify(connection: AbstractConnection, topology: Topology) -> None:
     """
     async with step(connection, f"the exchange {topology.exchange}", topology) as channel:
         await channel.declare_exchange(topology.exchange, aio_pika.ExchangeType.TOPIC, durable=True, passive=True)
-    for queue in [topology.log] * topology.is_log_bound + [*topology.queues]:
+    for queue in [topology.log] * topology.is_log_bound + [name for name in topology.queues if name not in without]:
         async with step(connection, f"the queue {queue}", topology) as channel:
             await channel.declare_queue(queue, passive=True)

@@ -110,15 +110,17 @@ class QueueWatch:
                     self._gone.add(queue)
                     if not self._is_declaring:
                         self._tell(queue, None)
+            still_gone: set[str] = set()
             if self._is_declaring:
                 self._on_differences(await declare(connection, self._topology))
-            else:
-                await verify(connection, self._topology)
+            else:  # one subscriber's queue that was deleted is told of, and keeps nobody else's events back
+                still_gone = {queue for queue in self._gone if await self._is_gone(connection, queue)}
+                await verify(connection, self._topology, without=still_gone)
             now = self._clock()
-            for queue in self._gone:
+            for queue in self._gone - still_gone:
                 self._tell(queue, now)
-            self._gone.clear()
-            self._seen.update(dict.fromkeys(self._queues, now))
+            self._gone = still_gone
+            self._seen.update(dict.fromkeys(set(self._queues) - still_gone, now))
 
     async def keep_looking(
         self,

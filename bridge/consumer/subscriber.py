@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from itertools import count
 from typing import Final, Literal
 from uuid import uuid4
 
@@ -297,11 +298,11 @@ class Subscriber:
         return await Inflow.begin(connection, self._queue, prefetch=self._prefetch)
 
     async def _handle(self, delivery: Delivery | CertificateDelivery, handle: Callable[[], Awaitable[None]]) -> None:
-        link = self._link
+        link, failures = self._link, count(1)
 
         def is_enough(state: RetryCallState) -> bool:
             waits = state.outcome is not None and is_away(state.outcome.exception())
-            return link.is_over or (state.attempt_number >= self._attempts and not waits)
+            return link.is_over or (not waits and next(failures) >= self._attempts)
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(_is_worth_repeating),

@@ -103,14 +103,26 @@ async def test_without_declaring_a_deleted_queue_is_told_and_nothing_is_made(
         async with await connection.channel() as channel:
             await channel.queue_delete(crm)
         for _ in range(2):
-            with pytest.raises(TopologyMismatch, match=r"crm does not exist"):
-                await watch.provide(connection)
+            await watch.provide(connection)  # whoever publishes goes on: the other queues have done nothing
         assert told == [Missed(crm, AT, None)], "once"
         assert "rabbitmq.declare = false the bridge does not" in told[0].words
         assert not await is_there(connection, topology, crm)
         await declare(connection, topology)
         await watch.provide(connection)
     assert told[1:] == [Missed(crm, AT, AT)], "somebody made it again"
+
+
+async def test_without_declaring_a_queue_that_was_never_there_is_a_mistake(
+    broker: PrivateBroker, topology: Topology
+) -> None:
+    crm, _ = topology.queues
+    watch = QueueWatch(topology, is_declaring=False)
+    async with connected(broker) as connection:
+        await declare(connection, topology)
+        async with await connection.channel() as channel:
+            await channel.queue_delete(crm)
+        with pytest.raises(TopologyMismatch, match=r"crm does not exist"):
+            await watch.provide(connection)
 
 
 async def test_a_binding_that_somebody_took_away_is_made_again(broker: PrivateBroker, topology: Topology) -> None:

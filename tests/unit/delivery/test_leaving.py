@@ -10,7 +10,7 @@ import pytest
 
 from bridge.broker.stream.message import stream_message
 from bridge.consumer import SqliteInbox
-from bridge.delivery.ingest import ingest
+from bridge.delivery.ingest import Posting, ingest
 from bridge.delivery.leaving import rename, retire
 from bridge.delivery.reconcile import DeletionLimit, WalkRecord, begin_walk, delete_missing, observe
 from bridge.errors import BridgeError
@@ -267,6 +267,55 @@ def test_a_retired_pbx_that_is_followed_again_before_that_stays(store: SqliteSto
     store.place(HQ)
     send_all(store.exchange, NOW)
     assert store.leavers.remove_retired() == []
+
+
+def test_a_pbx_whose_end_was_told_is_read_anew_where_it_is_followed_after_all(store: SqliteStore) -> None:
+    """Subscribers have nobody of it, so nothing that is known of it may count."""
+    before = events(list(send_all(store.exchange, NOW)))[-1]
+    retire(store, HQ, [], now=NOW, tells_deletions=True)
+    ended = events(list(unsent(store.exchange)))[-1]
+    place = store.place(HQ)
+    assert (place.cursor, place.sequence, place.is_initial, place.is_complete) == (Cursor(), 0, True, False)
+    assert before.lineage < ended.lineage < place.lineage
+    assert (store.count_accounts(HQ), store.certificate(HQ)) == (0, None)
+    ingest(store, batch(row("a", 1), row("b", 2)), rules=RULES, now=NOW)
+    told = events(list(send_all(store.exchange, NOW)))
+    assert [event.kind for event in told] == [ChangeKind.DELETED] * 2 + [ChangeKind.INITIAL] * 2
+    assert store.leavers.remove_retired() == []
+
+
+def test_a_retired_pbx_cannot_go_on_under_another_name(store: SqliteStore) -> None:
+    store.exchange.park(unsent(store.exchange)[0], "too large", NOW)
+    send_all(store.exchange, NOW)
+    retire(store, HQ, [], now=NOW, tells_deletions=False)
+    with pytest.raises(BridgeError, match="hq was retired"):
+        rename(store, HQ, BERLIN, now=NOW, tells_deletions=True)
+
+
+def test_what_is_put_off_for_the_log_keeps_a_pbx_from_going_or_being_renamed(store: SqliteStore) -> None:
+    send_all(store.exchange, NOW)
+    store.begin_log(1)
+    ingest(store, batch(row("d", 6), since=cursor(5)), rules=RULES, now=NOW)
+    send_all(store.exchange, NOW)
+    assert store.log.put_off(HQ, 0, "another bridge sends for it", NOW)
+    with pytest.raises(BridgeError, match="still wait to be sent"):
+        rename(store, HQ, BERLIN, now=NOW, tells_deletions=True)
+    assert not retire(store, HQ, [], now=NOW, tells_deletions=False).is_gone
+    assert retire(store, HQ, [], now=NOW, tells_deletions=False, discards_unsent=True).is_gone
+    assert store.log.backlog.held_rows == 0
+
+
+def test_a_rename_that_is_killed_leaves_the_store_as_the_file_beside_it_expects(store: SqliteStore, path: Path) -> None:
+    """What is given in the transaction is not durable yet, and may not be noted as if it were."""
+    lock = path.with_name(f"{path.name}.lock")
+    with pytest.raises(RuntimeError, match="killed"), store.transaction() as transaction:
+        ending = Posting(transaction, HQ, RULES)
+        ending.retire(transaction.missing(HQ, 0, -1))
+        ending.finish(NOW)
+        transaction.begin_lineage(HQ)
+        noted = int(lock.read_text().rpartition("position:")[2])
+        assert noted < store.exchange.last_given()
+        raise RuntimeError("killed here")
 
 
 def test_a_retirement_that_was_killed_goes_on_where_it_was(store: SqliteStore) -> None:

@@ -252,6 +252,34 @@ def test_what_is_put_off_goes_out_as_copies_in_order_and_nothing_of_it_before_th
     assert (store.log.backlog.rows, store.log.backlog.held_rows) == (4, 0)
 
 
+def test_a_certificate_stays_behind_what_it_covers_and_before_what_came_later(store: SqliteStore) -> None:
+    store.begin_log(1)
+    add(store, HQ, "a", "b")
+    given = store.log.last_given()
+    with store.transaction() as transaction:
+        transaction.place(HQ)
+        transaction.add_events(HQ, [NewEvent(given, "verified", "pbx.source.verified", None, "key", CERTIFICATE, NOW)])
+    add(store, HQ, "c")
+    assert store.log.put_off(HQ, 0, "a second bridge", NOW)
+    store.log.let_go(HQ, NOW)
+    assert [row.account for row in unsent(store.log)] == ["a", "b", None, "c"]
+
+
+def test_what_waited_aside_and_is_in_the_log_after_all_is_not_sent_again(store: SqliteStore) -> None:
+    """A later state of the store let it go, and then this one was put back."""
+    store.begin_log(1)
+    first, _, held, other = add(store, HQ, "a", "b", "a", "a")
+    store.log.park(unsent(store.log)[0], "too large", NOW)
+    send_all(store.log, NOW)
+    position = {row.event_id: row.position for row in store.log.undone_through(9)}
+    assert position.keys() == {first, held, other}
+    store.log.mark_sent([position[first], position[held]], NOW)
+    assert not unsent(store.log), "the rest of the log may have that as well"
+    store.log.release_freed(NOW)
+    assert [row.event_id for row in unsent(store.log)] == [other]
+    assert (store.log.backlog.rows, store.log.backlog.held_rows, store.log.backlog.parked) == (1, 0, 0)
+
+
 def test_what_may_have_been_sent_is_not_put_off(store: SqliteStore) -> None:
     store.begin_log(1)
     add(store, HQ, "a", "b")
