@@ -348,6 +348,10 @@ class WalkTable(Table):
     """When every PBX is walked from its start once a night, or never. Local time of the machine."""
     after_outage_minutes: float = Field(10, ge=0)
     """Walk after a PBX was away for so long, too."""
+    max_at_once: int = Field(16, ge=1, le=10_000)
+    """So many PBXs are read from their start at a time, at the first start too; others wait for their turn."""
+    max_rows_ahead: int = Field(2048, ge=16, le=1_000_000)
+    """Rows of all PBXs that may be read and not yet committed; a quarter of it is not for walks."""
     quiet_from: Annotated[str, Time] | None = None
     """No full walks from then on, unless asked for by resync."""
     quiet_until: Annotated[str, Time] | None = None

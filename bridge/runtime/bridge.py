@@ -18,10 +18,12 @@ from bridge.model import AccountGuid, OutboxRow, SourceName
 from bridge.observability.component_status import Level
 from bridge.observability.source_status import SourceStatus
 from bridge.observability.status import BridgeStatus
+from bridge.pbx.turnstile import Turnstile
 from bridge.runtime.committer import Committed
 from bridge.runtime.interpreter import tune
 from bridge.runtime.options import Options
 from bridge.runtime.outbox_monitor import OutboxMonitor
+from bridge.runtime.row_budget import RowBudget
 from bridge.runtime.sinks import ReadLog, Sinks, StreamSink
 from bridge.runtime.source_worker import SourceSpec, SourceWorker, reading, restore_status, restore_worker, show_pause
 from bridge.store.contract import OperatorStore
@@ -83,8 +85,11 @@ class Bridge:
         *,
         board: BridgeStatus,
         hooks: Hooks = Hooks(),
+        turnstile: Turnstile | None = None,
     ) -> None:
         self.board = board
+        self.turnstile = turnstile or Turnstile()
+        """Where PBXs wait for their turn to be read as a whole."""
         self._store = store
         self._pbxs = list(pbxs)
         self._readers: list[asyncio.Task[None]] = []
@@ -97,6 +102,7 @@ class Bridge:
         self._has_room.set()
         self._walk_check = asyncio.Event()
         self._followed: dict[SourceName, SourceWorker] = {}
+        self._budget = RowBudget(options.max_rows_ahead)
         self._offload = StoreThread()
         behind = None if broker.stream is None else broker.stream.outbox
         self._outbox_monitor = OutboxMonitor(board, store, self._offload, options.limits, self._has_room, behind)
@@ -192,6 +198,7 @@ class Bridge:
             self._start_reading(self._pbxs)
 
     async def _follow(self, pbx: SourceSpec, first_pause_seconds: float) -> None:
+        await asyncio.sleep(first_pause_seconds)
         followed = self._followed[pbx.name] = await restore_worker(
             pbx,
             self._store,
@@ -203,12 +210,13 @@ class Bridge:
             habits=self._options.habits,
             on_committed=self._told,
             on_keeping=partial(self._sinks.wake, pbx.name),
+            budget=self._budget,
         )
         if pbx.name in self._early_pauses:
             followed.hold(self._early_pauses.pop(pbx.name))
         if pbx.name in self._early_walks:
             followed.resync(accept_deletions=self._early_walks.pop(pbx.name))
-        await followed.follow(first_pause_seconds)
+        await followed.follow()
 
     async def register_inbound(self, caller: InboundPbx, newcomers: Newcomers) -> Admission:
         """Take note that a PBX has logged in, and return whether it may be let in; a new one may have to wait.

@@ -33,6 +33,7 @@ from bridge.pbx.inbound.admission import Bounds, ConnectionLimiter
 from bridge.pbx.inbound.authentication import App, Authenticator
 from bridge.pbx.inbound.server import ListenAddress, Listener
 from bridge.pbx.outbound import PbxSource
+from bridge.pbx.turnstile import Turnstile
 from bridge.runtime.bridge import Bridge, BrokerSide, Hooks
 from bridge.runtime.committer import Committed
 from bridge.runtime.descriptors import afford
@@ -48,7 +49,7 @@ from bridge.runtime.log_scan import Find, scan_log
 from bridge.runtime.outbox_monitor import BLOCKED
 from bridge.runtime.secret_files import FileReadingSource, Files, looking
 from bridge.runtime.sinks import PUBLISHING, WRITING_LOG, StreamSink
-from bridge.runtime.source_worker import SourceSpec
+from bridge.runtime.source_worker import SourceSpec, show_connection
 from bridge.security.forwarded import Proxies
 from bridge.security.secret import scrub
 from bridge.security.tls import ServerCertificate
@@ -105,12 +106,14 @@ def build_bridge(
         board.oldest_unsent_at = store.exchange.oldest_unpublished_at()
         watch = watch_of(settings, board)
 
+        turnstile = Turnstile(settings.walk.max_at_once)
+
         def gets_on() -> None:
             board.beat(PUBLISHING)
 
         yield Bridge(
             store,
-            [build_source_spec(settings, pbx, board.sources[pbx.name], store.key) for pbx in settings.pbx],
+            [build_source_spec(settings, pbx, board.sources[pbx.name], store.key, turnstile) for pbx in settings.pbx],
             BrokerSide(shadow)
             if shadow is not None
             else BrokerSide(
@@ -124,6 +127,7 @@ def build_bridge(
             build_options(settings, store.key),
             board=board,
             hooks=all_hooks,
+            turnstile=turnstile,
         )
 
 
@@ -181,23 +185,25 @@ async def build_page(settings: Settings, board: BridgeStatus) -> AsyncIterator[N
         reader.close()
 
 
-def build_source_spec(settings: Settings, pbx: PbxTable, part: SourceStatus, key: bytes) -> SourceSpec:
-    """Return what is followed of *pbx*; *key* is the store's.
+def build_source_spec(
+    settings: Settings, pbx: PbxTable, part: SourceStatus, key: bytes, turnstile: Turnstile
+) -> SourceSpec:
+    """Return what is followed of *pbx*; *key* is the store's, and *turnstile* where it waits for its turn.
 
     Its reading counts as stuck after several times the longest that one step may take.
     """
     step = pbx.poll_interval_seconds + pbx.answer_timeout_seconds + pbx.connect_timeout_seconds
     return SourceSpec(
         pbx.name,
-        build_source(pbx, part),
+        build_source(pbx, part, turnstile),
         pbx.ask_ahead,
         rules=build_rules(settings, pbx.name, key),
         max_silence=timedelta(seconds=3 * step + 120),
     )
 
 
-def build_source(pbx: PbxTable, part: SourceStatus) -> FileReadingSource:
-    """Return the source that reads *pbx* and tells *part* what it does."""
+def build_source(pbx: PbxTable, part: SourceStatus, turnstile: Turnstile | None = None) -> FileReadingSource:
+    """Return the source that reads *pbx* and tells *part* what it does; its walks wait at *turnstile*."""
     secret, tls = pbx.secret, pbx.tls
     files = Files(pbx.name, part, [lambda: secret.trouble, lambda: tls.trouble])
     source = PbxSource(
@@ -208,8 +214,9 @@ def build_source(pbx: PbxTable, part: SourceStatus) -> FileReadingSource:
         connect_timeout_seconds=pbx.connect_timeout_seconds,
         max_message_bytes=pbx.max_message_bytes,
         ssl_context=tls.context,
-        on_state=lambda doing: part.set_doing(doing, Level.OK if doing == "reading" else Level.WARN, utc_now()),
+        on_state=partial(show_connection, part),
         on_noise=build_unreadable_counter(pbx.name, part),
+        turnstile=turnstile,
     )
     return FileReadingSource(source, tls.refresh)
 
