@@ -9,7 +9,7 @@ every message twice.
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -42,10 +42,10 @@ class ExchangePublisher:
     ``is_declaring=False`` looked for.
 
     *name_fence* names the fence of a source, which is held while publishing, so that no second bridge publishes for the
-    same one: those of *sources* from the start, others before their first event is sent. *is_traced*
-    adds the trace context of each event to its message, and a *label* goes with every message. *on_state* is told
-    ``connecting``, ``connected``, and ``blocked: <reason>``; *on_progress* is called with every step on the way into a
-    session, and while a session waits for the broker. *deadline_seconds* is for each of these steps,
+    same one: those of *sources*, as they are when a session begins, others before their first event is sent.
+    *is_traced* adds the trace context of each event to its message, and a *label* goes with every message. *on_state*
+    is told ``connecting``, ``connected``, and ``blocked: <reason>``; *on_progress* is called with every step on the way
+    into a session, and while a session waits for the broker. *deadline_seconds* is for each of these steps,
     *confirm_deadline_seconds* for the oldest row without an outcome, *close_seconds* for the farewell.
     """
 
@@ -55,7 +55,7 @@ class ExchangePublisher:
         *,
         topology: Topology,
         is_declaring: bool = True,
-        sources: Sequence[SourceName] = (),
+        sources: Collection[SourceName] = (),
         provide: Provide | None = None,
         name_fence: Callable[[SourceName], str] | None = None,
         confirm_deadline_seconds: float = 30.0,

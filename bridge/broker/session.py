@@ -31,6 +31,9 @@ class Fences(Protocol):
     async def take(self, sources: Sequence[SourceName]) -> None:
         """Take the fences of *sources*, as far as no other connection holds them."""
 
+    async def release(self, sources: Sequence[SourceName]) -> None:
+        """Give the fences of *sources* back."""
+
 
 class ConfirmSession(ABC):
     """Counts the rows sent, and what the broker said of each; both are over with the first failure."""
@@ -101,6 +104,18 @@ class ConfirmSession(ABC):
     async def _claim(self, sources: Iterable[SourceName]) -> None:
         if self.fences is not None and (missing := self.fences.missing(sources)):
             await self._unless_ended(self.fences.take(missing))
+
+    async def release(self, sources: Sequence[SourceName]) -> None:
+        """Give the fences of *sources* back, of which nothing is on its way.
+
+        Raises:
+            BridgeError: what ended the session.
+
+        """
+        self._check()
+        if self.fences is not None:
+            with self._ending():
+                await self._unless_ended(self.fences.release(sources))
 
     async def outcomes(self) -> Outcomes:
         """Wait for news of rows sent in this session, in any order, and return it; each tag is told once.

@@ -21,6 +21,7 @@ IN_FUTURE: Final = "in the future: the clock was wrong when it was written"
 """Said of a moment that was recorded and has not come yet."""
 
 FILE_UNUSABLE: Final = "file_unusable"
+CONFIG_UNUSABLE: Final = "config_unusable"
 STORE_LOCKED: Final = "store_locked"
 FENCE_HELD: Final = "fence_held"
 INFO_UNREAD: Final = "info_unread"
@@ -45,6 +46,7 @@ _NOT_OF_A_PART: Final = {
     "walk_stalled",
     "insecure",
     FILE_UNUSABLE,
+    CONFIG_UNUSABLE,
     STORE_LOCKED,
     INFO_UNREAD,
     QUEUE_WAS_DELETED,
@@ -78,6 +80,9 @@ def _problems(board: BridgeStatus, now: datetime) -> Iterator[Problem]:
         yield Problem("broker", TOPOLOGY_DIFFERS, Level.WARN, None, told)
     for sentence in board.insecurities:
         yield Problem("bridge", "insecure", Level.WARN, None, sentence)
+    if board.config_trouble:
+        words = f"The configuration was read again and not taken over: {board.config_trouble}"
+        yield Problem("bridge", CONFIG_UNUSABLE, Level.WARN, None, ended(words))
     yield from _problems_of_files(board)
     if board.listener is not None:
         yield from _problems_of_door(board.listener)

@@ -110,6 +110,8 @@ class BridgeStatus:
     """What the store has of PBXs that are not followed."""
     insecurities: Sequence[str] = ()
     """Sentences about what was configured to be insecure on purpose."""
+    config_trouble: str = ""
+    """Why the configuration, read again, was not taken over."""
     uncompared: str = ""
     """Why the log could not be compared with the store at the start, so that everything is told anew each time."""
     differences: dict[str, Sequence[str]] = field(default_factory=dict)
@@ -174,6 +176,11 @@ class BridgeStatus:
         """Expect *task* to run from now on; that it has ended, for whatever reason, is told."""
         self.expected[name] = task
 
+    def forget_task(self, name: str) -> None:
+        """Let the task of that name end, since it is wanted no more."""
+        self.expected.pop(name, None)
+        self.tasks.pop(name, None)
+
     def expect_nothing(self) -> None:
         """Let every task end: the bridge stops."""
         self.expected.clear()
@@ -231,6 +238,7 @@ class BridgeStatus:
         if (
             self.insecurities
             or self.uncompared
+            or self.config_trouble
             or self.missed
             or any(self.differences.values())
             or self.parked

@@ -1,7 +1,7 @@
 """The running bridge, put together from the settings."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -47,6 +47,7 @@ from bridge.runtime.from_settings import (
 from bridge.runtime.inbound_sources import InboundSources
 from bridge.runtime.log_scan import Find, scan_log
 from bridge.runtime.outbox_monitor import BLOCKED
+from bridge.runtime.reload import Reloader
 from bridge.runtime.secret_files import FileReadingSource, Files, looking
 from bridge.runtime.sinks import PUBLISHING, WRITING_LOG, StreamSink
 from bridge.runtime.source_worker import SourceSpec, show_connection
@@ -107,6 +108,7 @@ def build_bridge(
         watch = watch_of(settings, board)
 
         turnstile = Turnstile(settings.walk.max_at_once)
+        dialled = dict.fromkeys(pbx.name for pbx in settings.pbx)
 
         def gets_on() -> None:
             board.beat(PUBLISHING)
@@ -117,12 +119,13 @@ def build_bridge(
             BrokerSide(shadow)
             if shadow is not None
             else BrokerSide(
-                build_publisher(settings, board.broker, watch, gets_on),
-                build_stream_sink(settings, store, board),
-                partial(read_log, settings, watch, lambda: store.generation, gets_on)
+                build_publisher(settings, board.broker, watch, gets_on, dialled),
+                build_stream_sink(settings, store, board, dialled),
+                partial(read_log, settings, watch, lambda: store.generation, gets_on, dialled)
                 if settings.rabbitmq.log_stream
                 else None,
                 partial(look_after, settings, watch),
+                dialled,
             ),
             build_options(settings, store.key),
             board=board,
@@ -234,6 +237,15 @@ def build_unreadable_counter(name: SourceName, part: SourceStatus) -> Callable[[
     return hears_noise
 
 
+def build_reloader(settings: Settings, bridge: Bridge, load: Callable[[], Settings]) -> Reloader:
+    """Return what takes over into *bridge*, made of *settings*, what ``load`` returns when it is asked for."""
+
+    def build(pbx: PbxTable, part: SourceStatus, all_settings: Settings) -> SourceSpec:
+        return build_source_spec(all_settings, pbx, part, bridge.key, bridge.turnstile)
+
+    return Reloader(bridge, settings, load, build)
+
+
 @asynccontextmanager
 async def serve_inbound(settings: Settings, bridge: Bridge) -> AsyncIterator[Listener | None]:
     """Let PBXs dial *bridge* while inside; yields ``None`` where *settings* do not want that.
@@ -246,11 +258,10 @@ async def serve_inbound(settings: Settings, bridge: Bridge) -> AsyncIterator[Lis
     if listen is None:
         yield None
         return
-    taken = {pbx.name for pbx in settings.pbx}
     callers = InboundSources(
         bridge,
         build_pace(listen),
-        taken=taken,
+        taken=bridge.dialled,
         build_unreadable_counter=build_unreadable_counter,
         newcomers=Newcomers(
             listen.max_new_pbxs_per_hour,
@@ -358,9 +369,16 @@ async def look_after(settings: Settings, watch: QueueWatch) -> None:
 
 
 def build_publisher(
-    settings: Settings, part: ComponentStatus, watch: QueueWatch, on_progress: Callable[[], None]
+    settings: Settings,
+    part: ComponentStatus,
+    watch: QueueWatch,
+    on_progress: Callable[[], None],
+    dialled: Collection[SourceName],
 ) -> ExchangePublisher:
-    """Return the publisher, which tells *part* what it does; *on_progress* is called while it gets on."""
+    """Return the publisher, which tells *part* what it does; *on_progress* is called while it gets on.
+
+    *dialled* are the PBXs that are, whenever that is looked at.
+    """
 
     def does(doing: str) -> None:
         part.set_doing(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
@@ -379,7 +397,7 @@ def build_publisher(
         _hosts(rabbitmq, "broker", part),
         topology=build_topology(settings),
         provide=watch.provide,
-        sources=[pbx.name for pbx in settings.pbx],
+        sources=dialled,
         name_fence=name_fence,
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
         is_traced=settings.traces.enabled,
@@ -408,14 +426,16 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
     watch: QueueWatch,
     generation: Callable[[], str],
     on_progress: Callable[[], None],
+    dialled: Collection[SourceName],
     places: Mapping[str, tuple[int, str]],
     find: Find | None,
     given: Mapping[SourceName, Numbers],
 ) -> LogContents:
     """Return what the log has, read to its end from *places* on; see ``log_scan``.
 
-    *generation* tells under which name the store writes the log itself. *on_progress* is called with every step. A
-    stream port that is away holds nothing up: the last publishing id is one proof more, and asked again by the session.
+    *generation* tells under which name the store writes the log itself, *dialled* are the PBXs that are, whenever that
+    is looked at. *on_progress* is called with every step. A stream port that is away holds nothing up: the last
+    publishing id is one proof more, and asked again by the session.
 
     Raises:
         BridgeError: the broker cannot be asked.
@@ -434,8 +454,8 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
             await provide_log(connection, topology, is_declaring=rabbitmq.declare)
         contents = await scan_log(connection, topology, places=places, find=find, given=given, on_progress=on_progress)
     if settings.listen is None:  # what another bridge told of a PBX that it took over is no news about ours
-        ours = {pbx.name for pbx in settings.pbx}
-        contents = replace(contents, newest={name: found for name, found in contents.newest.items() if name in ours})
+        newest = {name: found for name, found in contents.newest.items() if name in dialled}
+        contents = replace(contents, newest=newest)
     if not topology.log_partitions:
         return contents
     try:
@@ -460,8 +480,12 @@ async def last_position(settings: Settings, streams: Sequence[str], generation: 
         return max([await connection.query_last(name_producer(generation), stream) for stream in streams])
 
 
-def build_stream_sink(settings: Settings, store: SqliteStore, board: BridgeStatus) -> StreamSink | None:
+def build_stream_sink(
+    settings: Settings, store: SqliteStore, board: BridgeStatus, dialled: Collection[SourceName]
+) -> StreamSink | None:
     """Return what writes the log by the stream protocol; ``None`` where the exchange feeds it, or there is none.
+
+    *dialled* are the PBXs that are, whenever that is looked at.
 
     Raises:
         BadConfig: the package for it is missing, or the log was written in another way and not to its end.
@@ -490,7 +514,7 @@ def build_stream_sink(settings: Settings, store: SqliteStore, board: BridgeStatu
         topology=build_topology(settings),
         producer=lambda: name_producer(store.generation),
         is_declaring=rabbitmq.declare,
-        sources=[pbx.name for pbx in settings.pbx],
+        sources=dialled,
         on_differences=partial(show_differences, board, "log"),
         name_fence=name_fence,
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
