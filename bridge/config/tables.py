@@ -362,3 +362,11 @@ class WalkTable(Table):
     """More deletions at once wait for a human yes."""
     max_deleted_percent: float = Field(5, ge=0, le=100)
     """The same, in percent of the accounts of a PBX."""
+
+
+class FleetTable(Table):
+    """Many PBXs."""
+
+    pbx_dir: Path | None = None
+    """A folder: each file *.toml in it is a PBX that is dialled, with the keys of a [[pbx]] table. Its name is that of
+    the file, unless it says another. A mistake in one file concerns that PBX only."""

@@ -78,16 +78,22 @@ def _problems(board: BridgeStatus, now: datetime) -> Iterator[Problem]:
         yield Problem("broker", QUEUE_WAS_DELETED, Level.WARN, None, told)
     for told in dict.fromkeys(told for found in board.differences.values() for told in found):
         yield Problem("broker", TOPOLOGY_DIFFERS, Level.WARN, None, told)
-    for sentence in board.insecurities:
-        yield Problem("bridge", "insecure", Level.WARN, None, sentence)
-    if board.config_trouble:
-        words = f"The configuration was read again and not taken over: {board.config_trouble}"
-        yield Problem("bridge", CONFIG_UNUSABLE, Level.WARN, None, ended(words))
+    yield from _problems_of_configuration(board)
     yield from _problems_of_files(board)
     if board.listener is not None:
         yield from _problems_of_door(board.listener)
     for name, part in board.sources.items():
         yield from _list_problems(name, part, board, now)
+
+
+def _problems_of_configuration(board: BridgeStatus) -> Iterator[Problem]:
+    for sentence in board.insecurities:
+        yield Problem("bridge", "insecure", Level.WARN, None, sentence)
+    if board.config_trouble:
+        words = f"The configuration was read again and not taken over: {board.config_trouble}"
+        yield Problem("bridge", CONFIG_UNUSABLE, Level.WARN, None, ended(words))
+    for told in board.unusable_files.values():
+        yield Problem("bridge", CONFIG_UNUSABLE, Level.WARN, None, ended(f"A PBX is not as its file says. {told}"))
 
 
 def _problems_of_outbox(board: BridgeStatus, now: datetime) -> Iterator[Problem]:

@@ -112,6 +112,8 @@ class BridgeStatus:
     """Sentences about what was configured to be insecure on purpose."""
     config_trouble: str = ""
     """Why the configuration, read again, was not taken over."""
+    unusable_files: Mapping[str, str] = field(default_factory=dict)
+    """Files of PBXs that have a mistake, and what it is."""
     uncompared: str = ""
     """Why the log could not be compared with the store at the start, so that everything is told anew each time."""
     differences: dict[str, Sequence[str]] = field(default_factory=dict)
@@ -239,6 +241,7 @@ class BridgeStatus:
             self.insecurities
             or self.uncompared
             or self.config_trouble
+            or self.unusable_files
             or self.missed
             or any(self.differences.values())
             or self.parked

@@ -1,7 +1,8 @@
 """The configuration, read again while the bridge runs: PBXs come, go and change, and what needs a restart is named.
 
-What is read either counts as a whole or not at all: a mistake changes nothing. A PBX that was taken out is read no
-more, what was read of it is sent, and its rows stay. One that was changed is connected anew, and goes on where it was.
+What is read either counts as a whole or not at all: a mistake changes nothing, but for one in a file of
+``fleet.pbx_dir``, which leaves that PBX as it was. A PBX that was taken out is read no more, what was read of it is
+sent, and its rows stay. One that was changed is connected anew, and goes on where it was.
 """
 
 import asyncio
@@ -37,6 +38,8 @@ class Reloaded:
     """PBXs that are followed no more."""
     changed: Sequence[str] = ()
     """PBXs that are connected anew, as they are configured now."""
+    unusable: Sequence[str] = ()
+    """Sentences about files in ``fleet.pbx_dir`` with a mistake: their PBXs go on as they were, new ones are none."""
     needs_restart: Sequence[str] = ()
     """Keys that say something else than when the bridge was started, and count at the next start only."""
 
@@ -45,6 +48,7 @@ class Reloaded:
         for what, names in (("added", self.added), ("removed", self.removed), ("changed", self.changed)):
             if names:
                 yield f"{what}: {', '.join(names)}"
+        yield from (f"not taken over: {words}" for words in self.unusable)
         if not (self.added or self.removed or self.changed):
             yield "no PBX was added, removed or changed"
         if self.needs_restart:
@@ -58,6 +62,7 @@ def compare(before: Settings, after: Settings) -> Reloaded:
         added=[name for name in wanted if name not in known],
         removed=[name for name in known if name not in wanted],
         changed=[name for name, table in wanted.items() if name in known and table != known[name]],
+        unusable=list(after.unusable_files.values()),
         needs_restart=list(_differing(_others(before), _others(after))),
     )
 
@@ -118,15 +123,16 @@ class Reloader:
             if self._bridge.is_stopping:
                 raise BridgeError("the bridge is stopping")
             try:
-                wanted = await asyncio.to_thread(self._load)
+                wanted = self._kept(self._load())
                 self._refuse_taken_names(wanted)
             except BadConfig as problem:
                 self._bridge.board.config_trouble = " ".join(str(problem).split())
                 raise
             done = compare(self._settings, wanted)
-            self._settings = self._settings.model_copy(update={_PBXS: wanted.pbx})
+            self._settings = self._settings.with_pbxs(wanted.pbx, wanted.pbx_files, wanted.unusable_files)
             await self._take_over(done)
             board = self._bridge.board
+            board.unusable_files = {str(file): words for file, words in wanted.unusable_files.items()}
             board.config_trouble = ""
             board.insecurities = list(self._settings.insecurities())
             for who, words in self._settings.troubles():
@@ -139,6 +145,17 @@ class Reloader:
                 needs_restart=done.needs_restart,
             )
             return done
+
+    def _kept(self, wanted: Settings) -> Settings:
+        """Return *wanted* with those PBXs as they were whose file is unusable now."""
+        tables, names = {pbx.name: pbx for pbx in self._settings.pbx}, {pbx.name for pbx in wanted.pbx}
+        kept = {
+            name: file
+            for name, file in self._settings.pbx_files.items()
+            if file in wanted.unusable_files and name not in names
+        }
+        pbxs = (*wanted.pbx, *(tables[name] for name in kept))
+        return wanted.with_pbxs(pbxs, {**wanted.pbx_files, **kept}, wanted.unusable_files)
 
     def _refuse_taken_names(self, wanted: Settings) -> None:
         dialling = self._bridge.board.sources.keys() - set(self._bridge.dialled)

@@ -97,6 +97,7 @@ def build_bridge(
     board.max_unsent_age = timedelta(seconds=settings.status.max_unsent_age_seconds)
     board.max_walk_stall = timedelta(seconds=settings.status.max_walk_stall_seconds)
     board.insecurities = list(settings.insecurities())
+    board.unusable_files = {str(file): words for file, words in settings.unusable_files.items()}
     board.sources = {pbx.name: SourceStatus(since=now) for pbx in settings.pbx}
     path = settings.store.path
     store_path = path if shadow is None else path.with_name(f"{path.name}.shadow")

@@ -64,6 +64,7 @@ async def test_pbxs_come_and_go_while_the_bridge_runs(broker: PrivateBroker, tmp
                     "added": ["branch"],
                     "removed": ["hq"],
                     "changed": [],
+                    "unusable": [],
                     "needs_restart": ["walk.deletion_walks"],
                 }
             else:

@@ -15,9 +15,11 @@ import pytest
 from bridge.broker.connection import connect
 from bridge.broker.fence import hold_fences
 from bridge.broker.topology import Topology
+from bridge.clock import utc_now
 from bridge.config.loading import load_settings
 from bridge.errors import BadConfig
 from bridge.model import SourceName
+from bridge.observability.report import sentences
 from bridge.runtime.bridge import Bridge
 from bridge.runtime.reload import Reloaded, Reloader
 from bridge.runtime.wiring import build_bridge, build_reloader
@@ -179,7 +181,7 @@ async def test_pbxs_are_added_removed_and_changed_while_others_are_read(tmp_path
         assert sources["p1"].rows == rows, "it goes on where it was"
         assert bridge.board.left[SourceName("p0")].accounts == 40
         assert bridge.board.stuck() == []
-        assert (await place.reload(text)) == Reloaded([], [], [], [])
+        assert (await place.reload(text)) == Reloaded([], [], [], [], [])
         done = await place.reload(place.text(range(4)))
         assert (done.added, done.changed) == (["p0"], ["p1"])
         pbx = place.served[0].pbx
@@ -273,3 +275,40 @@ async def test_under_load_and_trouble_nothing_is_lost_and_nothing_comes_twice(
         if is_broker_killed:  # what was in flight may come once more, with its id
             first.deliveries = first.first_deliveries
         assert_told_once(first, place.served)
+
+
+async def test_one_mistake_in_one_file_stops_that_pbx_only_and_is_shown_until_it_is_mended(
+    tmp_path: Path, broker: PrivateBroker
+) -> None:
+    async with fleet(tmp_path, broker, pbxs=3, accounts=5) as place:
+        folder = tmp_path / "pbxs"
+        folder.mkdir()
+
+        def write(number: int, more: str = "") -> None:
+            url = place.served[number].url
+            text = f'url = "{url}"\napp = "app"\npassword = "{PASSWORD}"\npoll_interval_seconds = 0.2\n{more}'
+            (folder / f"p{number}.toml").write_text(text)
+
+        write(0)
+        write(1, "ask_ahed = 7\n")
+        more = f'[fleet]\npbx_dir = "{folder}"\n'
+        async with place.running([], walk=more) as bridge:
+            sources, text = bridge.board.sources, place.text([], walk=more)
+            await until(lambda: sources["p0"].verified_at)
+            assert list(sources) == ["p0"]
+            said = " ".join(sentences(bridge.board, utc_now()))
+            assert "p1.toml, line 5: ask_ahed: there is no such key; did you mean 'ask_ahead'?" in said
+            write(0, "ask_ahead = 0\n")
+            write(1, "ask_ahead = 7\n")
+            write(2)
+            done = await place.reload(text)
+            assert (done.added, done.removed, done.changed) == (["p1", "p2"], [], [])
+            assert ["p0.toml, line 5: ask_ahead: must be at least 1" in words for words in done.unusable] == [True]
+            pbx = place.served[0].pbx
+            pbx.rename(pbx.pick())
+            await until(lambda: sources["p0"].changes == 6)
+            write(0, "ask_ahead = 9\n")
+            (folder / "p2.toml").unlink()
+            done = await place.reload(text)
+            assert (done.added, done.removed, done.changed, done.unusable) == ([], ["p2"], ["p0"], [])
+            assert not bridge.board.unusable_files

@@ -17,13 +17,13 @@ def compared(tmp_path: Path, before: str, after: str) -> Reloaded:
 
 
 def test_pbxs_are_known_by_their_names_wherever_they_stand(tmp_path: Path) -> None:
-    assert compared(tmp_path, pbx("a") + pbx("b"), pbx("b") + pbx("a")) == Reloaded([], [], [], [])
-    assert compared(tmp_path, pbx("a") + pbx("b"), pbx("c") + pbx("a")) == Reloaded(["c"], ["b"], [], [])
+    assert compared(tmp_path, pbx("a") + pbx("b"), pbx("b") + pbx("a")) == Reloaded([], [], [], [], [])
+    assert compared(tmp_path, pbx("a") + pbx("b"), pbx("c") + pbx("a")) == Reloaded(["c"], ["b"], [], [], [])
 
 
 @pytest.mark.parametrize("changed", [pbx("a", "ask_ahead = 7"), pbx("a", password="another-s3cret")])
 def test_a_pbx_of_which_anything_differs_is_connected_anew(tmp_path: Path, changed: str) -> None:
-    assert compared(tmp_path, pbx("a"), changed) == Reloaded([], [], ["a"], [])
+    assert compared(tmp_path, pbx("a"), changed) == Reloaded([], [], ["a"], [], [])
 
 
 def test_other_keys_are_named_and_what_they_say_is_not(tmp_path: Path) -> None:
@@ -39,10 +39,11 @@ def test_other_keys_are_named_and_what_they_say_is_not(tmp_path: Path) -> None:
 
 
 def test_what_was_done_is_told_by_name() -> None:
-    told = Reloaded(["a", "b"], ["c"], ["d"], ["log.level"]).sentences()
+    told = Reloaded(["a", "b"], ["c"], ["d"], ["e.toml: no"], ["log.level"]).sentences()
     assert list(told) == [
         "added: a, b",
         "removed: c",
         "changed: d",
+        "not taken over: e.toml: no",
         "changed, and needs a restart of the bridge: log.level",
     ]
