@@ -11,6 +11,7 @@ from bridge.config.base import (
     Age,
     FieldNames,
     Networks,
+    ReadyWhen,
     SecretFile,
     Table,
     Time,
@@ -279,6 +280,16 @@ class StatusTable(Table):
     """An event that waits for longer makes the bridge not ready."""
     max_walk_stall_seconds: float = Field(300, gt=0)
     """A full walk that reads no account for longer is stuck."""
+    ready_when: Annotated[str, ReadyWhen] = "50%"
+    """So many of the PBXs have to be read for the bridge to be ready: all, any (one is enough), or a share like 50%."""
+    max_pbxs_in_metrics: int = Field(250, ge=0)
+    """Up to so many PBXs have metrics each; of more PBXs those in trouble have, so many at most. Sums are of all."""
+
+    @property
+    def ready_share(self) -> float:
+        """``ready_when`` as a share from 0, for any, to 1, for all."""
+        words = {"any": 0.0, "all": 1.0}
+        return words[self.ready_when] if self.ready_when in words else float(self.ready_when.removesuffix("%")) / 100
 
     @model_validator(mode="after")
     def _token_cannot_be_guessed(self) -> Self:

@@ -1,6 +1,6 @@
 """The board in words, for people, and in JSON, for machines."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any, Final
@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 
 from bridge.events.wording import clean, shown
-from bridge.observability.boxes import NAMED, Problem, boxes, listed, told_one_by_one
+from bridge.observability.boxes import NAMED, Box, Problem, boxes, listed, told_one_by_one
 from bridge.observability.component_status import LEVELS, ComponentStatus, Level, StreamStatus
 from bridge.observability.source_status import SourceStatus
 from bridge.observability.status import BridgeStatus, ListenerStatus, age_words
@@ -242,9 +242,14 @@ def _sent(board: BridgeStatus, *, is_all: bool) -> str:
 
 def sentences(board: BridgeStatus, now: datetime) -> list[str]:
     """Return what a person wants to know first."""
+    found = problems(board, now)
+    return _sentences(board, now, found, boxes(found, board.sources))
+
+
+def _sentences(board: BridgeStatus, now: datetime, found: Sequence[Problem], grouped: Sequence[Box]) -> list[str]:
     told = [in_local_words(sentence) for sentence in headline(board, now)]
-    told += [ended(problem.words) for problem in problems(board, now) if problem.cause in _NOT_OF_A_PART]
-    told += [ended(box.words) for box in boxes(problems(board, now), board.sources) if len(box.names) > 1]
+    told += [ended(problem.words) for problem in found if problem.cause in _NOT_OF_A_PART]
+    told += [ended(box.words) for box in grouped if len(box.names) > 1]
     told.append(f"Broker: {_sentence(board.broker, now)}")
     if board.log is not None:
         told.append(f"Log: {_sentence(board.log, now)}")
@@ -295,15 +300,17 @@ def liveness(board: BridgeStatus) -> tuple[bool, str]:
 
 def as_json(board: BridgeStatus, now: datetime) -> Mapping[str, Any]:
     """Return the whole board for machines; ages are in seconds."""
+    found = problems(board, now)
+    grouped = boxes(found, board.sources)
     return {
         "level": board.level(now),
         "ready": board.is_ready(now),
         "alive": not board.stuck(),
         "now": now,
         "headline": [[_as_member(part) for part in sentence] for sentence in headline(board, now)],
-        "problems": problems(board, now),
-        "boxes": boxes(problems(board, now), board.sources),
-        "sentences": sentences(board, now),
+        "problems": found,
+        "boxes": grouped,
+        "sentences": _sentences(board, now, found, grouped),
         **{name: value for name, value in _members(board).items() if name not in _NOT_TOLD},
         "left": {
             name: {**_members(left), "sentence": left_words(name, left)}

@@ -17,6 +17,7 @@ from bridge.events.normalize import Rules
 from bridge.events.wording import choose_name, headline, held_words
 from bridge.logs import get_logger
 from bridge.model import WINDOW_ROWS, Certificate, SourceName
+from bridge.observability.boxes import WAITS_FOR_TURN
 from bridge.observability.component_status import Level
 from bridge.observability.source_status import LastChange, SourceStatus
 from bridge.observability.status import BridgeStatus
@@ -251,6 +252,8 @@ def show_connection(part: SourceStatus, doing: str) -> None:
     """Show how far the connection to a PBX is."""
     part.waits_for_turn = doing == WAITING_FOR_TURN
     part.set_doing(doing, Level.OK if doing == READING else Level.WARN, utc_now())
+    if part.waits_for_turn and not part.problem:
+        part.cause = WAITS_FOR_TURN
 
 
 def show_pause(part: SourceStatus, pause: Pause | None, *, otherwise: str = "starting") -> None:

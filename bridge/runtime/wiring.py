@@ -95,6 +95,7 @@ def build_bridge(
         version=__version__, started_at=now, broker=ComponentStatus(since=now), steady=steady, scrub=scrub
     )
     board.max_unsent_age = timedelta(seconds=settings.status.max_unsent_age_seconds)
+    board.ready_share = settings.status.ready_share
     board.max_walk_stall = timedelta(seconds=settings.status.max_walk_stall_seconds)
     board.insecurities = list(settings.insecurities())
     board.unusable_files = {str(file): words for file, words in settings.unusable_files.items()}
@@ -170,7 +171,9 @@ async def build_page(settings: Settings, board: BridgeStatus) -> AsyncIterator[N
         yield
         return
     reader = RecentEvents(settings.store.path)
-    views = Views(reader.recent, reader.flow, exposition(board), documents(build_offer(settings)))
+    views = Views(
+        reader.recent, reader.flow, exposition(board, status.max_pbxs_in_metrics), documents(build_offer(settings))
+    )
     token = status.secret_token
     try:
         async with serve(
