@@ -65,6 +65,11 @@ class Turnstile:
         """How many wait for their turn."""
         return len(self._waiting)
 
+    @property
+    def inside(self) -> int:
+        """How many have a turn."""
+        return len(self._inside)
+
     def join(self, on_admitted: Callable[[], None]) -> Turn:
         """Return a turn; *on_admitted* is called once it begins, from the event loop and never from within this."""
         turn = Turn(self, on_admitted)

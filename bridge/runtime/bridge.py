@@ -20,7 +20,7 @@ from bridge.observability.source_status import SourceStatus
 from bridge.observability.status import BridgeStatus
 from bridge.pbx.turnstile import Turnstile
 from bridge.runtime.committer import Committed
-from bridge.runtime.interpreter import tune
+from bridge.runtime.interpreter import give_memory_back, tune
 from bridge.runtime.options import Options
 from bridge.runtime.outbox_monitor import OutboxMonitor
 from bridge.runtime.row_budget import RowBudget
@@ -434,10 +434,15 @@ class Bridge:
         self._sinks.wake_all()
 
     async def _keep_walking(self) -> None:
+        was_used = False
         while True:
             now = utc_now().astimezone()
             for followed in self._followed.values():
                 followed.walk_if_due(now)
+            is_used = self.turnstile.inside > 0
+            if is_used or was_used:
+                give_memory_back()
+            was_used = is_used
             self._walk_check.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(WALK_CHECK_SECONDS):
