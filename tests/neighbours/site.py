@@ -45,7 +45,9 @@ class StandstillError(Exception):
 class Site:
     """Everything that runs."""
 
-    def __init__(self, folder: Path, broker: PrivateBroker, pbxs: list[Pbx], bad: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self, folder: Path, broker: PrivateBroker, pbxs: list[Pbx], bad: asyncio.subprocess.Process | None = None
+    ) -> None:
         self.folder = folder
         self.broker = broker
         self.pbxs = pbxs
@@ -96,6 +98,7 @@ class Site:
 
     def become(self, way: str) -> None:
         """Let the bad one be bad in this way; its connections are cut."""
+        assert self._bad is not None
         assert self._bad.stdin is not None
         self._bad.stdin.write(f"{way}\n".encode())
 
@@ -112,7 +115,9 @@ class Site:
         until = time.monotonic() + seconds
         while not is_so(status := await self.status()):
             if time.monotonic() > until:
-                raise StandstillError(f"{what} within {seconds:g} s: {status['sources'][BAD]}")
+                raise StandstillError(
+                    f"{what} within {seconds:g} s: {status['sources'].get(BAD) or status['sentences'][:5]}"
+                )
             await asyncio.sleep(0.5)
 
     async def keep_changing(self, pbx: Pbx, pause_seconds: float) -> None:
