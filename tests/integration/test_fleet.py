@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC
 from functools import partial
@@ -22,9 +22,9 @@ from bridge.model import SourceName
 from bridge.observability.report import sentences
 from bridge.runtime.bridge import Bridge
 from bridge.runtime.reload import Reloaded, Reloader
-from bridge.runtime.wiring import build_bridge, build_reloader
+from bridge.runtime.wiring import build_bridge, build_reloader, serve_inbound
 from bridge.simulator.pbx import Pbx
-from bridge.simulator.server import Served, serve
+from bridge.simulator.server import Served, keep_calling, serve
 from tests.support.rabbit import PrivateBroker
 from tests.support.settings import load
 from tests.support.witness import Witness, bind, read
@@ -42,12 +42,15 @@ class Fleet:
         self.reloader: Reloader
         self.exchange = f"fleet.{uuid4().hex[:8]}"
 
-    def text(self, names: Sequence[int], *, walk: str = "") -> str:
-        tables = (
-            f'[[pbx]]\nname = "p{number}"\nurl = "{self.served[number].url}"\napp = "app"\npassword = "{PASSWORD}"\n'
+    @staticmethod
+    def table(name: str, url: str) -> str:
+        return (
+            f'[[pbx]]\nname = "{name}"\nurl = "{url}"\napp = "app"\npassword = "{PASSWORD}"\n'
             "poll_interval_seconds = 0.2"
-            for number in names
         )
+
+    def text(self, names: Sequence[int], *, walk: str = "") -> str:
+        tables = (self.table(f"p{number}", self.served[number].url) for number in names)
         head = (
             f'[rabbitmq]\nurl = "{self.broker.url}"\nexchange = "{self.exchange}"\nlog_stream = false\n'
             f'[store]\nurl = "sqlite:///{self.folder / "bridge.db"}"\n[status]\nenabled = false\n'
@@ -95,7 +98,7 @@ async def until(is_so: Any) -> None:
         await asyncio.sleep(0.01)
 
 
-def note_order(served: Sequence[Served]) -> list[int]:
+def note_order(pbxs: Iterable[Pbx]) -> list[int]:
     """Return a list to which the number of a PBX is put whenever that begins to hand accounts out after another did."""
     order: list[int] = []
 
@@ -103,19 +106,44 @@ def note_order(served: Sequence[Served]) -> list[int]:
         if order[-1:] != [number]:
             order.append(number)
 
-    for number, each in enumerate(served):
-        each.pbx.on_rows.append(partial(note, number))
+    for number, pbx in enumerate(pbxs):
+        pbx.on_rows.append(partial(note, number))
     return order
 
 
 async def test_one_after_the_other_is_read(tmp_path: Path, broker: PrivateBroker) -> None:
     async with fleet(tmp_path, broker, pbxs=8, accounts=30) as place:
-        order = note_order(place.served)
+        order = note_order(each.pbx for each in place.served)
         async with place.running(range(8), walk="max_at_once = 1") as bridge:
             await until(lambda: all(part.verified_at for part in bridge.board.sources.values()))
         assert sorted(order) == list(range(8)), "nobody had to wait in the midst"
         witness = await place.witness(8 * 30)
         assert len(witness.ids) == len(set(witness.ids)) == 8 * 30
+
+
+async def test_pbxs_that_dial_have_their_turns_too(tmp_path: Path, broker: PrivateBroker) -> None:
+    names = [f"pbx-{number}" for number in range(5)]
+    pbxs = [Pbx(accounts=30, seed=each, name=name, app="app", password=PASSWORD) for each, name in enumerate(names)]
+    more = (
+        'max_at_once = 1\n[listen]\nhost = "127.0.0.1"\nport = 0\npoll_interval_seconds = 0.2\n'
+        f'[[listen.app]]\nname = "app"\npassword = "{PASSWORD}"\n'
+    )
+    place = Fleet(tmp_path, broker, [])
+    order = note_order(pbxs)
+    settings = load({}, place.text([], walk=more), tmp_path)
+    async with place.running([], walk=more) as bridge, serve_inbound(settings, bridge) as door:
+        assert door is not None
+        sources = bridge.board.sources
+        calling = [asyncio.create_task(keep_calling(pbx, f"ws://127.0.0.1:{door.port}/pbx/app")) for pbx in pbxs]
+        try:
+            await until(lambda: len(sources) == 5 and all(part.verified_at for part in sources.values()))
+        finally:
+            for task in calling:
+                task.cancel()
+            await asyncio.wait(calling)
+        assert sorted(order) == list(range(5)), "nobody had to wait in the midst"
+        with pytest.raises(BadConfig, match="a PBX that dials us is called"):
+            await place.reload(place.text([], walk=more) + place.table(next(iter(sources)), "ws://127.0.0.1:1"))
 
 
 async def test_one_that_hangs_in_its_first_reading_holds_nobody_up(tmp_path: Path, broker: PrivateBroker) -> None:
