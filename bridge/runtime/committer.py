@@ -27,7 +27,7 @@ from bridge.observability.source_status import LastChange, SourceStatus
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, Compare, Doubted, EpochBegan, RowRead, Sighted, WalkBegan, WalkEnded
 from bridge.pbx.walk.schedule import WalkSchedule
-from bridge.runtime.row_budget import RowBudget
+from bridge.runtime.row_budget import SHARED_GROUP_ROWS, RowBudget
 from bridge.store.contract import Offload, SourceStore
 from bridge.store.records import SourceState
 
@@ -221,14 +221,22 @@ class Committer:
             await self._news.wait()
             if self._close_rows >= CLOSE_ROWS:
                 await self._gather()
-            group, self._waiting = self._waiting, []
-            self._news.clear()
+            group = self._take_group()
+            if not self._waiting:
+                self._news.clear()
             self._room.set()
             await self.commit(group)
             self._give_back(sum(isinstance(heard, _ROWS) for heard in group))
             del group  # or an idle PBX would keep it in memory, with all that its accounts tell
             if not self._waiting:
                 self._all_durable.set()
+
+    def _take_group(self) -> list[WalkEvent]:
+        """Return what is to be made durable next: all there is, unless other walks wait for the store, too."""
+        is_shared = self._walk is not None and self._budget.walk_turn.locked()
+        most = SHARED_GROUP_ROWS if is_shared else len(self._waiting)
+        group, self._waiting = self._waiting[:most], self._waiting[most:]
+        return group
 
     async def _gather(self) -> None:
         with suppress(TimeoutError):
@@ -276,7 +284,7 @@ class Committer:
         """Have rows made durable; those of a walk take turns with other walks, so that few are in anybody's way."""
         if self._walk is None:
             return await keep(call)
-        async with self._budget.walk_groups:
+        async with self._budget.walk_turn:
             return await keep(call)
 
     async def _deliver(self, group: Sequence[RowRead]) -> None:

@@ -1,7 +1,7 @@
 """What first readings of many PBXs may take of the bridge at once, so that memory is bounded and changes wait for none.
 
-Rows that are read and not yet durable are counted over all PBXs, and of groups that are part of a walk only a few at a
-time wait for the store: a change that a PBX tells meanwhile comes behind those, and not behind all that is walked.
+Rows that are read and not yet durable are counted over all PBXs, and of groups that are part of a walk one at a time
+waits for the store: a change that a PBX tells meanwhile comes behind that one, and not behind all that is walked.
 """
 
 import asyncio
@@ -13,8 +13,9 @@ MOST: Final = 2048
 LIVE_SHARE: Final = 0.25
 """Of them, for PBXs whose list is not being read as a whole."""
 
-GROUPS: Final = 2
-"""Of walks, given to the store at a time: one that it works on, and the next."""
+SHARED_GROUP_ROWS: Final = 64
+"""Of a walk, made durable at a time while other walks want that, too: whoever has a change waits for one such group
+each time it needs the store. A walk that is alone makes larger ones, which cost less."""
 
 
 class RowBudget:
@@ -25,7 +26,7 @@ class RowBudget:
         self._for_walks = max(1, int(most * (1 - LIVE_SHARE)))
         self._rows = 0
         self._has_room = asyncio.Event()
-        self.walk_groups = asyncio.Semaphore(GROUPS)
+        self.walk_turn = asyncio.Lock()
         """Held by who makes a group of a walk durable; in the order in which they came."""
 
     def __repr__(self) -> str:

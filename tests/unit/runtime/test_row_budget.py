@@ -1,6 +1,6 @@
 import asyncio
 
-from bridge.runtime.row_budget import GROUPS, RowBudget
+from bridge.runtime.row_budget import RowBudget
 
 
 def test_walks_leave_a_share_to_changes() -> None:
@@ -26,10 +26,3 @@ async def test_who_found_no_room_waits_until_rows_are_given_back() -> None:
     async with asyncio.timeout(10):
         await waiting
     assert budget.take(is_walking=True)
-
-
-async def test_few_groups_of_walks_are_before_the_store_at_a_time() -> None:
-    budget = RowBudget()
-    for _ in range(GROUPS):
-        await budget.walk_groups.acquire()
-    assert budget.walk_groups.locked()
