@@ -132,3 +132,20 @@ class LateFences:
             else:
                 self._fenced.pop(source, None)
                 self._taken.add(source)
+
+    async def release(self, sources: Sequence[SourceName]) -> None:
+        """Give back the fences of *sources*, as far as they are held: another connection may take them now.
+
+        Raises:
+            BrokerUnreachable: there was no answer in time.
+
+        """
+        held = [source for source in sources if source in self._taken]
+        for source in sources:
+            self._taken.discard(source)
+            self._fenced.pop(source, None)
+        if self._name_fence is None or not held:
+            return
+        async with step(self._connection, "giving fences back", self._topology) as channel:
+            for source in held:
+                await channel.queue_delete(self._name_fence(source))

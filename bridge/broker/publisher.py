@@ -9,10 +9,10 @@ every message twice.
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import aiormq.abc
 from aio_pika.abc import AbstractConnection
@@ -31,6 +31,10 @@ from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerRefusedEvent, 
 from bridge.events.cloudevents import APP_ID
 from bridge.model import OutboxRow, SourceName
 
+CLAIMED_FIRST: Final = 128
+"""Fences that are taken before anything is sent. Those of more sources are taken beside that, or with their first
+event: a thousand would hold up the first event for seconds."""
+
 Provide = Callable[[AbstractConnection], Awaitable[None]]
 """Has everything at the broker that the bridge wants there, or raises why not."""
 
@@ -42,10 +46,10 @@ class ExchangePublisher:
     ``is_declaring=False`` looked for.
 
     *name_fence* names the fence of a source, which is held while publishing, so that no second bridge publishes for the
-    same one: those of *sources* from the start, others before their first event is sent. *is_traced*
-    adds the trace context of each event to its message, and a *label* goes with every message. *on_state* is told
-    ``connecting``, ``connected``, and ``blocked: <reason>``; *on_progress* is called with every step on the way into a
-    session, and while a session waits for the broker. *deadline_seconds* is for each of these steps,
+    same one: those of *sources*, as they are when a session begins, and each before its first event is sent.
+    *is_traced* adds the trace context of each event to its message, and a *label* goes with every message. *on_state*
+    is told ``connecting``, ``connected``, and ``blocked: <reason>``; *on_progress* is called with every step on the way
+    into a session, and while a session waits for the broker. *deadline_seconds* is for each of these steps,
     *confirm_deadline_seconds* for the oldest row without an outcome, *close_seconds* for the farewell.
     """
 
@@ -55,7 +59,7 @@ class ExchangePublisher:
         *,
         topology: Topology,
         is_declaring: bool = True,
-        sources: Sequence[SourceName] = (),
+        sources: Collection[SourceName] = (),
         provide: Provide | None = None,
         name_fence: Callable[[SourceName], str] | None = None,
         confirm_deadline_seconds: float = 30.0,
@@ -120,10 +124,11 @@ class ExchangePublisher:
                 on_progress=self._on_progress,
             )
             session.fences = LateFences(connection, self._topology, self._name_fence)
-            await session.claim(self._sources)
+            sources = list(self._sources)
+            await session.claim(sources[:CLAIMED_FIRST])
             await session.open()
             self._on_state("connected")
-            async with session.watched(self._confirm_deadline_seconds):
+            async with session.watched(self._confirm_deadline_seconds), session.claiming(sources[CLAIMED_FIRST:]):
                 yield session
 
 

@@ -6,8 +6,8 @@ wakes whoever waits in it; nothing waits longer than the session lasts.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, Protocol
 
 from bridge.broker.confirms import ConfirmLedger, Outcomes
@@ -16,6 +16,10 @@ from bridge.model import OutboxRow, SourceName
 
 WATCH_SECONDS: Final = 0.5
 """How often a session looks whether it is blocked or overdue."""
+
+
+CLAIMED_AT_ONCE: Final = 32
+"""Fences taken in one go beside the sending of events; a broker makes about 300 queues in a second."""
 
 
 class Fences(Protocol):
@@ -30,6 +34,9 @@ class Fences(Protocol):
 
     async def take(self, sources: Sequence[SourceName]) -> None:
         """Take the fences of *sources*, as far as no other connection holds them."""
+
+    async def release(self, sources: Sequence[SourceName]) -> None:
+        """Give the fences of *sources* back."""
 
 
 class ConfirmSession(ABC):
@@ -101,6 +108,35 @@ class ConfirmSession(ABC):
     async def _claim(self, sources: Iterable[SourceName]) -> None:
         if self.fences is not None and (missing := self.fences.missing(sources)):
             await self._unless_ended(self.fences.take(missing))
+
+    @asynccontextmanager
+    async def claiming(self, sources: Collection[SourceName]) -> AsyncIterator[None]:
+        """Take the fences of *sources* while inside, after those that are needed first; a failure ends the session."""
+        task = asyncio.create_task(self._claim_all(sources))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _claim_all(self, sources: Collection[SourceName]) -> None:
+        left = list(sources)
+        with suppress(BridgeError):  # whoever waits for the session hears of it
+            while left:
+                some, left = left[:CLAIMED_AT_ONCE], left[CLAIMED_AT_ONCE:]
+                await self.claim(some)
+
+    async def release(self, sources: Sequence[SourceName]) -> None:
+        """Give the fences of *sources* back, of which nothing is on its way.
+
+        Raises:
+            BridgeError: what ended the session.
+
+        """
+        self._check()
+        if self.fences is not None:
+            with self._ending():
+                await self._unless_ended(self.fences.release(sources))
 
     async def outcomes(self) -> Outcomes:
         """Wait for news of rows sent in this session, in any order, and return it; each tag is told once.

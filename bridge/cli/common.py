@@ -190,12 +190,15 @@ def ended_alike() -> Iterator[None]:
     """Have Ctrl-C end the process as SIGTERM does, until a stop is looked for.
 
     An exception in the midst of an import or of opening the store would come out as another one, or wait for a lock.
+    SIGHUP, which has a bridge read its configuration again, does nothing before that was read for the first time.
     """
     before = signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))
+    before_hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGHUP, before_hangup)
 
 
 @contextlib.contextmanager
@@ -221,6 +224,18 @@ def stop_signals() -> Iterator[asyncio.Event]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+@contextlib.contextmanager
+def reload_signal(wanted: Callable[[], None]) -> Iterator[None]:
+    """Have SIGHUP call *wanted* in the event loop, while inside."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, wanted)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _end_at_once(number: int) -> None:

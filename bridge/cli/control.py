@@ -46,6 +46,8 @@ from bridge.ops.control_socket import (
     retried,
     socket_path,
 )
+from bridge.runtime.reload import Reloaded
+from bridge.security.secret import scrub
 from bridge.store.records import Pause
 from bridge.store.sqlite.store import SqliteStore
 
@@ -144,6 +146,22 @@ def fitting(words: Text, console: Console) -> Text:
             [*lines[: room - 1], Text(f"… and {plural(more, 'line')} more: account-bridge status", style="dim")]
         )
     return Text("\n").join(lines)
+
+
+@click.command()
+@config_option
+@json_option
+def reload(config: Path | None, *, as_json: bool) -> None:
+    """Have the running bridge read its configuration again: PBXs are added, removed and changed while it runs.
+
+    A mistake in it changes nothing. Keys that count at the next start only are named. SIGHUP does the same.
+    """
+    told = orjson.loads(run_now(ask(_socket(config), "POST", "/reload")))
+    if as_json:
+        print_json(told)
+    else:
+        for sentence in Reloaded(**told).sentences():
+            click.echo(scrub(sentence))
 
 
 @click.command()
@@ -321,4 +339,4 @@ def _line(event: dict[str, Any]) -> Text:
     )
 
 
-COMMANDS: Final = (status, resync, pause, resume, admit, parked_group)
+COMMANDS: Final = (status, reload, resync, pause, resume, admit, parked_group)

@@ -1,11 +1,14 @@
 """``run`` and ``check``: the bridge itself, and a look at everything it needs."""
 
+import asyncio
 import contextlib
 import os
 import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 from rich.text import Text
@@ -17,6 +20,7 @@ from bridge.cli.common import (
     ended_alike,
     print_json,
     read_settings,
+    reload_signal,
     run_now,
     stop_signals,
     terminal,
@@ -30,7 +34,7 @@ from bridge.ops import control_socket
 from bridge.ops.check import Finding, run_checks
 from bridge.ops.shadow import ShadowSummary, play_shadow
 from bridge.runtime.hard_end import HardEnd
-from bridge.runtime.wiring import build_bridge, build_page, serve_inbound
+from bridge.runtime.wiring import build_bridge, build_page, build_reloader, serve_inbound
 from bridge.security.secret import scrub
 
 log = logs.get_logger(__name__)
@@ -47,7 +51,8 @@ def run(config: Path | None, *, shadow: bool, once: bool, as_json: bool) -> None
         if once or as_json:
             raise click.UsageError("--once and --json go with --shadow")
         with HardEnd() as hard_end, ended_alike():
-            run_now(_bridge(read_settings(config), hard_end))
+            load = partial(load_settings, config, dict(os.environ))
+            run_now(_bridge(read_settings(config), hard_end, load))
         return
     settings = load_settings(config, os.environ, require_rabbitmq=False)
     logs.configure("warning", settings.log.format)
@@ -67,7 +72,7 @@ async def _shadow(settings: Settings, *, as_json: bool, is_once: bool) -> Shadow
         return await play_shadow(settings, shower(as_json=as_json), stop, is_once=is_once)
 
 
-async def _bridge(settings: Settings, hard_end: HardEnd) -> None:
+async def _bridge(settings: Settings, hard_end: HardEnd, load: Callable[[], Settings]) -> None:
     log.info("bridge.starting", version=__version__, settings=settings.redacted())
     for sentence in settings.insecurities():
         log.warning("settings.insecure", problem=sentence)
@@ -75,14 +80,28 @@ async def _bridge(settings: Settings, hard_end: HardEnd) -> None:
         log.error("file.unusable", of=who, problem=words)
     with build_bridge(settings) as bridge, stop_signals() as stop:
         hard_end.watch(bridge.board, stop.is_set)
+        reloader = build_reloader(settings, bridge, load)
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(
-                control_socket.serve(bridge, control_socket.socket_path(settings.store.path))
+                control_socket.serve(bridge, control_socket.socket_path(settings.store.path), reloader)
             )
+            stack.enter_context(reload_signal(reloader.request))
+            reloading = await stack.enter_async_context(_running(reloader.keep_reloading()))
+            bridge.board.expect("reload", reloading)
             await stack.enter_async_context(build_page(settings, bridge.board))
             await stack.enter_async_context(serve_inbound(settings, bridge))
             stack.callback(hard_end.stop)  # whatever the reason was
             await bridge.run(stop)
+
+
+@contextlib.asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 @click.command()

@@ -188,6 +188,7 @@ OwnSecretFile = Annotated[Path, holding()]
 """One PBX, or one App object, does not go without it, while all others do."""
 Time = of_the_form(r"([01][0-9]|2[0-3]):[0-5][0-9]", "must be a time like 02:00")
 TimeOrNever = of_the_form(r"([01][0-9]|2[0-3]):[0-5][0-9]|never", "must be a time like 02:00, or never")
+ReadyWhen = of_the_form(r"all|any|([1-9][0-9]?|100)%", "must be all, any, or a share like 50%")
 Name = of_the_form(r"[a-z0-9][a-z0-9-]{0,39}", "must be lower-case letters, digits and dashes, at most 40")
 Age = of_the_form(r"[0-9]{1,9}[YMDhms]", "must be a number and one of Y M D h m s, like 30D")
 FieldNames = Annotated[tuple[str, ...], AfterValidator(_names_fields)]

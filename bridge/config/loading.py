@@ -1,7 +1,6 @@
 """The settings, read from one TOML file and the environment; every mistake is told at once, each with its place."""
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,14 +9,17 @@ from pydantic import ValidationError
 
 from bridge.config.base import Table
 from bridge.config.diagnostics import Key, Places, did_you_mean, find_lines
+from bridge.config.pbx_files import read_pbx_files
 from bridge.config.pbx_tables import AppTable
 from bridge.config.settings import Settings
+from bridge.config.toml_files import read_toml
 from bridge.errors import BadConfig
 from bridge.security.secret import hide, make_public
 from bridge.security.urls import secrets_in
 
 PREFIX: Final = "BRIDGE_"
 CONFIG_VARIABLE: Final = "BRIDGE_CONFIG"
+PBX: Final = "pbx"
 
 _ABOUT_A_SERVICE: Final = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"
@@ -50,10 +52,15 @@ def load_settings(
     except ValidationError as problems:
         where = Places(file, text, variables, _siblings)
         mistakes += [where.sentence(problem) for problem in problems.errors(include_url=False, include_input=False)]
-    if require_pbx and not (tables.get("pbx") or tables.get("listen")):
+    if settings.fleet.pbx_dir is not None:
+        try:
+            settings = _with_files(settings, settings.fleet.pbx_dir)
+        except BadConfig as problem:
+            mistakes.append(str(problem))
+    if require_pbx and not (tables.get("pbx") or tables.get("listen") or tables.get("fleet")):
         mistakes.append(
             "no PBX is configured: set BRIDGE_PBX_URL, BRIDGE_PBX_APP and BRIDGE_PBX_PASSWORD_FILE, or make a "
-            "table [listen] for PBXs that dial"
+            "table [listen] for PBXs that dial, or name a folder (fleet.pbx_dir)"
         )
     broker = tables.get("rabbitmq")
     if require_rabbitmq and not (isinstance(broker, Mapping) and {"url", "url_file"} & set(broker)):
@@ -63,6 +70,12 @@ def load_settings(
         raise BadConfig("\n  ".join([f"the configuration has {count}:", *mistakes]))
     _know(settings)
     return settings
+
+
+def _with_files(settings: Settings, folder: Path) -> Settings:
+    pbxs, unusable = read_pbx_files(folder, [pbx.name for pbx in settings.pbx])
+    files = {pbx.name: file for file, pbx in pbxs.items()}
+    return settings.with_pbxs((*settings.pbx, *pbxs.values()), files, unusable)
 
 
 def _know(settings: Settings) -> None:
@@ -91,7 +104,23 @@ def origins(file: Path | None, environment: Mapping[str, str]) -> Mapping[Key, s
     in_file = dict.fromkeys(_leaves(tables), f"{file}")
     lines = {key: f"{file}, line {line}" for key, line in find_lines(text) if key in in_file}
     _overlay(tables, environment, [], variables)
-    return in_file | lines | variables
+    return in_file | lines | variables | _origins_of_files(tables)
+
+
+def _origins_of_files(tables: Mapping[str, Any]) -> dict[Key, str]:
+    """Return where the settings of PBXs come from that have a file of their own."""
+    told, begun = tables.get("fleet"), tables.get("pbx")
+    folder = told.get("pbx_dir") if isinstance(told, Mapping) else None
+    if not isinstance(folder, str):
+        return {}
+    before = begun if isinstance(begun, list) else []
+    pbxs, _ = read_pbx_files(Path(folder), [each.get("name", "pbx") for each in before if isinstance(each, Mapping)])
+    found: dict[Key, str] = {}
+    for number, file in enumerate(pbxs, len(before)):
+        text, _ = read_toml(file)
+        found[PBX, number, "name"] = f"{file}"
+        found |= {(PBX, number, *key): f"{file}, line {line}" for key, line in find_lines(text)}
+    return found
 
 
 def _leaves(tables: Any, key: Key = ()) -> Iterator[Key]:
@@ -108,17 +137,7 @@ def _leaves(tables: Any, key: Key = ()) -> Iterator[Key]:
 def _read(file: Path | None) -> tuple[str, dict[str, Any]]:
     if file is None:
         return "", {}
-    try:
-        text = file.read_text("utf-8-sig")
-        return text, tomllib.loads(text)
-    except OSError as problem:
-        raise BadConfig(f"the configuration {file} cannot be read: {problem.strerror}") from problem
-    except UnicodeDecodeError as problem:
-        raise BadConfig(f"the configuration {file} is not UTF-8 text") from problem
-    except tomllib.TOMLDecodeError as problem:
-        raise BadConfig(f"the configuration {file} is not TOML: {problem}") from problem
-    except (ValueError, RecursionError) as problem:  # a number of thousands of digits, a list in a list in a list …
-        raise BadConfig(f"the configuration {file} cannot be read: it is no TOML that anybody would write") from problem
+    return read_toml(file)
 
 
 def _overlay(

@@ -1,15 +1,18 @@
 """Everything an operator may say, and what follows from it as a whole."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import model_validator
+from pydantic import PrivateAttr, model_validator
 
 from bridge.config.base import Table
 from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.tables import (
+    FleetTable,
     LogTable,
     PublishTable,
     RabbitMqTable,
@@ -46,16 +49,38 @@ class Settings(Table):
     """Full walks, and what they may do."""
     pbx: tuple[PbxTable, ...] = ()
     """One for each PBX that is dialled."""
+    fleet: FleetTable = FleetTable()
+    """Many PBXs."""
     listen: ListenTable | None = None
     """PBXs that dial, and need no table of their own; without this one none may."""
     subscriber: tuple[SubscriberTable, ...] = ()
     """A queue that is made before its subscriber first connects, so that it misses nothing; one for each."""
 
+    _files: dict[SourceName, Path] = PrivateAttr(default_factory=dict)
+    _unusable: dict[Path, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def pbx_files(self) -> Mapping[SourceName, Path]:
+        """The file in ``fleet.pbx_dir`` of each PBX that has one."""
+        return self._files
+
+    @property
+    def unusable_files(self) -> Mapping[Path, str]:
+        """Files in ``fleet.pbx_dir`` that are no PBX, and what is wrong with each, in a sentence."""
+        return self._unusable
+
+    def with_pbxs(
+        self, pbxs: Sequence[PbxTable], files: Mapping[SourceName, Path], unusable: Mapping[Path, str]
+    ) -> Self:
+        """Return the same settings with these PBXs instead, some of which have *files*; *unusable* ones are no PBX."""
+        settings = self.model_copy(update={"pbx": tuple(pbxs)})
+        settings._files, settings._unusable = dict(files), dict(unusable)  # noqa: SLF001 - of its own class
+        return settings
+
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
-        names = [pbx.name for pbx in self.pbx]
-        for name in names:
-            if names.count(name) > 1:
+        for name, count in Counter(pbx.name for pbx in self.pbx).items():
+            if count > 1:
                 raise ValueError(f"two PBXs are called {name!r}; each needs a name of its own")
         return self
 
@@ -79,6 +104,8 @@ class Settings(Table):
 
     def troubles(self) -> Iterator[tuple[str, str]]:
         """Yield who does not work at present, as far as files say: its name, and what is wrong with which file."""
+        for file, words in self._unusable.items():
+            yield f"PBX of {file.name}", words
         for pbx in self.pbx:
             yield from ((f"PBX {pbx.name}", words) for words in (pbx.secret.trouble, pbx.tls.trouble) if words)
         for app in self.listen.app if self.listen is not None else ():

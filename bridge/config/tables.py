@@ -11,6 +11,7 @@ from bridge.config.base import (
     Age,
     FieldNames,
     Networks,
+    ReadyWhen,
     SecretFile,
     Table,
     Time,
@@ -279,6 +280,16 @@ class StatusTable(Table):
     """An event that waits for longer makes the bridge not ready."""
     max_walk_stall_seconds: float = Field(300, gt=0)
     """A full walk that reads no account for longer is stuck."""
+    ready_when: Annotated[str, ReadyWhen] = "50%"
+    """So many of the PBXs have to be read for the bridge to be ready: all, any (one is enough), or a share like 50%."""
+    max_pbxs_in_metrics: int = Field(250, ge=0)
+    """Up to so many PBXs have metrics each; of more PBXs those in trouble have, so many at most. Sums are of all."""
+
+    @property
+    def ready_share(self) -> float:
+        """``ready_when`` as a share from 0, for any, to 1, for all."""
+        words = {"any": 0.0, "all": 1.0}
+        return words[self.ready_when] if self.ready_when in words else float(self.ready_when.removesuffix("%")) / 100
 
     @model_validator(mode="after")
     def _token_cannot_be_guessed(self) -> Self:
@@ -348,6 +359,10 @@ class WalkTable(Table):
     """When every PBX is walked from its start once a night, or never. Local time of the machine."""
     after_outage_minutes: float = Field(10, ge=0)
     """Walk after a PBX was away for so long, too."""
+    max_at_once: int = Field(16, ge=1, le=10_000)
+    """So many PBXs are read from their start at a time, at the first start too; others wait for their turn."""
+    max_rows_ahead: int = Field(2048, ge=16, le=1_000_000)
+    """Rows of all PBXs that may be read and not yet committed; a quarter of it is not for walks."""
     quiet_from: Annotated[str, Time] | None = None
     """No full walks from then on, unless asked for by resync."""
     quiet_until: Annotated[str, Time] | None = None
@@ -358,3 +373,11 @@ class WalkTable(Table):
     """More deletions at once wait for a human yes."""
     max_deleted_percent: float = Field(5, ge=0, le=100)
     """The same, in percent of the accounts of a PBX."""
+
+
+class FleetTable(Table):
+    """Many PBXs."""
+
+    pbx_dir: Path | None = None
+    """A folder: each file *.toml in it is a PBX that is dialled, with the keys of a [[pbx]] table. Its name is that of
+    the file, unless it says another. A mistake in one file concerns that PBX only."""

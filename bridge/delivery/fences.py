@@ -108,6 +108,18 @@ class FencedSources:
         await self._ask(session, asked - self._waits.keys(), sent_through)
         return any(source in self._waits for source in asked)
 
+    async def release(self, session: Session, sources: AbstractSet[SourceName]) -> None:
+        """Give the fences of *sources* back, of which nothing is to be sent; before the next event they are taken anew.
+
+        Raises:
+            BridgeError: what ended the session.
+
+        """
+        await session.release(sorted(sources))
+        self._free -= sources
+        for source in sources:
+            self._waits.pop(source, None)
+
     async def ask_due(self, session: Session, now: float, sent_through: int) -> None:
         """Ask once more about those whose pause is over.
 

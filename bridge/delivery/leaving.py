@@ -109,7 +109,7 @@ def retire(  # noqa: PLR0913 - what a person may want of it
 
     """
     if source in followed:
-        raise BridgeError(f"{source} is followed. Take it out of the configuration first, and start the bridge anew")
+        raise BridgeError(f"{source} is followed. Take it out of the configuration first: account-bridge reload")
     _known(source, store.leavers.left(frozenset()))
     told = 0
     with store.transaction() as transaction:

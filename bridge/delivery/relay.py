@@ -149,6 +149,8 @@ class OutboxRelay:
         self._prepare = prepare
         self._lanes: dict[SourceName, _Lane] = {}
         self._fenced = FencedSources(store, observer, offload=offload, clock=clock, on_free=self.wake)
+        self._leaving: set[SourceName] = set()
+        """Sources of which nothing waits and that are read no more: their fences are to be given back."""
         self._sent_through = self._highest_sent = 0
         """The highest position that an earlier session sent, and that any session did."""
         self._sent: dict[int, _Sent] = {}
@@ -183,6 +185,15 @@ class OutboxRelay:
         self._may_have_lanes = True
         self._publisher.reconsider()
         self._wake.set()
+
+    def let_go(self, source: SourceName) -> None:
+        """Give the fence of *source* back, which is read no more and of which nothing waits."""
+        self._leaving.add(source)
+        self._wake.set()
+
+    def hold_on(self, source: SourceName) -> None:
+        """Keep the fence of *source*, which is read again."""
+        self._leaving.discard(source)
 
     def stop(self) -> None:
         """Send nothing more; ``run`` returns once everything in flight is confirmed and marked."""
@@ -225,6 +236,8 @@ class OutboxRelay:
                 self._may_have_lanes = False  # unless somebody says so while we look
                 for name in await self._offload(self._store.lanes):
                     self._lane(name).may_have_rows = True
+            if self._leaving:
+                await self._release(session, taking)
             now = asyncio.get_running_loop().time()
             await self._to_the_end(self._fenced.ask_due(session, now, self._sent_through), taking)
             ready, room = self._ready_lanes(now)
@@ -253,6 +266,10 @@ class OutboxRelay:
             self._in_flight += len(going)
             if going:
                 await self._to_the_end(session.send([row for row, _ in going]), taking)
+
+    async def _release(self, session: Session, taking: asyncio.Task[None]) -> None:
+        leaving, self._leaving = self._leaving, set()
+        await self._to_the_end(self._fenced.release(session, leaving), taking)
 
     async def _may_go(self, session: Session, rows: Sequence[OutboxRow], taking: asyncio.Task[None]) -> bool:
         """Put aside the sources that somebody else sends for, or a row that will never be taken; False if any is."""

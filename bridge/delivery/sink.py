@@ -38,6 +38,12 @@ class Session(Protocol):
         Raises what ended the session.
         """
 
+    async def release(self, sources: Sequence[SourceName]) -> None:
+        """Give the fences of *sources* back, of which nothing is on its way; somebody else may publish for them then.
+
+        Raises what ended the session.
+        """
+
     async def send(self, rows: Sequence[OutboxRow]) -> None:
         """Hand *rows* to the broker in order; waits while the broker blocks us, not for outcomes.
 

@@ -13,6 +13,8 @@ FEW: Final = 12
 NAMED: Final = 3
 """PBXs that a box names."""
 
+WAITS_FOR_TURN: Final = "waits_for_turn"
+
 _SAME: Final = "have the same trouble"
 _REASONS: Final = {
     "pbx_refused_login": "refuse the login",
@@ -24,6 +26,7 @@ _REASONS: Final = {
     "pbx_paused": "are paused by an operator",
     "file_unusable": "have a file that cannot be used",
     "not_connected": "are not connected",
+    WAITS_FOR_TURN: "wait for their turn, while others are read",
     "walk_stalled": "have a full walk that is stuck",
     "deletions_held": "wait for a yes to deletions, or for a full walk",
     "pbx_unlike_before": "are unlike before",

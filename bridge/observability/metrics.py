@@ -4,7 +4,8 @@ Moments are given as seconds since 1970 (``…_timestamp_seconds``) and absent u
 start of the bridge. ``FAMILIES`` names every metric once; alert rules and dashboard are held against it by a test.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -14,12 +15,19 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from bridge.clock import utc_now
+from bridge.observability.boxes import by_trouble
 from bridge.observability.component_status import Level
 from bridge.observability.report import problems
 from bridge.observability.source_status import SourceStatus
 from bridge.observability.status import BridgeStatus
 
 PREFIX: Final = "account_bridge_"
+
+MOST_PBXS: Final = 250
+"""PBXs that have metrics of their own."""
+
+READING: Final = "read "
+"""What the names of tasks begin with that read a PBX."""
 
 _PBX: Final = ("pbx",)
 
@@ -50,6 +58,12 @@ FAMILIES: Final[Mapping[str, tuple[_Kind, str, tuple[str, ...]]]] = {
     "outbox_in_doubt_events": (GaugeMetricFamily, "Events that may have reached the broker unconfirmed", ()),
     "outbox_full": (GaugeMetricFamily, "1 while a limit of the store is reached and no PBX is read", ()),
     "store_free_bytes": (GaugeMetricFamily, "Left on the disk of the store", ()),
+    "pbxs": (GaugeMetricFamily, "PBXs, by how they are doing", ("level",)),
+    "pbxs_usable": (GaugeMetricFamily, "PBXs that answer", ()),
+    "pbxs_waiting_for_turn": (GaugeMetricFamily, "PBXs that are not read yet, since so many others are", ()),
+    "pbxs_walking": (GaugeMetricFamily, "PBXs of which a full walk is under way", ()),
+    "pbxs_accounts": (GaugeMetricFamily, "Accounts at the last proven full walk of each, of all PBXs together", ()),
+    "pbxs_left_out": (GaugeMetricFamily, "PBXs without metrics of their own (status.max_pbxs_in_metrics)", ()),
     "pbx_usable": (GaugeMetricFamily, "1 while a PBX answers", _PBX),
     "pbx_level": (GaugeMetricFamily, "1 for how a PBX is doing", ("pbx", "level")),
     "pbx_last_answer_timestamp_seconds": (GaugeMetricFamily, "When a PBX last answered", _PBX),
@@ -77,10 +91,15 @@ _Samples = Iterator[tuple[str, tuple[str, ...], float]]
 
 
 class StatusCollector(Collector):
-    """Turns *board* into metrics whenever it is asked."""
+    """Turns *board* into metrics whenever it is asked.
 
-    def __init__(self, board: BridgeStatus, clock: Callable[[], datetime] = utc_now) -> None:
+    Each PBX has metrics of its own where there are *most* at most; where there are more, those have that are in
+    trouble, the worst first and no more than that.
+    """
+
+    def __init__(self, board: BridgeStatus, clock: Callable[[], datetime] = utc_now, most: int = MOST_PBXS) -> None:
         self._board = board
+        self._most = most
         self._clock = clock
 
     def collect(self) -> Iterable[Metric]:
@@ -98,18 +117,38 @@ class StatusCollector(Collector):
 
     def _samples(self, now: datetime) -> _Samples:
         board = self._board
+        levels = {name: board.assess(part, now) for name, part in board.sources.items()}
+        own = self._choose(levels)
+        left_out = levels.keys() - own
         yield "ready", (), board.is_ready(now)
         yield from _levels("level", (), board.level(now))
-        yield from (
-            ("problem", key, 1) for key in dict.fromkeys((each.where, each.cause) for each in problems(board, now))
-        )
+        found = dict.fromkeys((each.where, each.cause) for each in problems(board, now) if each.where not in left_out)
+        yield from (("problem", key, 1) for key in found)
         for name, task in board.tasks.items():
+            if name.removeprefix(READING) in left_out and not task.is_stuck(board.steady()):
+                continue
             yield "task_progress_age_seconds", (name,), task.age(board.steady()).total_seconds()
             yield "task_limit_seconds", (name,), task.limit.total_seconds()
         yield "event_loop_lag_seconds", (), board.loop_lag_seconds
         yield from self._delivery(board, now)
-        for name, part in board.sources.items():
-            yield from self._source((name,), part, now)
+        yield from self._all(levels)
+        yield "pbxs_left_out", (), len(left_out)
+        for name in own:
+            yield from self._source((name,), board.sources[name], now)
+
+    def _choose(self, levels: Mapping[str, Level]) -> Sequence[str]:
+        """Return the PBXs that have metrics of their own."""
+        if len(levels) <= self._most:
+            return list(levels)
+        return [name for name in by_trouble(levels) if levels[name] is not Level.OK][: self._most]
+
+    def _all(self, levels: Mapping[str, Level]) -> _Samples:
+        parts, counts = self._board.sources.values(), Counter(levels.values())
+        yield from (("pbxs", (level.value,), counts[level]) for level in Level)
+        yield "pbxs_usable", (), sum(part.is_usable for part in parts)
+        yield "pbxs_waiting_for_turn", (), sum(part.waits_for_turn for part in parts)
+        yield "pbxs_walking", (), sum(part.walk is not None for part in parts)
+        yield "pbxs_accounts", (), sum(part.accounts or 0 for part in parts)
 
     def _delivery(self, board: BridgeStatus, now: datetime) -> _Samples:
         yield "broker_usable", (), board.broker.is_usable
@@ -149,10 +188,10 @@ class StatusCollector(Collector):
             yield from _moment("pbx_walk_progress_timestamp_seconds", pbx, part.walk.progress_at)
 
 
-def exposition(board: BridgeStatus) -> Callable[[], tuple[str, bytes]]:
-    """Return what answers a scrape: content type and body."""
+def exposition(board: BridgeStatus, most_pbxs: int = MOST_PBXS) -> Callable[[], tuple[str, bytes]]:
+    """Return what answers a scrape: content type and body; *most_pbxs* as for ``StatusCollector``."""
     registry = CollectorRegistry()
-    registry.register(StatusCollector(board))
+    registry.register(StatusCollector(board, most=most_pbxs))
     ProcessCollector(registry=registry)
     return lambda: (CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry))
 

@@ -1,6 +1,6 @@
 """The board in words, for people, and in JSON, for machines."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any, Final
@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 
 from bridge.events.wording import clean, shown
-from bridge.observability.boxes import NAMED, Problem, boxes, listed, told_one_by_one
+from bridge.observability.boxes import NAMED, Box, Problem, boxes, listed, told_one_by_one
 from bridge.observability.component_status import LEVELS, ComponentStatus, Level, StreamStatus
 from bridge.observability.source_status import SourceStatus
 from bridge.observability.status import BridgeStatus, ListenerStatus, age_words
@@ -21,6 +21,7 @@ IN_FUTURE: Final = "in the future: the clock was wrong when it was written"
 """Said of a moment that was recorded and has not come yet."""
 
 FILE_UNUSABLE: Final = "file_unusable"
+CONFIG_UNUSABLE: Final = "config_unusable"
 STORE_LOCKED: Final = "store_locked"
 FENCE_HELD: Final = "fence_held"
 INFO_UNREAD: Final = "info_unread"
@@ -45,6 +46,7 @@ _NOT_OF_A_PART: Final = {
     "walk_stalled",
     "insecure",
     FILE_UNUSABLE,
+    CONFIG_UNUSABLE,
     STORE_LOCKED,
     INFO_UNREAD,
     QUEUE_WAS_DELETED,
@@ -76,13 +78,22 @@ def _problems(board: BridgeStatus, now: datetime) -> Iterator[Problem]:
         yield Problem("broker", QUEUE_WAS_DELETED, Level.WARN, None, told)
     for told in dict.fromkeys(told for found in board.differences.values() for told in found):
         yield Problem("broker", TOPOLOGY_DIFFERS, Level.WARN, None, told)
-    for sentence in board.insecurities:
-        yield Problem("bridge", "insecure", Level.WARN, None, sentence)
+    yield from _problems_of_configuration(board)
     yield from _problems_of_files(board)
     if board.listener is not None:
         yield from _problems_of_door(board.listener)
     for name, part in board.sources.items():
         yield from _list_problems(name, part, board, now)
+
+
+def _problems_of_configuration(board: BridgeStatus) -> Iterator[Problem]:
+    for sentence in board.insecurities:
+        yield Problem("bridge", "insecure", Level.WARN, None, sentence)
+    if board.config_trouble:
+        words = f"The configuration was read again and not taken over: {board.config_trouble}"
+        yield Problem("bridge", CONFIG_UNUSABLE, Level.WARN, None, ended(words))
+    for told in board.unusable_files.values():
+        yield Problem("bridge", CONFIG_UNUSABLE, Level.WARN, None, ended(f"A PBX is not as its file says. {told}"))
 
 
 def _problems_of_outbox(board: BridgeStatus, now: datetime) -> Iterator[Problem]:
@@ -231,9 +242,14 @@ def _sent(board: BridgeStatus, *, is_all: bool) -> str:
 
 def sentences(board: BridgeStatus, now: datetime) -> list[str]:
     """Return what a person wants to know first."""
+    found = problems(board, now)
+    return _sentences(board, now, found, boxes(found, board.sources))
+
+
+def _sentences(board: BridgeStatus, now: datetime, found: Sequence[Problem], grouped: Sequence[Box]) -> list[str]:
     told = [in_local_words(sentence) for sentence in headline(board, now)]
-    told += [ended(problem.words) for problem in problems(board, now) if problem.cause in _NOT_OF_A_PART]
-    told += [ended(box.words) for box in boxes(problems(board, now), board.sources) if len(box.names) > 1]
+    told += [ended(problem.words) for problem in found if problem.cause in _NOT_OF_A_PART]
+    told += [ended(box.words) for box in grouped if len(box.names) > 1]
     told.append(f"Broker: {_sentence(board.broker, now)}")
     if board.log is not None:
         told.append(f"Log: {_sentence(board.log, now)}")
@@ -284,15 +300,17 @@ def liveness(board: BridgeStatus) -> tuple[bool, str]:
 
 def as_json(board: BridgeStatus, now: datetime) -> Mapping[str, Any]:
     """Return the whole board for machines; ages are in seconds."""
+    found = problems(board, now)
+    grouped = boxes(found, board.sources)
     return {
         "level": board.level(now),
         "ready": board.is_ready(now),
         "alive": not board.stuck(),
         "now": now,
         "headline": [[_as_member(part) for part in sentence] for sentence in headline(board, now)],
-        "problems": problems(board, now),
-        "boxes": boxes(problems(board, now), board.sources),
-        "sentences": sentences(board, now),
+        "problems": found,
+        "boxes": grouped,
+        "sentences": _sentences(board, now, found, grouped),
         **{name: value for name, value in _members(board).items() if name not in _NOT_TOLD},
         "left": {
             name: {**_members(left), "sentence": left_words(name, left)}

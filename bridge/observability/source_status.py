@@ -57,6 +57,8 @@ class SourceStatus(ComponentStatus):
     """When a walk is to tell whether those that are not held are gone, if there are any."""
     warning: str = ""
     """What somebody should look at although changes flow; stands until the next proven full walk."""
+    waits_for_turn: bool = False
+    """True while nothing of it is read yet, since so many others are."""
     is_paused: bool = False
     """An operator wants it not to be read: no fault, and no reason to be not ready."""
     retelling: str = ""

@@ -10,6 +10,7 @@ alive is judged by a steady clock alone; what else is a duration is put right as
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from math import ceil
 from typing import Final, Protocol
 
 from bridge.model import SourceName
@@ -23,6 +24,9 @@ MAX_UNSENT_AGE: Final = timedelta(minutes=5)
 MAX_WALK_STALL: Final = timedelta(minutes=5)
 """A full walk that reads no account for longer than this is stuck, unless configured otherwise."""
 
+
+READY_SHARE: Final = 0.5
+"""Where fewer PBXs than this are read, the trouble is probably ours, unless configured otherwise."""
 
 CLOCK_WAS_SET: Final = timedelta(seconds=1)
 """By so much more or less than the steady clock; a clock that drifts, or is pulled gently, moves less in a second."""
@@ -110,6 +114,10 @@ class BridgeStatus:
     """What the store has of PBXs that are not followed."""
     insecurities: Sequence[str] = ()
     """Sentences about what was configured to be insecure on purpose."""
+    config_trouble: str = ""
+    """Why the configuration, read again, was not taken over."""
+    unusable_files: Mapping[str, str] = field(default_factory=dict)
+    """Files of PBXs that have a mistake, and what it is."""
     uncompared: str = ""
     """Why the log could not be compared with the store at the start, so that everything is told anew each time."""
     differences: dict[str, Sequence[str]] = field(default_factory=dict)
@@ -142,6 +150,8 @@ class BridgeStatus:
     """Tells what the store waits for while somebody else has locked it; empty while it is free."""
     scrub: Callable[[str], str] = str
     """Takes secrets out of what ended a task."""
+    ready_share: float = READY_SHARE
+    """Of the PBXs that are not paused, so many have to be read for the bridge to be ready; one in any case."""
     max_unsent_age: timedelta = MAX_UNSENT_AGE
     max_walk_stall: timedelta = MAX_WALK_STALL
     pace: tuple[datetime, float] | None = None
@@ -173,6 +183,11 @@ class BridgeStatus:
     def expect(self, name: str, task: Running) -> None:
         """Expect *task* to run from now on; that it has ended, for whatever reason, is told."""
         self.expected[name] = task
+
+    def forget_task(self, name: str) -> None:
+        """Let the task of that name end, since it is wanted no more."""
+        self.expected.pop(name, None)
+        self.tasks.pop(name, None)
 
     def expect_nothing(self) -> None:
         """Let every task end: the bridge stops."""
@@ -231,6 +246,8 @@ class BridgeStatus:
         if (
             self.insecurities
             or self.uncompared
+            or self.config_trouble
+            or self.unusable_files
             or self.missed
             or any(self.differences.values())
             or self.parked
@@ -268,16 +285,15 @@ class BridgeStatus:
         return part.walk is not None and now - part.walk.progress_at > self.max_walk_stall
 
     def is_ready(self, now: datetime) -> bool:
-        """Tell whether changes flow: both ends usable, room in the outbox, nothing waiting for long.
+        """Tell whether changes flow: room in the outbox, nothing waiting for long, the broker and enough PBXs usable.
 
         A PBX that an operator paused is no reason to be not ready.
         """
-        if self.full or self.is_late(now):
+        if self.full or self.is_late(now) or not all(way.is_usable for way in self.ways):
             return False
-        if any(part.held_back or part.fenced for part in self.sources.values()):
-            return False
-        sources = (source for source in self.sources.values() if not source.is_paused)
-        return all(part.is_usable for part in (*self.ways, *sources))
+        wanted = [part for part in self.sources.values() if not part.is_paused]
+        flowing = sum(part.is_usable and not part.held_back and not part.fenced for part in wanted)
+        return not wanted or flowing >= max(1, ceil(self.ready_share * len(wanted)))
 
 
 def _past(moment: datetime | None, now: datetime) -> datetime | None:

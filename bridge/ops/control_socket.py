@@ -25,6 +25,7 @@ from bridge.errors import BadConfig, BridgeError, Fatal, NobodyAnswers
 from bridge.model import AccountGuid, SourceName
 from bridge.observability.report import as_json, liveness
 from bridge.observability.status import BridgeStatus
+from bridge.runtime.reload import Reloaded
 from bridge.store.records import Forgotten, Parked
 
 DEADLINE_SECONDS: Final = 30
@@ -69,14 +70,23 @@ class Steered(Protocol):
         """Never send a parked event; False where there is none at *position*."""
 
 
+class Reloading(Protocol):
+    """What reads the configuration of a running bridge again."""
+
+    async def reload(self) -> Reloaded:
+        """Take over what can be; raises ``BadConfig`` with every mistake, and changes nothing then."""
+
+
 def socket_path(store: Path) -> Path:
     """Return the socket file of the bridge whose store is this file."""
     return store.with_name(f"{store.name}.sock")
 
 
 @asynccontextmanager
-async def serve(bridge: Steered, path: Path) -> AsyncIterator[None]:
+async def serve(bridge: Steered, path: Path, reloader: Reloading | None = None) -> AsyncIterator[None]:
     """Listen on the socket file *path* while inside; only where its name is too long, say so and do without.
+
+    With *reloader* the bridge can be told to read its configuration again.
 
     Raises:
         BadConfig: something else is in its place, perhaps a link.
@@ -91,6 +101,8 @@ async def serve(bridge: Steered, path: Path) -> AsyncIterator[None]:
     listening = _bound(path)
     application = web.Application()
     application.add_routes(_routes(bridge))
+    if reloader is not None:
+        application.add_routes(_reloading(reloader))
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=2)
     try:
         await runner.setup()
@@ -182,6 +194,20 @@ def _retiring(bridge: Steered) -> list[web.RouteDef]:
             return _missing(str(problem))
 
     return [web.post("/retire/{name}", retire)]
+
+
+def _reloading(reloader: Reloading) -> list[web.RouteDef]:
+    async def reload(_request: web.Request) -> web.Response:
+        try:
+            return _json(await reloader.reload())
+        except BadConfig as problem:
+            return web.Response(status=HTTPStatus.UNPROCESSABLE_ENTITY, text=f"{problem}\n")
+        except Fatal:
+            raise
+        except BridgeError as problem:
+            return _missing(str(problem))
+
+    return [web.post("/reload", reload)]
 
 
 def _pausing(bridge: Steered) -> list[web.RouteDef]:
@@ -303,6 +329,7 @@ async def ask(path: Path, method: str, target: str, **query: str) -> bytes:
 
     Raises:
         NobodyAnswers: no bridge runs on this store.
+        BadConfig: the configuration that it was to read has mistakes.
         BridgeError: with the words of its refusal, or because something else is in the place of the socket.
 
     """
@@ -317,6 +344,8 @@ async def ask(path: Path, method: str, target: str, **query: str) -> bytes:
             session.request(method, f"http://bridge{target}", params=query) as answer,
         ):
             body = await answer.read()
+            if answer.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+                raise BadConfig(body.decode(errors="replace").strip())
             if answer.status >= HTTPStatus.BAD_REQUEST:
                 raise BridgeError(body.decode(errors="replace").strip())
             return body

@@ -82,6 +82,9 @@ class TerminalPublisher:
         """Let no source wait."""
         return {}
 
+    async def release(self, sources: Collection[SourceName]) -> None:
+        """Give nothing back: there are no fences."""
+
     async def claim(self, _sources: Collection[SourceName]) -> None:
         """Take no fences: nobody else shows anything here."""
 

@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from bridge.errors import PbxBrokeProtocol, PbxNotTrusted, PbxRefusedLogin, PbxUnreachable
 from bridge.model import Cursor
 from bridge.pbx.reader import Deliver, Reader, TryDeliver, contained, find_reason
+from bridge.pbx.turnstile import Turnstile
 from bridge.pbx.walk.actions import Pace
 from bridge.pbx.websocket import GOING_AWAY, OUR_FAULT, WebSocket, dial
 from bridge.pbx.wire import messages as m
@@ -27,7 +28,8 @@ class PbxSource:
     """One PBX that we dial.
 
     *url* is the whole WebSocket URL, *app* the Name of the App object, *password* returns its password (asked at every
-    login, so that it can be changed in its file). *max_message_bytes* guards our memory.
+    login, so that it can be changed in its file). *max_message_bytes* guards our memory. Its list is read from its
+    start when *turnstile* says so.
     """
 
     def __init__(  # noqa: PLR0913 - what an operator may say about a PBX
@@ -42,6 +44,7 @@ class PbxSource:
         ssl_context: ssl.SSLContext | None = None,
         on_state: Callable[[str], None] = lambda _state: None,
         on_noise: Callable[[str], None] = lambda _reason: None,
+        turnstile: Turnstile | None = None,
     ) -> None:
         self._url = url
         self._app = app
@@ -51,7 +54,7 @@ class PbxSource:
         self._max_message_bytes = max_message_bytes
         self._ssl_context = ssl_context
         self._on_state = on_state
-        self._reader = Reader(url, self._pace, on_noise=on_noise)
+        self._reader = Reader(url, self._pace, on_noise=on_noise, turnstile=turnstile, on_state=on_state)
 
     def __repr__(self) -> str:
         return f"<PbxSource {self._url}>"
@@ -77,7 +80,6 @@ class PbxSource:
             with contained(self._url):
                 conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
                 early = await self._log_in(socket, conversation)
-            self._on_state("reading")
             await self._reader.read(socket, conversation, early, since, deliver, try_deliver)
         except ConnectionClosed as closed:
             raise PbxUnreachable(f"the connection to {self._url} broke: {find_reason(closed)}") from closed

@@ -19,6 +19,7 @@ from bridge.errors import BridgeError, PbxBrokeProtocol, PbxUnreachable
 from bridge.logs import get_logger
 from bridge.model import Cursor
 from bridge.pbx.rest import Rest
+from bridge.pbx.turnstile import Turn, Turnstile
 from bridge.pbx.walk.actions import (
     Action,
     Ask,
@@ -34,7 +35,7 @@ from bridge.pbx.walk.actions import (
     WalkBegan,
     WalkEnded,
 )
-from bridge.pbx.walk.walker import Walker
+from bridge.pbx.walk.walker import Phase, Walker
 from bridge.pbx.websocket import TOO_BIG, WebSocket
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.protocol import Answer, Conversation, Event
@@ -49,6 +50,10 @@ TryDeliver = Callable[[WalkEvent], bool]
 """The same without waiting: takes the next thing if there is room for it, and returns whether it did."""
 
 
+READING: Final = "reading"
+WAITING_FOR_TURN: Final = "waiting for its turn, while others are read"
+"""The states of a source that is connected; in the second one nothing of its list is read yet."""
+
 _TO_SAY: Final = (Ask, Say)
 
 log = get_logger(__name__)
@@ -61,17 +66,22 @@ def _nobody_waits() -> None:
 class Reader:
     """Reads one connection after the other.
 
-    *peer* is what sentences call the other end, *on_event* hears everything that comes, before it is acted upon.
+    *peer* is what sentences call the other end, *on_event* hears everything that comes, before it is acted upon. With a
+    *turnstile* no list is read from its start without a turn; *on_state* is told ``READING`` or ``WAITING_FOR_TURN``.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what may be said about reading
         self,
         peer: str,
         pace: Pace,
         *,
         on_noise: Callable[[str], None] = lambda _reason: None,
         on_event: Callable[[Event], None] = lambda _event: None,
+        turnstile: Turnstile | None = None,
+        on_state: Callable[[str], None] = lambda _state: None,
     ) -> None:
+        self._turnstile = turnstile
+        self._on_state = on_state
         self._peer = peer
         self._pace = pace
         self._on_noise = on_noise
@@ -110,7 +120,8 @@ class Reader:
             Exception: what *deliver* or *try_deliver* raised; those of the reading itself are ``contained``.
 
         """
-        walker = Walker(since, self._pace, chance=random.random, reached=self._reached)
+        has_turn = self._turnstile is None
+        walker = Walker(since, self._pace, chance=random.random, reached=self._reached, has_turn=has_turn)
         reading = _Reading(
             socket,
             conversation,
@@ -119,8 +130,11 @@ class Reader:
             try_deliver=try_deliver,
             on_event=self._heard,
             peer=self._peer,
+            turnstile=self._turnstile,
+            on_state=self._on_state,
         )
         self._wake = reading.wake
+        self._on_state(READING)
         try:
             with contained(self._peer):
                 reading.begin(early)
@@ -129,6 +143,8 @@ class Reader:
                     self._is_walk_wanted = False
                     with contained(self._peer):
                         reading.want_walk()
+                with contained(self._peer):
+                    reading.take_turn()
                 await reading.go_on()
         except ConnectionClosed as closed:
             if socket.is_stalled:
@@ -162,7 +178,15 @@ class _Reading:
         try_deliver: TryDeliver | None,
         on_event: Callable[[Event], None],
         peer: str,
+        turnstile: Turnstile | None,
+        on_state: Callable[[str], None],
     ) -> None:
+        self._turnstile = turnstile
+        self._on_state = on_state
+        self._turn: Turn | None = None
+        self._is_admitted = False
+        """True once the walker knows of the turn."""
+        self._is_waiting = False
         self._socket = socket
         self._conversation = conversation
         self._walker = walker
@@ -195,14 +219,14 @@ class _Reading:
         for handle in (self._timer, self._resting):
             if handle is not None:
                 handle.cancel()
+        if self._turn is not None:
+            self._turn.leave()
 
     async def go_on(self) -> None:
         """Wait for what cannot be done at once, and do it."""
         await self._news.wait()
         self._news.clear()
-        while self._left:
-            await self._deliver(self._left[0])
-            self._left.popleft()
+        await self._deliver_left()
         if self._problem is not None:
             raise self._problem
         if self._resting is not None:
@@ -214,9 +238,41 @@ class _Reading:
         if self._socket.is_over and self._problem is None:
             raise self._socket.end
 
+    async def _deliver_left(self) -> None:
+        while self._left:
+            if self._turn is not None:
+                self._turn.is_held_up = True
+            await self._deliver(self._left[0])
+            self._left.popleft()
+        if self._turn is not None:
+            self._turn.is_held_up = False
+            self._turn.progress(self._now())
+
     def want_walk(self) -> None:
         """Have the list read from its start once more."""
         self._carry_out(self._walker.want_walk(self._now()))
+
+    def take_turn(self) -> None:
+        """Begin with what waited for its turn, if that has come."""
+        if self._turn is not None and self._turn.is_admitted and not self._is_admitted:
+            self._is_admitted = True
+            self._carry_out(self._walker.take_turn(self._now()))
+
+    def _mind_the_turn(self) -> None:
+        """Ask for a turn where one is needed, and give it back where it is not."""
+        if self._turnstile is None:
+            return
+        is_needed = self._walker.needs_turn
+        if is_needed and self._turn is None:
+            self._turn = self._turnstile.join(self.wake)
+        elif not is_needed and self._turn is not None:
+            self._turn.leave()
+            self._turn, self._is_admitted = None, False
+            self._walker.give_turn_back()
+        is_waiting = self._walker.phase is Phase.WAITING
+        if is_waiting is not self._is_waiting:
+            self._is_waiting = is_waiting
+            self._on_state(WAITING_FOR_TURN if is_waiting else READING)
 
     def wake(self) -> None:
         """Have ``go_on`` look what there is to do."""
@@ -228,6 +284,8 @@ class _Reading:
             event = self._conversation.receive(data)
             self._on_event(event)
             self._carry_out(self._walker.heard(event, self._now()))
+            if self._turn is not None and isinstance(event, Answer):
+                self._turn.progress(self._now())
         except Exception as problem:  # noqa: BLE001 - raised where somebody waits for it
             self._stop_at(_planned(problem, self._peer))
             return
@@ -259,6 +317,7 @@ class _Reading:
                 self._socket.send(self._conversation.ask(action.cursor))
             elif isinstance(action, Say):
                 self._socket.send(self._conversation.say(action.message))
+        self._mind_the_turn()
         try:
             for action in actions:
                 if not isinstance(action, _TO_SAY) and (

@@ -1,9 +1,9 @@
 """Runs the parts and stops them: PBXs being followed, the sinks of the outbox, and housekeeping."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -18,10 +18,12 @@ from bridge.model import AccountGuid, OutboxRow, SourceName
 from bridge.observability.component_status import Level
 from bridge.observability.source_status import SourceStatus
 from bridge.observability.status import BridgeStatus
+from bridge.pbx.turnstile import Turnstile
 from bridge.runtime.committer import Committed
-from bridge.runtime.interpreter import tune
+from bridge.runtime.interpreter import give_memory_back, tune
 from bridge.runtime.options import Options
 from bridge.runtime.outbox_monitor import OutboxMonitor
+from bridge.runtime.row_budget import RowBudget
 from bridge.runtime.sinks import ReadLog, Sinks, StreamSink
 from bridge.runtime.source_worker import SourceSpec, SourceWorker, reading, restore_status, restore_worker, show_pause
 from bridge.store.contract import OperatorStore
@@ -43,7 +45,8 @@ WAITS_FOR_PROOF: Final = "waiting for the broker: its log has to be compared wit
 """What a PBX does that is not read yet."""
 
 APART_SECONDS: Final = 0.01
-"""Between dialling one PBX and the next at the start: a thousand logins at once cost 13 KB of memory each for ever."""
+"""Between dialling one PBX for the first time and the next: a thousand logins at once cost 13 KB of memory each for
+ever, and the time of those that are read."""
 
 log = get_logger(__name__)
 
@@ -69,6 +72,8 @@ class BrokerSide:
     read_log: ReadLog | None = None
     look_after: Callable[[], Coroutine[Any, Any, None]] | None = None
     """Watches queues that somebody may delete."""
+    dialled: dict[SourceName, None] = field(default_factory=dict)
+    """The PBXs that we dial, as of now: their fences are taken as soon as a session begins. Kept up to date here."""
 
 
 class Bridge:
@@ -83,20 +88,30 @@ class Bridge:
         *,
         board: BridgeStatus,
         hooks: Hooks = Hooks(),
+        turnstile: Turnstile | None = None,
     ) -> None:
         self.board = board
+        self.turnstile = turnstile or Turnstile()
+        """Where PBXs wait for their turn to be read as a whole."""
         self._store = store
-        self._pbxs = list(pbxs)
-        self._readers: list[asyncio.Task[None]] = []
+        self._pbxs = {pbx.name: pbx for pbx in pbxs}
+        self._dialled = broker.dialled
+        self._dialled.update(dict.fromkeys(self._pbxs))
+        self._leaving: set[SourceName] = set()
+        """PBXs that are followed no more, and of which not everything is sent yet."""
+        self._readers: dict[SourceName, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
         """What readers run in, while the bridge does."""
         self._is_stopping = False
+        self._next_start = float("-inf")
+        """When the next PBX may be dialled for the first time, by the clock of the loop."""
         self._options = options
         self._on_committed = hooks.on_committed
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._walk_check = asyncio.Event()
         self._followed: dict[SourceName, SourceWorker] = {}
+        self._budget = RowBudget(options.max_rows_ahead)
         self._offload = StoreThread()
         behind = None if broker.stream is None else broker.stream.outbox
         self._outbox_monitor = OutboxMonitor(board, store, self._offload, options.limits, self._has_room, behind)
@@ -145,7 +160,7 @@ class Bridge:
                 log.info("bridge.stopping")
                 self._is_stopping = True
                 self.board.expect_nothing()
-                for task in (beginning, *self._readers, pruning, walking, measuring):
+                for task in (beginning, *self._readers.values(), pruning, walking, measuring):
                     task.cancel()
                 await self._sinks.wind_down()
                 log.info("bridge.stopped")
@@ -180,7 +195,8 @@ class Bridge:
 
     async def _show_waiting(self, name: SourceName) -> None:
         """Show what the store knows of a PBX that is not read yet."""
-        part = self.board.sources[name]
+        if (part := self.board.sources.get(name)) is None:
+            return  # it was removed meanwhile
         pause, _ = await restore_status(name, part, self._store, offload=self._offload)
         if not self._is_proven:
             part.set_doing(WAITS_FOR_PROOF, Level.WARN, utc_now())
@@ -189,9 +205,10 @@ class Bridge:
     def _begin_reading(self) -> None:
         if not self._is_proven:
             self._is_proven = True
-            self._start_reading(self._pbxs)
+            self._start_reading(self._pbxs.values())
 
     async def _follow(self, pbx: SourceSpec, first_pause_seconds: float) -> None:
+        await asyncio.sleep(first_pause_seconds)
         followed = self._followed[pbx.name] = await restore_worker(
             pbx,
             self._store,
@@ -203,12 +220,13 @@ class Bridge:
             habits=self._options.habits,
             on_committed=self._told,
             on_keeping=partial(self._sinks.wake, pbx.name),
+            budget=self._budget,
         )
         if pbx.name in self._early_pauses:
             followed.hold(self._early_pauses.pop(pbx.name))
         if pbx.name in self._early_walks:
             followed.resync(accept_deletions=self._early_walks.pop(pbx.name))
-        await followed.follow(first_pause_seconds)
+        await followed.follow()
 
     async def register_inbound(self, caller: InboundPbx, newcomers: Newcomers) -> Admission:
         """Take note that a PBX has logged in, and return whether it may be let in; a new one may have to wait.
@@ -246,10 +264,14 @@ class Bridge:
         log.info("listen.admitted", source=name, is_admitted=is_admitted)
         return is_admitted
 
-    def follow(self, pbx: SourceSpec, part: SourceStatus) -> None:
+    def follow(self, pbx: SourceSpec, part: SourceStatus, *, is_dialled: bool = False) -> None:
         """Follow one more PBX from now on, or from the start if the bridge does not run yet; *part* is its place."""
         self.board.sources[pbx.name] = part
-        self._pbxs.append(pbx)
+        self._pbxs[pbx.name] = pbx
+        if is_dialled:
+            self._dialled[pbx.name] = None
+        self._leaving.discard(pbx.name)
+        self._sinks.hold_on(pbx.name)
         if self._is_stopping:
             return
         if self._is_proven:
@@ -257,15 +279,57 @@ class Bridge:
         elif self._group is not None:
             self._group.create_task(self._show_waiting(pbx.name), name=f"show {pbx.name}")
 
+    async def unfollow(self, name: SourceName) -> SourceStatus:
+        """Read a PBX no more, once all that was read of it is durable, and return its place.
+
+        What waits of it is still sent, its rows stay in the store, and once everything is sent another bridge may
+        publish for it.
+        """
+        reader = self._readers.pop(name, None)
+        self.board.forget_task(reading(name))
+        if reader is not None:
+            reader.cancel()
+            await asyncio.wait([reader])
+            self.board.forget_task(reading(name))  # it may just have begun
+        for known in (self._pbxs, self._followed, self._dialled, self._early_pauses, self._early_walks):
+            known.pop(name, None)
+        self._leaving.add(name)
+        return self.board.sources.pop(name)
+
+    @property
+    def dialled(self) -> Collection[SourceName]:
+        """The PBXs that we dial, as of now."""
+        return self._dialled.keys()
+
+    @property
+    def key(self) -> bytes:
+        """Secret of the store, for digests and masks."""
+        return self._store.key
+
+    @property
+    def is_stopping(self) -> bool:
+        """True from when a stop was asked for."""
+        return self._is_stopping
+
+    async def _let_go(self) -> None:
+        """Let somebody else publish for PBXs that are followed no more, as soon as everything of them is sent."""
+        others = (self.board.sources.keys() | self.board.left.keys()) - self._leaving
+        for name, left in (await self._offload(self._store.leavers.left, frozenset(others))).items():
+            if name in self._leaving and not left.is_waiting:
+                self._leaving.discard(name)
+                self._sinks.let_go(name)
+
     def beat(self, name: SourceName) -> None:
         """Record that the reading of a PBX is alive, although there may be nothing to read."""
         self.board.beat(reading(name))
 
     def _start_reading(self, pbxs: Iterable[SourceSpec]) -> None:
         if self._group is not None:
-            for number, pbx in enumerate(pbxs):
-                reader = self._group.create_task(self._follow(pbx, number * APART_SECONDS), name=reading(pbx.name))
-                self._readers.append(reader)
+            now = asyncio.get_running_loop().time()
+            for pbx in pbxs:
+                self._next_start = max(now, self._next_start + APART_SECONDS)
+                reader = self._group.create_task(self._follow(pbx, self._next_start - now), name=reading(pbx.name))
+                self._readers[pbx.name] = reader
                 self.board.expect(reading(pbx.name), reader)
 
     def resync(self, name: SourceName, *, accept_deletions: bool) -> bool:
@@ -341,11 +405,11 @@ class Bridge:
         call = partial(retire, self._store, name, list(self.board.sources), tells_deletions=tells_deletions)
         done = await self._offload(partial(call, now=utc_now()))
         log.warning("source.retired", source=name, deletions_told=done.told, is_gone=done.is_gone)
-        await self._show_left()
+        await self.show_left()
         self._released()
         return done
 
-    async def _show_left(self) -> None:
+    async def show_left(self) -> None:
         """Show what the store has of PBXs that are not followed."""
         self.board.left = await self._offload(self._store.leavers.left, frozenset(self.board.sources))
 
@@ -370,10 +434,15 @@ class Bridge:
         self._sinks.wake_all()
 
     async def _keep_walking(self) -> None:
+        was_used = False
         while True:
             now = utc_now().astimezone()
             for followed in self._followed.values():
                 followed.walk_if_due(now)
+            is_used = self.turnstile.inside > 0
+            if is_used or was_used:
+                give_memory_back()
+            was_used = is_used
             self._walk_check.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(WALK_CHECK_SECONDS):
@@ -383,7 +452,7 @@ class Bridge:
         while True:
             while await self._offload(self._store.prune, utc_now() - self._options.keep, PRUNE_ROWS) == PRUNE_ROWS:
                 continue
-            await self._show_left()
+            await self.show_left()
             self.board.beat("prune")
             await asyncio.sleep(PRUNE_SECONDS)
 
@@ -397,6 +466,8 @@ class Bridge:
 
     async def _measure(self) -> None:
         await self._outbox_monitor.measure(utc_now())
+        if self._leaving:
+            await self._let_go()
         self.board.beat("store")
 
     def _told(self, told: Committed) -> None:

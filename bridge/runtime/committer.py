@@ -27,6 +27,7 @@ from bridge.observability.source_status import LastChange, SourceStatus
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, Compare, Doubted, EpochBegan, RowRead, Sighted, WalkBegan, WalkEnded
 from bridge.pbx.walk.schedule import WalkSchedule
+from bridge.runtime.row_budget import SHARED_GROUP_ROWS, RowBudget
 from bridge.store.contract import Offload, SourceStore
 from bridge.store.records import SourceState
 
@@ -95,6 +96,7 @@ class Committer:
         on_keeping: Callable[[], None] = lambda: None,
         on_retold: Callable[[], None] = lambda: None,
         ask_ahead: int = WINDOW_ROWS,
+        budget: RowBudget | None = None,
     ) -> None:
         self.cursor = Cursor()
         """Where the store stands, for all this committer knows."""
@@ -112,6 +114,9 @@ class Committer:
         self._on_retold = on_retold
         self._schedule = schedule
         self._ask_ahead = ask_ahead
+        self._budget = budget or RowBudget()
+        self._counted = 0
+        """Rows that the budget counts for us."""
         self._waiting: list[WalkEvent] = []
         """What is to be committed next."""
         self._news = asyncio.Event()
@@ -142,16 +147,27 @@ class Committer:
         self.cursor, self._is_initial, self._lineage = place.cursor, place.is_initial, place.lineage
 
     async def put(self, heard: WalkEvent) -> None:
-        """Take the next thing; waits while ``ask_ahead`` wait to be committed, which in turn stops the reading."""
+        """Take the next thing; waits while ``ask_ahead`` wait to be committed, which in turn stops the reading.
+
+        The same where all PBXs together have as much as they may.
+        """
         while not self.take_at_once(heard):
-            self._room.clear()
-            await self._room.wait()
+            if len(self._waiting) >= self._ask_ahead:
+                self._room.clear()
+                await self._room.wait()
+            else:
+                self._is_enough.set()
+                await self._budget.wait_for_room()
 
     def take_at_once(self, heard: WalkEvent) -> bool:
         """Take the next thing if there is room for it, and return whether there was."""
         waiting = len(self._waiting)
         if waiting >= self._ask_ahead:
             return False
+        if isinstance(heard, _ROWS):
+            if not self._budget.take(is_walking=self._walk is not None):
+                return False
+            self._counted += 1
         self._waiting.append(heard)
         if not waiting:
             self._news.set()
@@ -177,13 +193,22 @@ class Committer:
 
     def start_over(self, place: SourceState) -> None:
         """Forget what was taken and could not be made durable, and go on from *place*, where the store stands."""
-        self._waiting.clear()
+        self.forget_waiting()
         self._news.clear()
         self._is_enough.clear()
         self._room.set()
         self._all_durable.set()
         self.abandon_walk()
         self.stand_at(place)
+
+    def forget_waiting(self) -> None:
+        """Forget what was taken: nothing of it will become durable here."""
+        self._waiting.clear()
+        self._give_back(self._counted)
+
+    def _give_back(self, rows: int) -> None:
+        self._counted -= rows
+        self._budget.give_back(rows)
 
     async def keep_committing(self) -> None:
         """Commit group after group, for ever.
@@ -196,13 +221,22 @@ class Committer:
             await self._news.wait()
             if self._close_rows >= CLOSE_ROWS:
                 await self._gather()
-            group, self._waiting = self._waiting, []
-            self._news.clear()
+            group = self._take_group()
+            if not self._waiting:
+                self._news.clear()
             self._room.set()
             await self.commit(group)
+            self._give_back(sum(isinstance(heard, _ROWS) for heard in group))
             del group  # or an idle PBX would keep it in memory, with all that its accounts tell
             if not self._waiting:
                 self._all_durable.set()
+
+    def _take_group(self) -> list[WalkEvent]:
+        """Return what is to be made durable next: all there is, unless other walks wait for the store, too."""
+        is_shared = self._walk is not None and self._budget.walk_turn.locked()
+        most = SHARED_GROUP_ROWS if is_shared else len(self._waiting)
+        group, self._waiting = self._waiting[:most], self._waiting[most:]
+        return group
 
     async def _gather(self) -> None:
         with suppress(TimeoutError):
@@ -246,12 +280,19 @@ class Committer:
         self._on_keeping()
         return done
 
+    async def _keep_rows(self, keep: Offload, call: Callable[[], Result]) -> Result:
+        """Have rows made durable; those of a walk take turns with other walks, so that few are in anybody's way."""
+        if self._walk is None:
+            return await keep(call)
+        async with self._budget.walk_turn:
+            return await keep(call)
+
     async def _deliver(self, group: Sequence[RowRead]) -> None:
         rows = [heard.row for heard in group]
         until = group[-1].until
         batch = Batch(self._name, self.cursor, until, rows)
         now = self._clock()
-        done = await self._keep(partial(ingest, self._store, batch, rules=self._rules, now=now))
+        done = await self._keep_rows(self._keep, partial(ingest, self._store, batch, rules=self._rules, now=now))
         self._stand_at(until)
         self._unproven_ends = 0
         if self._walk is not None:
@@ -267,7 +308,8 @@ class Committer:
         if self._walk is not None:
             now = self._clock()
             keep = self._keep if self._rules.is_new else self._run
-            done = await keep(partial(observe, self._store, self._name, rows, self._walk, rules=self._rules, now=now))
+            observed = partial(observe, self._store, self._name, rows, self._walk, rules=self._rules, now=now)
+            done = await self._keep_rows(keep, observed)
             self._tell(done, now)
             self._walk_proceeds(len(rows))
         self._note_progress(rows)

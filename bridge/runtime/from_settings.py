@@ -110,4 +110,5 @@ def build_options(settings: Settings, key: bytes) -> Options:
         deletion_limit=build_deletion_limit(settings),
         habits=build_habits(settings),
         limits=build_limits(settings),
+        max_rows_ahead=settings.walk.max_rows_ahead,
     )

@@ -8,14 +8,13 @@ from bridge.clock import utc_now
 from bridge.errors import PbxBrokeProtocol
 from bridge.logs import get_logger
 from bridge.model import WINDOW_ROWS, SourceName
-from bridge.observability.component_status import Level
 from bridge.observability.source_status import SourceStatus
 from bridge.pbx.inbound.identity import Identity, Visit
 from bridge.pbx.inbound.source import InboundSource
 from bridge.pbx.walk.actions import Pace
 from bridge.pbx.wire.messages import API, PbxInfo
 from bridge.runtime.bridge import Bridge
-from bridge.runtime.source_worker import SourceSpec
+from bridge.runtime.source_worker import SourceSpec, show_connection
 from bridge.store.records import Admission, InboundPbx, Newcomers
 
 log = get_logger(__name__)
@@ -107,7 +106,7 @@ class InboundSources:
         part = SourceStatus(since=utc_now())
 
         def does(doing: str) -> None:
-            part.set_doing(doing, Level.OK if doing == "reading" else Level.WARN, utc_now())
+            show_connection(part, doing)
             self._bridge.beat(name)  # also once a minute while the PBX is away
 
         source = InboundSource(
@@ -116,6 +115,7 @@ class InboundSources:
             on_state=does,
             on_noise=self._noise_of(name, part),
             on_info=lambda info: _note_apis(info, name, part),
+            turnstile=self._bridge.turnstile,
         )
         self._sources[identity] = source
         self._bridge.follow(SourceSpec(name, source, self._ask_ahead, max_silence=self._max_silence), part)

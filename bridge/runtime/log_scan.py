@@ -138,7 +138,8 @@ async def _scan(  # noqa: PLR0913, PLR0917 - private: the parts of one reading
         if count * 2 % PREFETCH == 0:
             found.on_progress()
             await found.tell()
-            await message.ack(multiple=True)
+            with translated(None, f"the log {stream}"):
+                await message.ack(multiple=True)
     reading.stop()
     await found.tell()
     return _offset(message), mark

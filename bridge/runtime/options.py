@@ -8,6 +8,7 @@ from bridge.delivery.reconcile import DeletionLimit
 from bridge.events.normalize import Rules
 from bridge.model import WINDOW_ROWS
 from bridge.pbx.walk.schedule import Habits
+from bridge.runtime.row_budget import MOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +24,5 @@ class Options:
     deletion_limit: DeletionLimit = field(default_factory=DeletionLimit)
     habits: Habits = field(default_factory=Habits)
     limits: Limits = field(default_factory=Limits)
+    max_rows_ahead: int = MOST
+    """Rows of all PBXs that may be read and not yet durable."""

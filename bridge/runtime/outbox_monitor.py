@@ -94,7 +94,7 @@ class OutboxMonitor:
             board.log.confirmed_working(now)
             board.beat("write log")
         for name, part in board.sources.items():
-            if board.full or part.is_paused:
+            if board.full or part.is_paused or part.waits_for_turn:
                 board.beat(f"read {name}")
 
     def count(self) -> None:

@@ -263,6 +263,16 @@ class Sinks:
         for _, relay in self._relays.values():
             relay.wake(source)
 
+    def let_go(self, source: SourceName) -> None:
+        """Let somebody else publish for *source*, which is read no more and of which all is sent."""
+        for _, relay in self._relays.values():
+            relay.let_go(source)
+
+    def hold_on(self, source: SourceName) -> None:
+        """Let nobody else do so: *source* is read again."""
+        for _, relay in self._relays.values():
+            relay.hold_on(source)
+
     def wake_all(self) -> None:
         """Say that rows which were held may be sent now."""
         for _, relay in self._relays.values():

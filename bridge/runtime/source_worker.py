@@ -17,14 +17,16 @@ from bridge.events.normalize import Rules
 from bridge.events.wording import choose_name, headline, held_words
 from bridge.logs import get_logger
 from bridge.model import WINDOW_ROWS, Certificate, SourceName
+from bridge.observability.boxes import WAITS_FOR_TURN
 from bridge.observability.component_status import Level
 from bridge.observability.source_status import LastChange, SourceStatus
 from bridge.observability.status import BridgeStatus
-from bridge.pbx.reader import WalkEvent
+from bridge.pbx.reader import READING, WAITING_FOR_TURN, WalkEvent
 from bridge.pbx.source import Source
 from bridge.pbx.walk.schedule import Habits, WalkSchedule
 from bridge.runtime.committer import Committed, Committer
 from bridge.runtime.retry import Backoff, choose_level, find_cause, keep_trying
+from bridge.runtime.row_budget import RowBudget
 from bridge.security.secret import scrub
 from bridge.store.contract import Offload, SourceStore
 from bridge.store.records import LastHeard, Pause, SourceState
@@ -97,15 +99,17 @@ class SourceWorker:
     def __repr__(self) -> str:
         return f"<SourceWorker {self._name}, {self._part.doing}>"
 
-    async def follow(self, first_pause_seconds: float = 0.0) -> None:
-        """Read for ever, begun after a pause; cancelled, it makes durable what was read.
+    async def follow(self) -> None:
+        """Read for ever; cancelled, it makes durable what was read.
 
         Raises:
             Fatal: nothing can be done by waiting.
 
         """
-        await asyncio.sleep(first_pause_seconds)
-        await keep_trying(self._read_and_commit, self._patience, self._failed)
+        try:
+            await keep_trying(self._read_and_commit, self._patience, self._failed)
+        finally:
+            self._committer.forget_waiting()
 
     async def _read_and_commit(self) -> None:
         """Read until that is of no more use; whatever happens meanwhile is the trouble of this PBX.
@@ -129,6 +133,8 @@ class SourceWorker:
                         await asyncio.wait([settling, committing], return_when=asyncio.FIRST_COMPLETED)
                         settling.cancel()
                     self._is_spoilt = committing.done()
+                    if self._is_spoilt:
+                        self._committer.forget_waiting()
         except Exception as problem:  # noqa: BLE001 - whatever it is, it is told, and concerns this PBX only
             failure = problem
         if failure is not None:
@@ -242,6 +248,14 @@ class SourceWorker:
         show_pause(self._part, self._pause)
 
 
+def show_connection(part: SourceStatus, doing: str) -> None:
+    """Show how far the connection to a PBX is."""
+    part.waits_for_turn = doing == WAITING_FOR_TURN
+    part.set_doing(doing, Level.OK if doing == READING else Level.WARN, utc_now())
+    if part.waits_for_turn and not part.problem:
+        part.cause = WAITS_FOR_TURN
+
+
 def show_pause(part: SourceStatus, pause: Pause | None, *, otherwise: str = "starting") -> None:
     """Show whether a PBX is paused; one that was, and is not any more, does what *otherwise* says."""
     was_paused, part.is_paused = part.is_paused, False
@@ -289,6 +303,7 @@ async def restore_worker(  # noqa: PLR0913 - its parts
     habits: Habits,
     on_committed: Callable[[Committed], None],
     on_keeping: Callable[[], None],
+    budget: RowBudget | None = None,
 ) -> SourceWorker:
     """Show on *board* what an earlier bridge knew of *pbx*, and return its worker, which goes on from there."""
     name, part = pbx.name, board.sources[pbx.name]
@@ -321,6 +336,7 @@ async def restore_worker(  # noqa: PLR0913 - its parts
         on_keeping=on_keeping,
         schedule=schedule,
         ask_ahead=pbx.ask_ahead,
+        budget=budget,
     )
     committer.stand_at(place)
     followed = SourceWorker(

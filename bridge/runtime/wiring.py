@@ -1,7 +1,7 @@
 """The running bridge, put together from the settings."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -33,6 +33,7 @@ from bridge.pbx.inbound.admission import Bounds, ConnectionLimiter
 from bridge.pbx.inbound.authentication import App, Authenticator
 from bridge.pbx.inbound.server import ListenAddress, Listener
 from bridge.pbx.outbound import PbxSource
+from bridge.pbx.turnstile import Turnstile
 from bridge.runtime.bridge import Bridge, BrokerSide, Hooks
 from bridge.runtime.committer import Committed
 from bridge.runtime.descriptors import afford
@@ -46,9 +47,10 @@ from bridge.runtime.from_settings import (
 from bridge.runtime.inbound_sources import InboundSources
 from bridge.runtime.log_scan import Find, scan_log
 from bridge.runtime.outbox_monitor import BLOCKED
+from bridge.runtime.reload import Reloader
 from bridge.runtime.secret_files import FileReadingSource, Files, looking
 from bridge.runtime.sinks import PUBLISHING, WRITING_LOG, StreamSink
-from bridge.runtime.source_worker import SourceSpec
+from bridge.runtime.source_worker import SourceSpec, show_connection
 from bridge.security.forwarded import Proxies
 from bridge.security.secret import scrub
 from bridge.security.tls import ServerCertificate
@@ -93,8 +95,10 @@ def build_bridge(
         version=__version__, started_at=now, broker=ComponentStatus(since=now), steady=steady, scrub=scrub
     )
     board.max_unsent_age = timedelta(seconds=settings.status.max_unsent_age_seconds)
+    board.ready_share = settings.status.ready_share
     board.max_walk_stall = timedelta(seconds=settings.status.max_walk_stall_seconds)
     board.insecurities = list(settings.insecurities())
+    board.unusable_files = {str(file): words for file, words in settings.unusable_files.items()}
     board.sources = {pbx.name: SourceStatus(since=now) for pbx in settings.pbx}
     path = settings.store.path
     store_path = path if shadow is None else path.with_name(f"{path.name}.shadow")
@@ -105,25 +109,30 @@ def build_bridge(
         board.oldest_unsent_at = store.exchange.oldest_unpublished_at()
         watch = watch_of(settings, board)
 
+        turnstile = Turnstile(settings.walk.max_at_once)
+        dialled = dict.fromkeys(pbx.name for pbx in settings.pbx)
+
         def gets_on() -> None:
             board.beat(PUBLISHING)
 
         yield Bridge(
             store,
-            [build_source_spec(settings, pbx, board.sources[pbx.name], store.key) for pbx in settings.pbx],
+            [build_source_spec(settings, pbx, board.sources[pbx.name], store.key, turnstile) for pbx in settings.pbx],
             BrokerSide(shadow)
             if shadow is not None
             else BrokerSide(
-                build_publisher(settings, board.broker, watch, gets_on),
-                build_stream_sink(settings, store, board),
-                partial(read_log, settings, watch, lambda: store.generation, gets_on)
+                build_publisher(settings, board.broker, watch, gets_on, dialled),
+                build_stream_sink(settings, store, board, dialled),
+                partial(read_log, settings, watch, lambda: store.generation, gets_on, dialled)
                 if settings.rabbitmq.log_stream
                 else None,
                 partial(look_after, settings, watch),
+                dialled,
             ),
             build_options(settings, store.key),
             board=board,
             hooks=all_hooks,
+            turnstile=turnstile,
         )
 
 
@@ -162,7 +171,9 @@ async def build_page(settings: Settings, board: BridgeStatus) -> AsyncIterator[N
         yield
         return
     reader = RecentEvents(settings.store.path)
-    views = Views(reader.recent, reader.flow, exposition(board), documents(build_offer(settings)))
+    views = Views(
+        reader.recent, reader.flow, exposition(board, status.max_pbxs_in_metrics), documents(build_offer(settings))
+    )
     token = status.secret_token
     try:
         async with serve(
@@ -181,23 +192,25 @@ async def build_page(settings: Settings, board: BridgeStatus) -> AsyncIterator[N
         reader.close()
 
 
-def build_source_spec(settings: Settings, pbx: PbxTable, part: SourceStatus, key: bytes) -> SourceSpec:
-    """Return what is followed of *pbx*; *key* is the store's.
+def build_source_spec(
+    settings: Settings, pbx: PbxTable, part: SourceStatus, key: bytes, turnstile: Turnstile
+) -> SourceSpec:
+    """Return what is followed of *pbx*; *key* is the store's, and *turnstile* where it waits for its turn.
 
     Its reading counts as stuck after several times the longest that one step may take.
     """
     step = pbx.poll_interval_seconds + pbx.answer_timeout_seconds + pbx.connect_timeout_seconds
     return SourceSpec(
         pbx.name,
-        build_source(pbx, part),
+        build_source(pbx, part, turnstile),
         pbx.ask_ahead,
         rules=build_rules(settings, pbx.name, key),
         max_silence=timedelta(seconds=3 * step + 120),
     )
 
 
-def build_source(pbx: PbxTable, part: SourceStatus) -> FileReadingSource:
-    """Return the source that reads *pbx* and tells *part* what it does."""
+def build_source(pbx: PbxTable, part: SourceStatus, turnstile: Turnstile | None = None) -> FileReadingSource:
+    """Return the source that reads *pbx* and tells *part* what it does; its walks wait at *turnstile*."""
     secret, tls = pbx.secret, pbx.tls
     files = Files(pbx.name, part, [lambda: secret.trouble, lambda: tls.trouble])
     source = PbxSource(
@@ -208,8 +221,9 @@ def build_source(pbx: PbxTable, part: SourceStatus) -> FileReadingSource:
         connect_timeout_seconds=pbx.connect_timeout_seconds,
         max_message_bytes=pbx.max_message_bytes,
         ssl_context=tls.context,
-        on_state=lambda doing: part.set_doing(doing, Level.OK if doing == "reading" else Level.WARN, utc_now()),
+        on_state=partial(show_connection, part),
         on_noise=build_unreadable_counter(pbx.name, part),
+        turnstile=turnstile,
     )
     return FileReadingSource(source, tls.refresh)
 
@@ -227,6 +241,15 @@ def build_unreadable_counter(name: SourceName, part: SourceStatus) -> Callable[[
     return hears_noise
 
 
+def build_reloader(settings: Settings, bridge: Bridge, load: Callable[[], Settings]) -> Reloader:
+    """Return what takes over into *bridge*, made of *settings*, what ``load`` returns when it is asked for."""
+
+    def build(pbx: PbxTable, part: SourceStatus, all_settings: Settings) -> SourceSpec:
+        return build_source_spec(all_settings, pbx, part, bridge.key, bridge.turnstile)
+
+    return Reloader(bridge, settings, load, build)
+
+
 @asynccontextmanager
 async def serve_inbound(settings: Settings, bridge: Bridge) -> AsyncIterator[Listener | None]:
     """Let PBXs dial *bridge* while inside; yields ``None`` where *settings* do not want that.
@@ -239,11 +262,10 @@ async def serve_inbound(settings: Settings, bridge: Bridge) -> AsyncIterator[Lis
     if listen is None:
         yield None
         return
-    taken = {pbx.name for pbx in settings.pbx}
     callers = InboundSources(
         bridge,
         build_pace(listen),
-        taken=taken,
+        taken=bridge.dialled,
         build_unreadable_counter=build_unreadable_counter,
         newcomers=Newcomers(
             listen.max_new_pbxs_per_hour,
@@ -351,9 +373,16 @@ async def look_after(settings: Settings, watch: QueueWatch) -> None:
 
 
 def build_publisher(
-    settings: Settings, part: ComponentStatus, watch: QueueWatch, on_progress: Callable[[], None]
+    settings: Settings,
+    part: ComponentStatus,
+    watch: QueueWatch,
+    on_progress: Callable[[], None],
+    dialled: Collection[SourceName],
 ) -> ExchangePublisher:
-    """Return the publisher, which tells *part* what it does; *on_progress* is called while it gets on."""
+    """Return the publisher, which tells *part* what it does; *on_progress* is called while it gets on.
+
+    *dialled* are the PBXs that are, whenever that is looked at.
+    """
 
     def does(doing: str) -> None:
         part.set_doing(doing, Level.OK if doing == "connected" else Level.WARN, utc_now())
@@ -372,7 +401,7 @@ def build_publisher(
         _hosts(rabbitmq, "broker", part),
         topology=build_topology(settings),
         provide=watch.provide,
-        sources=[pbx.name for pbx in settings.pbx],
+        sources=dialled,
         name_fence=name_fence,
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
         is_traced=settings.traces.enabled,
@@ -401,14 +430,16 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
     watch: QueueWatch,
     generation: Callable[[], str],
     on_progress: Callable[[], None],
+    dialled: Collection[SourceName],
     places: Mapping[str, tuple[int, str]],
     find: Find | None,
     given: Mapping[SourceName, Numbers],
 ) -> LogContents:
     """Return what the log has, read to its end from *places* on; see ``log_scan``.
 
-    *generation* tells under which name the store writes the log itself. *on_progress* is called with every step. A
-    stream port that is away holds nothing up: the last publishing id is one proof more, and asked again by the session.
+    *generation* tells under which name the store writes the log itself, *dialled* are the PBXs that are, whenever that
+    is looked at. *on_progress* is called with every step. A stream port that is away holds nothing up: the last
+    publishing id is one proof more, and asked again by the session.
 
     Raises:
         BridgeError: the broker cannot be asked.
@@ -427,8 +458,8 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
             await provide_log(connection, topology, is_declaring=rabbitmq.declare)
         contents = await scan_log(connection, topology, places=places, find=find, given=given, on_progress=on_progress)
     if settings.listen is None:  # what another bridge told of a PBX that it took over is no news about ours
-        ours = {pbx.name for pbx in settings.pbx}
-        contents = replace(contents, newest={name: found for name, found in contents.newest.items() if name in ours})
+        newest = {name: found for name, found in contents.newest.items() if name in dialled}
+        contents = replace(contents, newest=newest)
     if not topology.log_partitions:
         return contents
     try:
@@ -453,8 +484,12 @@ async def last_position(settings: Settings, streams: Sequence[str], generation: 
         return max([await connection.query_last(name_producer(generation), stream) for stream in streams])
 
 
-def build_stream_sink(settings: Settings, store: SqliteStore, board: BridgeStatus) -> StreamSink | None:
+def build_stream_sink(
+    settings: Settings, store: SqliteStore, board: BridgeStatus, dialled: Collection[SourceName]
+) -> StreamSink | None:
     """Return what writes the log by the stream protocol; ``None`` where the exchange feeds it, or there is none.
+
+    *dialled* are the PBXs that are, whenever that is looked at.
 
     Raises:
         BadConfig: the package for it is missing, or the log was written in another way and not to its end.
@@ -483,7 +518,7 @@ def build_stream_sink(settings: Settings, store: SqliteStore, board: BridgeStatu
         topology=build_topology(settings),
         producer=lambda: name_producer(store.generation),
         is_declaring=rabbitmq.declare,
-        sources=[pbx.name for pbx in settings.pbx],
+        sources=dialled,
         on_differences=partial(show_differences, board, "log"),
         name_fence=name_fence,
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,

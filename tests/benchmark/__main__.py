@@ -11,14 +11,14 @@ from pathlib import Path
 
 import click
 
-from tests.benchmark import certificate, growth, idle, latency, log, outbox, stages, walk
+from tests.benchmark import certificate, fleet, growth, idle, latency, log, outbox, stages, walk
 from tests.benchmark.plots import svg
 from tests.benchmark.report import write_json, write_table
 from tests.benchmark.running import Benchmark, a_run
 
 BENCHMARKS = [
     benchmark
-    for module in (walk, outbox, log, latency, growth, certificate, idle, stages)
+    for module in (walk, outbox, log, latency, growth, certificate, idle, fleet, stages)
     for benchmark in module.BENCHMARKS
 ]
 
@@ -57,7 +57,7 @@ def main(names: tuple[str, ...], *, as_json: bool, is_quick: bool, plots: Path |
 def _is_wanted(benchmark: Benchmark, names: Sequence[str], *, is_quick: bool) -> bool:
     if names:
         return not {benchmark.name, *benchmark.figures}.isdisjoint(names)
-    return not (is_quick and benchmark.is_extra)
+    return not benchmark.is_long and not (is_quick and benchmark.is_extra)
 
 
 if __name__ == "__main__":

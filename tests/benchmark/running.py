@@ -67,6 +67,8 @@ class Benchmark:
     measure: Measure
     is_extra: bool = False
     """Left out by ``--quick`` unless it is named."""
+    is_long: bool = False
+    """Left out unless it is named."""
 
 
 @contextmanager

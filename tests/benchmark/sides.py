@@ -10,12 +10,15 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 PATIENCE_SECONDS = 1800
+LAST_WORDS = 10_000
+"""Characters of what a side that failed said."""
 ROOT = Path(__file__).parents[2]
 PAGE_BYTES = resource.getpagesize()
 
@@ -29,12 +32,13 @@ class Side:
 
     def __init__(self, module: str, function: str, arguments: dict[str, Any]) -> None:
         self._name = f"{module}.{function}"
+        self._words = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody empties would stop who writes much
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.benchmark.sides", module, function, json.dumps(arguments)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._words,
             text=True,
         )
 
@@ -47,26 +51,32 @@ class Side:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SideFailedError(f"{self._name} ended early: {self._process.communicate(timeout=PATIENCE_SECONDS)[1]}")
+            self._process.wait(PATIENCE_SECONDS)
+            raise SideFailedError(f"{self._name} ended early: {self._said()}")
         return line.strip()
 
     def result(self) -> dict[str, Any]:
         """Close its stdin, which asks a side that waits to come to an end, and return what it measured."""
         try:
-            out, err = self._process.communicate(timeout=PATIENCE_SECONDS)
+            out, _ = self._process.communicate(timeout=PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
             raise SideFailedError(f"{self._name} did not end within {PATIENCE_SECONDS} s") from None
         if self._process.returncode:
-            raise SideFailedError(f"{self._name} failed:\n{err}")
+            raise SideFailedError(f"{self._name} failed:\n{self._said()}")
         measured: dict[str, Any] = json.loads(out.splitlines()[-1])
         return measured
+
+    def _said(self) -> str:
+        self._words.seek(0)
+        return self._words.read()[-LAST_WORDS:]
 
     def stop(self) -> None:
         if self._process.poll() is None:
             self._process.kill()
             self._process.communicate()
+        self._words.close()
 
 
 @contextmanager

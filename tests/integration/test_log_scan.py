@@ -8,6 +8,8 @@ import aio_pika
 import orjson
 import pytest
 from aio_pika.abc import AbstractConnection
+from aio_pika.message import IncomingMessage
+from aiormq.exceptions import AMQPConnectionError
 
 from bridge.broker.connection import connect
 from bridge.broker.declare import declare
@@ -164,3 +166,17 @@ async def test_a_broker_that_goes_away_in_the_middle_proves_nothing_and_is_asked
             await asyncio.to_thread(broken.kill)
             with pytest.raises(BrokerUnreachable):
                 await asyncio.wait_for(reading, 40)
+
+
+async def test_a_broker_that_goes_away_while_it_is_told_what_was_read_ends_nothing_but_the_reading(
+    topology: Topology, connection: AbstractConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the client library raises there is none of ours, and would end the bridge."""
+    await write(connection, topology, *[event(number) for number in range(1, 1000)])
+
+    async def cut(_message: object, **_options: object) -> None:
+        raise AMQPConnectionError("Server connection reset: Connection reset by peer")
+
+    monkeypatch.setattr(IncomingMessage, "ack", cut)
+    with pytest.raises(BrokerUnreachable, match="reset by peer"):
+        await scan(connection, topology)

@@ -60,15 +60,19 @@ class Site:
     """Everything that runs."""
 
     def __init__(
-        self, folder: Path, broker: PrivateBroker, pbxs: list[Pbx], bad: BadProcess, elsewhere: BadProcess
+        self,
+        folder: Path,
+        broker: PrivateBroker,
+        pbxs: list[Pbx],
+        bad: BadProcess | None = None,
+        elsewhere: BadProcess | None = None,
     ) -> None:
         self.folder = folder
         self.broker = broker
         self.pbxs = pbxs
         self.bridge: Command | None = None
         self._bad = bad
-        self.elsewhere = elsewhere
-        """The same for a bridge of its own, of which nobody here hears."""
+        self._elsewhere = elsewhere
         self._numbers = count()
         self.may_change = asyncio.Event()
         self.may_change.set()
@@ -83,6 +87,12 @@ class Site:
         self.again = 0
         """How many were in doubt when a session ended, and came once more: with the same id, and marked as such."""
         self.channel: aio_pika.abc.AbstractChannel
+
+    @property
+    def elsewhere(self) -> BadProcess:
+        """The same as the bad one, for a bridge of its own, of which nobody here hears."""
+        assert self._elsewhere is not None
+        return self._elsewhere
 
     @property
     def password_file(self) -> Path:
@@ -114,6 +124,7 @@ class Site:
 
     def become(self, way: str) -> None:
         """Let the bad one be bad in this way; its connections are cut."""
+        assert self._bad is not None
         self._bad.become(way)
 
     async def status(self) -> dict[str, Any]:
@@ -129,7 +140,9 @@ class Site:
         until = time.monotonic() + seconds
         while not is_so(status := await self.status()):
             if time.monotonic() > until:
-                raise StandstillError(f"{what} within {seconds:g} s: {status['sources'][BAD]}")
+                raise StandstillError(
+                    f"{what} within {seconds:g} s: {status['sources'].get(BAD) or status['sentences'][:5]}"
+                )
             await asyncio.sleep(0.5)
 
     async def keep_changing(self, pbx: Pbx, pause_seconds: float) -> None:

@@ -109,6 +109,10 @@ class Command:
         """Press Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
+    def hang_up(self) -> None:
+        """Ask it to read its configuration again."""
+        self._process.send_signal(signal.SIGHUP)
+
     def pause(self) -> None:
         """Freeze it."""
         self._process.send_signal(signal.SIGSTOP)

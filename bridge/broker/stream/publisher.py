@@ -18,7 +18,7 @@ everything.
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -77,7 +77,7 @@ class StreamPublisher:
         topology: Topology,
         producer: Callable[[], str],
         is_declaring: bool = True,
-        sources: Sequence[SourceName] = (),
+        sources: Collection[SourceName] = (),
         on_differences: Callable[[Sequence[str]], None] = lambda _sentences: None,
         name_fence: Callable[[SourceName], str] | None = None,
         confirm_deadline_seconds: float = 30.0,

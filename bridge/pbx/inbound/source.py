@@ -13,6 +13,7 @@ from bridge.model import Cursor
 from bridge.pbx.inbound.connection import AcceptedWebSocket
 from bridge.pbx.inbound.identity import Identity, confirmed
 from bridge.pbx.reader import Deliver, Reader, TryDeliver, find_reason
+from bridge.pbx.turnstile import Turnstile
 from bridge.pbx.walk.actions import Pace
 from bridge.pbx.websocket import GOING_AWAY, NORMAL, OUR_FAULT
 from bridge.pbx.wire import messages as m
@@ -55,21 +56,24 @@ class InboundConnection:
 class InboundSource:
     """One PBX that dials us. It is read by one task and on one connection at a time, so no two walks ever overlap.
 
-    *on_state* is told ``waiting for the PBX to dial``, once a minute, and ``reading``.
+    *on_state* is told ``waiting for the PBX to dial``, once a minute, and what the reader says.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what may be said about reading
         self,
         identity: Identity,
         pace: Pace,
         *,
         on_state: Callable[[str], None] = lambda _state: None,
         on_noise: Callable[[str], None] = lambda _reason: None,
+        turnstile: Turnstile | None = None,
         on_info: Callable[[m.PbxInfo], None] = lambda _info: None,
     ) -> None:
         self.identity = identity
         self._peer = f"PBX {identity.pbx} of {identity.domain}"
-        self._reader = Reader(self._peer, pace, on_noise=on_noise, on_event=self._heard)
+        self._reader = Reader(
+            self._peer, pace, on_noise=on_noise, on_event=self._heard, turnstile=turnstile, on_state=on_state
+        )
         self._on_state = on_state
         self._on_info = on_info
         self._next: InboundConnection | None = None
@@ -110,7 +114,6 @@ class InboundSource:
         call = await self._call()
         call.code = OUR_FAULT
         try:
-            self._on_state("reading")
             await self._reader.read(call.socket, call.conversation, call.early, since, deliver, try_deliver)
         except asyncio.CancelledError:
             call.code = GOING_AWAY

@@ -14,6 +14,8 @@ The vendor documents one request and its happy answer. Every rule below is right
 - A *full walk* reads the list from its start beside the live cursor, on one connection and under one guid, with live
   questions in between. Its end counts as proven when an answer said so and the live cursor then was caught up, too. The
   first reading of an epoch is a full walk by itself. An interrupted walk is worth nothing and begins anew.
+- A list is read from its start only with a *turn*, which somebody gives who knows of all PBXs. Until then the
+  connection is kept, and the guid is probed anew where that took long.
 - One question at a time, with a pause after slow answers. An account nobody asked for is not applied, it only makes us
   ask once more from where we are: whatever it told will come in its place.
 
@@ -67,6 +69,9 @@ SLOW_FACTOR: Final = 4
 MAX_REST: Final = 10.0
 """Seconds a tired PBX is left alone at most."""
 
+FRESH_SECONDS: Final = 2.0
+"""A guid that was probed longer ago is probed anew before a list is read under it."""
+
 WALK_STRETCH_ROWS: Final = 500
 """Rows of a full walk between two live questions; what the walk finds is settled at each of them."""
 
@@ -78,6 +83,8 @@ class Phase(StrEnum):
     CHECKING = "checking"
     READING = "reading"
     WALKING = "walking"
+    WAITING = "waiting"
+    """For the turn to read a new list."""
     IDLE = "idle"
 
 
@@ -100,13 +107,20 @@ class _Walk:
 class Walker:
     """One connection's worth of reading, from the stored cursor *since*. *chance* returns numbers from 0 to 1.
 
-    *reached* is what the walker of the connection before came to.
+    *reached* is what the walker of the connection before came to. Without *has_turn* it reads no list from its start
+    before ``take_turn``.
 
     Every method returns what to do, in order, and raises a ``Transient`` error where the connection is of no more use.
     """
 
     def __init__(
-        self, since: Cursor, pace: Pace, *, chance: Callable[[], float], reached: Reached | None = None
+        self,
+        since: Cursor,
+        pace: Pace,
+        *,
+        chance: Callable[[], float],
+        reached: Reached | None = None,
+        has_turn: bool = True,
     ) -> None:
         self.phase = Phase.PROBING
         is_known = reached is not None and reached.cursor == since
@@ -123,6 +137,9 @@ class Walker:
         """An account that is no longer where it was, and so has to be told before the list is at its end."""
         self._walk: _Walk | None = None
         self._walk_wanted = False
+        self._has_turn = has_turn
+        self._awaited: tuple[Token, float] | None = None
+        """The guid of a list that waits for its turn, and since when."""
         self._heeds_strays = True
         """False once a stray made us ask and there was no news, until the next poll."""
         self._is_first_reading = False
@@ -178,6 +195,29 @@ class Walker:
         """True during a full walk other than the first reading: two cursors move."""
         return self._walk is not None
 
+    @property
+    def needs_turn(self) -> bool:
+        """True while a list is read from its start, or is to be."""
+        return self._is_first_reading or self._walk is not None or self._walk_wanted or self._awaited is not None
+
+    def take_turn(self, now: float) -> Sequence[Action]:
+        """Begin to read the list that waits, if one does; the turn counts until ``give_turn_back``."""
+        self._has_turn = True
+        actions: list[Action] = []
+        if self.phase is Phase.WAITING and self._awaited is not None:
+            guid, since = self._awaited
+            if now - since > FRESH_SECONDS:
+                self._probe(now)
+            else:
+                actions += self._begin_epoch(guid, now)
+        elif self.phase is Phase.IDLE:
+            actions += self._start_walk(now)
+        return [*actions, *self._act(now)]
+
+    def give_turn_back(self) -> None:
+        """Take note that the turn is over."""
+        self._has_turn = False
+
     def begin(self, now: float) -> Sequence[Action]:
         """Start, right after the login."""
         self._last_said = now
@@ -186,7 +226,7 @@ class Walker:
 
     def want_walk(self, now: float) -> Sequence[Action]:
         """Begin a full walk as soon as nothing else is under way; nothing happens where one is."""
-        self._walk_wanted = not self.is_walking
+        self._walk_wanted = not self.is_walking and self._awaited is None
         return [*self._start_walk(now), *self._act(now)] if self.phase is Phase.IDLE else []
 
     def heard(self, event: Event, now: float) -> Sequence[Action]:
@@ -200,7 +240,8 @@ class Walker:
                 self._asked = None
                 self._silences = 0
                 self._unreadable = ""
-                actions += self._answered(reply, now)
+                if self.phase is not Phase.WAITING:  # what came too late then is asked once more
+                    actions += self._answered(reply, now)
             case Stray(reply=m.AccountRow(row=row)):
                 actions += self._strayed(row, now)
             case m.AppInfo(app=app, src=src):
@@ -285,6 +326,7 @@ class Walker:
         self.phase = Phase.READING
         if guid != self._live.cursor.guid:
             return self._new_epoch(guid, now)
+        self._awaited = None
         self._plan(now, self._live.cursor)
         return []
 
@@ -346,6 +388,16 @@ class Walker:
         return len(set(self._probed)) == 1
 
     def _new_epoch(self, guid: Token, now: float) -> list[Action]:
+        if self._has_turn:
+            return self._begin_epoch(guid, now)
+        was_walking, self._walk, self._is_first_reading = self.is_walking, None, False
+        self._walk_wanted = False
+        self._awaited = guid, now
+        self.phase = Phase.WAITING
+        return [WalkEnded(is_proven=False, until=self._live.cursor)] if was_walking else []
+
+    def _begin_epoch(self, guid: Token, now: float) -> list[Action]:
+        self._awaited = None
         self._epochs += 1
         if self._epochs > MAX_EPOCHS:
             raise PbxBrokeProtocol("the PBX keeps changing its guid, so no list can be read to its end")
@@ -413,7 +465,7 @@ class Walker:
         return [*actions, *self._start_walk(now)]
 
     def _start_walk(self, now: float) -> list[Action]:
-        if not self._walk_wanted:
+        if not (self._walk_wanted and self._has_turn):
             return []
         self._walk_wanted = False
         self._walk = _Walk(Chain(Cursor(self._live.cursor.guid)))
@@ -454,7 +506,7 @@ class Walker:
             # Once only: a PBX that repeats old accounts after each answer would be asked for ever.
             self._heeds_strays = False
             self._plan(now, self._live.cursor)
-        if row.is_deleted and self.phase is not Phase.PROBING:
+        if row.is_deleted and self.phase not in {Phase.PROBING, Phase.WAITING}:
             row = row._replace(cursor=Cursor(self._live.cursor.guid, row.cursor.usn, row.cursor.ausn))
             return [RowRead(row, self._live.cursor)]
         return []

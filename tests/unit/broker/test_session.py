@@ -1,16 +1,16 @@
 """What every session promises, whatever broker is behind it: ``bridge.delivery.sink.Session``."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import pytest
 
 from bridge.broker.confirms import ConfirmLedger
-from bridge.broker.session import ConfirmSession
-from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerUnreachable
-from bridge.model import OutboxRow
+from bridge.broker.session import CLAIMED_AT_ONCE, ConfirmSession
+from bridge.errors import BridgeError, BrokerDidNotConfirm, BrokerUnreachable, FenceHeld
+from bridge.model import OutboxRow, SourceName
 from tests.support.rows import HQ
 
 CUT = BrokerUnreachable("the cable was cut")
@@ -157,3 +157,60 @@ async def test_leaving_ends_it_for_who_still_waits() -> None:
         async with session.watched(DEADLINE_SECONDS):
             pass
         assert "over" in str(await failure_of(outcomes))
+
+
+class Taken:
+    """Fences that are taken as the test lets them."""
+
+    def __init__(self) -> None:
+        self.taken: list[SourceName] = []
+        self.goes = 0
+        self.may_go = asyncio.Event()
+        self.may_go.set()
+        self.trouble: BridgeError | None = None
+        self.fenced: dict[SourceName, FenceHeld] = {}
+
+    def missing(self, sources: Iterable[SourceName]) -> Sequence[SourceName]:
+        return [source for source in sources if source not in self.taken]
+
+    async def take(self, sources: Sequence[SourceName]) -> None:
+        await self.may_go.wait()
+        if self.trouble is not None:
+            raise self.trouble
+        self.goes += 1
+        self.taken += sources
+
+    async def release(self, sources: Sequence[SourceName]) -> None:
+        self.taken = [source for source in self.taken if source not in sources]
+
+
+MANY = [SourceName(f"p{number}") for number in range(3 * CLAIMED_AT_ONCE)]
+
+
+async def test_many_fences_are_taken_one_portion_after_the_other_beside_whatever_is_sent() -> None:
+    session, fences = Plain(), Taken()
+    session.fences = fences
+    async with asyncio.timeout(5), session.claiming(MANY):
+        await session.claim([HQ])
+        while len(fences.taken) <= len(MANY):
+            await asyncio.sleep(0)
+        assert (set(fences.taken), fences.goes) == ({HQ, *MANY}, 4)
+        await session.release([HQ])
+        assert HQ not in fences.taken
+
+
+async def test_a_fence_that_cannot_be_asked_for_ends_the_session() -> None:
+    session, fences = Plain(), Taken()
+    session.fences, fences.trouble = fences, CUT
+    async with session.claiming(MANY), waiting(session) as outcomes:
+        assert await failure_of(outcomes) is CUT
+
+
+async def test_nobody_waits_for_fences_once_the_session_is_over() -> None:
+    session, fences = Plain(), Taken()
+    session.fences = fences
+    fences.may_go.clear()
+    async with asyncio.timeout(5):
+        async with session.claiming(MANY):
+            await asyncio.sleep(0)
+    assert fences.taken == []

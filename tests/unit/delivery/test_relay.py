@@ -62,6 +62,7 @@ class HandHeldBroker:
         self.fences: dict[SourceName, FenceHeld] = {}
         """What somebody else holds."""
         self.claims = 0
+        self.released: list[SourceName] = []
         self.fenced: dict[SourceName, FenceHeld] = {}
         self.fails_at: dict[str, BaseException] = {}
         """By the name of a call: what it raises, once."""
@@ -88,6 +89,10 @@ class HandHeldBroker:
             self.fenced.pop(source, None)
             if source in self.fences:
                 self.fenced[source] = self.fences[source]
+
+    async def release(self, sources: Collection[SourceName]) -> None:
+        self._fail("release")
+        self.released += sources
 
     def explain_refusal(self, row: OutboxRow) -> BridgeError | None:
         self._fail("refusal_of")
@@ -273,6 +278,49 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def of_hq(*sequences: int) -> list[tuple[str, int]]:
     return [(HQ, sequence) for sequence in sequences]
+
+
+# ---------------------------------------------------------------------- sources that go
+
+
+async def test_the_fence_of_who_goes_is_given_back_and_taken_anew_before_its_next_event(site: Site) -> None:
+    site.take(HQ, "a")
+    async with site.running():
+        await site.broker.has_sent(1)
+        await site.broker.tell(1)
+        await site.until(lambda: not site.waiting)
+        site.relay.let_go(HQ)
+        await site.until(lambda: site.broker.released)
+        claims = site.broker.claims
+        site.take(HQ, "b")
+        await site.broker.has_sent(2)
+        assert site.broker.claims == claims + 1
+        await site.broker.tell(2)
+        await site.until(lambda: not site.waiting)
+    assert site.broker.released == [HQ]
+
+
+async def test_who_is_back_before_that_keeps_it(site: Site) -> None:
+    site.relay.let_go(HQ)
+    site.relay.let_go(BRANCH)
+    site.relay.hold_on(HQ)
+    async with site.running():
+        await site.until(lambda: site.broker.released)
+    assert site.broker.released == [BRANCH]
+
+
+async def test_a_session_that_breaks_while_a_fence_is_given_back_has_none_any_more(site: Site) -> None:
+    site.relay.let_go(HQ)
+    site.broker.fails_at["release"] = PULLED
+    site.take(HQ, "a")
+    async with site.failing(BrokerUnreachable):
+        await site.until(lambda: "release" not in site.broker.fails_at)
+        await site.broker.fail()
+    async with site.running():
+        await site.broker.has_sent(1)
+        await site.broker.tell(1)
+        await site.until(lambda: not site.waiting)
+    assert site.broker.released == []
 
 
 # ---------------------------------------------------------------------- window, order, progress

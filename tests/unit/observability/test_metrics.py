@@ -47,3 +47,54 @@ def test_names_follow_the_conventions() -> None:
     for name in FAMILIES:
         assert name.replace("_", "").isalnum()
         assert not name.endswith(("_total", "_ms", "_minutes", "_mb"))
+
+
+def of_fleet(*, most: int) -> tuple[list[str], dict[str, float]]:
+    """Return the names of PBXs with metrics of their own, and what is told of all, in a fleet with some trouble."""
+    told = board(NOW, *(f"p{number:03}" for number in range(300)))
+    for number, part in enumerate(told.sources.values()):
+        part.accounts = 10
+        if number % 10 == 0:
+            part.failed("nobody answers", Level.WARN, NOW, cause="pbx_unreachable")
+        if number % 50 == 1:
+            part.failed("no", Level.ERROR, NOW, cause="pbx_refused_login")
+    for name in told.sources:
+        told.watch(f"read {name}", timedelta(minutes=1))
+    _, body = exposition(told, most)()
+    samples = [sample for family in text_string_to_metric_families(body.decode()) for sample in family.samples]
+    named = {label: {s.labels[label] for s in samples if label in s.labels} for label in ("pbx", "where", "task")}
+    assert {task.removeprefix("read ") for task in named["task"]} == named["pbx"]
+    assert named["where"] <= named["pbx"]
+    sums = {
+        sample.name.removeprefix(PREFIX) + "".join(sample.labels.values()): sample.value
+        for sample in samples
+        if sample.name.startswith(f"{PREFIX}pbxs")
+    }
+    return sorted(named["pbx"]), sums
+
+
+def test_of_a_fleet_those_in_trouble_have_metrics_of_their_own_and_sums_are_of_all() -> None:
+    own, sums = of_fleet(most=250)
+    assert len(own) == 36
+    assert sums == {
+        "pbxsok": 264,
+        "pbxswarn": 30,
+        "pbxserror": 6,
+        "pbxspaused": 0,
+        "pbxs_usable": 264,
+        "pbxs_waiting_for_turn": 0,
+        "pbxs_walking": 0,
+        "pbxs_accounts": 3000,
+        "pbxs_left_out": 264,
+    }
+
+
+def test_however_many_are_in_trouble_the_series_are_bounded_and_the_worst_have_some() -> None:
+    own, sums = of_fleet(most=10)
+    assert own == ["p000", "p001", "p010", "p020", "p030", "p051", "p101", "p151", "p201", "p251"]
+    assert sums["pbxs_left_out"] == 290
+
+
+def test_up_to_so_many_pbxs_each_has_metrics_of_its_own() -> None:
+    own, sums = of_fleet(most=300)
+    assert (len(own), sums["pbxs_left_out"]) == (300, 0)

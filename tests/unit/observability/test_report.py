@@ -146,6 +146,7 @@ def test_a_pbx_for_which_a_second_bridge_sends_is_red_once_it_cannot_be_our_own_
     part.is_fenced("log", why, NOW + timedelta(seconds=5))
     soon, late = NOW + timedelta(seconds=60), NOW + timedelta(seconds=61)
     assert [told.assess(part, at) for at in (soon, late)] == [Level.WARN, Level.ERROR]
+    told.ready_share = 1.0
     assert not told.is_ready(soon)
     assert told.assess(told.sources["branch"], late) is Level.OK
     (problem,) = problems(told, late)

@@ -205,3 +205,32 @@ def test_the_certificate_is_not_moved_when_the_clock_is_set() -> None:
 )
 def test_ages_are_told_as_people_tell_them(seconds: float, words: str) -> None:
     assert age_words(timedelta(seconds=seconds)) == words
+
+
+@pytest.mark.parametrize(
+    ("share", "away", "is_ready"),
+    [
+        (1.0, 0, True),
+        (1.0, 1, False),
+        (0.5, 500, True),
+        (0.5, 501, False),
+        (0.001, 999, True),
+        (0.0, 999, True),
+        (0.0, 1000, False),
+    ],
+)
+def test_a_fleet_is_ready_while_enough_of_its_pbxs_are_read(share: float, away: int, *, is_ready: bool) -> None:
+    told = board(NOW, *(f"p{number}" for number in range(1000)))
+    told.ready_share = share
+    for part in list(told.sources.values())[:away]:
+        part.failed("nobody answers", Level.WARN, NOW)
+    assert told.is_ready(NOW) is is_ready
+
+
+def test_one_pbx_has_to_be_read_whatever_share_is_enough_and_paused_ones_do_not_count() -> None:
+    told = board(NOW, "hq", "branch")
+    told.ready_share = 0.0
+    told.sources["hq"].failed("nobody answers", Level.WARN, NOW)
+    assert told.is_ready(NOW)
+    told.sources["branch"].paused("paused by an operator", NOW, NOW)
+    assert not told.is_ready(NOW)

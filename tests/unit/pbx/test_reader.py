@@ -12,7 +12,8 @@ from websockets.protocol import Side
 
 from bridge.errors import PbxBrokeProtocol, PbxUnreachable, StoreUnusable
 from bridge.model import AccountGuid, Cursor, Row, Token
-from bridge.pbx.reader import Reader, WalkEvent, contained
+from bridge.pbx.reader import READING, WAITING_FOR_TURN, Reader, WalkEvent, contained
+from bridge.pbx.turnstile import IDLE_SECONDS, Turnstile
 from bridge.pbx.walk.actions import CaughtUp, Pace, RowRead, WalkBegan
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.protocol import Conversation, ConversationState, Party
@@ -24,10 +25,12 @@ GUID = Token('"g"')
 class Reading:
     """A reader that has been told the guid and asked for the first account."""
 
-    def __init__(self, pace: Pace | None = None) -> None:
+    def __init__(self, pace: Pace | None = None, turnstile: Turnstile | None = None) -> None:
         self.pair = Pair(Side.CLIENT)
         self.said: list[str] = []
-        self.reader = Reader("hq", pace or Pace(poll_jitter=0))
+        self.states: list[str] = []
+        self.reader = Reader("hq", pace or Pace(poll_jitter=0), turnstile=turnstile, on_state=self.states.append)
+        self.begins_at_once = turnstile is None
         self.heard: list[WalkEvent] = []
         self.room = 1000
         self.enough: Exception | None = None
@@ -54,7 +57,8 @@ class Reading:
         await until(lambda: self.questions == 1)
         for _ in range(2):
             self.arrive(m.NoAccount(Cursor(GUID), self.src))
-        assert self.questions == 3
+        if self.begins_at_once:
+            assert self.questions == 3
         try:
             yield task
         finally:
@@ -209,6 +213,65 @@ async def test_after_a_question_without_an_answer_the_time_is_up_although_others
         began, asked = asyncio.get_running_loop().time(), reading.questions
         await until(lambda: reading.questions > asked or CaughtUp(is_proven=False) in reading.heard)
         assert asyncio.get_running_loop().time() - began >= 0.19
+
+
+async def test_of_two_one_is_read_and_the_other_waits_until_it_was() -> None:
+    turnstile = Turnstile(1)
+    first, second = Reading(turnstile=turnstile), Reading(turnstile=turnstile)
+    async with first.going_on(), second.going_on():
+        await until(lambda: first.questions == 3)
+        await resting()
+        assert (second.questions, second.states) == (2, [READING, WAITING_FOR_TURN])
+        first.arrive(account(1, first.src))
+        await resting()
+        assert second.questions == 2
+        first.arrive(m.NoAccount(Cursor(GUID), first.src))
+        await until(lambda: second.questions == 3)
+        assert second.states == [READING, WAITING_FOR_TURN, READING]
+        assert turnstile.waiting == 0
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "cut"])
+async def test_a_connection_that_ends_gives_its_turn_or_its_place_back(ends: str) -> None:
+    turnstile = Turnstile(1)
+    readings = [Reading(turnstile=turnstile) for _ in range(3)]
+    async with readings[0].going_on() as first, readings[1].going_on() as second, readings[2].going_on():
+        await until(lambda: readings[0].questions == 3)
+        for reading, task in ((readings[1], second), (readings[0], first)):
+            if ends == "cancelled":
+                task.cancel()
+            else:
+                reading.pair.wire.abort()
+            await asyncio.wait([task], timeout=10)
+        await until(lambda: readings[2].questions == 3)
+        assert readings[1].questions == 2
+
+
+async def test_who_hangs_in_its_first_reading_is_passed_over() -> None:
+    turnstile = Turnstile(1)
+    hangs, other = Reading(turnstile=turnstile), Reading(turnstile=turnstile)
+    async with hangs.going_on(), other.going_on():
+        await until(lambda: other.questions == 3)
+        hangs.arrive(account(1, hangs.src))
+        assert hangs.accounts == ["a1"], "and goes on where it does not any more"
+
+
+async def test_who_waits_for_room_of_ours_keeps_its_turn() -> None:
+    turnstile = Turnstile(1)
+    held, other = Reading(turnstile=turnstile), Reading(turnstile=turnstile)
+    room = asyncio.Event()
+
+    async def deliver(heard: WalkEvent) -> None:  # noqa: ARG001 - by name, as the method has it
+        await room.wait()
+
+    held.deliver = deliver  # type: ignore[method-assign]
+    held.room = 1
+    async with held.going_on(), other.going_on():
+        await until(lambda: held.questions == 3)
+        held.arrive(account(1, held.src))
+        await asyncio.sleep(2 * IDLE_SECONDS)
+        assert other.questions == 2
+        room.set()
 
 
 @pytest.mark.parametrize("kind", [RecursionError, MemoryError, KeyError])

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, Compare, Doubted, EpochBegan, RowRead, Sighted, WalkBegan, WalkEnded
 from bridge.pbx.walk.schedule import CONFIRM_AFTER, SET_BACK, Habits, WalkSchedule
 from bridge.runtime.committer import CLOSE_ROWS, Committer
+from bridge.runtime.row_budget import SHARED_GROUP_ROWS, RowBudget
 from bridge.store.contract import Offload
 from bridge.store.sqlite.store import SqliteStore
 from bridge.store.thread import StoreThread
@@ -184,3 +186,77 @@ async def test_neither_a_lost_answer_nor_a_broken_connection_is_the_end_of_the_f
         committer.stand_at(store.place(HQ))
         await committer.commit([EpochBegan(cursor(0)), RowRead(first, first.cursor), *heard])
         assert store.place(HQ).is_initial is is_initial
+
+
+async def test_rows_are_counted_until_they_are_durable_or_forgotten(tmp_path: Path) -> None:
+    budget = RowBudget(16)
+    rows = [row(f"a{number}", number) for number in range(1, 18)]
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        committer = intake_of(store, run=at_once, budget=budget)
+        taken = [committer.take_at_once(RowRead(each, each.cursor)) for each in rows]
+        assert taken == [True] * 16 + [False]
+        assert committer.take_at_once(CaughtUp(is_proven=True)), "what is no row is not counted"
+        committing = asyncio.create_task(committer.keep_committing())
+        async with asyncio.timeout(30):
+            await committer.put(RowRead(rows[-1], rows[-1].cursor))
+            await committer.settle()
+        committing.cancel()
+        await asyncio.wait([committing])
+        assert budget.rows == 0
+        for each in rows[:3]:
+            committer.take_at_once(RowRead(each, each.cursor))
+        committer.forget_waiting()
+        assert budget.rows == 0
+
+
+async def test_the_rows_of_a_walk_wait_for_those_of_other_walks_and_changes_do_not(tmp_path: Path) -> None:
+    budget = RowBudget()
+    first, second = row("a1", 1), row("a2", 2)
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        committer = intake_of(store, run=at_once, budget=budget)
+        await budget.walk_turn.acquire()
+        async with asyncio.timeout(30):
+            await committer.commit([RowRead(first, first.cursor), WalkBegan()])
+        waiting = asyncio.create_task(committer.commit([Sighted(first), RowRead(second, second.cursor)]))
+        await asyncio.sleep(0.05)
+        assert store.place(HQ).cursor == first.cursor
+        budget.walk_turn.release()
+        async with asyncio.timeout(30):
+            await waiting
+        assert store.place(HQ).cursor == second.cursor
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+async def test_groups_of_a_walk_are_small_while_other_walks_wait_and_nothing_of_it_is_left_behind(
+    tmp_path: Path, *, is_shared: bool
+) -> None:
+    budget = RowBudget()
+    rows = [row(f"a{number}", number) for number in range(1, 151)]
+    sizes: list[int] = []
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        committer = intake_of(store, run=at_once, budget=budget)
+        await committer.commit([WalkBegan()])
+        commit = committer.commit
+
+        async def noted(group: Sequence[WalkEvent]) -> None:
+            sizes.append(len(group))
+            await commit(group)
+
+        committer.commit = noted  # type: ignore[method-assign]
+        for each in rows:
+            assert committer.take_at_once(RowRead(each, each.cursor))
+        if is_shared:
+            await budget.walk_turn.acquire()
+        committing = asyncio.create_task(committer.keep_committing())
+        async with asyncio.timeout(30):
+            while not sizes:
+                await asyncio.sleep(0)
+            if is_shared:
+                assert sizes == [SHARED_GROUP_ROWS]
+                budget.walk_turn.release()
+            await committer.settle()
+        committing.cancel()
+        await asyncio.wait([committing])
+        assert sum(sizes) == 150
+        assert sizes[0] == (SHARED_GROUP_ROWS if is_shared else 150)
+        assert (budget.rows, store.place(HQ).cursor) == (0, rows[-1].cursor)

@@ -75,6 +75,9 @@ class Broker:
     def fenced(self) -> Mapping[SourceName, FenceHeld]:
         return {HQ: self.fence} if self.fence is not None else {}
 
+    async def release(self, _sources: Collection[SourceName]) -> None:
+        pass
+
     async def claim(self, _sources: Collection[SourceName]) -> None:
         """Take the fences that are free."""
 

@@ -23,7 +23,7 @@ from bridge.pbx.walk.actions import (
     WalkBegan,
     WalkEnded,
 )
-from bridge.pbx.walk.walker import MAX_EPOCHS, WALK_STRETCH_ROWS, Phase, Walker
+from bridge.pbx.walk.walker import FRESH_SECONDS, MAX_EPOCHS, WALK_STRETCH_ROWS, Phase, Walker
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.protocol import Answer, Stray
 from tests.support.rows import GUID, cursor, row
@@ -36,8 +36,11 @@ QUESTION = m.AccountInfo("acct-1")
 class Script:
     """A walker and a clock; remembers the last actions."""
 
-    def __init__(self, since: Cursor | None = None, reached: Reached | None = None, **pace: Any) -> None:
-        self.walker = Walker(since or Cursor(), replace(PACE, **pace), chance=lambda: 0.5, reached=reached)
+    def __init__(
+        self, since: Cursor | None = None, reached: Reached | None = None, *, has_turn: bool = True, **pace: Any
+    ) -> None:
+        pace_of = replace(PACE, **pace)
+        self.walker = Walker(since or Cursor(), pace_of, chance=lambda: 0.5, reached=reached, has_turn=has_turn)
         self.now = 0.0
 
     def begin(self) -> Sequence[Action]:
@@ -606,3 +609,94 @@ def test_after_a_walk_that_is_what_the_walk_came_to() -> None:
     script.nothing()
     script.nothing()
     assert script.walker.reached == Reached(cursor(2), cursor(1), row("w2", 2).account_guid)
+
+
+def waiting(since: Cursor | None = None) -> Script:
+    """Return a script whose walker waits for its turn to read a list."""
+    script = Script(since, has_turn=False)
+    script.begin()
+    script.guid()
+    assert script.guid() == []
+    assert script.walker.phase is Phase.WAITING
+    assert script.walker.needs_turn
+    return script
+
+
+def test_a_new_list_is_not_asked_for_before_its_turn_and_the_connection_is_kept() -> None:
+    script = waiting()
+    assert script.wait() == [Say(m.KeepAlive())]
+    assert script.now == PACE.keepalive
+
+
+def test_a_turn_that_comes_at_once_begins_the_list() -> None:
+    script = waiting()
+    script.now += FRESH_SECONDS
+    assert script.walker.take_turn(script.now) == [EpochBegan(Cursor(GUID)), Ask(Cursor(GUID))]
+    script.nothing()
+    assert not script.walker.needs_turn
+
+
+def test_after_a_long_wait_the_guid_is_probed_anew() -> None:
+    script = waiting()
+    script.now += FRESH_SECONDS + 1
+    assert script.walker.take_turn(script.now) == [Ask(Cursor())]
+    assert script.guid(OTHER_GUID) == [Ask(Cursor())]
+    assert script.walker.needs_turn
+    assert script.guid(OTHER_GUID) == [EpochBegan(Cursor(OTHER_GUID)), Ask(Cursor(OTHER_GUID))]
+
+
+def test_a_list_that_is_the_known_one_after_all_needs_no_turn() -> None:
+    script = Script(cursor(7), has_turn=False)
+    script.begin()
+    script.guid(OTHER_GUID)
+    assert script.guid(OTHER_GUID) == []
+    script.now += FRESH_SECONDS + 1
+    script.walker.take_turn(script.now)
+    script.guid()
+    script.guid()
+    assert script.walker.phase is Phase.READING
+    assert not script.walker.needs_turn
+
+
+def test_what_a_pbx_says_unasked_while_it_waits_changes_nothing() -> None:
+    script = waiting(replace(cursor(7), guid=OTHER_GUID))
+    assert script.hear(Stray(m.AccountRow(row("a", 9)))) == []
+    assert script.hear(Stray(m.AccountRow(row("a", 9)._replace(is_deleted=True)))) == []
+    assert script.nothing() == [], "nor does an answer that comes too late"
+    assert script.walker.want_walk(script.now) == []
+    assert script.walker.phase is Phase.WAITING
+
+
+def test_a_full_walk_waits_for_its_turn_while_changes_are_read() -> None:
+    script = waiting()
+    script.walker.take_turn(script.now)
+    script.row(row("a", 1))
+    script.nothing()
+    script.walker.give_turn_back()
+    assert script.walker.want_walk(script.now) == []
+    assert script.walker.needs_turn
+    script.wait_for_question()
+    assert script.row(row("b", 2)) == [RowRead(row("b", 2), cursor(2)), Ask(cursor(2))]
+    assert script.nothing() == [CaughtUp(is_proven=True)]
+    assert script.walker.take_turn(script.now) == [WalkBegan(), Ask(Cursor(GUID))]
+
+
+def test_another_list_in_the_midst_of_the_first_has_its_turn_already() -> None:
+    script = waiting()
+    script.walker.take_turn(script.now)
+    told = row("a", 1)
+    assert EpochBegan(Cursor(OTHER_GUID)) in script.row(told._replace(cursor=replace(told.cursor, guid=OTHER_GUID)))
+
+
+def test_a_walk_that_ends_in_a_new_list_is_over_before_that_waits() -> None:
+    script = waiting()
+    script.walker.take_turn(script.now)
+    script.row(row("a", 1))
+    script.nothing()
+    script.walker.want_walk(script.now)
+    assert script.walker.is_walking
+    script.walker.give_turn_back()
+    told = row("a", 1)
+    other = told._replace(cursor=replace(told.cursor, guid=OTHER_GUID))
+    assert script.row(other) == [WalkEnded(is_proven=False, until=cursor(1))]
+    assert script.walker.phase is Phase.WAITING
