@@ -8,6 +8,9 @@ CHEAP_SECONDS: Final = 0.002
 SHARE: Final = 0.1
 """Of real time, for what is dear or was not asked for."""
 
+BEHIND: Final = 3.0
+"""So much work is behind an answer that takes long to read: comparing, keeping and sending what it tells."""
+
 BURST_SECONDS: Final = 0.05
 """So much of that may come at once."""
 
@@ -18,7 +21,7 @@ MAX_REST_SECONDS: Final = 1.0
 class Rest:
     """What one connection owes. Answers come at the pace at which we ask, and are free up to ``CHEAP_SECONDS`` each.
 
-    What an answer takes beyond that, and all that anything else takes, is paid for at ``SHARE`` of real time: a PBX
+    What an answer takes beyond that (``BEHIND`` times, since reading it is not all the work it makes), and all that anything else takes, is paid for at ``SHARE`` of real time: a PBX
     that pushes without end, or says things that take long to read, is read more slowly, and nobody else is.
     """
 
@@ -31,7 +34,7 @@ class Rest:
 
     def due(self, spent: float, now: float, *, is_answer: bool) -> float:
         """Return how many seconds to rest behind a message that took *spent* seconds; for most of them 0."""
-        dear = spent - CHEAP_SECONDS if is_answer else spent
+        dear = (spent - CHEAP_SECONDS) * BEHIND if is_answer else spent
         if dear <= 0.0:
             return 0.0
         self._owed = max(0.0, self._owed - (now - self._at) * SHARE) + dear

@@ -1,6 +1,6 @@
 import pytest
 
-from bridge.pbx.rest import BURST_SECONDS, CHEAP_SECONDS, MAX_REST_SECONDS, SHARE, Rest
+from bridge.pbx.rest import BEHIND, BURST_SECONDS, CHEAP_SECONDS, MAX_REST_SECONDS, SHARE, Rest
 
 
 def test_usual_answers_are_free_however_many_there_are() -> None:
@@ -16,9 +16,10 @@ def test_what_is_dear_or_was_not_asked_for_gets_its_share_of_the_time_and_no_mor
     rest, now, used = Rest(), 100.0, 0.0
     while now < 400.0:
         now += spent + rest.due(spent, now + spent, is_answer=is_answer)
-        used += spent - (CHEAP_SECONDS if is_answer else 0.0)
-    most = max(SHARE, spent / (spent + MAX_REST_SECONDS))
-    assert used <= most * 300.0 + BURST_SECONDS + spent
+        used += (spent - CHEAP_SECONDS) * BEHIND if is_answer else spent
+    counted = (spent - CHEAP_SECONDS) * BEHIND if is_answer else spent
+    most = max(SHARE, counted / (spent + MAX_REST_SECONDS))
+    assert used <= most * 300.0 + BURST_SECONDS + counted
     assert used >= most * 300.0 * 0.8, "nor less"
 
 
