@@ -21,8 +21,9 @@ MAX_REST_SECONDS: Final = 1.0
 class Rest:
     """What one connection owes. Answers come at the pace at which we ask, and are free up to ``CHEAP_SECONDS`` each.
 
-    What an answer takes beyond that (``BEHIND`` times, since reading it is not all the work it makes), and all that anything else takes, is paid for at ``SHARE`` of real time: a PBX
-    that pushes without end, or says things that take long to read, is read more slowly, and nobody else is.
+    What an answer takes beyond that (``BEHIND`` times, since reading it is not all the work it makes), and all that
+    anything else takes, is paid for at ``SHARE`` of real time: a PBX that pushes without end, or says things that take
+    long to read, is read more slowly, and nobody else is.
     """
 
     def __init__(self) -> None:
