@@ -268,7 +268,10 @@ class WebSocket(asyncio.Protocol, ABC):
             if data:
                 self.transport.write(data)
             elif self.transport.can_write_eof():
-                self.transport.write_eof()
+                try:
+                    self.transport.write_eof()
+                except OSError:
+                    self.transport.abort()  # the other end was faster: the connection is gone already
             else:
                 self.transport.close()
         if self._core.state is not State.OPEN and self._closing is None and self._core.close_expected():

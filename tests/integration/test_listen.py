@@ -488,6 +488,36 @@ async def test_a_flood_is_turned_away_unseen_and_takes_nothing_from_whoever_is_n
             each.close()
 
 
+@pytest.mark.parametrize("says_where", [True, False], ids=["from many addresses", "from nowhere"])
+async def test_a_flood_through_a_proxy_that_sends_headers_is_counted_by_them_and_takes_nothing_from_a_pbx(
+    monkeypatch: pytest.MonkeyPatch,
+    says_where: bool,  # noqa: FBT001 - a case
+) -> None:
+    monkeypatch.setattr("bridge.pbx.inbound.admission.TOGETHER", Share(20, 0.01))
+    monkeypatch.setattr("bridge.pbx.inbound.admission.WHILE_SECONDS", 60.0)
+
+    async def log_in_from_there() -> bool:
+        async with door.knock(additional_headers={"X-Forwarded-For": "192.0.2.7"}) as socket:
+            return (await log_in(socket))["ok"] is True
+
+    def come(number: int) -> sockets.socket:
+        stranger = sockets.create_connection(("127.0.0.1", door.listener.port))
+        told = f"X-Forwarded-For: 198.51.{number // 250}.{number % 250}\r\n" if says_where else ""
+        stranger.sendall(f"GET /nothing HTTP/1.1\r\nHost: x\r\n{told}\r\n".encode())
+        return stranger
+
+    async with Door(proxies=("127.0.0.1",)).open() as door:
+        assert await log_in_from_there()
+        flood = []
+        for number in range(300):
+            flood.append(await asyncio.to_thread(come, number))
+            if number % 20 == 0:
+                assert await log_in_from_there()
+        await until(lambda: door.refusals.get("too many connections", 0) > 100)
+        for each in flood:
+            each.close()
+
+
 async def test_what_a_stranger_takes_of_memory_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By itself asyncio fills a quarter of a megabyte with zeros for each connection by TLS."""
     monkeypatch.setattr("bridge.pbx.inbound.admission.TOGETHER", Share(1000, 1000))

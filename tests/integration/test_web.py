@@ -334,6 +334,27 @@ async def test_nothing_is_unpacked(board: BridgeStatus) -> None:
             writer.close()
 
 
+@pytest.mark.parametrize("token", [TOKEN, None])
+async def test_whoever_asks_too_often_under_another_name_is_hung_up_on(
+    board: BridgeStatus, monkeypatch: pytest.MonkeyPatch, token: str | None
+) -> None:
+    monkeypatch.setattr(connection_limits, "EACH", Share(6, 0.001))
+    async with (
+        serve(board, host=LOCAL, port=0, token=token) as port,
+        asyncio.timeout(20),
+        aiohttp.ClientSession() as stranger,
+    ):
+
+        async def ask() -> int:
+            async with stranger.get(f"http://{LOCAL}:{port}/livez", headers={"Host": "evil.example"}) as answer:
+                return answer.status
+
+        assert [await ask() for _ in range(5)] == [421] * 5, "and the connection counts, too"
+        for _ in range(3):
+            with pytest.raises(aiohttp.ClientError):
+                await ask()
+
+
 async def test_whoever_asks_too_often_without_a_token_is_hung_up_on_and_nobody_else(
     board: BridgeStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

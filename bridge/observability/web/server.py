@@ -241,6 +241,7 @@ def _guarded(gate: AccessControl, crowd: VisitorLimiter) -> Middleware:
         if visitor is not None:
             visitor.expect_within(ANSWER_SECONDS)
         if not gate.knows(request):
+            _hang_up_on_a_crowd(request, visitor, crowd)
             return web.Response(
                 status=HTTPStatus.MISDIRECTED_REQUEST,
                 text=f"this page is not known as {request.host!r}. If that is its name, add it to status.hosts\n",

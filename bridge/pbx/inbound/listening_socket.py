@@ -46,8 +46,9 @@ class AcceptedSocket(socket.socket):
 class ListeningSocket(socket.socket):
     """Listens on *host* and *port*; *on_refused* is told the reason and address of whom *gate* did not let in.
 
-    With *introducing*, connections of those proxies have to begin with the PROXY protocol, which is taken off before
-    anybody else sees them.
+    A connection of one of *proxies* is counted once it is known from where it comes. Where it *is_introduced*, it has to
+    begin with the PROXY protocol, which is taken off before anybody else sees it; otherwise its headers say so later,
+    and whoever reads them counts it.
 
     Raises:
         BadConfig: the address cannot be listened on.
@@ -60,7 +61,9 @@ class ListeningSocket(socket.socket):
         port: int,
         gate: ConnectionLimiter,
         on_refused: Callable[[str, str], None],
-        introducing: Proxies | None = None,
+        proxies: Proxies,
+        *,
+        is_introduced: bool = False,
     ) -> None:
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(
@@ -68,7 +71,7 @@ class ListeningSocket(socket.socket):
             )[0]
             super().__init__(family, kind, protocol)
             self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if introducing is not None:
+            if is_introduced:
                 # A proxy says what it has to say in its first packet, so that is there when we hear of the connection.
                 self.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, INTRODUCTION_SECONDS)
             self.setblocking(False)  # noqa: FBT003 - the library's own signature
@@ -81,7 +84,8 @@ class ListeningSocket(socket.socket):
             ) from problem
         self._gate = gate
         self._on_refused = on_refused
-        self._introducing = introducing
+        self._proxies = proxies
+        self._is_introduced = is_introduced
         self._tickets: dict[int, Ticket] = {}
         self._is_shut = False
 
@@ -100,14 +104,17 @@ class ListeningSocket(socket.socket):
             raise ConnectionAbortedError("shut")
         plain, address = super().accept()
         accepted = AcceptedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
-        origin = str(address[0])
+        peer = origin = str(address[0])
+        is_proxy = self._proxies.trust(peer)
         try:
-            origin = self._origin(accepted, origin)
+            if is_proxy and self._is_introduced:
+                origin = _introduced_origin(accepted) or peer
         except (OSError, ValueError):
             accepted.close()
             self._on_refused("a proxy that does not speak the PROXY protocol", origin)
             raise ConnectionAbortedError("not introduced") from None
-        if not self._gate.may_come(origin, time.monotonic()):
+        is_counted_later = is_proxy and not self._is_introduced
+        if not is_counted_later and not self._gate.may_come(origin, time.monotonic()):
             accepted.close()
             self._on_refused("too many connections in a short time", origin)
             raise ConnectionAbortedError("not let in")
@@ -136,27 +143,26 @@ class ListeningSocket(socket.socket):
         for ticket in list(self._tickets.values()):
             ticket.drop()
 
-    def _origin(self, accepted: socket.socket, peer: str) -> str:
-        """Return where a connection comes from, and take off what its proxy says about that.
-
-        Raises:
-            OSError: nothing has come, or it is gone.
-            ValueError: something else has come, or not all of it.
-
-        """
-        if self._introducing is None or not self._introducing.trust(peer):
-            return peer
-        accepted.setblocking(False)  # noqa: FBT003 - the library's own signature
-        seen = accepted.recv(V2_MAX_BYTES, socket.MSG_PEEK)
-        found = introduced(seen)
-        if found is None:
-            raise ValueError("the PROXY protocol came in parts")
-        accepted.recv(len(seen) - len(found.rest))
-        return found.address or peer
-
     def ticket(self, number: int) -> Ticket | None:
         """Return the ticket of the open connection with this file descriptor; ``None`` where there is none."""
         return self._tickets.get(number)
+
+
+def _introduced_origin(accepted: socket.socket) -> str:
+    """Return where a connection comes from, as its proxy says, and take off what that said; empty where it does not.
+
+    Raises:
+        OSError: nothing has come, or it is gone.
+        ValueError: something else has come, or not all of it.
+
+    """
+    accepted.setblocking(False)  # noqa: FBT003 - the library's own signature
+    seen = accepted.recv(V2_MAX_BYTES, socket.MSG_PEEK)
+    found = introduced(seen)
+    if found is None:
+        raise ValueError("the PROXY protocol came in parts")
+    accepted.recv(len(seen) - len(found.rest))
+    return found.address
 
 
 def _hang_up(connection: socket.socket) -> None:

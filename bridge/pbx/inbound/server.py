@@ -5,6 +5,7 @@ browser (a page would send its Origin), and the same answer after the same time 
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -117,7 +118,12 @@ class Listener:
         keep_buffers_small()
         spare_what_stays()
         self._socket = ListeningSocket(
-            place.host, place.port, self._gate, self.record.refused, self._proxies if place.is_introduced else None
+            place.host,
+            place.port,
+            self._gate,
+            self.record.refused,
+            self._proxies,
+            is_introduced=place.is_introduced,
         )
         self.port = self._socket.getsockname()[1]
         tls = None if self._certificate is None else self._certificate.context
@@ -166,6 +172,9 @@ class Listener:
     def _look_at(self, socket: AcceptedWebSocket, request: Request) -> Response | None:
         """Refuse what cannot be a PBX before any WebSocket is opened."""
         address = socket.address
+        refusal = self._look_at_proxied(socket, request) if self._is_counted_here(address) else None
+        if refusal is not None:
+            return refusal
         path = request.path.partition("?")[0]
         if "Origin" in request.headers:
             self.record.refused("a browser", address)
@@ -173,19 +182,26 @@ class Listener:
         if path != self._place.path and not path.startswith(f"{self._place.path}/"):
             self.record.refused("another path", address)
             return socket.server.reject(HTTPStatus.NOT_FOUND, "Nothing is here.\n")
-        proxies = Proxies() if self._place.is_introduced else self._proxies
-        origin = proxies.origin(
-            address,
+        return None
+
+    def _is_counted_here(self, peer: str) -> bool:
+        """Tell whether only the headers say from where a connection of *peer* comes."""
+        return not self._place.is_introduced and self._proxies.trust(peer)
+
+    def _look_at_proxied(self, socket: AcceptedWebSocket, request: Request) -> Response | None:
+        """Count a connection with where its proxy says that it comes from, or with the proxy where that says nothing."""
+        origin = self._proxies.origin(
+            socket.address,
             forwarded=request.headers.get_all("Forwarded"),
             x_forwarded_for=request.headers.get_all("X-Forwarded-For"),
         )
         ticket = self._socket.ticket(socket.transport.get_extra_info("socket").fileno())
-        if origin != address and ticket is not None:
-            now = asyncio.get_running_loop().time()
-            if not (self._gate.may_come(origin, now) and self._gate.comes_from(ticket, origin)):
-                self.record.refused("too many connections", origin)
-                return socket.server.reject(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections.\n")
-        return None
+        if ticket is None or (
+            self._gate.may_come(origin, time.monotonic()) and self._gate.comes_from(ticket, origin)
+        ):
+            return None
+        self.record.refused("too many connections", origin)
+        return socket.server.reject(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections.\n")
 
     async def _answer(self, socket: AcceptedWebSocket, ticket: Ticket) -> None:
         code = NOT_ALLOWED

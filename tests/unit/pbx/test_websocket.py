@@ -1,6 +1,7 @@
 """Our connection on every cut of a stream, from both ends, whatever whoever listens does meanwhile."""
 
 import asyncio
+import errno
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -410,6 +411,24 @@ async def test_an_exception_of_whoever_listens_ends_this_connection_with_a_trace
         await pair.socket.gone
     assert sum(ends) == 1
     assert [(line["event"], line["exc_info"]) for line in logged] == [("websocket.failed", True)]
+
+
+@both
+async def test_a_connection_that_is_gone_when_we_end_it_is_an_end_and_no_failure(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_eof() -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    pair, ends = Pair(side), [0]
+    pair.socket.listen(lambda _message: None, lambda: ends.append(1))
+    monkeypatch.setattr(pair.wire, "write_eof", write_eof)
+    with logging_on() as logged:
+        pair.socket.eof_received()
+        await pair.socket.gone
+        await until(lambda: sum(ends) == 1)
+    assert not logged
+    assert isinstance(pair.socket.end, ConnectionClosed)
 
 
 @both
