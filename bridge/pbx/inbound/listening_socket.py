@@ -46,7 +46,7 @@ class AcceptedSocket(socket.socket):
 class ListeningSocket(socket.socket):
     """Listens on *host* and *port*; *on_refused* is told the reason and address of whom *gate* did not let in.
 
-    A connection of one of *proxies* is counted once it is known from where it comes. Where it *is_introduced*, it has to
+    A connection of one of *proxies* is counted once it is known whence it comes. Where it *is_introduced*, it has to
     begin with the PROXY protocol, which is taken off before anybody else sees it; otherwise its headers say so later,
     and whoever reads them counts it.
 
@@ -55,7 +55,7 @@ class ListeningSocket(socket.socket):
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - where, who, and how they come
         self,
         host: str,
         port: int,

@@ -189,7 +189,7 @@ class Listener:
         return not self._place.is_introduced and self._proxies.trust(peer)
 
     def _look_at_proxied(self, socket: AcceptedWebSocket, request: Request) -> Response | None:
-        """Count a connection with where its proxy says that it comes from, or with the proxy where that says nothing."""
+        """Count a connection with where its proxy says that it comes from, or with the proxy if that says nothing."""
         origin = self._proxies.origin(
             socket.address,
             forwarded=request.headers.get_all("Forwarded"),
