@@ -279,7 +279,7 @@ async def test_under_load_and_trouble_nothing_is_lost_and_nothing_comes_twice(
             async def keep_changing() -> None:
                 while not over.is_set():
                     chance.choice(place.served).pbx.random_mutation()
-                    await asyncio.sleep(0.003)
+                    await asyncio.sleep(0.02)
 
             async with place.running(range(8), walk="max_at_once = 3") as bridge:
                 changing = asyncio.create_task(keep_changing())

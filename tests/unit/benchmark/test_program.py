@@ -23,9 +23,9 @@ PROMISED = {
 
 
 def test_every_promised_figure_has_a_goal_and_a_benchmark() -> None:
-    assert set(GOALS) == PROMISED
+    assert set(GOALS) >= PROMISED
     measured = [name for benchmark in program.BENCHMARKS for name in benchmark.figures]
-    assert set(measured) >= PROMISED
+    assert set(measured) >= set(GOALS)
     assert len(measured) == len(set(measured))
 
 
