@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
+from secrets import token_bytes
 from typing import Final
 
 from bridge import __version__
@@ -33,6 +34,8 @@ from bridge.pbx.inbound.admission import Bounds, ConnectionLimiter
 from bridge.pbx.inbound.authentication import App, Authenticator
 from bridge.pbx.inbound.server import ListenAddress, Listener
 from bridge.pbx.outbound import PbxSource
+from bridge.pbx.recording.pseudonyms import KEY_BYTES
+from bridge.pbx.recording.ring import FrameRing
 from bridge.runtime.bridge import Bridge, BrokerSide, Hooks
 from bridge.runtime.committer import Committed
 from bridge.runtime.descriptors import afford
@@ -199,6 +202,8 @@ def build_source_spec(settings: Settings, pbx: PbxTable, part: SourceStatus, key
 def build_source(pbx: PbxTable, part: SourceStatus) -> FileReadingSource:
     """Return the source that reads *pbx* and tells *part* what it does."""
     secret, tls = pbx.secret, pbx.tls
+    ring = FrameRing(pbx.record_frames, token_bytes(KEY_BYTES), steady) if pbx.record_frames else None
+    part.recording = None if ring is None else ring.lines
     files = Files(pbx.name, part, [lambda: secret.trouble, lambda: tls.trouble])
     source = PbxSource(
         pbx.full_url,
@@ -210,6 +215,7 @@ def build_source(pbx: PbxTable, part: SourceStatus) -> FileReadingSource:
         ssl_context=tls.context,
         on_state=lambda doing: part.set_doing(doing, Level.OK if doing == "reading" else Level.WARN, utc_now()),
         on_noise=build_unreadable_counter(pbx.name, part),
+        tap=None if ring is None else ring.connection,
     )
     return FileReadingSource(source, tls.refresh)
 

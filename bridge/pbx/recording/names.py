@@ -33,7 +33,8 @@ MEMBERS: Final = _words(
     # info as an object of the admin API
     "fake ext-in gi local trace critical no-dev login-c login-t admin-node admin-pbx filter cd-filter cfnr "
     "busy-out cd-block rej-ext no-disc dnd phone-config colr messages push phone uclic voicemail mobility mypbx video "
-    "app-sharing reporting app-lics grp presence c a n gws idle ipei ac profiles type active usr turnUsr turnPwd key pin"
+    "app-sharing reporting app-lics grp presence c a n gws idle ipei ac profiles type active usr turnUsr turnPwd "
+    "key pin"
 )
 
 TYPES: Final = _words(
