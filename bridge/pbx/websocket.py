@@ -89,8 +89,8 @@ class Tap(Protocol):
     def received(self, data: bytes) -> None:
         """Take one of the other end's."""
 
-    def ended(self, code: int) -> None:
-        """Take note that the connection is no more, and by which code."""
+    def ended(self, code: int, *, is_ours: bool) -> None:
+        """Take note that the connection is no more, by which code, and whether we ended it."""
 
 
 def _code_of(end: ConnectionClosed) -> int:
@@ -349,7 +349,8 @@ class WebSocket(asyncio.Protocol, ABC):
         self.gone.set_result(None)
         self._pump()
         if self.tap is not None:
-            self.tap.ended(_code_of(self.end))
+            end = self.end
+            self.tap.ended(_code_of(end), is_ours=self._is_leaving and not end.rcvd_then_sent)
 
     # What happens in a turn.
 

@@ -32,6 +32,7 @@ from websockets.http11 import Request, Response
 
 from bridge.simulator.modes import Frames
 from bridge.simulator.pbx import CUT, Pbx
+from bridge.simulator.playing import connect
 from bridge.simulator.scenario import Player, Scenario
 from bridge.simulator.session import Close, Connection, Reply
 
@@ -183,7 +184,7 @@ async def serve(  # noqa: PLR0913 - what may be said about serving
     served = Served(pbx, round_trip_seconds=round_trip_seconds)
 
     async def answer(socket: ServerConnection) -> None:
-        await served.talk(socket, Connection(pbx, round_trip_seconds=round_trip_seconds))
+        await served.talk(socket, connect(pbx, round_trip_seconds=round_trip_seconds))
 
     server = await serve_websockets(
         answer,
@@ -228,7 +229,7 @@ async def call(
     async with dial(
         url, ssl=ssl_context, compression=None, ping_interval=None, proxy=None, open_timeout=connect_timeout_seconds
     ) as socket:
-        connection = Connection(pbx, calls=True, round_trip_seconds=round_trip_seconds)
+        connection = connect(pbx, calls=True, round_trip_seconds=round_trip_seconds)
         async with _background(served.talk(socket, connection)):
             yield served
 
@@ -249,7 +250,7 @@ async def keep_calling(  # noqa: PLR0913 - what may be said about calling
         while True:
             with suppress(OSError, TimeoutError, InvalidHandshake, InvalidMessage):
                 async with dial(url, ssl=ssl_context, compression=None, ping_interval=None, proxy=None) as socket:
-                    await served.talk(socket, Connection(pbx, calls=True, round_trip_seconds=round_trip_seconds))
+                    await served.talk(socket, connect(pbx, calls=True, round_trip_seconds=round_trip_seconds))
             await asyncio.sleep(pause_seconds)
 
 

@@ -32,7 +32,7 @@ class Frame(NamedTuple):
     """Counted from 1; 0 where it is about none."""
     what: What
     by: str = ""
-    """Who said it, ``bridge`` or ``pbx``."""
+    """Who said it, or closed the connection: ``bridge`` or ``pbx``."""
     text: str = ""
     """The message; of an act, what the operator did."""
     code: int = 0
@@ -85,7 +85,7 @@ def frame_line(frame: Frame) -> str:
         case "message":
             told |= {"by": frame.by, "text": frame.text}
         case "closed":
-            told |= {"event": frame.what, "code": frame.code}
+            told |= {"by": frame.by, "event": frame.what, "code": frame.code}
         case "opened":
             told["event"] = frame.what
         case "act":
@@ -153,8 +153,8 @@ def _frame(line: str) -> Frame:
             return Frame(at, connection, "message", by, text)
         case {"event": "opened"}:
             return Frame(at, connection, "opened")
-        case {"event": "closed", "code": int(code)}:
-            return Frame(at, connection, "closed", code=code)
+        case {"event": "closed", "by": "bridge" | "pbx" as by, "code": int(code)}:
+            return Frame(at, connection, "closed", by, code=code)
         case {"event": "act", "act": str(act)}:
             return Frame(at, 0, "act", text=act)
     raise ValueError("neither a message nor an event")

@@ -64,6 +64,6 @@ class RingTap:
         """Keep one of the PBX."""
         self._ring.keep(self._connection, "message", "pbx", data.decode(errors="replace"))
 
-    def ended(self, code: int) -> None:
+    def ended(self, code: int, *, is_ours: bool) -> None:
         """Keep that the connection is over."""
-        self._ring.keep(self._connection, "closed", code=code)
+        self._ring.keep(self._connection, "closed", "bridge" if is_ours else "pbx", code=code)

@@ -16,7 +16,7 @@ FRAMES = [
     Frame(0.25, 1, "message", "bridge", '{"mt":"AccountInfo"}'),
     Frame(0.5, 1, "message", "pbx", '{"mt":"AccountInfoResult"}'),
     Frame(1.0, 0, "act", text="rename"),
-    Frame(9.0, 1, "closed", code=1006),
+    Frame(9.0, 1, "closed", "pbx", code=1006),
 ]
 
 
@@ -77,7 +77,7 @@ def test_a_ring_gives_out_pseudonyms_only() -> None:
     tap = kept.connection()
     tap.sent('{"mt":"AppLogin","digest":"s3cret"}')
     tap.received(b'{"mt":"AccountInfoResult","account-h323":"erika"}')
-    tap.ended(1000)
+    tap.ended(1000, is_ours=True)
     text = "".join(kept.lines())
     assert "erika" not in text
     assert "s3cret" not in text
