@@ -120,23 +120,11 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are pa
         return
     logs.configure("info")
     secret = Secret(file=password_file).reveal() if password_file else password or "demo"
-    if recording is not None and (modes or scenario or changes_per_second):
-        raise click.UsageError(
-            "--recording plays what was recorded; leave out --mode, --scenario, --changes-per-second"
-        )
     try:
+        pbx = _made_up(accounts, seed, app, secret, modes)
         if recording is not None:
-            pbx: Pbx = RecordedPbx(read_recording(recording), app=app, password=secret, speed=speed)
-        else:
-            pbx = Pbx(
-                accounts=accounts,
-                seed=seed,
-                app=app,
-                password=secret,
-                name="simulator",
-                modes=Modes.parse(modes),
-                remember=REMEMBERED,
-            )
+            _plays_alone(modes, scenario, changes_per_second)
+            pbx = RecordedPbx(read_recording(recording), app=app, password=secret, speed=speed)
         script = load(scenario) if scenario else None
     except UnknownMode as problem:
         raise click.UsageError(str(problem)) from problem
@@ -183,6 +171,23 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are pa
         run_now(calling() if url else served())
     except OSError as problem:
         raise BadConfig(f"cannot listen on {host}:{port}: {problem.strerror}") from problem
+
+
+def _made_up(accounts: int, seed: int, app: str, password: str, modes: tuple[str, ...]) -> Pbx:
+    return Pbx(
+        accounts=accounts,
+        seed=seed,
+        app=app,
+        password=password,
+        name="simulator",
+        modes=Modes.parse(modes),
+        remember=REMEMBERED,
+    )
+
+
+def _plays_alone(modes: tuple[str, ...], scenario: str | None, changes_per_second: float) -> None:
+    if modes or scenario or changes_per_second:
+        raise click.UsageError("--recording plays what was: leave out --mode, --scenario and --changes-per-second")
 
 
 def read_recording(file: Path) -> Recording:

@@ -6,6 +6,7 @@ from typing import Final
 
 from bridge.pbx.recording.frames import Frame, Header, What, write
 from bridge.pbx.recording.pseudonyms import Pseudonyms
+from bridge.pbx.recording.tap import ConnectionTap
 
 MAX_CHARACTERS: Final = 4 << 20
 """Of all frames of a ring; a PBX that sends large ones has fewer of them kept."""
@@ -29,11 +30,10 @@ class FrameRing:
     def __repr__(self) -> str:
         return f"<FrameRing {len(self._frames)} of {self._size} frames>"
 
-    def connection(self) -> "RingTap":
+    def connection(self) -> ConnectionTap:
         """Return what hears along on a new connection."""
         self._connections += 1
-        self.keep(self._connections, "opened")
-        return RingTap(self, self._connections)
+        return ConnectionTap(self, self._connections)
 
     def keep(self, connection: int, what: What, by: str = "", text: str = "", code: int = 0) -> None:
         """Keep a frame, and let the oldest go."""
@@ -47,23 +47,3 @@ class FrameRing:
         """Yield the recording."""
         header = Header(made_by="run", key=self._pseudonyms.key_id)
         yield from write(header, tuple(self._frames), self._pseudonyms)
-
-
-class RingTap:
-    """One connection of a ring."""
-
-    def __init__(self, ring: FrameRing, connection: int) -> None:
-        self._ring = ring
-        self._connection = connection
-
-    def sent(self, text: str) -> None:
-        """Keep a message of the bridge."""
-        self._ring.keep(self._connection, "message", "bridge", text)
-
-    def received(self, data: bytes) -> None:
-        """Keep one of the PBX."""
-        self._ring.keep(self._connection, "message", "pbx", data.decode(errors="replace"))
-
-    def ended(self, code: int, *, is_ours: bool) -> None:
-        """Keep that the connection is over."""
-        self._ring.keep(self._connection, "closed", "bridge" if is_ours else "pbx", code=code)
