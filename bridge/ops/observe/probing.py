@@ -192,9 +192,11 @@ class Observer:
             return
         self._tell("asking with a guid that this PBX never told")
         place = self._places[0] if self._places else START
-        await self._probe_anew()
-        await self._ask(Cursor(_forged(self._guid), place.usn, place.ausn))
-        if await self._probe_anew():
+        is_new = False
+        for _ in range(2):
+            await self._ask(Cursor(_forged(self._guid), place.usn, place.ausn))
+            is_new |= await self._probe_anew()
+        if is_new:
             await self._walk()
 
     async def _watch_acts(self, operator: Operator) -> None:
