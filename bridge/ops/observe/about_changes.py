@@ -26,7 +26,7 @@ _ORDERS: Final = {
 _DUPLICATES: Final = {
     "chain": Kind("an account as it was told already, once more", "dup-chain"),
     "late": Kind("an older state of an account behind a newer one", "dup-late"),
-    "noop": Kind("an account in which nothing differs, with new numbers", "dup-noop"),
+    "noop": Kind("an account in which nothing differs, with new numbers"),
     "none": Kind("nothing was told twice", "dup-none"),
 }
 _INFOS: Final = {
@@ -191,7 +191,7 @@ def _place(delivery: Delivery) -> tuple[Any, Any]:
 
 def _is_older(one: Delivery, other: Delivery) -> bool:
     mine, others = numbers(one), numbers(other)
-    return mine is not None and others is not None and mine[0] < others[0] and mine[1] <= others[1]
+    return mine is not None and others is not None and mine != others and mine[0] <= others[0] and mine[1] <= others[1]
 
 
 def _scope(evidence: Evidence) -> Finding:
@@ -229,6 +229,8 @@ def _shapes(evidence: Evidence) -> Finding:
         return Finding("U9", question, "no account was told with info", Sureness.UNKNOWN)
     shapes = [shape for shape, telling in _TELLING.items() if telling & names]
     sureness = Sureness.SURE if len(infos) >= MANY else Sureness.LIKELY
+    if shapes == ["object", "table"]:  # which has all that the other has
+        shapes = ["object"]
     words = (_SHAPES[shapes[0]].word,) if len(shapes) == 1 else ()
     uncovered = () if words else (f"{question}: {told}",)
     does = f"{_SHAPES[shapes[0]].does}; {told}" if words else told

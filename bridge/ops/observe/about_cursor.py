@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterator
 from itertools import pairwise
+from operator import itemgetter
 from typing import Final
 
 from bridge.model import Cursor, Row, Token
-from bridge.ops.observe.evidence import Delivery, Evidence
+from bridge.ops.observe.evidence import Delivery, Evidence, guid_in
 from bridge.ops.observe.finding import Finding, Kind, conclude
 from bridge.pbx.recording.exchanges import Exchange
 from bridge.pbx.wire import messages as m
@@ -18,6 +19,8 @@ _GUIDS: Final = {
     "session": Kind("a new one for every connection", "guid-session"),
     "boot": Kind("the same on all connections, and another one after a restart", "guid-boot"),
     "lasting": Kind("the same on all connections and after a restart", "guid-db"),
+    "changed": Kind("on one connection it became another one by itself"),
+    "stays": Kind("the same for two questions on one connection"),
     "connections": Kind("the same on all connections; whether it outlives a restart was not seen"),
 }
 _STALE: Final = {
@@ -66,43 +69,45 @@ def about_cursor(evidence: Evidence) -> Iterator[Finding]:
 def _guids(evidence: Evidence) -> Finding:
     question = "What the guid stands for, and so how long it lives"
     seen = list(_guid_kinds(evidence))
-    stronger = next((kinds for kinds in _STRONGER if kinds & set(seen)), set())
-    counted = [kind for kind in seen if not stronger or kind in stronger]
+    weaker = next((weaker for strong, weaker in _WEAKER.items() if strong in seen), set())
+    counted = [kind for kind in seen if kind not in weaker and kind != "stays"]
+    if "request" in seen and "stays" in seen:
+        counted.append("stays")
     return conclude("U4", question, counted, _GUIDS, otherwise="it was told on one connection only", enough=2)
 
 
-_STRONGER: Final = ({"request"}, {"session"}, {"boot", "lasting"})
-"""What makes whatever comes behind it mean nothing."""
+_WEAKER: Final = {
+    "request": {"session", "boot", "changed"},
+    "session": {"boot"},
+    "boot": {"connections"},
+    "lasting": {"connections"},
+}
+"""What means nothing any more where another thing was seen."""
 
 
 def _guid_kinds(evidence: Evidence) -> Iterator[str]:
     """Yield what each two guids that were told one after the other say."""
     told = [
-        (talk.number, each.asked_at, guid)
+        (talk.number, each.answer.at, guid, each.question.cursor.guid is None)
         for talk in evidence.transcript.talks
         for each in talk.exchanges
-        if (guid := _probed(each)) is not None
+        if each.answer is not None and (guid := guid_in(each.answer.message)) is not None
     ]
     reboot = evidence.windows.get("reboot")
-    for (talk, at, guid), (next_talk, next_at, next_guid) in pairwise(told):
+    for (talk, at, guid, is_probe), (next_talk, next_at, next_guid, is_next_probe) in pairwise(
+        sorted(told, key=itemgetter(1))
+    ):
         is_same = guid == next_guid
-        if reboot is not None and at < reboot.since < next_at:
+        if reboot is not None and at <= reboot.since < next_at:
             yield "lasting" if is_same else "boot"
         elif evidence.act_between(at, next_at):
             continue
         elif talk != next_talk:
             yield "connections" if is_same else "session"
-        elif not is_same:
-            yield "request"
-
-
-def _probed(exchange: Exchange) -> Token | None:
-    if exchange.question.cursor.guid is not None or exchange.answer is None:
-        return None
-    message = exchange.answer.message
-    if isinstance(message, m.AccountRow):
-        return message.row.cursor.guid
-    return message.cursor.guid if isinstance(message, m.NoAccount) else None
+        elif is_probe and is_next_probe:
+            yield "stays" if is_same else "request"
+        elif not is_same and not is_next_probe:
+            yield "changed"
 
 
 def _stale(evidence: Evidence) -> list[str]:

@@ -1,11 +1,12 @@
 """What reading the list shows: U1, U2, U7, U11, U13."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from statistics import median
 from typing import Any, Final
 
 from bridge.ops.observe.about_cursor import numbers
-from bridge.ops.observe.evidence import Evidence, Outcome, Sorted
+from bridge.ops.observe.evidence import HELD_SECONDS, Evidence, Outcome, Sorted
 from bridge.ops.observe.finding import Finding, Kind, Sureness, conclude
 from bridge.pbx.wire import messages as m
 
@@ -14,6 +15,9 @@ FEW: Final = 5
 """Accounts of which nobody can tell how they are ordered."""
 
 MANY: Final = 20
+
+_NEVER: Final = 1 << 30
+"""Times that would be enough to be sure."""
 
 _ENDS: Final = {
     "guid": Kind("answers with its guid alone", "idle-guid"),
@@ -49,20 +53,14 @@ _SPEEDS: Final = {"fast": Kind("", "fast"), "slow": Kind("", "slow")}
 
 def about_list(evidence: Evidence) -> Iterator[Finding]:
     """Yield what reading the list shows."""
-    yield conclude(
-        "U1",
-        "The answer where nothing further has changed",
-        [_end(evidence, each) for each in evidence.ends],
-        _ENDS,
-        otherwise="the end of the list was not reached",
-    )
+    yield _ends(evidence)
     yield conclude(
         "U2",
         "What becomes of several questions that it holds",
         _holds(evidence),
         _HOLDS,
         otherwise="no question was seen to be held and answered later",
-        enough=1 << 30,
+        enough=_NEVER,
     )
     yield _errors(evidence)
     yield _order(evidence)
@@ -76,6 +74,24 @@ def optional_style(evidence: Evidence) -> str:
             value = probe.answer.content.get("account-h323", 0)
             return {0: "absent", None: "null", "": "empty"}.get(value, "") if not isinstance(value, dict | list) else ""
     return ""
+
+
+def _ends(evidence: Evidence) -> Finding:
+    question = "The answer where nothing further has changed"
+    seen = [_end(evidence, each) for each in evidence.ends]
+    # One of those that come now and then says nothing about the end.
+    passing = {_PASSING[each.outcome] for each in evidence.sorted if each.is_passing}
+    kept = [kind for kind in seen if kind not in passing] or seen
+    found = conclude("U1", question, kept, _ENDS, otherwise="the end of the list was not reached")
+    is_changed = any(
+        {Outcome.SILENCE, Outcome.ROW} <= {each.outcome for each in listed} for listed in evidence.by_question.values()
+    )
+    if set(kept) == {"silent"} and not is_changed:
+        return replace(found, sureness=Sureness.LIKELY)  # a question that is held looks like that, too
+    return found
+
+
+_PASSING: Final = {Outcome.ERROR: "error", Outcome.SILENCE: "silent", Outcome.CLOSED: "closed"}
 
 
 def _end(evidence: Evidence, each: Sorted) -> str:
@@ -106,30 +122,25 @@ def _without_account(content: dict[str, Any], style: str) -> str:
 
 
 def _holds(evidence: Evidence) -> Iterator[str]:
-    """Look at what became of questions that were under way at once when something changed."""
+    """Yield what became of questions that were under way at once when the first of them was answered."""
     for talk in evidence.transcript.talks:
-        held = [each for each in talk.exchanges if each.question.cursor.guid in evidence.guids]
-        late = [
-            each
-            for each in held
-            if each.answer is not None and each.given_up_at is not None and each.given_up_at < each.answer.at
-        ]
-        for first_at in sorted({round(each.answer.at, 1) for each in held if each.answer is not None}):
-            open_then = [
-                each
-                for each in held
-                if each.asked_at < first_at - 1 and (each.answer is None or each.answer.at >= first_at - 0.1)
-            ]
-            if len(open_then) < 2 or not any(each.delay > 1 for each in open_then):  # noqa: PLR2004 - several
-                continue
-            answered = [each for each in open_then if each.answer is not None and each.answer.at < first_at + 1]
-            if len(answered) == len(open_then):
-                yield "all"
-            elif answered == [open_then[-1]]:
-                yield "single"
-            elif answered == [open_then[0]] or (late and answered == open_then[: len(answered)]):
-                yield "queue"
-            return
+        own = [each for each in talk.exchanges if each.question.cursor.guid in evidence.guids]
+        late = [each.answer.at for each in own if each.answer is not None and each.delay > HELD_SECONDS]
+        if not late:
+            continue
+        at = min(late)
+        held = [each for each in own if each.asked_at < at - 1 and (each.answer is None or each.answer.at >= at)]
+        answered = [each for each in held if each.answer is not None and each.answer.at < at + 1]
+        if len(held) < 2:  # noqa: PLR2004 - one alone shows nothing
+            continue
+        if len(answered) == len(held):
+            yield "all"
+        elif answered == held[-1:]:
+            yield "single"
+        elif answered == held[: len(answered)]:
+            yield "queue"
+        else:
+            yield "some of several are answered"
 
 
 def _errors(evidence: Evidence) -> Finding:
@@ -157,7 +168,7 @@ def _order(evidence: Evidence) -> Finding:
     by_larger = [max(place) for place in places]
     is_ascending = any(order == sorted(order) for order in (by_usn, by_pair, by_larger))
     seen = ["ascending" if is_ascending else "other"]
-    return conclude("U11", question, seen * len(places), _WALKS, otherwise="", enough=MANY)
+    return conclude("U11", question, seen * len(places), _WALKS, otherwise="", enough=MANY if is_ascending else _NEVER)
 
 
 def _speed(evidence: Evidence) -> Finding:

@@ -1,6 +1,7 @@
 """What shows in whatever a PBX says: how it writes, introduces itself, keeps connections alive."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Final
 
 from bridge.ops.observe.about_list import optional_style
@@ -95,6 +96,8 @@ def about_manner(evidence: Evidence) -> Iterator[Finding]:
     ]
     yield conclude("login", "The challenge of a login", challenges, _CHALLENGES, otherwise="the PBX logged in at us")
     introductions = [kind for talk in talks if (kind := _introduction(talk))]
+    if "repeated" in introductions:  # on a short connection there is no time for that
+        introductions = [kind for kind in introductions if kind != "after"]
     yield conclude("login", "How it introduces itself", introductions, _INTRODUCTIONS, otherwise="not seen", enough=2)
     app_infos = [kind for talk in talks if (kind := _app_info(talk))]
     yield conclude(
@@ -131,7 +134,7 @@ def _strange(evidence: Evidence, results: list[Said]) -> Iterator[Finding]:
             conclude("", "", [""] * often, {"": Kind("")}, otherwise="").sureness,
             often,
             ("json-extra",) if often == len(results) else (),
-            (words,),
+            () if often == len(results) else (words,),
         )
     every = [said for talk in evidence.transcript.talks for said in (*talk.login, *talk.unasked)]
     other = sum(isinstance(said.message, m.Other) for said in every)
@@ -193,7 +196,7 @@ def _keepalives(evidence: Evidence) -> list[str]:
                 is_answer = any(0 <= said.at - at < AT_ONCE_SECONDS for at in talk.keepalives)
                 seen.add("answered" if is_answer else "sent")
         until = talk.closed_at or evidence.transcript.ended_at
-        longest = max([longest, *(b - a for a, b in zip(ours, [*ours[1:], until], strict=True))])
+        longest = max([longest, *(b - a for a, b in pairwise([*ours, until]))])
         if ours and talk.closed_at is not None and not talk.is_ours and talk.closed_at - ours[-1] >= CUT_SECONDS:
             seen.add("required")
     if not seen and longest >= QUIET_SECONDS and any(talk.keepalives for talk in evidence.transcript.talks):

@@ -1,13 +1,13 @@
 """What a recording has to say about how a PBX behaves: each question sorted by what became of it."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 from bridge.model import AccountGuid, Cursor, Row, Token
 from bridge.pbx.recording.exchanges import Exchange, Said, Transcript
@@ -102,7 +102,8 @@ class Evidence:
         self.deliveries = self._deliveries(own)
         self._by_account: dict[AccountGuid, list[Delivery]] = defaultdict(list)
         for delivery in self.deliveries:
-            self._by_account[delivery.row.account_guid].append(delivery)
+            if delivery.asked_from is not None:
+                self._by_account[delivery.row.account_guid].append(delivery)
         for window in self.windows.values():
             window.deliveries = [each for each in self.deliveries if window.has(each.at)]
 
@@ -125,21 +126,24 @@ class Evidence:
             and each.outcome is not Outcome.ROW
             and each.outcome is not Outcome.NEW_GUID
             and each.outcome is not Outcome.CLOSED
-            and not (each.outcome is Outcome.REPEATED and self._goes_on(listed))
+            and not (each.outcome is Outcome.REPEATED and self._goes_on(each, listed))
         ]
 
     @property
     def walks(self) -> Sequence[Sequence[Delivery]]:
         """Readings of the list from its start, each as far as it went."""
         walks: list[list[Delivery]] = []
+        passed: set[Any] = set()
         for delivery in self.deliveries:
-            asked = delivery.asked_from
+            asked, place = delivery.asked_from, _place(delivery.row)
             if asked is None:
                 continue
             if asked.is_start:
                 walks.append([delivery])
-            elif walks and _place(walks[-1][-1].row) == (asked.usn, asked.ausn):
+                passed = {place}
+            elif walks and _place(walks[-1][-1].row) == (asked.usn, asked.ausn) and place not in passed:
                 walks[-1].append(delivery)
+                passed.add(place)
         return walks
 
     @property
@@ -149,12 +153,13 @@ class Evidence:
 
     def act_between(self, since: float, until: float) -> bool:
         """Tell whether an operator did something meanwhile."""
-        return any(since < act.at < until for act in self.transcript.acts)
+        return any(since <= act.at < until for act in self.transcript.acts)
 
     def before(self, delivery: Delivery) -> Delivery | None:
-        """Return what was told of the same account before."""
+        """Return what was answered of the same account before."""
         told = self._by_account[delivery.row.account_guid]
-        place = bisect_left(told, delivery.at, key=lambda each: each.at)
+        bisect = bisect_right if delivery.asked_from is None else bisect_left
+        place = bisect(told, delivery.at, key=lambda each: each.at)
         return told[place - 1] if place else None
 
     # How it is made
@@ -207,10 +212,15 @@ class Evidence:
                 and not self.act_between(each.exchange.asked_at, following.exchange.asked_at)
             )
 
-    @staticmethod
-    def _goes_on(listed: Sequence[Sorted]) -> bool:
-        """Tell whether the same question got something else than the same account again."""
-        return any(each.outcome in {Outcome.NOTHING, Outcome.ROW} for each in listed)
+    def _goes_on(self, repeated: Sorted, listed: Sequence[Sorted]) -> bool:
+        """Tell whether the same question got something else than the same account again, and not by a change."""
+        following = next(iter(listed[listed.index(repeated) + 1 :]), None)
+        if any(each.outcome is Outcome.NOTHING for each in listed):
+            return True
+        if following is None or following.outcome is not Outcome.ROW:
+            return False
+        since, until = repeated.exchange.asked_at, following.exchange.asked_at
+        return until - since <= PASSING_SECONDS and not self.act_between(since, until)
 
     def _deliveries(self, own: Sequence[Exchange]) -> list[Delivery]:
         told = [

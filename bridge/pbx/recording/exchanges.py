@@ -121,8 +121,8 @@ class _Writer:
         talk = self._talk
         if frame.what == "closed":
             talk.closed_at, talk.code, talk.is_ours = frame.at, frame.code, frame.by == "bridge"
-            for exchange in self._open[-1:] if frame.by == "pbx" else []:
-                exchange.closed_with = frame.code
+            for exchange in self._open if frame.by == "pbx" else []:
+                exchange.closed_with = frame.code if exchange.given_up_at is None else None
         elif frame.by == "bridge":
             self._bridge_said(read_message(frame.text), frame.at)
         elif frame.what == "message":
