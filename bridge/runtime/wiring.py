@@ -36,6 +36,7 @@ from bridge.pbx.inbound.server import ListenAddress, Listener
 from bridge.pbx.outbound import PbxSource
 from bridge.pbx.recording.pseudonyms import KEY_BYTES
 from bridge.pbx.recording.ring import FrameRing
+from bridge.pbx.websocket import Tap
 from bridge.runtime.bridge import Bridge, BrokerSide, Hooks
 from bridge.runtime.committer import Committed
 from bridge.runtime.descriptors import afford
@@ -201,11 +202,16 @@ def build_source_spec(settings: Settings, pbx: PbxTable, part: SourceStatus, key
 
 def build_source(pbx: PbxTable, part: SourceStatus) -> FileReadingSource:
     """Return the source that reads *pbx* and tells *part* what it does."""
-    secret, tls = pbx.secret, pbx.tls
     ring = FrameRing(pbx.record_frames, token_bytes(KEY_BYTES), steady) if pbx.record_frames else None
     part.recording = None if ring is None else ring.lines
+    return FileReadingSource(build_dialler(pbx, part, None if ring is None else ring.connection), pbx.tls.refresh)
+
+
+def build_dialler(pbx: PbxTable, part: SourceStatus, tap: Callable[[], Tap] | None = None) -> PbxSource:
+    """Return what dials *pbx*, and tells *part* what it does; *tap* returns what hears along on a new connection."""
+    secret, tls = pbx.secret, pbx.tls
     files = Files(pbx.name, part, [lambda: secret.trouble, lambda: tls.trouble])
-    source = PbxSource(
+    return PbxSource(
         pbx.full_url,
         app=pbx.app,
         password=looking(files, secret.reveal),
@@ -215,9 +221,8 @@ def build_source(pbx: PbxTable, part: SourceStatus) -> FileReadingSource:
         ssl_context=tls.context,
         on_state=lambda doing: part.set_doing(doing, Level.OK if doing == "reading" else Level.WARN, utc_now()),
         on_noise=build_unreadable_counter(pbx.name, part),
-        tap=None if ring is None else ring.connection,
+        tap=tap,
     )
-    return FileReadingSource(source, tls.refresh)
 
 
 def build_unreadable_counter(name: SourceName, part: SourceStatus) -> Callable[[str], None]:

@@ -135,6 +135,8 @@ def _reissued(evidence: Evidence) -> list[str]:
     window = evidence.windows.get("template")
     moves = []
     for delivery in window.deliveries if window is not None else ():
+        if delivery.asked_from is None:
+            continue
         before, now = evidence.before(delivery), numbers(delivery)
         was = numbers(before) if before is not None else None
         if was is not None and now is not None and was != now:
@@ -142,7 +144,9 @@ def _reissued(evidence: Evidence) -> list[str]:
     if len(moves) < 2:  # noqa: PLR2004 - one alone may be anything
         return []
     if all(was[0] == now[0] for was, now in moves):
-        return ["lex" if len({now[1] for _, now in moves}) == 1 else "indep"] * len(moves)
+        values = len({now[1] for _, now in moves})
+        kinds = {1: "lex", len(moves): "indep"}
+        return [kinds.get(values, f"an edit of a template raises ausn, to {values} values; usn stays")] * len(moves)
     if all(was[1] == now[1] for was, now in moves):
         return ["const"] * len(moves)
     return ["an edit of a template raises both usn and ausn"] * len(moves)

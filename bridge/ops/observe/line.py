@@ -1,6 +1,7 @@
 """What an observer needs of connections to a PBX, and a real one over a WebSocket."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
 from typing import Protocol
@@ -60,10 +61,11 @@ class Line(Protocol):
 
 
 class SourceLine:
-    """The way to the PBX that *source* dials."""
+    """The way to the PBX that *source* dials; *prepare* is called before each connection."""
 
-    def __init__(self, source: PbxSource) -> None:
+    def __init__(self, source: PbxSource, prepare: Callable[[], None] = lambda: None) -> None:
         self._source = source
+        self._prepare = prepare
 
     async def open(self) -> "SourceContact":
         """Log in on a new connection.
@@ -72,6 +74,7 @@ class SourceLine:
             BridgeError: that did not work.
 
         """
+        self._prepare()
         connecting = self._source.connection()
         socket, conversation, early = await connecting.__aenter__()
         return SourceContact(connecting, socket, conversation, early)

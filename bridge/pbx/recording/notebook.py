@@ -1,6 +1,7 @@
 """A recording as it is made: every frame is under pseudonyms before anybody sees it, and written down at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from bridge.pbx.recording.frames import Frame, Header, What, disguised, frame_line, header_line
 from bridge.pbx.recording.pseudonyms import Pseudonyms
@@ -28,10 +29,21 @@ class Notebook:
     def __repr__(self) -> str:
         return f"<Notebook with {len(self.frames)} frames>"
 
+    @property
+    def has_asked(self) -> bool:
+        """Whether anything was asked about accounts."""
+        return any(frame.by == "bridge" and "PbxAccountApi" in frame.text for frame in self.frames)
+
     def connection(self) -> ConnectionTap:
         """Return what hears along on a new connection."""
         self._connections += 1
         return ConnectionTap(self, self._connections)
+
+    def lines(self, modes: Iterable[str]) -> Iterator[str]:
+        """Yield the whole recording, with the words that were found for how this PBX behaves."""
+        yield header_line(replace(self.header, modes=tuple(modes)))
+        for frame in self.frames:
+            yield frame_line(frame)
 
     def act(self, name: str) -> None:
         """Note that an operator is about to do something in the PBX."""
