@@ -112,7 +112,7 @@ def _find(settings: Settings, source: str) -> PbxTable:
     if found is None:
         named = ", ".join(pbx.name for pbx in settings.pbx) or "none"
         raise BadConfig(
-            f"there is no [[pbx]] named {source!r} (there is: {named}). A PBX that dials the bridge cannot be observed; "
+            f"there is no [[pbx]] named {source!r} (there is: {named}). One that dials the bridge cannot be observed; "
             "for that, give it a [[pbx]] with its url, in a configuration of its own"
         )
     return found

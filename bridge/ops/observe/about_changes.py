@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from bridge.ops.observe.about_cursor import numbers
 from bridge.ops.observe.evidence import DELETION_TYPES, Delivery, Evidence, accounts_of, guid_in
-from bridge.ops.observe.finding import Finding, Kind, Sureness, conclude
+from bridge.ops.observe.finding import NEVER, Finding, Kind, Sureness, conclude
 from bridge.pbx.recording.names import MEMBERS
 
 MANY: Final = 20
@@ -157,7 +157,10 @@ def _duplicates(evidence: Evidence) -> Finding:
     seen = list(_repeated(evidence))
     if not seen and len(evidence.deliveries) < MANY:
         return conclude("U6", question, [], _DUPLICATES, otherwise="nothing so far, of few accounts")
-    return conclude("U6", question, seen or ["none"] * len(evidence.deliveries), _DUPLICATES, otherwise="", enough=2)
+    enough = 2 if seen else NEVER
+    return conclude(
+        "U6", question, seen or ["none"] * len(evidence.deliveries), _DUPLICATES, otherwise="", enough=enough
+    )
 
 
 def _repeated(evidence: Evidence) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from bridge.ops.observe.about_cursor import numbers
 from bridge.ops.observe.evidence import HELD_SECONDS, Evidence, Outcome, Sorted
-from bridge.ops.observe.finding import Finding, Kind, Sureness, conclude
+from bridge.ops.observe.finding import NEVER, Finding, Kind, Sureness, conclude
 from bridge.pbx.wire import messages as m
 
 MEMBERS: Final = ("guid", "usn", "ausn", "account-guid", "account-h323", "info")
@@ -15,9 +15,6 @@ FEW: Final = 5
 """Accounts of which nobody can tell how they are ordered."""
 
 MANY: Final = 20
-
-_NEVER: Final = 1 << 30
-"""Times that would be enough to be sure."""
 
 _ENDS: Final = {
     "guid": Kind("answers with its guid alone", "idle-guid"),
@@ -43,7 +40,10 @@ _ERRORS: Final = {
     "none": Kind("no question met an error", "err-none"),
 }
 _WALKS: Final = {
-    "ascending": Kind("in the order of its numbers, the oldest change first", "walk-usn"),
+    "ascending": Kind(
+        "in the order of its numbers, the oldest change first (what changes meanwhile do to that was not seen)",
+        "walk-usn",
+    ),
     "other": Kind(
         "in another order than that of its numbers (what changes meanwhile do to that was not seen)", "walk-table"
     ),
@@ -60,7 +60,7 @@ def about_list(evidence: Evidence) -> Iterator[Finding]:
         _holds(evidence),
         _HOLDS,
         otherwise="no question was seen to be held and answered later",
-        enough=_NEVER,
+        enough=NEVER,
     )
     yield _errors(evidence)
     yield _order(evidence)
@@ -155,7 +155,8 @@ def _errors(evidence: Evidence) -> Finding:
     asked = sum(1 for _ in evidence.sorted)
     if not seen and asked < MANY:
         return conclude("U7", question, [], _ERRORS, otherwise=f"none came in {asked} questions, which are few")
-    return conclude("U7", question, seen or ["none"] * asked, _ERRORS, otherwise="", enough=2)
+    enough = 2 if seen else NEVER  # what never came may come yet
+    return conclude("U7", question, seen or ["none"] * asked, _ERRORS, otherwise="", enough=enough)
 
 
 def _order(evidence: Evidence) -> Finding:
@@ -168,7 +169,7 @@ def _order(evidence: Evidence) -> Finding:
     by_larger = [max(place) for place in places]
     is_ascending = any(order == sorted(order) for order in (by_usn, by_pair, by_larger))
     seen = ["ascending" if is_ascending else "other"]
-    return conclude("U11", question, seen * len(places), _WALKS, otherwise="", enough=MANY if is_ascending else _NEVER)
+    return conclude("U11", question, seen * len(places), _WALKS, otherwise="", enough=NEVER)
 
 
 def _speed(evidence: Evidence) -> Finding:

@@ -31,7 +31,7 @@ _OPTIONALS: Final = {
     "empty": Kind("is an empty text", "optional-empty"),
 }
 _JSONS: Final = {
-    "plain": Kind("begins with its type", "json-plain"),
+    "plain": Kind("begins with its type"),
     "shuffled": Kind("has its type somewhere behind", "json-shuffled"),
 }
 _CHALLENGES: Final = {

@@ -10,6 +10,10 @@ ENOUGH: Final = 3
 """Times that something has to be seen, and never otherwise, to be sure."""
 
 
+NEVER: Final = 1 << 30
+"""The same, of what can never be sure, however often it was seen."""
+
+
 class Sureness(StrEnum):
     """How sure that is."""
 

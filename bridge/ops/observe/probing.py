@@ -77,6 +77,8 @@ class Observer:
         self._guid: Token | None = None
         self._places: list[Cursor] = []
         """Behind each row of the list, in its order."""
+        self._is_at_end = True
+        """False where only a part of the list is to be read."""
         self._lost = 0
 
     async def run(self) -> None:
@@ -95,7 +97,7 @@ class Observer:
             await self._open_second()
             await self._be_quiet()
             await self._ask_with_foreign_guid()
-            if self._operator is not None:
+            if self._operator is not None and self._is_at_end:
                 await self._watch_acts(self._operator)
         finally:
             if self._contact is not None:
@@ -142,6 +144,7 @@ class Observer:
                 return
             elif errors:
                 await self._line.sleep(1.0)
+        self._is_at_end = False
 
     async def _probe_anew(self) -> bool:
         """Ask for the guid on a new connection, and return whether it is another one."""
@@ -150,6 +153,9 @@ class Observer:
         return self._guid != before
 
     async def _ask_at_end(self) -> None:
+        if not self._is_at_end:
+            self._tell("the end of the list was not reached, so nothing is asked there, and no change can be watched")
+            return
         self._tell("asking at the end of the list, where nothing further has changed")
         for pause in (2.0, 3.0):
             await self._listen(pause)
