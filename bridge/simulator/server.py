@@ -13,6 +13,7 @@
 scenario=None)``: *port* 0 takes any free one; every reply is sent *round_trip_seconds* late, without keeping others
 waiting; *scenario* is a ``scenario.Scenario``. Beside it: ``Pbx(accounts=, seed=, modes=, app=, password=, name=,
 domain=, …)``, ``Modes.parse(words)`` and ``modes.ALL_WORDS``, ``scenario.load(name_or_path)`` and ``scenario.names()``.
+``recorded.RecordedPbx(recording)`` is served just so, and plays what was recorded.
 A PBX that is served for days wants ``Pbx(remember=10_000)``, or its log outgrows the memory.
 """
 

@@ -1,10 +1,12 @@
 """A recorded PBX, played again: whatever it does, the bridge reads it to its end. Drop a recording into the folder."""
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from bridge.events.normalize import account_key
 from bridge.model import AccountGuid
@@ -19,6 +21,7 @@ from tests.support.recordings import RecordedWorld, accounts_at_the_end, told
 from tests.support.world import World
 
 FOLDER = Path(__file__).parents[1] / "data" / "recordings"
+SCHEMA = json.loads((Path(__file__).parents[2] / "schemas/recording.v1.schema.json").read_text("utf-8"))
 RECORDINGS = sorted(FOLDER.glob("*.jsonl"))
 PSEUDONYMS = Pseudonyms(b"w" * 32)
 
@@ -71,6 +74,12 @@ def play(store: SqliteStore, recording: Recording, name: str = "played") -> tupl
 
 def there(world: World) -> set[str]:
     return {key for key, known in world.mirror().items() if not known.is_deleted}
+
+
+@pytest.mark.parametrize("file", RECORDINGS, ids=lambda file: file.stem)
+def test_every_line_of_a_recording_fits_the_schema(file: Path) -> None:
+    for line in file.read_text("utf-8").splitlines():
+        Draft202012Validator(SCHEMA).validate(json.loads(line))
 
 
 @pytest.mark.parametrize("file", RECORDINGS, ids=lambda file: file.stem)

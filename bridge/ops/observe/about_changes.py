@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from bridge.model import AccountGuid
 from bridge.ops.observe.about_cursor import numbers
 from bridge.ops.observe.evidence import DELETION_TYPES, Delivery, Evidence, accounts_of, guid_in
 from bridge.ops.observe.finding import NEVER, Finding, Kind, Sureness, conclude
@@ -104,17 +105,17 @@ def _deletions(evidence: Evidence) -> Iterator[str]:
         yield "bare"
     elif before and guids - before:
         yield "newguid"
-    elif missing_since(evidence):
-        yield "none"
+    elif missing := missing_since(evidence):
+        is_told = any(each.row.account_guid in missing for each in window.deliveries)
+        yield "a row that does not say so; the account is missing when the list is read again" if is_told else "none"
 
 
-def missing_since(evidence: Evidence) -> bool:
-    """Tell whether a reading of the list after a deletion misses an account that was there."""
+def missing_since(evidence: Evidence) -> frozenset[AccountGuid]:
+    """Return which accounts that were there a reading of the list after a deletion misses."""
     window = evidence.windows["delete"]
     there = accounts_of([each for each in evidence.deliveries if each.at < window.since])
-    return any(
-        there - accounts_of(walk) for walk in evidence.walks if window.has(walk[0].at) and len(walk) >= len(there) - 1
-    )
+    walks = [walk for walk in evidence.walks if window.has(walk[0].at) and len(walk) >= len(there) - 1]
+    return there - accounts_of(walks[-1]) if walks else frozenset()
 
 
 def _orders(evidence: Evidence) -> Finding:

@@ -99,7 +99,8 @@ def _guid_kinds(evidence: Evidence) -> Iterator[str]:
     ):
         is_same = guid == next_guid
         if reboot is not None and at <= reboot.since < next_at:
-            yield "lasting" if is_same else "boot"
+            if talk != next_talk:  # or else it was not restarted
+                yield "lasting" if is_same else "boot"
         elif evidence.act_between(at, next_at):
             continue
         elif talk != next_talk:

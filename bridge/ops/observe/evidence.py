@@ -10,7 +10,8 @@ from statistics import median
 from typing import Any, Final
 
 from bridge.model import AccountGuid, Cursor, Row, Token
-from bridge.pbx.recording.exchanges import Exchange, Said, Transcript
+from bridge.ops.observe.probing import OVER, SKIPPED
+from bridge.pbx.recording.exchanges import Act, Exchange, Said, Transcript
 from bridge.pbx.wire import messages as m
 
 HELD_SECONDS: Final = 5.0
@@ -171,8 +172,12 @@ class Evidence:
 
     def _windows(self) -> dict[str, Window]:
         acts = self.transcript.acts
-        ends = [*(act.at for act in acts[1:]), self.transcript.ended_at + 1.0]
-        return {act.name: Window(act.at, end) for act, end in zip(acts, ends, strict=False) if act.name != "over"}
+        following = [*acts[1:], Act("", self.transcript.ended_at + 1.0)]
+        return {
+            act.name: Window(act.at, after.at)
+            for act, after in zip(acts, following, strict=False)
+            if act.name not in {OVER, SKIPPED} and after.name != SKIPPED
+        }
 
     def _sorted(self, own: Sequence[Exchange]) -> dict[Cursor, list[Sorted]]:
         by_question: dict[Cursor, list[Sorted]] = defaultdict(list)
@@ -190,7 +195,8 @@ class Evidence:
         if guid is not None and guid != asked.guid:
             return Outcome.NEW_GUID
         is_late = exchange.given_up_at is not None and exchange.given_up_at < answer.at
-        if is_late or exchange.delay > max(HELD_SECONDS, HELD_FACTOR * self.usual_delay):
+        is_slow = exchange.delay > max(HELD_SECONDS, HELD_FACTOR * self.usual_delay)
+        if is_late or (is_slow and self.act_between(exchange.asked_at, answer.at)):
             return Outcome.HELD
         if isinstance(answer.message, m.RequestError):
             return Outcome.ERROR

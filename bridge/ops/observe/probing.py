@@ -27,12 +27,24 @@ ACTS: Final = {
 }
 """What an operator is asked to do, and watched doing."""
 
+SKIPPED: Final = "skipped"
+"""Noted behind an act that was not done."""
+
+OVER: Final = "over"
+"""Noted behind the last one."""
+
 MAX_ERRORS: Final = 3
 MAX_SILENCES: Final = 2
 MAX_RESTARTS: Final = 3
 MAX_LOST: Final = 50
 MAX_NEWS: Final = 1000
 """Rows that are read behind one act."""
+
+SHORT_LIST: Final = 500
+"""Rows that are read once more behind a deletion in any case."""
+
+REOPEN_SECONDS: Final = 1.0
+"""Before a connection that was lost is opened anew."""
 
 KEEPALIVE_SECONDS: Final = 30.0
 _HEX: Final = str.maketrans("0123456789abcdefABCDEF", "fedcba9876543210543210")
@@ -91,9 +103,10 @@ class Observer:
         try:
             self._contact = await self._line.open()
             await self._ask_for_guid()
-            await self._walk()
-            await self._ask_at_end()
-            await self._ask_for_old_place()
+            if self._guid is not None:
+                await self._walk()
+                await self._ask_at_end()
+                await self._ask_for_old_place()
             await self._open_second()
             await self._be_quiet()
             await self._ask_with_foreign_guid()
@@ -210,14 +223,16 @@ class Observer:
             await self._catch_up()
             self._notebook.act(name)
             if not await self._done(operator, name, words):
+                self._notebook.act(SKIPPED)
                 continue
             if name == "reboot":
                 await self._watch_reboot()
                 continue
             self._tell("watching what comes")
-            if not await self._watch() and name == "delete":
+            rows = await self._watch()
+            if name == "delete" and (not rows or len(self._places) <= SHORT_LIST):
                 await self._walk()
-        self._notebook.act("over")
+        self._notebook.act(OVER)
         await self._catch_up()
 
     async def _done(self, operator: Operator, name: str, words: str) -> bool:
@@ -294,6 +309,7 @@ class Observer:
             self._lost += 1
             if self._lost > MAX_LOST:
                 raise BridgeError(f"the PBX has closed {MAX_LOST} connections; that is enough")
+            await self._line.sleep(REOPEN_SECONDS)
             self._contact = await reopened(self._line, within_seconds=self._plan.reboot_seconds)
         return self._contact
 

@@ -1,6 +1,10 @@
 """The pretend PBX is observed: what is said of it is right, or nothing is said."""
 
+import asyncio
+import json
+from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
 import pytest
 
@@ -11,6 +15,8 @@ from bridge.ops.observe.probing import Observer, Plan
 from bridge.ops.observe.report import as_html, as_text
 from bridge.simulator.modes import ALL_WORDS, Modes
 from bridge.simulator.pbx import Pbx
+from bridge.simulator.session import Connection
+from tests.support import observing
 from tests.support.observing import PretendLine, doing, observed
 
 BY_READING = (
@@ -161,6 +167,17 @@ async def test_two_ends_that_contradict_each_other_are_named_first() -> None:
     assert "No word of the pretend PBX says this" in list(as_text(observation, "hq"))[2]
 
 
+@pytest.mark.parametrize("does_it", ["is skipped", "is said to be done and is not"])
+async def test_nothing_follows_from_an_act_that_was_not_done(does_it: str) -> None:
+    async def nobody(_name: str, _words: str) -> bool:
+        await asyncio.sleep(0)
+        return does_it != "is skipped"
+
+    plain, _ = await observed(pretend("idle-bare"))
+    observation, _ = await observed(pretend("idle-bare"), operator=nobody)
+    assert set(observation.words) - {"err-none", "dup-none"} <= set(plain.words)
+
+
 async def test_the_report_shows_every_question_and_nothing_that_a_page_would_obey() -> None:
     observation, _ = await observed(pretend("json-extra"))
     text, page = "\n".join(as_text(observation, "<hq>")), as_html(observation, "<hq>")
@@ -170,3 +187,77 @@ async def test_the_report_shows_every_question_and_nothing_that_a_page_would_obe
     assert "<hq>" not in page
     assert {finding.unknown for finding in observation.findings} >= {f"U{number}" for number in range(1, 15)}
     assert "account-bridge simulate --mode" in page
+
+
+class Odd(Connection):
+    """A PBX of another make: what it says is changed before it leaves."""
+
+    change: Callable[[dict[str, Any]], dict[str, Any]]
+
+    def send(self, text: str, delay_seconds: float) -> None:
+        super().send(json.dumps(type(self).change(json.loads(text))), delay_seconds)
+
+
+ODDITIES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str, str]] = {
+    "an end with more than any word says": (
+        lambda said: said | {"usn": "9"} if said.keys() <= {"mt", "api", "src", "guid"} and "guid" in said else said,
+        "U1",
+        "idle-",
+    ),
+    "usn as a number, ausn as a text": (
+        lambda said: said | {"usn": int(said["usn"])} if said.get("account-guid") else said,
+        "U5",
+        "cursor-",
+    ),
+    "usn with a fraction": (
+        lambda said: said | {"usn": int(said["usn"]) + 0.5} if said.get("account-guid") else said,
+        "U5",
+        "cursor-",
+    ),
+    "info of another make": (
+        lambda said: said | {"info": {"who": "Erika", "Mustermann": 1}} if said.get("info") else said,
+        "U9",
+        "shape-",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODDITIES)
+async def test_what_no_word_says_is_named_and_no_word_is_given_for_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, unknown, words = ODDITIES[name]
+    monkeypatch.setattr(Odd, "change", staticmethod(change), raising=False)
+    monkeypatch.setattr(observing, "connect", Odd)
+    observation, _ = await observed(pretend("json-plain"))
+    assert not [word for word in observation.words if word.startswith(words)]
+    assert observation.uncovered, [finding for finding in observation.findings if finding.unknown == unknown]
+    assert "Mustermann" not in "\n".join(as_text(observation, "hq"))
+
+
+async def test_a_deletion_that_no_word_knows_is_not_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(said: dict[str, Any]) -> dict[str, Any]:
+        marks = {"deleted", "del", "update"} & said.keys()
+        return {name: value for name, value in said.items() if name not in marks} | ({"gone": 1} if marks else {})
+
+    monkeypatch.setattr(Odd, "change", staticmethod(gone), raising=False)
+    monkeypatch.setattr(observing, "connect", Odd)
+    pbx = pretend("json-plain")
+    observation, _ = await observed(pbx, operator=doing(pbx))
+    assert not [word for word in observation.words if word.startswith("del-")]
+    assert any("does not say so" in told for told in observation.uncovered)
+
+
+async def test_a_pbx_that_says_nothing_is_not_known_and_is_asked_gently() -> None:
+    class Mute(Odd):
+        def send(self, text: str, delay_seconds: float) -> None:
+            if "AccountInfoResult" not in text:
+                Connection.send(self, text, delay_seconds)
+
+    pbx = pretend("json-plain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(observing, "connect", Mute)
+        observation, _ = await observed(pbx)
+    known = {word for word in observation.words if not word.startswith(("second", "keepalive", "pbxinfo", "appinfo"))}
+    assert known == set()
+    assert pbx.oracle.load.questions < 20
