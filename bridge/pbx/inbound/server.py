@@ -196,9 +196,7 @@ class Listener:
             x_forwarded_for=request.headers.get_all("X-Forwarded-For"),
         )
         ticket = self._socket.ticket(socket.transport.get_extra_info("socket").fileno())
-        if ticket is None or (
-            self._gate.may_come(origin, time.monotonic()) and self._gate.comes_from(ticket, origin)
-        ):
+        if ticket is None or (self._gate.may_come(origin, time.monotonic()) and self._gate.comes_from(ticket, origin)):
             return None
         self.record.refused("too many connections", origin)
         return socket.server.reject(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections.\n")
