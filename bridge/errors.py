@@ -21,6 +21,7 @@
     │   ├── LogUnreadable        the log cannot be read to its end, so nobody can tell what it has
     │   └── FileUnusable         a file with a password or a certificate is missing, empty or of no use
     ├── NobodyAnswers        no bridge runs on this store, so that a command has nobody to talk to
+    ├── RecordingUnusable    a file is no recording of a PBX that could be played
     ├── BadEvent             a message that is not one of our events: put it aside, it will not become one
     └── Fatal                waiting does not help: the bridge stops with this sentence
         ├── BadConfig            the configuration cannot be used
@@ -117,6 +118,10 @@ class FileUnusable(Misconfigured):
 
 class NobodyAnswers(BridgeError):  # noqa: N818 - see Transient
     """No bridge runs on this store."""
+
+
+class RecordingUnusable(BridgeError):  # noqa: N818 - reads as what it says
+    """A file is no recording, or of a version that is not known; the message says why, and the caller which file."""
 
 
 class BadEvent(BridgeError):  # noqa: N818 - see Transient

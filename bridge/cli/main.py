@@ -20,6 +20,7 @@ from bridge.cli import (
     accounts,
     config,
     control,
+    observe,
     rename,
     replay,
     retire,
@@ -69,6 +70,7 @@ for command in (
     *tail.COMMANDS,
     *schema.COMMANDS,
     *simulate.COMMANDS,
+    *observe.COMMANDS,
 ):
     commands.add_command(command)
 

@@ -23,13 +23,15 @@ from bridge.cli.common import (
 )
 from bridge.cli.tail import shower
 from bridge.config.pbx_tables import check_websocket
-from bridge.errors import BadConfig, BridgeError
+from bridge.errors import BadConfig, BridgeError, RecordingUnusable
 from bridge.ops.demo import DemoSummary, Plan, as_line, play
+from bridge.pbx.recording.frames import Recording, read
 from bridge.security.secret import Secret, scrub
 from bridge.security.tls import Trust, client_context
 from bridge.security.urls import read_host, split_urls
 from bridge.simulator.modes import Modes, UnknownMode
 from bridge.simulator.pbx import Pbx
+from bridge.simulator.recorded import RecordedPbx
 from bridge.simulator.scenario import BadScenario, load, names
 from bridge.simulator.server import keep_calling, serve
 
@@ -80,6 +82,18 @@ MAX_ACCOUNTS: Final = 1_000_000
     help="Dial a bridge at this URL (ws or wss), as PBXs with the Websocket check mark do.",
 )
 @click.option("--ca-file", type=click.Path(dir_okay=False, path_type=Path), help="With --call: who signed the bridge.")
+@click.option(
+    "--recording",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Play a recorded PBX (observe --record, support-bundle) instead of making one up.",
+)
+@click.option(
+    "--speed",
+    default=1.0,
+    show_default=True,
+    type=Number(0.001, 10_000),
+    help="With --recording: so many times as fast as it was.",
+)
 @click.option("--list", "is_list", is_flag=True, help="Print the modes and the ready scenarios, and end.")
 def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed by name
     host: str,
@@ -95,6 +109,8 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are pa
     scenario: str | None,
     url: str | None,
     ca_file: Path | None,
+    recording: Path | None,
+    speed: float,
     *,
     is_list: bool,
 ) -> None:
@@ -105,21 +121,17 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are pa
     logs.configure("info")
     secret = Secret(file=password_file).reveal() if password_file else password or "demo"
     try:
-        behaviour = Modes.parse(modes)
-        pbx = Pbx(
-            accounts=accounts,
-            seed=seed,
-            app=app,
-            password=secret,
-            name="simulator",
-            modes=behaviour,
-            remember=REMEMBERED,
-        )
+        pbx = _made_up(accounts, seed, app, secret, modes)
+        if recording is not None:
+            _plays_alone(modes, scenario, changes_per_second)
+            pbx = RecordedPbx(read_recording(recording), app=app, password=secret, speed=speed)
         script = load(scenario) if scenario else None
     except UnknownMode as problem:
         raise click.UsageError(str(problem)) from problem
     except BadScenario as problem:
         raise click.UsageError(f"{problem} Ready ones: {', '.join(names())}") from problem
+
+    what = f"a pretend PBX with {accounts} accounts" if recording is None else f"the PBX recorded in {recording}"
 
     async def served() -> None:
         with stop_signals() as stop:
@@ -131,11 +143,11 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are pa
                 changes_per_second=changes_per_second,
                 scenario=script,
             ) as serving:
-                _tell(f"a pretend PBX with {accounts} accounts listens on {serving.url} (app {app})")
+                _tell(f"{what} listens on {serving.url} (app {app})")
                 await stop.wait()
 
     async def calling() -> None:
-        _tell(f"a pretend PBX with {accounts} accounts dials {url} (app {app})")
+        _tell(f"{what} dials {url} (app {app})")
         context = client_context(Trust(ca_file=ca_file)) if (url or "").startswith("wss:") else None
         work = keep_calling(
             pbx,
@@ -159,6 +171,39 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command, which are pa
         run_now(calling() if url else served())
     except OSError as problem:
         raise BadConfig(f"cannot listen on {host}:{port}: {problem.strerror}") from problem
+
+
+def _made_up(accounts: int, seed: int, app: str, password: str, modes: tuple[str, ...]) -> Pbx:
+    return Pbx(
+        accounts=accounts,
+        seed=seed,
+        app=app,
+        password=password,
+        name="simulator",
+        modes=Modes.parse(modes),
+        remember=REMEMBERED,
+    )
+
+
+def _plays_alone(modes: tuple[str, ...], scenario: str | None, changes_per_second: float) -> None:
+    if modes or scenario or changes_per_second:
+        raise click.UsageError("--recording plays what was: leave out --mode, --scenario and --changes-per-second")
+
+
+def read_recording(file: Path) -> Recording:
+    """Return the recording in *file*.
+
+    Raises:
+        BridgeError: it cannot be read, or is none.
+
+    """
+    try:
+        with file.open(encoding="utf-8") as lines:
+            return read(lines)
+    except OSError as problem:
+        raise BridgeError(f"{file} cannot be read: {problem.strerror}") from problem
+    except (RecordingUnusable, UnicodeDecodeError) as problem:
+        raise BridgeError(f"{file} is no recording that can be played: {problem}") from problem
 
 
 def _listed() -> str:

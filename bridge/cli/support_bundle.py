@@ -31,7 +31,7 @@ PACKAGES: Final = ("aio-pika", "aiormq", "aiohttp", "websockets", "orjson", "pyd
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="The file; by default one in here.")
 @json_option
 def support_bundle(config: Path | None, output: Path | None, *, as_json: bool) -> None:
-    """Write a zip file for a ticket: versions, settings, status, store statistics, recent log lines.
+    """Write a zip file for a ticket: versions, settings, status, store statistics, recent log lines, recordings.
 
     No password, no token and nothing about any person is in it; it is plain text, look for yourself.
     """
@@ -43,6 +43,7 @@ def support_bundle(config: Path | None, output: Path | None, *, as_json: bool) -
         "store.json": _json(_told(lambda: _store(settings))),
         "status.json": _json(_told(lambda: without_people(orjson.loads(_bridge(settings, "/status"))))),
         "log.jsonl": _lines(settings),
+        **_recordings(settings),
     }
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -95,6 +96,17 @@ def _lines(settings: Settings) -> bytes:
     except BridgeError as problem:
         return _json({"problem": str(problem)}, indent=False)
     return b"\n".join(_json(orjson.loads(line), indent=False) for line in lines)
+
+
+def _recordings(settings: Settings) -> Mapping[str, bytes]:
+    """Return what passed last between the bridge and each PBX that has ``record_frames``, under pseudonyms."""
+    if not any(pbx.record_frames for pbx in settings.pbx):
+        return {}
+    try:
+        kept = orjson.loads(_bridge(settings, "/recordings"))
+    except BridgeError as problem:
+        return {"recordings.json": _json({"problem": str(problem)})}
+    return {f"recording-{name}.jsonl": lines.encode() for name, lines in kept.items()}
 
 
 def _bridge(settings: Settings, target: str) -> bytes:

@@ -81,6 +81,8 @@ class PbxTable(TlsTable, PaceTable):
     """A file with that, read again at every login."""
     connect_timeout_seconds: float = Field(20, gt=0, le=600)
     """How long connecting may take."""
+    record_frames: int = Field(0, ge=0, le=100_000)
+    """So many of the last messages are kept for account-bridge support-bundle, under pseudonyms when they leave."""
 
     include: FieldNames | None = None
     """For this PBX instead of what publish.include says."""

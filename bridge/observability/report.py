@@ -35,8 +35,8 @@ _LEVEL_WORDS: Final = {
     Level.ERROR: "in need of attention",
 }
 
-_NOT_TOLD: Final = {"steady", "pace", "expected", "scrub", "locked"}
-"""Members of the board that are no news to anybody."""
+_NOT_TOLD: Final = {"steady", "pace", "expected", "scrub", "locked", "recording"}
+"""Members of the board and of its parts that are no news to anybody."""
 
 _NOT_OF_A_PART: Final = {
     "task_stuck",
@@ -311,7 +311,7 @@ def as_json(board: BridgeStatus, now: datetime) -> Mapping[str, Any]:
         "problems": found,
         "boxes": grouped,
         "sentences": _sentences(board, now, found, grouped),
-        **{name: value for name, value in _members(board).items() if name not in _NOT_TOLD},
+        **_members(board),
         "left": {
             name: {**_members(left), "sentence": left_words(name, left)}
             for name, left in board.left.items()
@@ -395,7 +395,8 @@ def _as_member(part: str | datetime) -> str | dict[str, datetime]:
 
 
 def _members(value: Any) -> dict[str, Any]:
-    return {member.name: getattr(value, member.name) for member in fields(value)}
+    names = (member.name for member in fields(value))
+    return {name: getattr(value, name) for name in names if name not in _NOT_TOLD}
 
 
 def _seconds(since: datetime | None, now: datetime) -> float | None:

@@ -1,5 +1,6 @@
 """How one PBX is doing."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -73,6 +74,8 @@ class SourceStatus(ComponentStatus):
     """Messages that could not be read."""
     last_change_at: datetime | None = None
     last_change: LastChange | None = None
+    recording: Callable[[], Iterable[str]] | None = None
+    """Returns the lines of a recording of what passed last; ``None`` where nothing is kept."""
     last_confirm_at: datetime | None = None
     """When the broker last confirmed an event of this PBX."""
     caught_up_at: datetime | None = None

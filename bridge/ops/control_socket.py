@@ -175,10 +175,19 @@ def _routes(bridge: Steered) -> list[web.RouteDef]:
         web.post("/resync/{name}", resync),
         web.get("/logs", recent),
         web.post("/forget/{guid}", forget),
+        *_recording(bridge),
         *_retiring(bridge),
         *_pausing(bridge),
         *_parking(bridge),
     ]
+
+
+def _recording(bridge: Steered) -> list[web.RouteDef]:
+    async def recordings(_request: web.Request) -> web.Response:
+        parts = bridge.board.sources.items()
+        return _json({name: "".join(part.recording()) for name, part in parts if part.recording is not None})
+
+    return [web.get("/recordings", recordings)]
 
 
 def _retiring(bridge: Steered) -> list[web.RouteDef]:

@@ -5,7 +5,8 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, NoReturn
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
@@ -15,7 +16,7 @@ from bridge.model import Cursor
 from bridge.pbx.reader import Deliver, Reader, TryDeliver, contained, find_reason
 from bridge.pbx.turnstile import Turnstile
 from bridge.pbx.walk.actions import Pace
-from bridge.pbx.websocket import GOING_AWAY, OUR_FAULT, WebSocket, dial
+from bridge.pbx.websocket import GOING_AWAY, NORMAL, OUR_FAULT, Tap, WebSocket, dial
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.login import login_digest
 from bridge.pbx.wire.protocol import Conversation, Event, Party
@@ -29,7 +30,7 @@ class PbxSource:
 
     *url* is the whole WebSocket URL, *app* the Name of the App object, *password* returns its password (asked at every
     login, so that it can be changed in its file). *max_message_bytes* guards our memory. Its list is read from its
-    start when *turnstile* says so.
+    start when *turnstile* says so. *tap* returns what hears along on a new connection.
     """
 
     def __init__(  # noqa: PLR0913 - what an operator may say about a PBX
@@ -45,6 +46,7 @@ class PbxSource:
         on_state: Callable[[str], None] = lambda _state: None,
         on_noise: Callable[[str], None] = lambda _reason: None,
         turnstile: Turnstile | None = None,
+        tap: Callable[[], Tap] | None = None,
     ) -> None:
         self._url = url
         self._app = app
@@ -54,6 +56,7 @@ class PbxSource:
         self._max_message_bytes = max_message_bytes
         self._ssl_context = ssl_context
         self._on_state = on_state
+        self._tap = tap
         self._reader = Reader(url, self._pace, on_noise=on_noise, turnstile=turnstile, on_state=on_state)
 
     def __repr__(self) -> str:
@@ -74,13 +77,27 @@ class PbxSource:
             PbxRefusedRequest: the PBX answers questions with errors.
 
         """
+        async with self.connection() as (socket, conversation, early):
+            self._on_state("reading")
+            await self._reader.read(socket, conversation, early, since, deliver, try_deliver)
+        raise AssertionError("a reading ends by what ends it")
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[tuple[WebSocket, Conversation, list[Event]]]:
+        """Be logged in while inside; yields what came early, too.
+
+        Raises:
+            BridgeError: as ``read`` does.
+
+        """
         socket = await self._connected()
         code = OUR_FAULT
         try:
             with contained(self._url):
                 conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
                 early = await self._log_in(socket, conversation)
-            await self._reader.read(socket, conversation, early, since, deliver, try_deliver)
+            yield socket, conversation, early
+            code = NORMAL
         except ConnectionClosed as closed:
             raise PbxUnreachable(f"the connection to {self._url} broke: {find_reason(closed)}") from closed
         except asyncio.CancelledError:
@@ -145,7 +162,7 @@ class PbxSource:
     async def _connected(self) -> WebSocket:
         self._on_state("connecting")
         try:
-            return await dial(
+            socket = await dial(
                 self._url,
                 ssl_context=self._ssl_context,
                 open_seconds=self._connect_timeout_seconds,
@@ -175,3 +192,6 @@ class PbxSource:
             raise PbxUnreachable(
                 f"no connection to {self._url}: {reason}. Is the address right, and the PBX up?"
             ) from problem
+        if self._tap is not None:
+            socket.tap = self._tap()
+        return socket

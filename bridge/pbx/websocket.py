@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import (
@@ -64,6 +64,8 @@ CLOSE_SECONDS: Final = 5.0
 WRITE_SECONDS: Final = 30.0
 MAX_REDIRECTS: Final = 10
 
+CUT: Final = 1006
+"""No goodbye."""
 NORMAL: Final = 1000
 GOING_AWAY: Final = 1001
 NOT_ALLOWED: Final = 1008
@@ -76,6 +78,24 @@ _FIRST_CONTROL: Final = Opcode.CLOSE
 """This opcode and those above it are control frames."""
 
 log = get_logger(__name__)
+
+
+class Tap(Protocol):
+    """Hears what passes on a connection, as it is sent and before it is dealt with."""
+
+    def sent(self, text: str) -> None:
+        """Take a message of ours."""
+
+    def received(self, data: bytes) -> None:
+        """Take one of the other end's."""
+
+    def ended(self, code: int, *, is_ours: bool) -> None:
+        """Take note that the connection is no more, by which code, and whether we ended it."""
+
+
+def _code_of(end: ConnectionClosed) -> int:
+    frame = end.rcvd or end.sent
+    return CUT if frame is None else frame.code
 
 
 @dataclass(slots=True)
@@ -111,6 +131,8 @@ class WebSocket(asyncio.Protocol, ABC):
         """True if it was given up because the other end does not take what we send."""
         self.pongs = 0
         """How many came."""
+        self.tap: Tap | None = None
+        """Who hears along."""
         self._core = core
         self._close_seconds = close_seconds
         self._write_seconds = write_seconds
@@ -201,12 +223,16 @@ class WebSocket(asyncio.Protocol, ABC):
             finally:
                 self._waiter = None
         message = self._inbox.popleft()
+        if self.tap is not None:
+            self.tap.received(message)
         self._pump()
         return message
 
     def send(self, text: str) -> None:
         """Send a message. Nobody would get it once the connection is closing, and its end is told to who listens."""
         if self.is_open:
+            if self.tap is not None:
+                self.tap.sent(text)
             self._core.send_text(text.encode())
             self._flush()
 
@@ -325,6 +351,9 @@ class WebSocket(asyncio.Protocol, ABC):
         self._is_at_end = True
         self.gone.set_result(None)
         self._pump()
+        if self.tap is not None:
+            end = self.end
+            self.tap.ended(_code_of(end), is_ours=self._is_leaving and not end.rcvd_then_sent)
 
     # What happens in a turn.
 
@@ -343,7 +372,10 @@ class WebSocket(asyncio.Protocol, ABC):
                     if self._on_message is None or self._is_held:
                         break
                     left -= 1
-                    self._on_message(self._inbox.popleft())
+                    message = self._inbox.popleft()
+                    if self.tap is not None:
+                        self.tap.received(message)
+                    self._on_message(message)
                 elif self._unfed:
                     left -= self._feed()
                 else:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
+from secrets import token_bytes
 from typing import Final
 
 from bridge import __version__
@@ -33,7 +34,10 @@ from bridge.pbx.inbound.admission import Bounds, ConnectionLimiter
 from bridge.pbx.inbound.authentication import App, Authenticator
 from bridge.pbx.inbound.server import ListenAddress, Listener
 from bridge.pbx.outbound import PbxSource
+from bridge.pbx.recording.pseudonyms import KEY_BYTES
+from bridge.pbx.recording.ring import FrameRing
 from bridge.pbx.turnstile import Turnstile
+from bridge.pbx.websocket import Tap
 from bridge.runtime.bridge import Bridge, BrokerSide, Hooks
 from bridge.runtime.committer import Committed
 from bridge.runtime.descriptors import afford
@@ -211,9 +215,19 @@ def build_source_spec(
 
 def build_source(pbx: PbxTable, part: SourceStatus, turnstile: Turnstile | None = None) -> FileReadingSource:
     """Return the source that reads *pbx* and tells *part* what it does; its walks wait at *turnstile*."""
+    ring = FrameRing(pbx.record_frames, token_bytes(KEY_BYTES), steady) if pbx.record_frames else None
+    part.recording = None if ring is None else ring.lines
+    tap = None if ring is None else ring.connection
+    return FileReadingSource(build_dialler(pbx, part, tap, turnstile), pbx.tls.refresh)
+
+
+def build_dialler(
+    pbx: PbxTable, part: SourceStatus, tap: Callable[[], Tap] | None = None, turnstile: Turnstile | None = None
+) -> PbxSource:
+    """Return what dials *pbx*, and tells *part* what it does; *tap* returns what hears along on a new connection."""
     secret, tls = pbx.secret, pbx.tls
     files = Files(pbx.name, part, [lambda: secret.trouble, lambda: tls.trouble])
-    source = PbxSource(
+    return PbxSource(
         pbx.full_url,
         app=pbx.app,
         password=looking(files, secret.reveal),
@@ -224,8 +238,8 @@ def build_source(pbx: PbxTable, part: SourceStatus, turnstile: Turnstile | None 
         on_state=partial(show_connection, part),
         on_noise=build_unreadable_counter(pbx.name, part),
         turnstile=turnstile,
+        tap=tap,
     )
-    return FileReadingSource(source, tls.refresh)
 
 
 def build_unreadable_counter(name: SourceName, part: SourceStatus) -> Callable[[str], None]:

@@ -13,6 +13,7 @@
 scenario=None)``: *port* 0 takes any free one; every reply is sent *round_trip_seconds* late, without keeping others
 waiting; *scenario* is a ``scenario.Scenario``. Beside it: ``Pbx(accounts=, seed=, modes=, app=, password=, name=,
 domain=, …)``, ``Modes.parse(words)`` and ``modes.ALL_WORDS``, ``scenario.load(name_or_path)`` and ``scenario.names()``.
+``recorded.RecordedPbx(recording)`` is served just so, and plays what was recorded.
 A PBX that is served for days wants ``Pbx(remember=10_000)``, or its log outgrows the memory.
 """
 
@@ -32,6 +33,7 @@ from websockets.http11 import Request, Response
 
 from bridge.simulator.modes import Frames
 from bridge.simulator.pbx import CUT, Pbx
+from bridge.simulator.playing import connect
 from bridge.simulator.scenario import Player, Scenario
 from bridge.simulator.session import Close, Connection, Reply
 
@@ -183,7 +185,7 @@ async def serve(  # noqa: PLR0913 - what may be said about serving
     served = Served(pbx, round_trip_seconds=round_trip_seconds)
 
     async def answer(socket: ServerConnection) -> None:
-        await served.talk(socket, Connection(pbx, round_trip_seconds=round_trip_seconds))
+        await served.talk(socket, connect(pbx, round_trip_seconds=round_trip_seconds))
 
     server = await serve_websockets(
         answer,
@@ -228,7 +230,7 @@ async def call(
     async with dial(
         url, ssl=ssl_context, compression=None, ping_interval=None, proxy=None, open_timeout=connect_timeout_seconds
     ) as socket:
-        connection = Connection(pbx, calls=True, round_trip_seconds=round_trip_seconds)
+        connection = connect(pbx, calls=True, round_trip_seconds=round_trip_seconds)
         async with _background(served.talk(socket, connection)):
             yield served
 
@@ -249,7 +251,7 @@ async def keep_calling(  # noqa: PLR0913 - what may be said about calling
         while True:
             with suppress(OSError, TimeoutError, InvalidHandshake, InvalidMessage):
                 async with dial(url, ssl=ssl_context, compression=None, ping_interval=None, proxy=None) as socket:
-                    await served.talk(socket, Connection(pbx, calls=True, round_trip_seconds=round_trip_seconds))
+                    await served.talk(socket, connect(pbx, calls=True, round_trip_seconds=round_trip_seconds))
             await asyncio.sleep(pause_seconds)
 
 

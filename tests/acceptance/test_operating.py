@@ -18,6 +18,7 @@ import pytest
 from aiormq.exceptions import ChannelAccessRefused
 from jsonschema import Draft202012Validator
 
+from bridge.pbx.recording.frames import read
 from tests.support.compose import Made
 from tests.support.pages import rights
 from tests.support.process import Command, run
@@ -295,6 +296,7 @@ async def test_a_support_bundle_has_no_secret_and_no_person_in_it(tmp_path: Path
             "BRIDGE_RABBITMQ_URL": broken.url_of("spy", quote(secrets[1], safe="")),
             "BRIDGE_STATUS_TOKEN": secrets[2],
             "BRIDGE_LOG_LEVEL": "debug",
+            "BRIDGE_PBX_RECORD_FRAMES": "9",
         }
         with place.bridge() as bridge:
             await place.witness(until=10)
@@ -321,6 +323,10 @@ async def test_a_support_bundle_has_no_secret_and_no_person_in_it(tmp_path: Path
             assert json.loads(content["settings.json"])["pbx"][0]["name"] == "hq"
             assert json.loads(content["store.json"])["waiting_or_held"][0]["routing_key"] == "hq.account.updated"
         assert b"broker.failed" in unpacked(running)["log.jsonl"]
+        recording = read(unpacked(running)["recording-hq.jsonl"].decode().splitlines(keepends=True))
+        assert len(recording.frames) == 9
+        assert recording.header.made_by == "run"
+        assert b"no bridge answers" in unpacked(stopped_one)["recordings.json"]
         assert b"no bridge answers" in unpacked(stopped_one)["log.jsonl"]
 
 

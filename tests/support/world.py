@@ -33,6 +33,7 @@ from bridge.pbx.wire.protocol import Conversation, Event, Party
 from bridge.runtime.committer import Committed, Committer
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.people import Record, build_info
+from bridge.simulator.playing import connect
 from bridge.simulator.session import Close, Connection, Reply
 from bridge.store.records import LogContents
 from bridge.store.sqlite.store import SqliteStore
@@ -273,7 +274,7 @@ class World:
         if self._lost_at is not None:
             self.schedule.came_back(timedelta(seconds=self.now - self._lost_at))
             self._lost_at = None
-        self._connection = Connection(self.pbx, calls=self.pbx_dials, round_trip_seconds=0.01)
+        self._connection = connect(self.pbx, calls=self.pbx_dials, round_trip_seconds=0.01)
         self._conversation = Conversation(Party.BRIDGE, caller=Party.PBX if self.pbx_dials else Party.BRIDGE)
         self._early = []
         self._post(self._connection, self._connection.begin(self.now))

@@ -1,0 +1,197 @@
+"""``observe``: how one PBX behaves where the vendor's page says nothing."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_bytes
+from threading import Thread
+from typing import Final, TextIO
+
+import click
+
+from bridge.cli.common import Number, config_option, json_option, print_json, read_settings, run_now, stop_signals
+from bridge.clock import steady, utc_now
+from bridge.config.pbx_tables import PbxTable
+from bridge.config.settings import Settings
+from bridge.errors import BadConfig, BridgeError
+from bridge.observability.source_status import SourceStatus
+from bridge.ops.observe.line import SourceLine
+from bridge.ops.observe.observation import Observation, conclude_from
+from bridge.ops.observe.probing import Observer, Operator, Plan
+from bridge.ops.observe.report import as_html, as_text
+from bridge.pbx.recording.notebook import Notebook
+from bridge.pbx.recording.pseudonyms import KEY_BYTES, Pseudonyms
+from bridge.runtime.wiring import build_dialler
+from bridge.security.secret import scrub
+
+_FILE: Final = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@config_option
+@click.argument("source")
+@click.option("--with-me", is_flag=True, help="Ask you for six acts in the PBX, and watch what comes of each.")
+@click.option(
+    "--rows-per-second",
+    default=5.0,
+    show_default=True,
+    type=Number(0.01, 1000),
+    help="So many questions at most, one at a time.",
+)
+@click.option(
+    "--max-rows",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Read so many accounts of the list, and so perhaps not its end; 0 reads all.",
+)
+@click.option(
+    "--quiet-seconds",
+    default=70.0,
+    show_default=True,
+    type=Number(0, 3600),
+    help="Say nothing for so long, to see whether the PBX or something before it hangs up.",
+)
+@click.option(
+    "--answer-seconds", type=Number(0.1, 600), help="How long an answer may take; by default as the bridge waits."
+)
+@click.option("--record", type=_FILE, help="Write what passed into this file, under pseudonyms.")
+@click.option("--html", type=_FILE, help="Write the table into this file as a page, too.")
+@json_option
+def observe(  # noqa: PLR0913, PLR0917 - the options of a command, which are passed by name
+    config: Path | None,
+    source: str,
+    rows_per_second: float,
+    max_rows: int,
+    quiet_seconds: float,
+    answer_seconds: float | None,
+    record: Path | None,
+    html: Path | None,
+    *,
+    with_me: bool,
+    as_json: bool,
+) -> None:
+    """Find out how the PBX named SOURCE behaves where the vendor's page says nothing, by reading only.
+
+    Beside a running bridge or without one; nothing is published, and the store is not touched. A list of 1000 accounts
+    takes five minutes. Ctrl-C ends it at any time and shows what was learnt. What is recorded and shown has no person
+    in it: names, numbers and addresses are replaced by keyed hashes, and secrets are dropped.
+    """
+    settings = read_settings(config, require=False, level="error")
+    pbx = _find(settings, source)
+    plan = Plan(
+        rows_per_second=rows_per_second,
+        max_rows=max_rows,
+        answer_seconds=answer_seconds or pbx.answer_timeout_seconds,
+        quiet_seconds=quiet_seconds,
+    )
+    with _written(record) as recording:
+        notebook = Notebook(Pseudonyms(token_bytes(KEY_BYTES)), steady, _writer(recording))
+        trouble = run_now(_observed(pbx, plan, notebook, _asked if with_me else None))
+        if trouble is not None and not notebook.has_asked:
+            raise trouble  # before anything could be learnt
+        observation = conclude_from(notebook.frames)
+        if recording is not None:
+            recording.seek(0)
+            recording.truncate()
+            recording.writelines(notebook.lines(observation.words))
+    if html is not None:
+        with _written(html) as page:
+            if page is not None:
+                page.write(as_html(observation, pbx.name))
+    _show(observation, pbx.name, as_json=as_json)
+    if trouble is not None:
+        raise trouble
+
+
+def _find(settings: Settings, source: str) -> PbxTable:
+    found = next((pbx for pbx in settings.pbx if pbx.name == source), None)
+    if found is None:
+        named = ", ".join(pbx.name for pbx in settings.pbx) or "none"
+        raise BadConfig(
+            f"there is no [[pbx]] named {source!r} (there is: {named}). One that dials the bridge cannot be observed; "
+            "for that, give it a [[pbx]] with its url, in a configuration of its own"
+        )
+    return found
+
+
+async def _observed(pbx: PbxTable, plan: Plan, notebook: Notebook, operator: Operator | None) -> BridgeError | None:
+    """Observe until all is asked, somebody stops it, or the PBX is of no more use; return why it is not."""
+    dialler = build_dialler(pbx, SourceStatus(since=utc_now()), notebook.connection)
+    observer = Observer(SourceLine(dialler, pbx.tls.refresh), notebook, plan, tell=_tell, operator=operator)
+    with stop_signals() as stop:
+        observing = asyncio.create_task(observer.run())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([observing, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not observing.done():
+            _tell("stopped; this is what was learnt")
+        for task in (observing, stopping):
+            task.cancel()
+        await asyncio.wait([observing, stopping])
+    if observing.cancelled():
+        return None
+    failure = observing.exception()
+    if failure is None or isinstance(failure, BridgeError):
+        return failure
+    raise failure
+
+
+async def _asked(name: str, words: str) -> bool:
+    """Ask the operator for an act; a line read tells that it is done, and one that says ``skip`` that it is not."""
+    click.echo(f"\n[{name}] {words}. Then press Enter; or type skip.", err=True)
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[str] = loop.create_future()
+
+    def settle(line: str) -> None:
+        if not answered.done():
+            answered.set_result(line)
+
+    def read() -> None:
+        line = sys.stdin.readline()
+        loop.call_soon_threadsafe(settle, line or "skip")
+
+    Thread(target=read, daemon=True).start()  # a thread of the loop's own would keep the process from ending
+    return (await answered).strip().lower() != "skip"
+
+
+def _tell(sentence: str) -> None:
+    click.echo(scrub(sentence), err=True)
+
+
+@contextmanager
+def _written(file: Path | None) -> Iterator[TextIO | None]:
+    """Yield *file*, new and for its owner only; ``None`` where none is named."""
+    if file is None:
+        yield None
+        return
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as problem:
+        raise BridgeError(f"{file} cannot be written: {problem.strerror}. Name another one") from problem
+    with os.fdopen(descriptor, "w", encoding="utf-8") as written:
+        yield written
+
+
+def _writer(recording: TextIO | None) -> Callable[[str], object]:
+    """Return what writes a line at once, so that it is there whatever happens next."""
+    if recording is None:
+        return lambda _line: None
+
+    def write(line: str) -> None:
+        recording.write(line)
+        recording.flush()
+
+    return write
+
+
+def _show(observation: Observation, name: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"source": name, **observation.as_json()})
+    else:
+        click.echo(scrub("\n".join(as_text(observation, name))))
+
+
+COMMANDS: Final = (observe,)

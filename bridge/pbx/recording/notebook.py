@@ -1,0 +1,56 @@
+"""A recording as it is made: every frame is under pseudonyms before anybody sees it, and written down at once."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+from bridge.pbx.recording.frames import Frame, Header, What, disguised, frame_line, header_line
+from bridge.pbx.recording.pseudonyms import Pseudonyms
+from bridge.pbx.recording.tap import ConnectionTap
+
+
+class Notebook:
+    """Takes down what passes on all connections of one observation; *write* gets each line, the header first.
+
+    *clock* returns seconds of any steady clock.
+    """
+
+    def __init__(
+        self, pseudonyms: Pseudonyms, clock: Callable[[], float], write: Callable[[str], object] = lambda _line: None
+    ) -> None:
+        self.header = Header("observe", pseudonyms.key_id)
+        self.frames: list[Frame] = []
+        self._pseudonyms = pseudonyms
+        self._clock = clock
+        self._began = clock()
+        self._write = write
+        self._connections = 0
+        write(header_line(self.header))
+
+    def __repr__(self) -> str:
+        return f"<Notebook with {len(self.frames)} frames>"
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether anything was asked about accounts."""
+        return any(frame.by == "bridge" and "PbxAccountApi" in frame.text for frame in self.frames)
+
+    def connection(self) -> ConnectionTap:
+        """Return what hears along on a new connection."""
+        self._connections += 1
+        return ConnectionTap(self, self._connections)
+
+    def lines(self, modes: Iterable[str]) -> Iterator[str]:
+        """Yield the whole recording, with the words that were found for how this PBX behaves."""
+        yield header_line(replace(self.header, modes=tuple(modes)))
+        for frame in self.frames:
+            yield frame_line(frame)
+
+    def act(self, name: str) -> None:
+        """Note that an operator is about to do something in the PBX."""
+        self.keep(0, "act", text=name)
+
+    def keep(self, connection: int, what: What, by: str = "", text: str = "", code: int = 0) -> None:
+        """Note what happened."""
+        frame = disguised(Frame(self._clock() - self._began, connection, what, by, text, code), self._pseudonyms)
+        self.frames.append(frame)
+        self._write(frame_line(frame))

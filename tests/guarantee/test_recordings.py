@@ -1,0 +1,135 @@
+"""A recorded PBX, played again: whatever it does, the bridge reads it to its end. Drop a recording into the folder."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from bridge.events.normalize import account_key
+from bridge.model import AccountGuid
+from bridge.ops.observe.observation import conclude_from
+from bridge.pbx.recording.frames import Recording, read
+from bridge.pbx.recording.pseudonyms import Pseudonyms
+from bridge.simulator.modes import Modes
+from bridge.simulator.pbx import Pbx
+from bridge.simulator.recorded import RecordedPbx
+from bridge.store.sqlite.store import SqliteStore
+from tests.support.recordings import RecordedWorld, accounts_at_the_end, told
+from tests.support.world import World
+
+FOLDER = Path(__file__).parents[1] / "data" / "recordings"
+SCHEMA = json.loads((Path(__file__).parents[2] / "schemas/recording.v1.schema.json").read_text("utf-8"))
+RECORDINGS = sorted(FOLDER.glob("*.jsonl"))
+PSEUDONYMS = Pseudonyms(b"w" * 32)
+
+
+def load(file: Path) -> Recording:
+    with file.open(encoding="utf-8") as lines:
+        return read(lines)
+
+
+PLAYED_AGAIN = (
+    *(
+        "idle-guid",
+        "idle-bare",
+        "idle-cursor",
+        "idle-repeat",
+        "idle-silent",
+        "guid-session",
+        "guid-request",
+        "rowguid-present",
+    ),
+    *("cursor-number", "cursor-huge", "ord-indep", "err-prop", "err-mt", "del-mt", "info-missing", "shape-l", "log"),
+    *(
+        "slow",
+        "src-dropped",
+        "api-dropped",
+        "optional-null",
+        "json-shuffled",
+        "pbxinfo-after",
+        "push-row",
+        "walk-table",
+    ),
+)
+"""Behaviours of which a recording is played again."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    with SqliteStore(tmp_path / "bridge.db") as opened:
+        opened._db.execute("PRAGMA synchronous=OFF")  # noqa: SLF001 - nobody pulls this plug
+        yield opened
+
+
+def play(store: SqliteStore, recording: Recording, name: str = "played") -> tuple[World, RecordedPbx]:
+    pbx = RecordedPbx(recording)
+    world = World(store, name, pbx, random.Random(1))  # noqa: S311 - no secret
+    world.run(pbx.script.ended_at - pbx.script.began_at + 400)
+    world.settle()
+    return world, pbx
+
+
+def there(world: World) -> set[str]:
+    return {key for key, known in world.mirror().items() if not known.is_deleted}
+
+
+@pytest.mark.parametrize("file", RECORDINGS, ids=lambda file: file.stem)
+def test_every_line_of_a_recording_fits_the_schema(file: Path) -> None:
+    for line in file.read_text("utf-8").splitlines():
+        Draft202012Validator(SCHEMA).validate(json.loads(line))
+
+
+@pytest.mark.parametrize("file", RECORDINGS, ids=lambda file: file.stem)
+def test_a_recorded_pbx_is_read_to_its_end(store: SqliteStore, file: Path) -> None:
+    recording = load(file)
+    world, pbx = play(store, recording)
+    assert pbx.unknown_questions == [], "nothing is asked that was not asked when it was recorded"
+    expected, uncertain = accounts_at_the_end(recording)
+    keys = {account_key(AccountGuid(guid)) for guid in expected}
+    unsure = {account_key(AccountGuid(guid)) for guid in uncertain}
+    assert keys - unsure <= there(world), "no account is missing"
+    if world.certificates:
+        assert there(world) - unsure == keys - unsure, "and none is there that is gone"
+    events = world.events()
+    assert len({event.event_id for event in events}) == len(events)
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+
+
+@pytest.mark.parametrize("file", RECORDINGS, ids=lambda file: file.stem)
+def test_a_recorded_pbx_that_is_read_on_tells_nothing_twice(store: SqliteStore, file: Path) -> None:
+    world, _ = play(store, load(file))
+    before = len(world.events())
+    world.crash()
+    world.settle()
+    assert len(world.events()) == before
+
+
+@pytest.mark.parametrize("file", [file for file in RECORDINGS if load(file).header.modes], ids=lambda file: file.stem)
+def test_a_recording_says_of_the_pbx_what_it_said_when_it_was_made(file: Path) -> None:
+    """Whoever changes how behaviour is told apart sees here what becomes of what was seen before."""
+    recording = load(file)
+    assert conclude_from(recording.frames).words == recording.header.modes
+    word = file.stem.removeprefix("pretend-")
+    assert file.stem == word or word in recording.header.modes
+
+
+@pytest.mark.parametrize("word", PLAYED_AGAIN)
+def test_what_a_bridge_recorded_leads_another_to_the_same_events(store: SqliteStore, word: str) -> None:
+    pbx = Pbx(accounts=9, seed=5, modes=Modes.parse([word]))
+    world = RecordedWorld(store, "recorded", pbx, random.Random(1), PSEUDONYMS)  # noqa: S311 - no secret
+    world.run(130)
+    whom = pbx.pick()
+    for change in (pbx.change_display_name, pbx.toggle_group, pbx.rename, pbx.change_extension):
+        world.do(lambda change=change: change(whom))  # type: ignore[misc]
+        world.run(130)
+    created = pbx.create()
+    world.run(130)
+    world.do(lambda: pbx.delete(created))
+    world.run(300)
+    again, played = play(store, world.recording)
+    assert played.unknown_questions == []
+    expected = [(PSEUDONYMS.text(guid), kind, changed) for guid, kind, changed in told(world)]
+    assert list(told(again)) == expected
