@@ -140,8 +140,6 @@ class KeptEvent:
 class KnownAccount:
     """An account of the mirror, as an operator looks it up."""
 
-    number: int
-    """Its place in the mirror; pages go on behind it."""
     source: SourceName
     key: str
     cursor: Cursor

@@ -136,6 +136,9 @@ class TableStore(ABC):
     def _positions_given(self) -> None:
         """Take note, beside the tables, that positions were given, which are durable now."""
 
+    def _proven(self) -> None:  # noqa: B027 - most need not
+        """Take note that this is known to be the newest state of itself."""
+
     @property
     def key(self) -> bytes:
         """Secret of this store, for digests and masks."""
@@ -259,6 +262,7 @@ class TableStore(ABC):
         self._looking.end()
         self._read()
         self.is_proven = True
+        self._proven()
         return RENEWED in self._meta
 
     def given(self) -> Mapping[SourceName, Numbers]:
