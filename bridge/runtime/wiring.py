@@ -54,8 +54,9 @@ from bridge.security.secret import scrub
 from bridge.security.tls import ServerCertificate
 from bridge.store.records import LogContents, Newcomers
 from bridge.store.sqlite.files import close_to_others
-from bridge.store.sqlite.recent import RecentEvents
+from bridge.store.sqlite.reader import StoreReader
 from bridge.store.sqlite.store import SqliteStore
+from bridge.store.tables.recent import RecentEvents
 
 _BLOCKED_WORDS: Final = (
     "The broker has a memory or disk alarm and takes nothing. The bridge waits on its connection and sends everything "
@@ -161,7 +162,7 @@ async def build_page(settings: Settings, board: BridgeStatus) -> AsyncIterator[N
     if not status.enabled:
         yield
         return
-    reader = RecentEvents(settings.store.path)
+    reader = RecentEvents(partial(StoreReader, settings.store.path))
     views = Views(reader.recent, reader.flow, exposition(board), documents(build_offer(settings)))
     token = status.secret_token
     try:

@@ -70,14 +70,15 @@ FROM ROWS FROM (json_to_recordset(:events::json) AS (sequence bigint, event_id t
 -- progress: how far each lane of a sink is confirmed
 SELECT lane, max(through) AS through FROM confirmed WHERE sink = :sink GROUP BY lane;
 
--- unsent_of_source: the next events of one source that a sink does not have, in the order they were committed
+-- unsent_of_source: the next events of one source that a sink does not have, in the order they were committed. Compared as
+-- pairs, here and below: otherwise the planner believes that walking over all positions finds those of one source soon
 SELECT position, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at,
     position <= doubt_through AS is_in_doubt
 FROM outbox JOIN source ON source.id = outbox.source_id
-WHERE outbox.source_id = :lane AND position > :after AND sinks & :sink <> 0
-    AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position)
-AND EXISTS (SELECT 1 FROM bridge WHERE id = :me AND NOT is_over)
-ORDER BY position LIMIT :limit;
+WHERE (source_id, position) > (:lane, :after) AND (source_id, position) <= (:lane, 9223372036854775807)
+    AND sinks & :sink <> 0 AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position)
+    AND EXISTS (SELECT 1 FROM bridge WHERE id = :me AND NOT is_over)
+ORDER BY source_id, position LIMIT :limit;
 
 -- unsent_of_all: the same over all sources
 SELECT position, source.name AS source, outbox.sequence, event_id, event_type, account, routing_key, body, created_at,
@@ -85,7 +86,7 @@ SELECT position, source.name AS source, outbox.sequence, event_id, event_type, a
 FROM outbox JOIN source ON source.id = outbox.source_id
 WHERE position > :after AND sinks & :sink <> 0
     AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position)
-AND EXISTS (SELECT 1 FROM bridge WHERE id = :me AND NOT is_over)
+    AND EXISTS (SELECT 1 FROM bridge WHERE id = :me AND NOT is_over)
 ORDER BY position LIMIT :limit;
 
 -- confirm: a sink has everything of this lane up to there
@@ -122,14 +123,16 @@ FROM aside JOIN outbox ON outbox.position = aside.position WHERE aside.sink = :s
 
 -- aside_by_source: the same by source
 SELECT source_id AS lane, name, count(*) AS rows, count(*) FILTER (WHERE state = 'parked') AS parked
-FROM aside JOIN source ON source.id = source_id WHERE sink = :sink AND state IN ('parked', 'held', 'fenced') GROUP BY source_id, name;
+FROM aside JOIN source ON source.id = source_id WHERE sink = :sink AND state IN ('parked', 'held', 'fenced')
+GROUP BY source_id, name;
 
 -- doubt: sent, but the session ended before a confirm came
 UPDATE source SET doubt_through = greatest(doubt_through, :through) WHERE id = :lane;
 
 -- doubt_first: after an unclean stop, what may have been on its way
 UPDATE source SET doubt_through = greatest(doubt_through, coalesce((SELECT max(position) FROM (
-    SELECT position FROM outbox WHERE source_id = :lane AND position > :after ORDER BY position LIMIT :limit) AS first), 0))
+    SELECT position FROM outbox WHERE (source_id, position) > (:lane, :after)
+        AND (source_id, position) <= (:lane, 9223372036854775807) ORDER BY source_id, position LIMIT :limit) AS first), 0))
 WHERE id = :lane;
 
 -- count_doubtful: events of one source that may have been sent
@@ -158,8 +161,10 @@ WHERE source_id = :source_id AND position > :after AND sinks & :sink <> 0
     AND NOT EXISTS (SELECT 1 FROM aside AS there WHERE there.sink = :sink AND there.position = outbox.position);
 
 -- first_unsent: is anything of a source to be sent that has a position up to that?
-SELECT position FROM outbox WHERE source_id = :source_id AND position > :after AND position <= :through AND sinks & :sink <> 0
-    AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position) LIMIT 1;
+SELECT position FROM outbox WHERE (source_id, position) > (:source_id, :after)
+    AND (source_id, position) <= (:source_id, :through) AND sinks & :sink <> 0
+    AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position)
+ORDER BY source_id, position LIMIT 1;
 
 -- count_to_put_off: what the next statement puts off
 SELECT count(*) AS rows, coalesce(sum(length(body)), 0) AS bytes FROM outbox
@@ -232,9 +237,10 @@ SELECT max(through) AS through FROM confirmed WHERE sink = :sink AND lane = :lan
         AND young.at >= :before AND young.at <= :now ORDER BY through LIMIT 1), 9223372036854775807);
 
 -- prune_events: in small steps, so that no transaction is long; what waits for an operator stays
-DELETE FROM outbox WHERE position IN (SELECT position FROM outbox WHERE source_id = :source_id AND position <= :through
+DELETE FROM outbox WHERE source_id = :source_id AND position = ANY (ARRAY(SELECT position FROM outbox
+    WHERE (source_id, position) >= (:source_id, 0) AND (source_id, position) <= (:source_id, :through)
     AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink IN (1, 2) AND aside.position = outbox.position
-        AND state IN ('parked', 'held', 'fenced')) ORDER BY position LIMIT :limit);
+        AND state IN ('parked', 'held', 'fenced')) ORDER BY source_id, position LIMIT :limit));
 
 -- prune_aside: of events that are gone
 DELETE FROM aside WHERE source_id = :source_id AND position <= :through AND state NOT IN ('parked', 'held', 'fenced')
