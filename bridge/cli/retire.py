@@ -13,7 +13,7 @@ from bridge.clock import utc_now
 from bridge.delivery.leaving import retire
 from bridge.model import SourceName
 from bridge.observability.report import plural
-from bridge.store.sqlite.store import SqliteStore
+from bridge.store.tables.store import TableStore
 
 
 @click.command("retire")
@@ -33,7 +33,7 @@ def retire_command(config: Path | None, source: str, *, tell_deletions: bool, as
     are not where another bridge follows it. The bridge may run.
     """
 
-    def retired(store: SqliteStore) -> bytes:
+    def retired(store: TableStore) -> bytes:
         followed = [pbx.name for pbx in read_settings(config, require=False, level="error").pbx]
         done = retire(store, SourceName(source), followed, now=utc_now(), tells_deletions=tell_deletions)
         return orjson.dumps(done)

@@ -29,6 +29,7 @@ from bridge.observability.component_status import Level
 from bridge.ops import control_socket
 from bridge.ops.check import Finding, run_checks
 from bridge.ops.shadow import ShadowSummary, play_shadow
+from bridge.runtime.from_settings import build_store_place
 from bridge.runtime.hard_end import HardEnd
 from bridge.runtime.wiring import build_bridge, build_page, serve_inbound
 from bridge.security.secret import scrub
@@ -76,9 +77,7 @@ async def _bridge(settings: Settings, hard_end: HardEnd) -> None:
     with build_bridge(settings) as bridge, stop_signals() as stop:
         hard_end.watch(bridge.board, stop.is_set)
         async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(
-                control_socket.serve(bridge, control_socket.socket_path(settings.store.path))
-            )
+            await stack.enter_async_context(control_socket.serve(bridge, build_store_place(settings.store).socket))
             await stack.enter_async_context(build_page(settings, bridge.board))
             await stack.enter_async_context(serve_inbound(settings, bridge))
             stack.callback(hard_end.stop)  # whatever the reason was

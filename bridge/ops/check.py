@@ -30,12 +30,10 @@ from bridge.observability.component_status import Level
 from bridge.observability.source_status import SourceStatus
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, RowRead
-from bridge.runtime.from_settings import build_topology
+from bridge.runtime.from_settings import build_store_place, build_topology
 from bridge.runtime.wiring import build_source, needs_streams
 from bridge.security.tls import Trust, fingerprint_of, presented_certificate
 from bridge.security.validity import valid_until
-from bridge.store.sqlite.reader import StoreReader
-from bridge.store.sqlite.store import SqliteStore
 
 REACH_SECONDS: Final = 5.0
 """For looking a host up, and for connecting to it."""
@@ -87,9 +85,9 @@ async def run_checks(settings: Settings) -> AsyncIterator[Finding]:
 
 
 def _store(settings: Settings) -> Finding:
-    path = settings.store.path
     try:
-        with SqliteStore(path) as store:
+        path = build_store_place(settings.store)
+        with path.store() as store:
             waiting, restored = f"{store.backlog.rows} events wait to be sent", store.restored
     except StoreInUse:
         return Finding("store", Level.OK, f"{path} is open in a running bridge")
@@ -286,18 +284,21 @@ async def _reached(what: str, host: str, port: int) -> Finding:
 
 def _clock(settings: Settings) -> Finding:
     """Compare the clock with the newest event: times of events, schedules and certificates depend on it."""
-    now, path = utc_now(), settings.store.path
+    now = utc_now()
     zone = f"{now.astimezone():%Y-%m-%d %H:%M:%S %Z}"
-    if path.exists():
-        with suppress(BridgeError), StoreReader(path) as store:  # what is wrong with it is told by another finding
-            newest = store.newest_at()
-            if newest is not None and newest > now + CLOCK_MARGIN:
-                return Finding(
-                    "clock",
-                    Level.ERROR,
-                    f"it says {zone}, but an event was made later, at {newest.astimezone():%Y-%m-%d %H:%M:%S}. Set it: "
-                    "timedatectl set-ntp true",
-                )
+    newest = None
+    with suppress(BridgeError):  # what is wrong with it is told by another finding
+        place = build_store_place(settings.store)
+        if place.exists():
+            with place.reader() as store:
+                newest = store.newest_at()
+    if newest is not None and newest > now + CLOCK_MARGIN:
+        return Finding(
+            "clock",
+            Level.ERROR,
+            f"it says {zone}, but an event was made later, at {newest.astimezone():%Y-%m-%d %H:%M:%S}. Set it: "
+            "timedatectl set-ntp true",
+        )
     return Finding("clock", Level.OK, zone)
 
 

@@ -69,11 +69,6 @@ class Steered(Protocol):
         """Never send a parked event; False where there is none at *position*."""
 
 
-def socket_path(store: Path) -> Path:
-    """Return the socket file of the bridge whose store is this file."""
-    return store.with_name(f"{store.name}.sock")
-
-
 @asynccontextmanager
 async def serve(bridge: Steered, path: Path) -> AsyncIterator[None]:
     """Listen on the socket file *path* while inside; only where its name is too long, say so and do without.

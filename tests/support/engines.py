@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import psycopg
 
 from bridge.clock import utc_now
+from bridge.security.database_url import read_database_url
 from bridge.store.postgres.connecting import Database
 from bridge.store.postgres.reader import PostgresReader
 from bridge.store.postgres.store import PostgresStore, StoreOptions
@@ -88,7 +89,9 @@ class PostgresEngine:
         self.server = server
         self.name = f"store_{next(self._numbers)}"
         self.options = options
-        self.database = Database(lambda: server.url(self.name), f"postgresql://127.0.0.1/{self.name}")
+        self.database = Database(
+            lambda: read_database_url(server.url(self.name)).parameters(), f"postgresql://127.0.0.1/{self.name}"
+        )
         server.create_database(self.name)
 
     def store(self, now: datetime | None = None) -> PostgresStore:

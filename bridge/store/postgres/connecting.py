@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -36,9 +36,9 @@ _NETWORK: Final[Mapping[str, str | int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """Which database; *url* is asked for at every connection, since its password may have changed."""
+    """Which database, in libpq's words; asked for at every connection, since its password may have changed."""
 
-    url: Callable[[], str] = field(repr=False)
+    parameters: Callable[[], Mapping[str, str]] = field(repr=False)
     place: str
     """What it is called in sentences: the URL without its password."""
     is_pooled: bool = False
@@ -51,9 +51,10 @@ class Database:
             psycopg.Error: it cannot be reached, or lets nobody in.
 
         """
-        conninfo = make_conninfo(self.url(), **_NETWORK, target_session_attrs="read-write" if to_write else "any")
+        wanted: dict[str, Any] = {**_NETWORK, **self.parameters()}
+        wanted["target_session_attrs"] = "read-write" if to_write else "any"
         connection: Connection = psycopg.connect(
-            conninfo,
+            make_conninfo("", **wanted),
             autocommit=True,
             row_factory=named_rows,
             prepare_threshold=None if self.is_pooled else 3,
