@@ -114,9 +114,9 @@ class PostgresEngine:
 
 def kill(store: PostgresStore) -> None:
     """Have an open store go without a word, so that its lease has to end by itself."""
-    lease, session = store._lease, store._open_session  # noqa: SLF001 - nobody else may do that
+    lease, session = store.lease, store._open_session  # noqa: SLF001 - nobody else may do that
     assert lease is not None
     assert session is not None
     lease.close()
     session.close()
-    store._lease = store._open_session = None  # noqa: SLF001 - the same
+    store.lease = store._open_session = None  # noqa: SLF001 - the same

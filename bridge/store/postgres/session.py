@@ -83,7 +83,7 @@ class Session:
 
     def close(self) -> None:
         """End it."""
-        self._drop()
+        self.drop()
 
     def wait_no_more(self) -> None:
         """Have whatever waits for the database fail from now on; may be called from any thread."""
@@ -171,7 +171,7 @@ class Session:
                 self._leave_pipeline()
                 self._connect().execute(b"ROLLBACK")
             except psycopg.Error:
-                self._drop()
+                self.drop()
 
     def stand_at(self, commits: int) -> None:
         """Go on from another count than was left behind."""
@@ -239,7 +239,8 @@ class Session:
         self._pipeline = None
         self._leaving.close()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Let go of the connection, in whatever state it is; there will be another one."""
         connection, self._connection, self._pipeline = self._connection, None, None
         if connection is not None:
             with contextlib.suppress(psycopg.Error):
@@ -266,7 +267,6 @@ class Session:
             problem = trial.problem
             if problem is None:
                 return
-            self._drop()
             self.troubles[problem.sqlstate or "connection"] += 1
             trouble = classify(problem)
             if trouble is Trouble.FATAL or (trouble is Trouble.REFUSED and not self._was_connected):
@@ -300,5 +300,6 @@ class _Trial:
     def __exit__(self, _kind: object, problem: BaseException | None, _trace: object) -> bool:
         if isinstance(problem, psycopg.Error):
             self.problem = problem
+            self._session.drop()
             return True
         return False

@@ -60,7 +60,8 @@ class PostgresStore(TableStore):
         self._database = database
         self._options = options
         self._open_session: Session | None = None
-        self._lease: Lease | None = None
+        self.lease: Lease | None = None
+        """What says that we live, while it is open."""
         self._me = ""
 
     def __repr__(self) -> str:
@@ -81,7 +82,7 @@ class PostgresStore(TableStore):
             self._database, self._me, patience_seconds=self._options.patience_seconds, on_wait=self._waits
         )
         self._open_session = session
-        self._lease = Lease(self._database, self._me, self._options.lease_seconds, [session])
+        self.lease = Lease(self._database, self._me, self._options.lease_seconds, [session])
         try:
             self._read()
             for sink in self._sinks_with_rows:
@@ -101,7 +102,7 @@ class PostgresStore(TableStore):
 
     def close(self) -> None:
         """Say that the stop was clean, and let go. Does nothing where it is not open."""
-        session, lease, self._lease = self._open_session, self._lease, None
+        session, lease, self.lease = self._open_session, self.lease, None
         if lease is not None:
             lease.close()
         if session is not None:
@@ -131,19 +132,19 @@ class PostgresStore(TableStore):
 
     def query(self, name: str, /, **parameters: Any) -> Sequence[Row]:
         """Return the rows of a statement."""
-        if self._lease is not None and self._lease.is_lost:
+        if self.lease is not None and self.lease.is_lost:
             raise StoreInUse(taken(self._database.place))
-        return self._session.look(name, {"me": self._me, **parameters})
+        return self.session.look(name, {"me": self._me, **parameters})
 
     def change(self, name: str, /, **parameters: Any) -> int:
         """Run a statement, and return how many rows it changed."""
         with self.together():
-            return self._session.count(name, parameters)
+            return self.session.count(name, parameters)
 
     @contextmanager
     def together(self) -> Iterator[None]:
         """All changes made inside become durable together, or none does; inside another one, with that."""
-        session = self._session
+        session = self.session
         if session.is_inside:
             yield
             return
@@ -173,7 +174,7 @@ class PostgresStore(TableStore):
         return True
 
     def _begin_transaction(self) -> PostgresTransaction:
-        return PostgresTransaction(self._session, self._sources, self._sinks, self._new_lineage)
+        return PostgresTransaction(self.session, self._sources, self._sinks, self._new_lineage)
 
     @property
     def _known_elsewhere(self) -> frozenset[str]:
@@ -186,7 +187,8 @@ class PostgresStore(TableStore):
         """There is nothing beside the tables to note it in."""
 
     @property
-    def _session(self) -> Session:
+    def session(self) -> Session:
+        """Its session with the database."""
         if self._open_session is None:
             raise StoreUnusable(f"the store {self._database.place} is not open")
         return self._open_session
@@ -238,7 +240,7 @@ class PostgresStore(TableStore):
 
     def _note_checked(self) -> None:
         """Note by what the database is recognised: it is known to be the newest state of itself."""
-        self._session.is_new = False
+        self.session.is_new = False
         checked = self._read_checked().encode()
         if self._meta.get(CHECKED) != checked:
             self._note(CHECKED, checked)
