@@ -103,7 +103,7 @@ class PrivatePostgres:
         assert BINARIES is not None
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*_as_nobody(), str(BINARIES / "postgres"), "-D", str(self.data), *self._options()],
+                [*as_nobody(), str(BINARIES / "postgres"), "-D", str(self.data), *self._options()],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -176,7 +176,20 @@ class PrivatePostgres:
     def copy_from(self, other: "PrivatePostgres") -> None:
         """Take all that *other* has, as its standby: instead of ``with``, and then ``start``."""
         self._make_folder()
-        _run("pg_basebackup", "-h", "127.0.0.1", "-p", str(other.port), "-U", "postgres", "-D", str(self.data), "-R")
+        _run(
+            "pg_basebackup",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(other.port),
+            "-U",
+            "postgres",
+            "-D",
+            str(self.data),
+            "-R",
+            "-c",
+            "fast",
+        )
 
     def promote(self) -> None:
         """Make a standby the primary, on a timeline of its own."""
@@ -195,9 +208,7 @@ class PrivatePostgres:
         )
 
     def _make_folder(self) -> None:
-        user = _owner()
-        if user is not None:
-            os.chown(self._folder, user.pw_uid, user.pw_gid)
+        owned(self._folder)
 
 
 def _owner() -> pwd.struct_passwd | None:
@@ -205,7 +216,16 @@ def _owner() -> pwd.struct_passwd | None:
     return pwd.getpwnam("postgres") if os.geteuid() == 0 else None
 
 
-def _as_nobody() -> list[str]:
+def owned(folder: Path) -> None:
+    """Give a folder, and what is in it, to that user."""
+    user = _owner()
+    if user is not None:
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, user.pw_uid, user.pw_gid)
+
+
+def as_nobody() -> list[str]:
+    """Return what a command begins with that has to run as another user than the administrator."""
     user = _owner()
     return [] if user is None else ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
 
@@ -213,7 +233,7 @@ def _as_nobody() -> list[str]:
 def _run(command: str, *arguments: str) -> None:
     assert BINARIES is not None
     done = subprocess.run(
-        [*_as_nobody(), str(BINARIES / command), *arguments],
+        [*as_nobody(), str(BINARIES / command), *arguments],
         capture_output=True,
         text=True,
         timeout=START_SECONDS,

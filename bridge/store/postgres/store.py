@@ -77,7 +77,7 @@ class PostgresStore(TableStore):
             StoreUnusable: it cannot be read or written, or a younger bridge wrote it.
 
         """
-        self._me = self._take()
+        self._me, self.is_proven = self._take(), False
         session = Session(
             self._database, self._me, patience_seconds=self._options.patience_seconds, on_wait=self._waits
         )

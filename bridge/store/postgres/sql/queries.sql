@@ -455,3 +455,8 @@ SELECT to_regclass('schema_version') IS NOT NULL AS has_any;
 
 -- tables: which there are, and the oldest whose bridges can work with them
 SELECT tables, works_for FROM schema_version;
+
+-- in_force: how the session of this very statement behaves, whoever set that
+SELECT current_setting('synchronous_commit') AS synchronous_commit, current_setting('lock_timeout') AS lock_timeout,
+    current_setting('statement_timeout') AS statement_timeout,
+    current_setting('idle_in_transaction_session_timeout') AS idle_in_transaction_session_timeout;
