@@ -85,6 +85,7 @@ class PostgresStore(TableStore):
         self.lease = Lease(self._database, self._me, self._options.lease_seconds, [session])
         try:
             self._read()
+            self._refuse_moved()
             for sink in self._sinks_with_rows:
                 sink.load(list(self._sources.values()))
             if self._meta.get("open"):

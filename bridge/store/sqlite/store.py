@@ -69,6 +69,7 @@ class SqliteStore(TableStore):
                 self._connection = connect(self._path)
                 migrate(self._connection, self._path)
                 self._read()
+                self._refuse_moved()
                 for sink in self._sinks_with_rows:
                     sink.load(list(self._sources.values()))
                 self._recover()

@@ -19,8 +19,9 @@ class Migration:
 
 
 def read_queries(folder: Traversable) -> Mapping[str, str]:
-    """Return every statement of ``queries.sql`` by its name."""
-    parts = _NAME.split((folder / "queries.sql").read_text("utf-8"))[1:]
+    """Return every statement of the files in *folder* by its name."""
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
+    parts = [part for file in files for part in _NAME.split(file.read_text("utf-8"))[1:]]
     return {
         name: body.split("\n", 1)[1].strip().rstrip(";") for name, body in zip(parts[::2], parts[1::2], strict=True)
     }

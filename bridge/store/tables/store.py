@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 import orjson
 
-from bridge.errors import BadConfig, StoreOutdated
+from bridge.errors import BadConfig, StoreOutdated, StoreUnusable
 from bridge.model import Certificate, Numbers, Sink, SourceName
 from bridge.store.lineage import find_lead, new_lineage, read_birth
 from bridge.store.records import Backlog, Forgotten, LogContents, Parked, Pause, SourceState
@@ -37,6 +37,12 @@ RENEWED: Final = "renewed"
 DOUBT: Final = "doubt"
 """Name of why nothing but the log can tell whether a store is the newest state of itself."""
 GENERATION: Final = "generation"
+MOVED: Final = "moved"
+"""Name of where a store was moved to."""
+MOVING: Final = "moving"
+"""Name of a word that a store and the one it is moved into have both noted."""
+ARRIVING: Final = "arriving"
+"""Name of the same word, in the other one, until everything is there."""
 _FLOOR: Final = "newest_lineage"
 _PLACES: Final = "log_places"
 PARTITIONS: Final = "log_partitions"
@@ -69,6 +75,8 @@ class TableStore(ABC):
         """The sources that are followed no more."""
         self.past = Past(self)
         """What happened before."""
+        self.is_moving = False
+        """True while ``migrate-store`` has it open, and no bridge."""
         self.is_proven = False
         """True once it is known that this is the newest state of the store; see ``lineage``."""
 
@@ -429,6 +437,43 @@ class TableStore(ABC):
                             sink.prune_lines(source, through)
                     pruned += count
         return pruned
+
+    # ------------------------------------------------------------------ moved from one engine to another
+
+    def _refuse_moved(self) -> None:
+        """Refuse to be opened by a bridge where this store was moved elsewhere, or is only half here.
+
+        Raises:
+            StoreUnusable: that is so.
+
+        """
+        if self.is_moving:
+            return
+        if (moved := self._meta.get(MOVED)) is not None:
+            raise StoreUnusable(
+                f"this store was moved to {moved.decode()} (account-bridge migrate-store). Set store.url to that"
+            )
+        if ARRIVING in self._meta:
+            raise StoreUnusable(
+                "this store is only half here, since account-bridge migrate-store was interrupted. Run it once more"
+            )
+        if MOVING in self._meta:
+            self._drop(MOVING)  # it goes on here, so what was copied so far is no copy of it any more
+
+    def note(self, name: str) -> str:
+        """Return what was noted under that name; empty where nothing was."""
+        return self._meta.get(name, b"").decode()
+
+    def set_note(self, name: str, value: str) -> None:
+        """Note something about the store as a whole; an empty text is nothing."""
+        if value:
+            self._note(name, value.encode())
+        else:
+            self._drop(name)
+
+    def notes(self) -> Mapping[str, bytes]:
+        """Return all that is noted."""
+        return dict(self._meta)
 
     @property
     def _sinks(self) -> Sequence[TableOutbox]:

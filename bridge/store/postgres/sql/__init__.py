@@ -15,7 +15,7 @@ _WORKS_FOR: Final = re.compile(r"^-- works for: (\d+)$", re.MULTILINE)
 
 @cache
 def queries() -> Mapping[str, bytes]:
-    """Return every statement of ``queries.sql`` by its name, with parameters as psycopg writes them."""
+    """Return every statement by its name, with parameters as psycopg writes them."""
     found = read_queries(files(__name__))
     return {name: _PARAMETER.sub(r"%(\1)s", statement).encode() for name, statement in found.items()}
 

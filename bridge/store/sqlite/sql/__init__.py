@@ -9,7 +9,7 @@ from bridge.store.tables.statements import Migration, read_migrations, read_quer
 
 @cache
 def queries() -> Mapping[str, str]:
-    """Return every statement of ``queries.sql`` by its name."""
+    """Return every statement by its name."""
     return read_queries(files(__name__))
 
 
