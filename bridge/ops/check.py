@@ -34,6 +34,7 @@ from bridge.runtime.from_settings import build_store_place, build_topology
 from bridge.runtime.wiring import build_source, needs_streams
 from bridge.security.tls import Trust, fingerprint_of, presented_certificate
 from bridge.security.validity import valid_until
+from bridge.store.places import PostgresPlace
 
 REACH_SECONDS: Final = 5.0
 """For looking a host up, and for connecting to it."""
@@ -66,6 +67,8 @@ async def run_checks(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding(who, Level.ERROR, words)
     yield _clock(settings)
     yield _store(settings)
+    for finding in _database(settings):
+        yield finding
     if settings.listen is not None:
         yield await _listening(settings.listen)
     for pbx in settings.pbx:
@@ -96,6 +99,19 @@ def _store(settings: Settings) -> Finding:
     if restored:
         return Finding("store", Level.WARN, f"{path} can be written; {waiting}; {restored}")
     return Finding("store", Level.OK, f"{path} can be written; {waiting}")
+
+
+def _database(settings: Settings) -> list[Finding]:
+    """Look at how the server of the store is set up, where that is none of SQLite."""
+    try:
+        place = build_store_place(settings.store)
+        if not isinstance(place, PostgresPlace):
+            return []
+        server, remarks = place.check()
+    except BridgeError:  # told by what tried the store
+        return []
+    found = [Finding("database", Level.ERROR if one.is_fatal else Level.WARN, one.words) for one in remarks]
+    return found or [Finding("database", Level.OK, f"{server} is set up well")]
 
 
 async def _pbx(pbx: PbxTable) -> Finding:

@@ -17,6 +17,7 @@ from bridge.store.tables.reader import TableReader
 from bridge.store.tables.store import TableStore
 
 if TYPE_CHECKING:
+    from bridge.store.postgres.checking import Remark
     from bridge.store.postgres.connecting import Database
 
 BRIDGE_PATIENCE_SECONDS: Final = 10 * 365 * 86_400.0
@@ -115,6 +116,18 @@ class PostgresPlace:
         from bridge.store.postgres.reader import PostgresReader  # noqa: PLC0415 - needs the extra "postgres"
 
         return PostgresReader(self.database)
+
+    def check(self) -> "tuple[str, list[Remark]]":
+        """Return which server it is on, and what is to be said about how that is set up.
+
+        Raises:
+            StoreUnreachable: it cannot be reached.
+            StoreRefusedLogin: it does not let us in.
+
+        """
+        from bridge.store.postgres.checking import check_database  # noqa: PLC0415 - needs the extra "postgres"
+
+        return check_database(self.database, loses_nothing=self.loses_nothing)
 
     def exists(self) -> bool:
         """Nobody can tell without asking."""

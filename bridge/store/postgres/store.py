@@ -24,14 +24,13 @@ from bridge.store.postgres.opening import begin_life, migrate
 from bridge.store.postgres.rows import Row
 from bridge.store.postgres.session import Session, SetBack
 from bridge.store.postgres.transaction import PostgresTransaction
+from bridge.store.records import StoreFigures
 from bridge.store.tables.store import COPIED, PARTITIONS, TableStore
 
 CHECKED: Final = "checked"
 """Name of what the database was recognised by when it was known to be the newest state of itself."""
 LEASE_SECONDS: Final = 15.0
 OPENING_PAUSE_SECONDS: Final = 0.5
-PLENTY: Final = 1 << 62
-"""Bytes: what a disk has left that nobody here can see."""
 
 log = get_logger(__name__)
 
@@ -166,9 +165,9 @@ class PostgresStore(TableStore):
         """Return the same: nobody can overwrite the blocks of another machine's disk; VACUUM reuses them in time."""
         return self.together()
 
-    def free_bytes(self) -> int:
-        """Return more than anybody asks for: whether there is room is told by the database when there is none."""
-        return PLENTY
+    def figures(self) -> StoreFigures:
+        """Return how the store is doing; whether there is room is told by the database when there is none."""
+        return StoreFigures(None, self.session.commit_seconds, dict(self.session.troubles))
 
     def empty_write_ahead(self) -> bool:
         """Nothing to be done: its write-ahead log is the server's, and so are its archives."""

@@ -18,7 +18,7 @@ import orjson
 from bridge.errors import BadConfig, StoreOutdated, StoreUnusable
 from bridge.model import Certificate, Numbers, Sink, SourceName
 from bridge.store.lineage import find_lead, new_lineage, read_birth
-from bridge.store.records import Backlog, Forgotten, LogContents, Parked, Pause, SourceState
+from bridge.store.records import Backlog, Forgotten, LogContents, Parked, Pause, SourceState, StoreFigures
 from bridge.store.tables.erasure import forget
 from bridge.store.tables.inbound import InboundRegister
 from bridge.store.tables.leavers import Leavers
@@ -120,8 +120,8 @@ class TableStore(ABC):
         """Return the same, and what is deleted inside is overwritten where that is possible."""
 
     @abstractmethod
-    def free_bytes(self) -> int:
-        """Return how much its disk has left for this user."""
+    def figures(self) -> StoreFigures:
+        """Return how the store is doing."""
 
     @abstractmethod
     def empty_write_ahead(self) -> bool:
