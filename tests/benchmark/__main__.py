@@ -11,13 +11,15 @@ from pathlib import Path
 
 import click
 
-from tests.benchmark import growth, idle, latency, log, outbox, stages, walk
+from tests.benchmark import growth, idle, latency, log, outbox, postgres, stages, walk
 from tests.benchmark.plots import svg
 from tests.benchmark.report import write_json, write_table
 from tests.benchmark.running import Benchmark, a_run
 
 BENCHMARKS = [
-    benchmark for module in (walk, outbox, log, latency, growth, idle, stages) for benchmark in module.BENCHMARKS
+    benchmark
+    for module in (walk, outbox, log, latency, growth, postgres, idle, stages)
+    for benchmark in module.BENCHMARKS
 ]
 
 

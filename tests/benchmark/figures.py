@@ -39,6 +39,9 @@ GOALS: Mapping[str, Goal] = {
     "idle_cpu_share": at_most(0.03),
     "outbox_first_confirm_s": at_most(1.0),
     "outbox_memory_mb": at_most(30),
+    "postgres_ingest": at_most(2.0),
+    "postgres_ingest_cpu": at_most(1.0),
+    "postgres_drain": at_most(1.3),
 }
 """Figures that somebody promised; there are others beside them, without a goal."""
 

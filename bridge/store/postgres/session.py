@@ -143,8 +143,8 @@ class Session:
         return self._step((queries()[name], parameters), self._changed)
 
     def send(self, name: str, parameters: Mapping[str, Any]) -> None:
-        """Have a statement done, at the latest with the commit."""
-        self._step((queries()[name], parameters), lambda _: None)
+        """Have a statement done, at the latest with the commit; the server begins while we go on."""
+        self._step((queries()[name], parameters), lambda cursor: cursor.connection.pgconn.flush())
 
     def commit(self) -> None:
         """Make all of it durable; where the connection breaks, until it is known to be."""

@@ -111,6 +111,11 @@ class TableStore(ABC):
     def change(self, name: str, /, **parameters: Any) -> int:
         """Run a statement, and return how many rows it changed."""
 
+    def tell_confirmed(self, told: Mapping[str, Any], before: int | None) -> None:
+        """Append a line about what a sink has, or have the one that tells of *before* tell that."""
+        if before is None or not self.change("extend_confirmed", **told, before=before):
+            self.change("confirm", **told)
+
     @abstractmethod
     def together(self) -> AbstractContextManager[None]:
         """Return a context in which all changes become durable together; inside another one, with that."""

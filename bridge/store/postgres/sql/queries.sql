@@ -230,6 +230,12 @@ WHERE aside.sink = :sink AND aside.state = 'parked' ORDER BY aside.position;
 -- extend_confirmed: the same as the last line tells, and a little more, within one second
 UPDATE confirmed SET through = :through, at = :at WHERE sink = :sink AND lane = :lane AND through = :before;
 
+-- extend_or_confirm: both in one, so that nobody has to wait for the answer to the first
+WITH extended AS (UPDATE confirmed SET through = :through, at = :at
+    WHERE sink = :sink AND lane = :lane AND through = :before RETURNING 1)
+INSERT INTO confirmed (sink, lane, through, at)
+SELECT :sink, :lane, :through, :at::timestamptz WHERE NOT EXISTS (SELECT 1 FROM extended) ON CONFLICT DO NOTHING;
+
 -- confirmed_before: everything of a lane up to there has been with a sink since before that time: all lines before the
 -- first that is younger. A line from the future tells nothing, and the next one tells for it
 SELECT max(through) AS through FROM confirmed WHERE sink = :sink AND lane = :lane AND at < :before
