@@ -19,7 +19,8 @@ import orjson
 from bridge.errors import BridgeError
 from bridge.store.places import StorePlace
 from bridge.store.tables.moments import as_text
-from bridge.store.tables.store import ARRIVING, MOVED, MOVING, TableStore
+from bridge.store.tables.notes import ARRIVING, MOVED, MOVING
+from bridge.store.tables.store import TableStore
 
 PAGE_ROWS: Final = 1000
 

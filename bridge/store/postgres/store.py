@@ -25,7 +25,8 @@ from bridge.store.postgres.rows import Row
 from bridge.store.postgres.session import Session, SetBack
 from bridge.store.postgres.transaction import PostgresTransaction
 from bridge.store.records import StoreFigures
-from bridge.store.tables.store import COPIED, PARTITIONS, TableStore
+from bridge.store.tables.notes import COPIED, PARTITIONS
+from bridge.store.tables.store import TableStore
 
 CHECKED: Final = "checked"
 """Name of what the database was recognised by when it was known to be the newest state of itself."""
