@@ -104,6 +104,22 @@ async def test_a_restart_of_the_database_is_waited_for_and_nothing_is_lost_or_to
             assert await stopped(bridge) == 0
 
 
+async def test_a_stop_while_the_database_is_away_ends_in_its_time_and_nothing_is_lost(
+    server: PrivatePostgres, tmp_path: Path, broker: PrivateBroker
+) -> None:
+    async with place_on(server, tmp_path, broker) as place:
+        with place.bridge() as bridge:
+            await place.witness(until=10)
+            await asyncio.to_thread(server.stop)
+            place.pbx.change_display_name(next(iter(place.pbx.truth())))
+            await asyncio.to_thread(bridge.wait_for_log, "store.unavailable")
+            assert await stopped(bridge) != 0
+        await asyncio.to_thread(server.start)
+        with place.bridge() as bridge:
+            assert len((await place.witness(until=1)).ids) == 1
+            assert await stopped(bridge) == 0
+
+
 async def test_a_wrong_password_is_said_and_not_shown(
     server: PrivatePostgres, tmp_path: Path, broker: PrivateBroker
 ) -> None:

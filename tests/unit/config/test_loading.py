@@ -215,3 +215,21 @@ def test_one_app_fits_into_the_environment(tmp_path: Path) -> None:
     )
     assert settings.listen is not None
     assert settings.listen.app[0].secret.reveal() == "pw"
+
+
+def test_a_file_with_the_url_of_the_store_wins_over_the_url_that_an_image_has_as_default(tmp_path: Path) -> None:
+    file = tmp_path / "store"
+    file.write_text("postgresql://bridge:pl4nted-s3cret@db.example.com/bridge\n")
+    both = {"BRIDGE_STORE_URL_FILE": str(file), "BRIDGE_STORE_URL": "sqlite:////var/lib/account-bridge/bridge.db"}
+    for environment in (both, dict(reversed(both.items()))):
+        settings = load(MINIMUM | environment)
+        assert settings.redacted()["store"]["url"] == "postgresql://bridge@db.example.com:5432/bridge"
+        assert "pl4nted-s3cret" not in repr(settings)
+    file.unlink()
+
+
+def test_a_database_that_is_not_verified_is_said_to_be_insecure() -> None:
+    url = "postgresql://bridge:pl4nted-s3cret@db.example.com/bridge?sslmode=disable"
+    (sentence,) = load(MINIMUM | {"BRIDGE_STORE_URL": url}).insecurities()
+    assert "db.example.com:5432/bridge may be talked to without TLS" in sentence
+    assert "pl4nted-s3cret" not in sentence
