@@ -10,7 +10,6 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from time import thread_time
 from typing import Final, NoReturn
 
 from websockets.exceptions import ConnectionClosed
@@ -18,7 +17,6 @@ from websockets.exceptions import ConnectionClosed
 from bridge.errors import BridgeError, PbxBrokeProtocol, PbxUnreachable
 from bridge.logs import get_logger
 from bridge.model import Cursor
-from bridge.pbx.rest import Rest
 from bridge.pbx.turnstile import Turn, Turnstile
 from bridge.pbx.walk.actions import (
     Action,
@@ -36,7 +34,7 @@ from bridge.pbx.walk.actions import (
     WalkEnded,
 )
 from bridge.pbx.walk.walker import Phase, Walker
-from bridge.pbx.websocket import TOO_BIG, WebSocket
+from bridge.pbx.websocket import OUR_REASONS, TOO_BIG, WebSocket
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.protocol import Answer, Conversation, Event
 
@@ -203,8 +201,6 @@ class _Reading:
         self._problem: Exception | None = None
         """What ends the reading."""
         self._timer: asyncio.TimerHandle | None = None
-        self._rest = Rest()
-        self._resting: asyncio.TimerHandle | None = None
 
     def begin(self, early: Sequence[Event]) -> None:
         """Ask the first question, and take what came *early*."""
@@ -216,9 +212,8 @@ class _Reading:
     def end(self) -> None:
         """Deal with nothing more."""
         self._socket.hold()
-        for handle in (self._timer, self._resting):
-            if handle is not None:
-                handle.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._turn is not None:
             self._turn.leave()
 
@@ -229,8 +224,6 @@ class _Reading:
         await self._deliver_left()
         if self._problem is not None:
             raise self._problem
-        if self._resting is not None:
-            return
         self._socket.go_on()
         if self._left:
             return
@@ -278,24 +271,19 @@ class _Reading:
         """Have ``go_on`` look what there is to do."""
         self._news.set()
 
-    def _take(self, data: bytes) -> None:
-        began_at = thread_time()
+    def _take(self, data: bytes) -> bool:
+        """Deal with a message, and return whether it was asked for."""
         try:
             event = self._conversation.receive(data)
+            is_answer = isinstance(event, Answer)
             self._on_event(event)
             self._carry_out(self._walker.heard(event, self._now()))
-            if self._turn is not None and isinstance(event, Answer):
+            if self._turn is not None and is_answer:
                 self._turn.progress(self._now())
         except Exception as problem:  # noqa: BLE001 - raised where somebody waits for it
             self._stop_at(_planned(problem, self._peer))
-            return
-        if pause := self._rest.due(thread_time() - began_at, self._now(), is_answer=isinstance(event, Answer)):
-            self._socket.hold()
-            self._resting = self._loop.call_later(pause, self._is_rested)
-
-    def _is_rested(self) -> None:
-        self._resting = None
-        self.wake()
+            return False
+        return is_answer
 
     def _time_passed(self) -> None:
         self._timer = None
@@ -375,7 +363,7 @@ def find_reason(closed: ConnectionClosed) -> str:
     frame = closed.rcvd or closed.sent
     if frame is None:
         return "cut without a goodbye"
-    if frame.code == TOO_BIG and not frame.reason.startswith("a message in"):
+    if frame.code == TOO_BIG and frame.reason not in OUR_REASONS:
         return "a message was larger than max_message_bytes"
     if closed.rcvd is None and frame.reason:
         return f"closed with code {frame.code}, because of {frame.reason}"

@@ -1,4 +1,4 @@
-"""When a connection has to rest, so that one PBX does not take the time of all others: decided without a clock."""
+"""When a PBX has to rest, so that one PBX does not take the time of all others: decided without a clock."""
 
 from typing import Final
 
@@ -14,16 +14,17 @@ BEHIND: Final = 3.0
 BURST_SECONDS: Final = 0.05
 """So much of that may come at once."""
 
-MAX_REST_SECONDS: Final = 1.0
-"""Far below the time in which an answer must have come."""
+MAX_REST_SECONDS: Final = 10.0
+"""Below the time in which an answer must have come, and more than any one message of a mebibyte makes owe by far."""
 
 
 class Rest:
-    """What one connection owes. Answers come at the pace at which we ask, and are free up to ``CHEAP_SECONDS`` each.
+    """What one PBX owes, over all its connections.
 
+    Answers come at the pace at which we ask, and are free up to ``CHEAP_SECONDS`` each, their frames included.
     What an answer takes beyond that (``BEHIND`` times, since reading it is not all the work it makes), and all that
-    anything else takes, is paid for at ``SHARE`` of real time: a PBX that pushes without end, or says things that take
-    long to read, is read more slowly, and nobody else is.
+    anything else takes, is paid for at ``SHARE`` of real time: a PBX that pushes without end, cuts messages into many
+    frames, or says things that take long to read, is read more slowly, and nobody else is.
     """
 
     def __init__(self) -> None:
@@ -33,11 +34,15 @@ class Rest:
     def __repr__(self) -> str:
         return f"<Rest {self._owed:.3f} s owed>"
 
-    def due(self, spent: float, now: float, *, is_answer: bool) -> float:
-        """Return how many seconds to rest behind a message that took *spent* seconds; for most of them 0."""
+    def due(self, spent: float, now: float, *, is_answer: bool = False) -> float:
+        """Return how many seconds to rest behind what took *spent* seconds; for most messages 0.
+
+        Beyond ``BURST_SECONDS`` all that is owed is rested for at once: many short rests would cost more than they
+        spare.
+        """
         dear = (spent - CHEAP_SECONDS) * BEHIND if is_answer else spent
         if dear <= 0.0:
             return 0.0
         self._owed = max(0.0, self._owed - (now - self._at) * SHARE) + dear
         self._at = now
-        return min(max(0.0, self._owed - BURST_SECONDS) / SHARE, MAX_REST_SECONDS)
+        return min(self._owed / SHARE, MAX_REST_SECONDS) if self._owed > BURST_SECONDS else 0.0

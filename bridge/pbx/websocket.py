@@ -9,7 +9,9 @@ them: one way in, room for so much and no more, deadlines, and an end.
   nothing more is read. Kept are then, beside one message, what one read of the system brought (256 KiB) and the
   messages of one slice. A turn of the event loop is over after ``FRAMES_A_TURN`` frames; the rest has the next.
 - *Nothing for nothing.* Frames that bring nothing (pings, pongs, empty ones) are counted, and so is everything that
-  comes from somebody unknown (``Allowance``): more than anybody needs ends the connection with code 1008.
+  comes before a login is good (``Allowance``): more than anybody needs ends the connection with code 1008.
+- *Time has its price.* What frames take of the event loop's time is paid for (``Rest``) with the message that they
+  bring, and at the end of the connection where they bring none.
 - *The end.* Whatever came before it is handed over first. A goodbye, and output that nobody reads, have deadlines.
 """
 
@@ -20,7 +22,8 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, cast
+from time import thread_time
+from typing import Final, TypeVar, cast
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import (
@@ -38,6 +41,7 @@ from websockets.server import ServerProtocol
 from websockets.uri import WebSocketURI, parse_uri
 
 from bridge.logs import get_logger
+from bridge.pbx.rest import Rest
 
 SLICE_BYTES: Final = 1024
 """Fed to the core at a time: what it makes of them is done in one go, 512 pings in 2 to 8 ms at worst."""
@@ -75,6 +79,23 @@ _FAILING: Final = (State.CONNECTING, State.OPEN)
 _FIRST_CONTROL: Final = Opcode.CLOSE
 """This opcode and those above it are control frames."""
 
+OPENING_BYTES: Final = 1 << 16
+"""Of HTTP from somebody whom we dialled."""
+
+LOGIN_BYTES: Final = 1 << 16
+"""Of all frames before a login is good: as much as the vendor's own buffers hold."""
+
+LOGIN_FRAMES: Final = 1024
+"""The same, of somebody whom we dialled: some cut their messages into many."""
+
+TOO_MANY_FRAGMENTS: Final = "a message in too many fragments"
+TOO_LONG_OPENING: Final = "an opening that is too long"
+TOO_MUCH: Final = "too much before the login"
+OUR_REASONS: Final = frozenset({TOO_MANY_FRAGMENTS, TOO_LONG_OPENING, TOO_MUCH})
+"""Of code 1009, beside a message that is too large."""
+
+Understood = TypeVar("Understood")
+
 log = get_logger(__name__)
 
 
@@ -91,6 +112,7 @@ class WebSocket(asyncio.Protocol, ABC):
     """One connection. Subclasses bring the opening (``_shake``).
 
     *write_seconds* is how long output may stay unread. With an *allowance* the other end is a stranger until ``trust``.
+    What it takes of our time is put down to *rest*, which may know of earlier connections.
     """
 
     transport: asyncio.Transport
@@ -102,6 +124,7 @@ class WebSocket(asyncio.Protocol, ABC):
         close_seconds: float = CLOSE_SECONDS,
         write_seconds: float = WRITE_SECONDS,
         allowance: Allowance | None = None,
+        rest: Rest | None = None,
     ) -> None:
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the connection is no more. What came over it may not have been taken yet."""
@@ -116,6 +139,11 @@ class WebSocket(asyncio.Protocol, ABC):
         self._write_seconds = write_seconds
         self._allowance = allowance
         self._slice_bytes = SLICE_BYTES if allowance is None else STRANGERS_SLICE_BYTES
+        self._rest = rest or Rest()
+        self._unpaid = 0.0
+        """Seconds that frames have taken which brought no message yet."""
+        self._resting: asyncio.TimerHandle | None = None
+        """While there is one, nothing is parsed and no message handed over."""
         self._loop = asyncio.get_running_loop()
         self._unfed = b""
         self._fed = 0
@@ -124,7 +152,7 @@ class WebSocket(asyncio.Protocol, ABC):
         self._message: bytearray | None = None
         """What came of a message in several frames."""
         self._fragments = 0
-        self._on_message: Callable[[bytes], None] | None = None
+        self._on_message: Callable[[bytes], bool] | None = None
         self._on_over: Callable[[], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         """Somebody is in ``receive``."""
@@ -164,10 +192,10 @@ class WebSocket(asyncio.Protocol, ABC):
             return core.close_exc
         return ConnectionClosedError(core.close_rcvd, core.close_sent, core.close_rcvd_then_sent)
 
-    def listen(self, on_message: Callable[[bytes], None], on_over: Callable[[], None]) -> None:
+    def listen(self, on_message: Callable[[bytes], bool], on_over: Callable[[], None]) -> None:
         """Have *on_message* called with each message from now on, those that wait included, and *on_over* at the end.
 
-        *on_message* deals with exceptions itself: one that comes out of it ends the connection without a goodbye.
+        *on_message* returns whether the message was asked for, which costs less. It deals with exceptions itself: one that comes out of it ends the connection without a goodbye.
         """
         if self.is_over:
             on_over()
@@ -186,13 +214,13 @@ class WebSocket(asyncio.Protocol, ABC):
             self._pump()
 
     async def receive(self) -> bytes:
-        """Return the next message, text or binary; only while nobody listens.
+        """Return the next message, text or binary, once what came before is paid for; only while nobody listens.
 
         Raises:
             ConnectionClosed: there is none any more.
 
         """
-        while not self._inbox:
+        while not self._inbox or self._resting is not None:
             if self.is_over:
                 raise self.end
             self._waiter = self._loop.create_future()
@@ -203,6 +231,20 @@ class WebSocket(asyncio.Protocol, ABC):
         message = self._inbox.popleft()
         self._pump()
         return message
+
+    async def understand(self, read: Callable[[bytes], Understood]) -> Understood:
+        """Return what *read* makes of the next message, and have the other end pay for the time that takes.
+
+        Raises:
+            ConnectionClosed: there is none any more.
+
+        """
+        message = await self.receive()
+        began = thread_time()
+        try:
+            return read(message)
+        finally:
+            self._pay(thread_time() - began)
 
     def send(self, text: str) -> None:
         """Send a message. Nobody would get it once the connection is closing, and its end is told to who listens."""
@@ -215,6 +257,10 @@ class WebSocket(asyncio.Protocol, ABC):
         if self.is_open:
             self._core.send_ping(b"lives?")
             self._flush()
+
+    def put_down_to(self, rest: Rest, allowance: Allowance) -> None:
+        """Know who it is: what it takes of our time is put down to *rest* from now on, and *allowance* is what it has."""
+        self._rest, self._allowance = rest, allowance
 
     def trust(self) -> None:
         """Lift the limits for strangers."""
@@ -329,13 +375,13 @@ class WebSocket(asyncio.Protocol, ABC):
     # What happens in a turn.
 
     def _pump(self) -> None:
-        """Hand over what came until nobody takes it, or nothing is left, or this turn was long enough."""
+        """Hand over what came until nobody takes it, it has to rest, nothing is left, or this turn was long enough."""
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None
         try:
-            left = FRAMES_A_TURN
-            while not self._is_clogged:
+            left, began, is_fed = FRAMES_A_TURN, thread_time(), False
+            while not self._is_clogged and self._resting is None:
                 if left <= 0:
                     self._turn = self._loop.call_soon(self._pump)
                     break
@@ -343,16 +389,35 @@ class WebSocket(asyncio.Protocol, ABC):
                     if self._on_message is None or self._is_held:
                         break
                     left -= 1
-                    self._on_message(self._inbox.popleft())
+                    is_answer = self._on_message(self._inbox.popleft())
+                    now = thread_time()
+                    self._pay(now - began, is_answer=is_answer)
+                    began, is_fed = now, False
                 elif self._unfed:
                     left -= self._feed()
+                    is_fed = True
                 else:
                     break
+            if is_fed:
+                self._unpaid += thread_time() - began
             self._look_ahead()
         except Exception:
             # Nobody else would tell: these are turns of the event loop, whose own log is not shown.
             log.exception("websocket.failed", connection=repr(self))
             self.abort()
+
+    def _pay(self, spent: float, *, is_answer: bool = False) -> None:
+        """Have it rest, if need be, behind a message that took *spent* seconds beside those of its frames."""
+        pause = self._rest.due(self._unpaid + spent, self._loop.time(), is_answer=is_answer)
+        self._unpaid = 0.0
+        if pause and not self.is_over:
+            if self._resting is not None:
+                self._resting.cancel()
+            self._resting = self._loop.call_later(pause, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = None
+        self._pump()
 
     def _feed(self) -> int:
         """Give the core its next bytes, and return how many frames came that are no end of a message."""
@@ -400,7 +465,7 @@ class WebSocket(asyncio.Protocol, ABC):
                 self._inbox.append(bytes(self._message))
                 self._message = None
             elif self._fragments >= MAX_FRAGMENTS:
-                self._fail(TOO_BIG, "a message in too many fragments")
+                self._fail(TOO_BIG, TOO_MANY_FRAGMENTS)
 
     def _count_empty(self) -> None:
         now = self._loop.time()
@@ -413,11 +478,11 @@ class WebSocket(asyncio.Protocol, ABC):
         if self._core.state is State.CONNECTING:
             allowance.opening -= count
             if allowance.opening < 0:
-                self._fail(TOO_BIG, "an opening that is too long")
+                self._fail(TOO_BIG, TOO_LONG_OPENING)
         else:
             allowance.content -= count
             if allowance.content < 0:
-                self._fail(TOO_BIG, "too much for a stranger")
+                self._fail(TOO_BIG, TOO_MUCH)
 
     def _count(self, allowance: Allowance, frames: int) -> None:
         allowance.frames -= frames
@@ -427,7 +492,7 @@ class WebSocket(asyncio.Protocol, ABC):
     def _look_ahead(self) -> None:
         """See whether more is to be read, or this is the end."""
         is_drained = not self._inbox and not self._unfed
-        if self._inbox and self._waiter is not None and not self._waiter.done():
+        if self._inbox and self._resting is None and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
         if self._is_at_end:
             if is_drained and not self.is_over:
@@ -449,6 +514,9 @@ class WebSocket(asyncio.Protocol, ABC):
         finally:
             if self.gone.done():
                 self.is_over = True
+                self._pay(0.0)
+                if self._resting is not None:
+                    self._resting.cancel()
                 if self._waiter is not None and not self._waiter.done():
                     self._waiter.set_result(None)
                 on_over, self._on_over, self._on_message = self._on_over, None, None
@@ -469,8 +537,13 @@ class WebSocket(asyncio.Protocol, ABC):
 class DialledWebSocket(WebSocket):
     """A connection that we open."""
 
-    def __init__(self, core: ClientProtocol, *, close_seconds: float, write_seconds: float) -> None:
-        super().__init__(core, close_seconds=close_seconds, write_seconds=write_seconds)
+    def __init__(
+        self, core: ClientProtocol, *, close_seconds: float, write_seconds: float, rest: Rest | None = None
+    ) -> None:
+        allowance = Allowance(OPENING_BYTES, LOGIN_BYTES, LOGIN_FRAMES)
+        super().__init__(
+            core, close_seconds=close_seconds, write_seconds=write_seconds, allowance=allowance, rest=rest
+        )
         self._client = core
         self._opened: asyncio.Future[None] = self._loop.create_future()
 
