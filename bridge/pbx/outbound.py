@@ -16,7 +16,7 @@ from bridge.model import Cursor
 from bridge.pbx.reader import Deliver, Reader, TryDeliver, contained, find_reason
 from bridge.pbx.turnstile import Turnstile
 from bridge.pbx.walk.actions import Pace
-from bridge.pbx.websocket import GOING_AWAY, NORMAL, OUR_FAULT, Tap, WebSocket, dial
+from bridge.pbx.websocket import GOING_AWAY, LOGIN_BYTES, NORMAL, OUR_FAULT, Tap, WebSocket, dial
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.login import login_digest
 from bridge.pbx.wire.protocol import Conversation, Event, Party
@@ -110,12 +110,17 @@ class PbxSource:
         """Log in, and return what came early."""
         self._on_state("logging in")
         early: list[Event] = []
+        left = LOGIN_BYTES
         password = self._password()
         try:
             async with asyncio.timeout(self._pace.answer_timeout):
                 socket.send(conversation.say(m.AppChallenge()))
                 while True:
-                    event = self._understood(conversation, await socket.receive(), early)
+                    data = await socket.receive()
+                    left -= len(data)
+                    if left < 0:
+                        raise PbxBrokeProtocol(f"{self._url} says too much before it says whether the login is good")
+                    event = self._understood(conversation, data, early)
                     match event:
                         case m.AppChallengeResult(challenge=challenge):
                             digest = login_digest(app=self._app, challenge=challenge, password=password)

@@ -90,6 +90,7 @@ class Reader:
         self._wake: Callable[[], None] = _nobody_waits
         self._reached: Reached | None = None
         """What the connection before came to."""
+        self._rest = Rest()
 
     def __repr__(self) -> str:
         return f"<Reader of {self._peer}>"
@@ -132,6 +133,7 @@ class Reader:
             peer=self._peer,
             turnstile=self._turnstile,
             on_state=self._on_state,
+            rest=self._rest,
         )
         self._wake = reading.wake
         self._on_state(READING)
@@ -180,6 +182,7 @@ class _Reading:
         peer: str,
         turnstile: Turnstile | None,
         on_state: Callable[[str], None],
+        rest: Rest,
     ) -> None:
         self._turnstile = turnstile
         self._on_state = on_state
@@ -203,7 +206,7 @@ class _Reading:
         self._problem: Exception | None = None
         """What ends the reading."""
         self._timer: asyncio.TimerHandle | None = None
-        self._rest = Rest()
+        self._rest = rest
         self._resting: asyncio.TimerHandle | None = None
 
     def begin(self, early: Sequence[Event]) -> None:
@@ -214,8 +217,9 @@ class _Reading:
         self._socket.listen(self._take, self.wake)
 
     def end(self) -> None:
-        """Deal with nothing more."""
+        """Deal with nothing more. What frames took of which nothing came is owed on the next connection."""
         self._socket.hold()
+        self._rest.due(self._socket.take_spent(), self._now(), is_answer=False)
         for handle in (self._timer, self._resting):
             if handle is not None:
                 handle.cancel()
@@ -289,7 +293,8 @@ class _Reading:
         except Exception as problem:  # noqa: BLE001 - raised where somebody waits for it
             self._stop_at(_planned(problem, self._peer))
             return
-        if pause := self._rest.due(thread_time() - began_at, self._now(), is_answer=isinstance(event, Answer)):
+        spent = self._socket.take_spent() + thread_time() - began_at
+        if pause := self._rest.due(spent, self._now(), is_answer=isinstance(event, Answer)):
             self._socket.hold()
             self._resting = self._loop.call_later(pause, self._is_rested)
 

@@ -1,4 +1,4 @@
-"""When a connection has to rest, so that one PBX does not take the time of all others: decided without a clock."""
+"""When a PBX has to rest, so that one PBX does not take the time of all others: decided without a clock."""
 
 from typing import Final
 
@@ -19,8 +19,9 @@ MAX_REST_SECONDS: Final = 1.0
 
 
 class Rest:
-    """What one connection owes. Answers come at the pace at which we ask, and are free up to ``CHEAP_SECONDS`` each.
+    """What one PBX owes, whatever connections it had.
 
+    Answers come at the pace at which we ask, and are free up to ``CHEAP_SECONDS`` each, their frames included.
     What an answer takes beyond that (``BEHIND`` times, since reading it is not all the work it makes), and all that
     anything else takes, is paid for at ``SHARE`` of real time: a PBX that pushes without end, or says things that take
     long to read, is read more slowly, and nobody else is.

@@ -15,11 +15,13 @@ them: one way in, room for so much and no more, deadlines, and an end.
 
 import asyncio
 import ssl
+import sys
 import urllib.parse
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import thread_time
 from typing import Final, Protocol, cast
 
 from websockets.client import ClientProtocol
@@ -63,6 +65,9 @@ UNHEARD_BYTES: Final = 1 << 18
 CLOSE_SECONDS: Final = 5.0
 WRITE_SECONDS: Final = 30.0
 MAX_REDIRECTS: Final = 10
+
+LOGIN_BYTES: Final = 1 << 16
+"""Of messages before a login is through, introductions included: as much as the vendor's own buffers hold."""
 
 CUT: Final = 1006
 """No goodbye."""
@@ -167,6 +172,8 @@ class WebSocket(asyncio.Protocol, ABC):
         self._stalling: asyncio.TimerHandle | None = None
         self._empty_frames = 0.0
         self._empty_at = 0.0
+        self._spent = 0.0
+        """Seconds of our time that frames took since somebody asked."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._core.state.name.lower()}, {len(self._inbox)} messages wait>"
@@ -242,10 +249,15 @@ class WebSocket(asyncio.Protocol, ABC):
             self._core.send_ping(b"lives?")
             self._flush()
 
-    def trust(self) -> None:
-        """Lift the limits for strangers."""
-        self._allowance = None
+    def trust(self, frames: int | None = None) -> None:
+        """Lift the limits for strangers; with *frames* no more than so many may come until it is called once more."""
+        self._allowance = None if frames is None else Allowance(0, sys.maxsize, frames)
         self._slice_bytes = SLICE_BYTES
+
+    def take_spent(self) -> float:
+        """Return how many seconds of our time its frames took since this was asked last."""
+        spent, self._spent = self._spent, 0.0
+        return spent
 
     async def close(self, code: int = NORMAL) -> None:
         """Say goodbye and wait until the other end did, within the deadline; messages that still come are dropped."""
@@ -388,6 +400,7 @@ class WebSocket(asyncio.Protocol, ABC):
 
     def _feed(self) -> int:
         """Give the core its next bytes, and return how many frames came that are no end of a message."""
+        began = thread_time()
         data = self._unfed
         if len(data) - self._fed <= self._slice_bytes:
             if self._fed:
@@ -411,6 +424,7 @@ class WebSocket(asyncio.Protocol, ABC):
             self._count(self._allowance, len(events))
         if core.handshake_exc is not None:
             self._opening_over()
+        self._spent += thread_time() - began
         return len(events) - len(self._inbox)
 
     def _take(self, frame: Frame) -> None:

@@ -14,6 +14,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from bridge.errors import BadConfig
+from bridge.pbx import websocket
 from bridge.pbx.inbound import server
 from bridge.pbx.inbound.admission import Bounds, Ticket
 from bridge.pbx.inbound.authentication import App, Verdict
@@ -256,7 +257,7 @@ async def test_compression_is_not_negotiated() -> None:
 async def test_before_the_login_messages_are_small_and_after_it_as_large_as_configured() -> None:
     async with Door(max_message_bytes=300_000).open() as door:
         async with door.knock() as socket:
-            await socket.send("x" * (server.LOGIN_BYTES + 1))
+            await socket.send("x" * (websocket.LOGIN_BYTES + 1))
             assert await is_dropped(socket) == 1009
         await until(lambda: door.refusals == {"a message that is too large": 1})
         async with door.knock() as socket:
@@ -266,6 +267,15 @@ async def test_before_the_login_messages_are_small_and_after_it_as_large_as_conf
             assert (await answer_of(socket))["mt"] == "AccountInfo"
             await socket.send("x" * 300_001)
             assert await is_dropped(socket) == 1009
+
+
+async def test_who_has_logged_in_says_little_before_it_says_who_it_is() -> None:
+    async with Door(max_message_bytes=300_000).open() as door:
+        async with door.knock() as socket:
+            await log_in(socket)
+            await socket.send(json.dumps({"mt": "Unheard.of", "x": "x" * 100_000}))
+            assert await is_dropped(socket) == 1008
+        await until(lambda: door.refusals == {"it says too much before it says who it is": 1})
 
 
 async def test_whoever_is_slow_is_dropped_at_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:

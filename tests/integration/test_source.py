@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from bridge.errors import PbxBrokeProtocol, PbxRefusedLogin, PbxUnreachable
 from bridge.model import AccountGuid, Cursor, Row, Token
@@ -16,7 +17,7 @@ from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, EpochBegan, Pace, RowRead, Sighted, WalkBegan, WalkEnded
 from bridge.pbx.walk.walker import Walker
 from bridge.pbx.wire import messages as m
-from bridge.pbx.wire.protocol import Conversation, Party
+from bridge.pbx.wire.protocol import Conversation, Event, Party
 
 GUID = Token('"g"')
 Say = Callable[[ServerConnection, str], Awaitable[None]]
@@ -375,6 +376,32 @@ async def test_whoever_sends_pings_without_end_is_hung_up_on_and_others_have_the
             await Reading(pbx).to_its_end()
         watching.cancel()
         assert await watching < 0.5
+
+
+async def test_whoever_says_much_instead_of_judging_a_login_is_given_up_before_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A message of a mebibyte may take a tenth of a second to read, and a login can be begun again and again."""
+    heard: list[int] = []
+    receive = Conversation.receive
+
+    def counted(conversation: Conversation, data: bytes | str) -> Event:
+        heard.append(len(data))
+        return receive(conversation, data)
+
+    monkeypatch.setattr(Conversation, "receive", counted)
+
+    async def talk(socket: ServerConnection) -> None:
+        with suppress(ConnectionClosed):  # it is hung up on
+            while True:
+                await socket.send(m.CheckBuild("x" * 20_000).to_json())
+
+    async with serve(talk, "127.0.0.1", 0) as server:
+        pbx = OddPbx([])
+        pbx.port = server.sockets[0].getsockname()[1]
+        with pytest.raises(PbxBrokeProtocol, match="says too much before it says whether the login is good"):
+            await Reading(pbx).to_its_end()
+    assert len(heard) == 3
 
 
 async def test_whom_we_hang_up_on_in_the_middle_of_a_login_has_not_refused_it() -> None:

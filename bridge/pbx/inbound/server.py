@@ -25,7 +25,7 @@ from bridge.pbx.inbound.listening_socket import ACCEPTS_A_TURN, ListeningSocket
 from bridge.pbx.inbound.memory import give_back, keep_buffers_small, spare_what_stays
 from bridge.pbx.inbound.refusals import RefusalLog
 from bridge.pbx.inbound.source import InboundConnection, InboundSource
-from bridge.pbx.websocket import GOING_AWAY, NOT_ALLOWED, OUR_FAULT, TOO_BIG, Allowance
+from bridge.pbx.websocket import GOING_AWAY, LOGIN_BYTES, NOT_ALLOWED, OUR_FAULT, TOO_BIG, Allowance
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.protocol import Conversation, Event, Party
 from bridge.security.forwarded import Proxies
@@ -33,9 +33,6 @@ from bridge.security.tls import ServerCertificate, peers_fingerprint
 
 REQUEST_BYTES: Final = 1 << 14
 """Of HTTP before the WebSocket is open; of headers the library takes 128."""
-
-LOGIN_BYTES: Final = 1 << 16
-"""Of all frames before the login is good: as much as the vendor's own buffers hold."""
 
 STRANGERS_FRAMES: Final = 32
 """Before the login is good, of every kind: it takes the request for a WebSocket, and two."""
@@ -47,7 +44,10 @@ INTRODUCTION_SECONDS: Final = 5.0
 """How long to wait for PbxInfo, which follows the login; the login itself says most of it."""
 
 MAX_EARLY: Final = 16
-"""Messages between login and PbxInfo."""
+"""Messages between login and PbxInfo, of ``LOGIN_BYTES`` in all."""
+
+INTRODUCTION_FRAMES: Final = 256
+"""The same in frames, with what may stand behind PbxInfo before we have read that."""
 
 CLOSE_SECONDS: Final = 2.0
 PING_SECONDS: Final = 40.0
@@ -254,10 +254,11 @@ class Listener:
                 await _hold(socket, asked_at + REFUSAL_SECONDS)
                 socket.send(conversation.say(m.LoginRefused()))
             raise _LoginRefused
-        socket.trust()
+        socket.trust(INTRODUCTION_FRAMES)
         socket.send(conversation.say(m.LoginAccepted()))
         early: list[Event] = []
         info = await _introduction(socket, conversation, early)
+        socket.trust()
         return InboundConnection(confirmed(claimed(login), info), socket, conversation, early, info, guid=login.guid)
 
     def _is_good(
@@ -327,10 +328,15 @@ async def _hold(socket: AcceptedWebSocket, until: float) -> None:
 
 async def _introduction(socket: AcceptedWebSocket, conversation: Conversation, early: list[Event]) -> m.PbxInfo | None:
     """Wait for PbxInfo, and keep in *early* what comes before; ``None`` where it does not come."""
+    left = LOGIN_BYTES
     with suppress(TimeoutError):
         async with asyncio.timeout(INTRODUCTION_SECONDS):
             while len(early) < MAX_EARLY:
-                event = conversation.receive(await socket.receive())
+                data = await socket.receive()
+                left -= len(data)
+                if left < 0:
+                    raise PbxBrokeProtocol("it says too much before it says who it is")
+                event = conversation.receive(data)
                 if isinstance(event, m.PbxInfo):
                     return event
                 early.append(event)

@@ -13,8 +13,10 @@ from websockets.protocol import Side
 from bridge.errors import PbxBrokeProtocol, PbxUnreachable, StoreUnusable
 from bridge.model import AccountGuid, Cursor, Row, Token
 from bridge.pbx.reader import READING, WAITING_FOR_TURN, Reader, WalkEvent, contained
+from bridge.pbx.rest import Rest
 from bridge.pbx.turnstile import IDLE_SECONDS, Turnstile
 from bridge.pbx.walk.actions import CaughtUp, Pace, RowRead, WalkBegan
+from bridge.pbx.websocket import WebSocket
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.protocol import Conversation, ConversationState, Party
 from tests.support.wires import Pair, logging_on, until
@@ -141,6 +143,31 @@ async def test_behind_what_was_not_asked_for_a_connection_rests_and_loses_nothin
         reading.arrive(account(2, reading.src))
         assert reading.accounts == ["a1", "a2"], "and now it is dealt with at once again"
         assert not task.done()
+
+
+async def test_frames_are_paid_for_with_their_message_and_those_of_none_on_the_next_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of one PBX it is all the same, on whatever connection it was."""
+    paid: list[tuple[Rest, float, bool]] = []
+
+    def due(rest: Rest, spent: float, _now: float, *, is_answer: bool) -> float:
+        paid.append((rest, spent, is_answer))
+        return 0.0
+
+    monkeypatch.setattr("bridge.pbx.reader.Rest.due", due)
+    monkeypatch.setattr(WebSocket, "take_spent", lambda _socket: 5.0)
+    reading = Reading()
+    async with reading.going_on():
+        reading.arrive(account(1, reading.src))
+    *_, (rest, of_answer, is_answer), (again, at_the_end, was_answer) = paid
+    assert (is_answer, was_answer) == (True, False)
+    assert rest is again
+    assert at_the_end == 5.0 < of_answer
+    reading.pair = Pair(Side.CLIENT)
+    reading.said.clear()
+    async with reading.going_on():
+        assert paid[-1][0] is rest
 
 
 async def test_while_the_other_end_does_not_read_it_is_asked_nothing_more() -> None:

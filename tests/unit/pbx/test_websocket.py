@@ -332,6 +332,28 @@ async def test_whoever_is_trusted_is_no_stranger() -> None:
         assert len(await pair.socket.receive()) == 10_000
 
 
+async def test_who_introduces_himself_may_send_large_messages_in_few_frames() -> None:
+    pair = Pair(Side.SERVER, allowance=Allowance(1 << 14, 1 << 16, 32))
+    pair.socket.trust(8)
+    pair.frames(Frame(Opcode.TEXT, b"x" * 70_000))
+    assert len(await pair.socket.receive()) == 70_000
+    pair.frames(Frame(Opcode.TEXT, b"x", fin=False), *[Frame(Opcode.CONT, b"x", fin=False)] * 8)
+    await until(pair.said_last)
+    assert pair.said_last() == 1008
+    with pytest.raises(ConnectionClosed):
+        await lost(pair)
+
+
+async def test_what_frames_take_of_our_time_is_told_once() -> None:
+    pair = Pair(Side.CLIENT)
+    pair.socket.take_spent()
+    pair.frames(Frame(Opcode.TEXT, b"x", fin=False), *[Frame(Opcode.CONT, b"x", fin=False)] * 100)
+    assert pair.socket.take_spent() > 0.0
+    assert pair.socket.take_spent() == 0.0
+    pair.socket.abort()
+    await pair.socket.gone
+
+
 async def lost(pair: Pair) -> None:
     """Have the other end cut the line, and wait for a message."""
     pair.wire.abort()
