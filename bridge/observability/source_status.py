@@ -209,13 +209,8 @@ class SourceStatus(ComponentStatus):
         """Record how many of its events are not done."""
         self.unsent = rows
 
-    def made(self, events: int) -> None:
-        """Record that events of it wait to be sent."""
-        self.unsent += events
-
-    def confirmed(self, events: int, now: datetime) -> None:
+    def confirmed(self, now: datetime) -> None:
         """Record that the broker confirmed events of it."""
-        self.unsent = max(0, self.unsent - events)
         self.last_confirm_at = now
         self.goes_out()
 

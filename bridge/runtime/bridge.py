@@ -143,7 +143,6 @@ class Bridge:
         """
         tune()
         try:
-            await self._outbox_monitor.begin()
             self.board.broker.last_progress_at = await self._offload(self._store.past.last_confirmed_at)
             await self._measure()
             for watched, limit in (("store", STORE_STUCK), ("prune", HOUSEKEEPING_STUCK)):
@@ -422,7 +421,6 @@ class Bridge:
     async def discard(self, position: int, reason: str) -> bool:
         """Never send a parked event, and return whether there was one at *position*."""
         is_found = await self._offload(self._store.discard, position, reason, utc_now())
-        await self._outbox_monitor.begin()
         if is_found:
             log.warning("event.discarded", position=position, reason=reason)
         self._released()
@@ -430,7 +428,7 @@ class Bridge:
 
     def _released(self) -> None:
         self._outbox_monitor.doubt()
-        self._outbox_monitor.count()
+        self._outbox_monitor.count_all()
         self._sinks.wake_all()
 
     async def _keep_walking(self) -> None:

@@ -1,7 +1,6 @@
 """What the board says about the outbox: how much waits, of whom, in doubt or parked, and whether there is room left."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -44,30 +43,24 @@ class OutboxMonitor:
     def __repr__(self) -> str:
         return f"<OutboxMonitor {self._store.backlog}>"
 
-    async def begin(self) -> None:
-        """Count what an earlier bridge left behind; also after an operator's decision about some of it."""
-        for name, waiting in (await self._offload(self._store.exchange.waiting)).items():
-            if (part := self._board.sources.get(name)) is not None:  # one that is not configured any more may be left
-                part.has_waiting(waiting.rows)
-        self.doubt()
-
     def doubt(self) -> None:
         """Say that rows may be in doubt, or parked, that were not before."""
         self._may_have_doubts = True
 
     def told(self, told: Committed) -> None:
         """Count what has become durable."""
-        self._board.sources[told.source].made(len(told.changes) + (told.certificate is not None))
         self.count()
+        self._count_of(told.source)
 
     def published(self, rows: Sequence[OutboxRow], now: datetime) -> None:
         """Count what the broker confirmed."""
         self.count()
         board = self._board
         board.confirmed(len(rows), rows[0].created_at, rows[-1].created_at, now)
-        for source, count in Counter(row.source for row in rows).items():
-            if (part := board.sources.get(source)) is not None:
-                part.confirmed(count, now)
+        for source in {row.source for row in rows}:
+            if (part := board.sources.get(source)) is not None:  # it may not be followed any more
+                part.confirmed(now)
+                self._count_of(source)
         if board.in_doubt:
             self.doubt()
 
@@ -83,7 +76,7 @@ class OutboxMonitor:
         if by := board.keep_pace(now):
             log.warning("clock.set", seconds=round(by.total_seconds(), 1))
         board.free_bytes = await self._offload(self._store.free_bytes)
-        self.count()
+        self.count_all()
         if self._may_have_doubts:
             await self._count_doubts()
         if not board.unsent:
@@ -96,6 +89,12 @@ class OutboxMonitor:
         for name, part in board.sources.items():
             if board.full or part.is_paused or part.waits_for_turn:
                 board.beat(f"read {name}")
+
+    def count_all(self) -> None:
+        """Bring the board up to date with the outbox, and with what waits in it of each source."""
+        self.count()
+        for name in self._board.sources:
+            self._count_of(SourceName(name))
 
     def count(self) -> None:
         """Bring the board up to date with the outbox, and look whether there is still room in it."""
@@ -113,6 +112,9 @@ class OutboxMonitor:
             self._has_room.set()
             log.info("outbox.has_room")
         board.full = full
+
+    def _count_of(self, source: SourceName) -> None:
+        self._board.sources[source].has_waiting(self._store.exchange.waiting(source))
 
     async def _count_doubts(self) -> None:
         self._may_have_doubts = False

@@ -26,7 +26,6 @@ from bridge.store.records import (
     Pause,
     RecordedEvent,
     SourceState,
-    Waiting,
 )
 
 Result = TypeVar("Result")
@@ -165,8 +164,8 @@ class Outbox(Protocol):
     def backlog(self) -> Backlog:
         """What is not done; may be asked from any thread."""
 
-    def waiting(self) -> Mapping[SourceName, Waiting]:
-        """Return what is not done, by source; takes the longer the more waits."""
+    def waiting(self, source: SourceName) -> int:
+        """Return how many rows of a source are not done; may be asked from any thread, and costs nothing."""
 
     def doubtful(self) -> Mapping[SourceName, int]:
         """Return how many rows may have reached the broker although no confirm came, by source."""

@@ -93,16 +93,6 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """What of one source is in the outbox and not done."""
-
-    rows: int
-    """Events that are to be sent, held ones among them."""
-    parked: int
-    """Of those, how many the broker refused for good."""
-
-
-@dataclass(frozen=True, slots=True)
 class Parked:
     """An event that the broker refused for good, as an operator sees it."""
 

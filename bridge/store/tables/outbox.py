@@ -21,7 +21,7 @@ import orjson
 
 from bridge.errors import BridgeError
 from bridge.model import MAX_WINDOW_ROWS, OutboxRow, Sink, SourceName
-from bridge.store.records import Backlog, Parked, Waiting
+from bridge.store.records import Backlog, Parked
 from bridge.store.tables.moments import as_moment, as_text
 
 _SECOND: Final = len("2026-11-23T20:31:07")
@@ -67,6 +67,8 @@ class TableOutbox:
         """By lane: the last line that was appended here, and its second."""
         self._parked: Counter[int] = Counter()
         """By source: how many of its events are parked."""
+        self._waiting: Counter[int] = Counter()
+        """By source, where lanes are by source: how many of its events are not done, those that are aside included."""
         self._backlog = Backlog()
         self._given_before: int | None = None
         """The highest position that was given before the store was opened."""
@@ -94,7 +96,10 @@ class TableOutbox:
         (held,) = self._database.query("count_aside", sink=self.sink)
         rows, size = sum(row["rows"] for row in waiting), sum(row["bytes"] for row in waiting)
         self._backlog = Backlog(rows, size, held["rows"], held["bytes"], held["parked"])
-        self._parked = Counter({row["lane"]: row["parked"] for row in self._aside()})
+        aside = self._aside()
+        self._parked = Counter({row["lane"]: row["parked"] for row in aside})
+        in_turn = Counter({lane: row["rows"] for lane, row in zip(lanes, waiting, strict=True)})
+        self._waiting = in_turn + Counter({row["lane"]: row["rows"] for row in aside})
 
     def doubt_first(self) -> None:
         """After an unclean stop: take to be in doubt what may have been on its way."""
@@ -135,6 +140,7 @@ class TableOutbox:
         reached = {self._lane(self.find_lane(row.source)): row.position for row in rows}
         self._confirm(reached, at)
         self._count(-len(rows), -sum(len(row.body) for row in rows))
+        self._waiting.subtract(self._database.source_id(row.source) for row in rows)
 
     def _confirm(self, reached: Mapping[int, int], at: datetime) -> None:
         moment = as_text(at)
@@ -312,18 +318,12 @@ class TableOutbox:
         for source, (rows, size) in added.items():
             self._through.setdefault(0 if self._has_one_lane else source, 0)
             self._count(rows, size)
+            self._waiting[source] += rows
         self._count_held(held)
 
-    def waiting(self) -> Mapping[SourceName, Waiting]:
-        """Return what is not done, by source; takes the longer the more waits. Only of a sink with lanes by source."""
-        aside = {row["lane"]: row for row in self._aside()}
-        waiting = {}
-        for lane in self._through:
-            (counted,), held = self._unsent("count_unsent", lane), aside.get(lane)
-            rows, parked = (held["rows"], held["parked"]) if held is not None else (0, 0)
-            if counted["rows"] + rows:
-                waiting[self._name(lane)] = Waiting(counted["rows"] + rows, parked)
-        return waiting
+    def waiting(self, source: SourceName) -> int:
+        """Return how many events of a source are not done; of a sink with lanes by source."""
+        return self._waiting[self._database.source_id(source)] if self._database.has_source(source) else 0
 
     def doubtful(self) -> Mapping[SourceName, int]:
         """Return how many events may have reached the sink although no confirm came, by source."""
@@ -374,6 +374,7 @@ class TableOutbox:
                 for row in self._database.query("bytes_waiting", **told):
                     self.set_aside(position, "sent", None, at)
                     rows, size = rows + 1, size + row["bytes"]
+                    self._waiting[row["source_id"]] -= 1
                 was_aside |= self._database.change("aside_is_sent", **told, at=as_text(at)) == 1
         self._count(-rows, -size)
         if was_aside:
@@ -413,6 +414,7 @@ class TableOutbox:
             before = self._backlog
             left = {"held_rows": before.held_rows - 1, "held_bytes": before.held_bytes - row["bytes"]}
             self._backlog = replace(before, **left)
+            self._waiting[row["source_id"]] -= 1
         return True
 
     def _count_held(self, held: tuple[int, int]) -> None:

@@ -12,7 +12,7 @@ from bridge.observability.component_status import Level
 from bridge.observability.status import BridgeStatus
 from bridge.runtime.committer import Committed
 from bridge.runtime.outbox_monitor import BLOCKED, OutboxMonitor
-from bridge.store.records import Backlog, Waiting
+from bridge.store.records import Backlog
 from tests.support.boards import NOW, board, wait
 from tests.support.rows import HQ
 
@@ -26,7 +26,7 @@ class Store:
     """What is asked of a store, as a test sets it."""
 
     backlog: Backlog = field(default_factory=Backlog)
-    left: dict[SourceName, Waiting] = field(default_factory=dict)
+    left: dict[SourceName, int] = field(default_factory=dict)
     in_doubt: dict[SourceName, int] = field(default_factory=dict)
     asked: int = 0
 
@@ -40,8 +40,8 @@ class Store:
     def parked_by_source(self) -> Mapping[SourceName, int]:
         return {HQ: self.backlog.parked}
 
-    def waiting(self) -> Mapping[SourceName, Waiting]:
-        return self.left
+    def waiting(self, source: SourceName) -> int:
+        return self.left.get(source, 0)
 
     def doubtful(self) -> Mapping[SourceName, int]:
         self.asked += 1
@@ -77,21 +77,21 @@ def outbox_monitor(told: BridgeStatus, store: Store, has_room: asyncio.Event) ->
     return OutboxMonitor(told, cast("Any", store), at_once, Limits(max_events=10), has_room)
 
 
-async def test_what_an_earlier_bridge_left_is_counted_once(
+async def test_what_waits_of_a_source_is_what_the_store_says_whoever_left_it_there(
     outbox_monitor: OutboxMonitor, told: BridgeStatus, store: Store
 ) -> None:
-    store.left = {HQ: Waiting(7, 1), SourceName("gone from the configuration"): Waiting(3, 0)}
-    await outbox_monitor.begin()
+    store.left = {HQ: 7, SourceName("gone from the configuration"): 3}
+    await outbox_monitor.measure(NOW)
     assert (told.sources["hq"].unsent, told.sources["branch"].unsent) == (7, 0)
 
 
 def test_what_is_told_waits_and_what_is_confirmed_does_not(
     outbox_monitor: OutboxMonitor, told: BridgeStatus, store: Store
 ) -> None:
-    store.backlog = Backlog(rows=1)
+    store.backlog, store.left = Backlog(rows=1), {HQ: 1}
     outbox_monitor.told(Committed(HQ, [CHANGE]))
     assert (told.unsent, told.sources["hq"].unsent) == (1, 1)
-    store.backlog = Backlog()
+    store.backlog, store.left = Backlog(), {}
     outbox_monitor.published([ROW], NOW)
     assert (told.unsent, told.sources["hq"].unsent, told.published) == (0, 0, 1)
     assert told.last_lag_seconds == 2.0

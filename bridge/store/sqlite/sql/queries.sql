@@ -220,8 +220,8 @@ WHERE sink = :sink AND source_id = :source_id AND state = 'again';
 -- source_of_position: whose event it is, and how large
 SELECT source_id, length(body) AS bytes FROM outbox WHERE position = :position;
 
--- bytes_waiting: how large an event is that a sink would get in its turn; nothing where it does not wait for that
-SELECT length(body) AS bytes FROM outbox WHERE position = :position AND sinks & :sink
+-- bytes_waiting: whose event it is and how large that a sink would get in its turn; nothing where it does not wait for that
+SELECT source_id, length(body) AS bytes FROM outbox WHERE position = :position AND sinks & :sink
     AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position);
 
 -- parked_beside: what is parked beside a parked event and has to keep its order with it: of its account, and for a

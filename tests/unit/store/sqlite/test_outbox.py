@@ -1,5 +1,6 @@
 """The outbox against a model that is a few lists, for both sinks at once."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -154,6 +155,9 @@ class Played:
             backlog = outbox.backlog
             assert (backlog.rows, backlog.bytes) == (len(rows), sum(len(row.body) for row in rows))
             assert (backlog.held_rows, backlog.parked) == (len(model.aside), sum(one[3] for one in model.aside))
+            if outbox.sink is Sink.EXCHANGE:
+                of = Counter(one[0] for one in (*model.waiting, *model.aside))
+                assert [outbox.waiting(source) for source in SOURCES] == [of[source] for source in SOURCES]
 
 
 moves = st.tuples(
@@ -178,6 +182,8 @@ def test_each_sink_gets_what_it_does_not_have_in_order_and_both_are_counted_with
     with SqliteStore(path) as again:
         again.begin_log(1)
         assert (again.exchange.backlog, again.log.backlog) == before
+        played.sinks = dict(zip((again.exchange, again.log), played.sinks.values(), strict=True))
+        played.check()
         for outbox in (again.exchange, again.log):
             for parked in outbox.parked():
                 outbox.discard(parked.position, "why", NOW)
