@@ -19,7 +19,7 @@ from bridge.consumer.log.position_sqlite import SqlitePosition
 from bridge.consumer.log.reader import LogEntry, LogReader
 
 POSTGRES = os.environ.get("TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
-DEADLINE_SECONDS = 40
+DEADLINE_SECONDS = 120
 
 LETTERS = "CREATE TABLE IF NOT EXISTS letter (number INTEGER PRIMARY KEY, sequence integer, writer integer)"
 
@@ -117,7 +117,7 @@ def started(*arguments: Any, **more: Any) -> Any:
 
 async def ended(process: Any) -> None:
     await asyncio.to_thread(process.join, DEADLINE_SECONDS)
-    assert process.exitcode == 0
+    assert process.exitcode == 0, "it failed" if process.exitcode else "it is still at work"
 
 
 async def reached(crm: Crm, count: int) -> list[tuple[int, int]]:
