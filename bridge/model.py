@@ -62,6 +62,8 @@ class Row(NamedTuple):
     """True only where the PBX said so in words."""
     unread: str = ""
     """What form ``info`` came in, where it is one that nobody can read; ``info`` is ``None`` then."""
+    size: int = 0
+    """Of the message that told it, in bytes or letters."""
 
     def __repr__(self) -> str:
         return f"<Row of {self.account_guid} at {self.cursor}{', deleted' if self.is_deleted else ''}>"

@@ -27,7 +27,7 @@ from bridge.observability.source_status import LastChange, SourceStatus
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, Compare, Doubted, EpochBegan, RowRead, Sighted, WalkBegan, WalkEnded
 from bridge.pbx.walk.schedule import WalkSchedule
-from bridge.runtime.row_budget import SHARED_GROUP_ROWS, RowBudget
+from bridge.runtime.row_budget import SHARED_GROUP_ROWS, RowBudget, weight
 from bridge.store.contract import Offload, SourceStore
 from bridge.store.records import SourceState
 
@@ -116,7 +116,7 @@ class Committer:
         self._ask_ahead = ask_ahead
         self._budget = budget or RowBudget()
         self._counted = 0
-        """Rows that the budget counts for us."""
+        """Rows that the budget counts for us, by their weight: those that wait, and those being committed."""
         self._waiting: list[WalkEvent] = []
         """What is to be committed next."""
         self._news = asyncio.Event()
@@ -152,22 +152,23 @@ class Committer:
         The same where all PBXs together have as much as they may.
         """
         while not self.take_at_once(heard):
-            if len(self._waiting) >= self._ask_ahead:
+            self._is_enough.set()
+            if self._is_full:
                 self._room.clear()
                 await self._room.wait()
             else:
-                self._is_enough.set()
                 await self._budget.wait_for_room()
 
     def take_at_once(self, heard: WalkEvent) -> bool:
         """Take the next thing if there is room for it, and return whether there was."""
         waiting = len(self._waiting)
-        if waiting >= self._ask_ahead:
+        if self._is_full:
             return False
         if isinstance(heard, _ROWS):
-            if not self._budget.take(is_walking=self._walk is not None):
+            rows = weight(heard.row)
+            if not self._budget.take(rows, is_walking=self._walk is not None):
                 return False
-            self._counted += 1
+            self._counted += rows
         self._waiting.append(heard)
         if not waiting:
             self._news.set()
@@ -178,6 +179,11 @@ class Committer:
         if waiting + 1 >= self._enough_rows or not isinstance(heard, _ROWS):
             self._is_enough.set()
         return True
+
+    @property
+    def _is_full(self) -> bool:
+        """True where as much waits as may; rows of usual weight are as many again while they are being committed."""
+        return len(self._waiting) >= self._ask_ahead or self._counted >= 2 * self._ask_ahead
 
     async def settle(self) -> None:
         """Wait until everything taken is durable."""
@@ -226,7 +232,8 @@ class Committer:
                 self._news.clear()
             self._room.set()
             await self.commit(group)
-            self._give_back(sum(isinstance(heard, _ROWS) for heard in group))
+            self._give_back(sum(weight(heard.row) for heard in group if isinstance(heard, _ROWS)))
+            self._room.set()
             del group  # or an idle PBX would keep it in memory, with all that its accounts tell
             if not self._waiting:
                 self._all_durable.set()

@@ -7,6 +7,8 @@ waits for the store: a change that a PBX tells meanwhile comes behind that one, 
 import asyncio
 from typing import Final
 
+from bridge.model import Row
+
 MOST: Final = 2048
 """Rows. Sixteen PBXs fill it with groups of 128, each of which costs little more than its rows."""
 
@@ -18,8 +20,18 @@ SHARED_GROUP_ROWS: Final = 64
 each time it needs the store. A walk that is alone makes larger ones, which cost less."""
 
 
+HEAVY_BYTES: Final = 2048
+"""Of a message: a row counts as one more for each of them. Accounts are smaller, and what is nested in odd ways takes
+thirty times as much memory as its message."""
+
+
+def weight(row: Row) -> int:
+    """Return as how many rows *row* counts."""
+    return 1 + row.size // HEAVY_BYTES
+
+
 class RowBudget:
-    """Counts rows of all PBXs; *most* is what there may be."""
+    """Counts rows of all PBXs by their weight; *most* is what there may be, and what the last one has beyond that."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
@@ -37,12 +49,12 @@ class RowBudget:
         """How many there are."""
         return self._rows
 
-    def take(self, *, is_walking: bool) -> bool:
-        """Count one row more if there is room for it, and return whether there was."""
+    def take(self, rows: int = 1, *, is_walking: bool) -> bool:
+        """Count so many more if there is room for one, and return whether there was."""
         if self._rows >= (self._for_walks if is_walking else self._most):
             self._has_room.clear()
             return False
-        self._rows += 1
+        self._rows += rows
         return True
 
     def give_back(self, rows: int) -> None:

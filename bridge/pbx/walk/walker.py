@@ -421,7 +421,7 @@ class Walker:
         if cursor.guid == guid:
             return row
         told = Cursor(guid, cursor.usn, cursor.ausn)
-        return Row(told, row.account_guid, row.h323, row.info, row.is_deleted, row.unread)
+        return Row(told, row.account_guid, row.h323, row.info, row.is_deleted, row.unread, row.size)
 
     def _read(self, row: Row, now: float) -> list[Action]:
         row = self._own(row, self._live)

@@ -121,6 +121,7 @@ def _read_account_result(content: dict[str, Any], data: bytes | str) -> m.Messag
         info,
         _says_deleted(content),
         unread,
+        len(data),
     )
     return m.AccountRow(row, src)
 

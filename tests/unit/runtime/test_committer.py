@@ -1,9 +1,9 @@
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,7 +15,7 @@ from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, Compare, Doubted, EpochBegan, RowRead, Sighted, WalkBegan, WalkEnded
 from bridge.pbx.walk.schedule import CONFIRM_AFTER, SET_BACK, Habits, WalkSchedule
 from bridge.runtime.committer import CLOSE_ROWS, Committer
-from bridge.runtime.row_budget import SHARED_GROUP_ROWS, RowBudget
+from bridge.runtime.row_budget import SHARED_GROUP_ROWS, RowBudget, weight
 from bridge.store.contract import Offload
 from bridge.store.sqlite.store import SqliteStore
 from bridge.store.thread import StoreThread
@@ -207,6 +207,37 @@ async def test_rows_are_counted_until_they_are_durable_or_forgotten(tmp_path: Pa
             committer.take_at_once(RowRead(each, each.cursor))
         committer.forget_waiting()
         assert budget.rows == 0
+
+
+async def test_heavy_rows_count_as_many_so_that_few_of_them_wait(tmp_path: Path) -> None:
+    """A mebibyte of empty lists takes thirty in memory, and somebody else may have the store locked for a minute."""
+    budget, locked = RowBudget(), asyncio.Event()
+
+    async def run(call: Callable[[], Any], /, *arguments: Any) -> Any:
+        await locked.wait()
+        return call(*arguments)
+
+    rows = [row(f"a{number}", number)._replace(size=1 << 20) for number in range(1, 40)]
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        committer = intake_of(store, run=cast("Offload", run), budget=budget)
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            committing = group.create_task(committer.keep_committing())
+            taken = 0
+            while committer.take_at_once(RowRead(rows[taken], rows[taken].cursor)):
+                taken += 1
+                await asyncio.sleep(0)
+            assert taken == 1, "with what it weighs there is no room for a second one"
+            putting = group.create_task(committer.put(RowRead(rows[1], rows[1].cursor)))
+            await asyncio.sleep(0.1)
+            assert (putting.done(), budget.rows) == (False, weight(rows[0]))
+            locked.set()
+            await putting
+            for each in rows[2:]:
+                await committer.put(RowRead(each, each.cursor))
+            await committer.settle()
+            committing.cancel()
+        assert [found.sequence for found in unsent(store.exchange)] == list(range(1, len(rows) + 1))
+    assert budget.rows == 0
 
 
 async def test_the_rows_of_a_walk_wait_for_those_of_other_walks_and_changes_do_not(tmp_path: Path) -> None:
