@@ -1,7 +1,7 @@
 """The settings, read from one TOML file and the environment; every mistake is told at once, each with its place."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -161,7 +161,7 @@ def _overlay(
         if is_none or _is_of_kubernetes(variable, value):
             continue
         if variable not in known:
-            mistakes.append(f"{variable}: there is no such variable{did_you_mean(variable, known)}")
+            mistakes.append(f"{variable}: there is no such variable{_hint(variable, known)}")
             continue
         path = known[variable]
         table, key = str(path[0]), str(path[-1])
@@ -174,6 +174,13 @@ def _overlay(
         is_list = _is_list(table, key)
         target[key] = [part.strip() for part in value.split(",") if part.strip()] if is_list else value
         origins[path] = variable
+
+
+def _hint(variable: str, known: Iterable[str]) -> str:
+    """Return which variable may have been meant: one of the table that it names, if there is such a table."""
+    table = variable.removeprefix(PREFIX).partition("_")[0]
+    beside = [name for name in known if name.startswith(f"{PREFIX}{table}_")]
+    return did_you_mean(variable, beside or list(known))
 
 
 def _is_of_kubernetes(variable: str, value: str) -> bool:

@@ -82,9 +82,10 @@ def test_every_mistake_has_its_line_and_its_words(tmp_path: Path, text: str, sen
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     text = "[rabbitmq]\nwindow = 0\nurll = 'x'\n[log]\nlevel = 'loud'\n"
-    told = mistakes(text, tmp_path, {"BRIDGE_PBX_APPP": "x", "BRIDGE_STATUS_PORT": "99999"})
-    assert len(told) == 7
+    told = mistakes(text, tmp_path, {"BRIDGE_PBX_APPP": "x", "BRIDGE_STORE_PATH": "x", "BRIDGE_STATUS_PORT": "99999"})
+    assert len(told) == 8
     assert "BRIDGE_PBX_APPP: there is no such variable; did you mean 'BRIDGE_PBX_APP'?" in told
+    assert "BRIDGE_STORE_PATH: there is no such variable; did you mean 'BRIDGE_STORE_URL'?" in told, "of that table"
     assert "BRIDGE_STATUS_PORT: status.port: must be at most 65535" in told
     assert any(mistake.startswith("no PBX is configured") for mistake in told)
     assert any(mistake.startswith("no broker is configured") for mistake in told)
