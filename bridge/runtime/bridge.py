@@ -263,12 +263,10 @@ class Bridge:
         log.info("listen.admitted", source=name, is_admitted=is_admitted)
         return is_admitted
 
-    def follow(self, pbx: SourceSpec, part: SourceStatus, *, is_dialled: bool = False) -> None:
+    def follow(self, pbx: SourceSpec, part: SourceStatus) -> None:
         """Follow one more PBX from now on, or from the start if the bridge does not run yet; *part* is its place."""
         self.board.sources[pbx.name] = part
         self._pbxs[pbx.name] = pbx
-        if is_dialled:
-            self._dialled[pbx.name] = None
         self._leaving.discard(pbx.name)
         self._sinks.hold_on(pbx.name)
         if self._is_stopping:
@@ -290,15 +288,20 @@ class Bridge:
             reader.cancel()
             await asyncio.wait([reader])
             self.board.forget_task(reading(name))  # it may just have begun
-        for known in (self._pbxs, self._followed, self._dialled, self._early_pauses, self._early_walks):
+        for known in (self._pbxs, self._followed, self._early_pauses, self._early_walks):
             known.pop(name, None)
         self._leaving.add(name)
         return self.board.sources.pop(name)
 
     @property
     def dialled(self) -> Collection[SourceName]:
-        """The PBXs that we dial, as of now."""
+        """The PBXs that we dial, as of now: one that dials us cannot have their names."""
         return self._dialled.keys()
+
+    @dialled.setter
+    def dialled(self, names: Collection[SourceName]) -> None:
+        self._dialled.clear()  # who keeps an eye on it has the same one
+        self._dialled.update(dict.fromkeys(names))
 
     @property
     def key(self) -> bytes:
@@ -365,6 +368,8 @@ class Bridge:
         return True
 
     def _hold(self, name: SourceName, pause: Pause | None) -> None:
+        if name not in self.board.sources:
+            return  # it was removed meanwhile; the store knows
         followed = self._followed.get(name)
         if followed is not None:
             followed.hold(pause)
