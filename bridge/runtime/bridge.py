@@ -99,6 +99,11 @@ class Bridge:
         self._dialled.update(dict.fromkeys(self._pbxs))
         self._leaving: set[SourceName] = set()
         """PBXs that are followed no more, and of which not everything is sent yet."""
+        self._arriving: set[SourceName] = set()
+        """PBXs that were added, and for which another bridge may have published meanwhile, as the log tells."""
+        self._looking = asyncio.Lock()
+        self._is_compared = False
+        """True once the log was compared with the store."""
         self._readers: dict[SourceName, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
         """What readers run in, while the bridge does."""
@@ -126,6 +131,7 @@ class Bridge:
             on_published=hooks.on_published,
             read_log=broker.read_log,
             look_after=broker.look_after,
+            is_ours=lambda name: name in self.board.sources and name not in self._arriving,
         )
         self._is_proven = False
         """True once PBXs are read, since the store is known to be the newest state of itself."""
@@ -179,6 +185,7 @@ class Bridge:
         if await self._sinks.prove():
             log.warning("store.renewed", problem=await self._offload(self._why_renewed) or renewed)
             await self._show_renewed()
+        self._is_compared = True
         self._begin_reading()
         self._sinks.start(group)
 
@@ -208,6 +215,8 @@ class Bridge:
 
     async def _follow(self, pbx: SourceSpec, first_pause_seconds: float) -> None:
         await asyncio.sleep(first_pause_seconds)
+        if pbx.name in self._arriving:
+            await self._look_for(pbx.name)
         followed = self._followed[pbx.name] = await restore_worker(
             pbx,
             self._store,
@@ -226,6 +235,18 @@ class Bridge:
         if pbx.name in self._early_walks:
             followed.resync(accept_deletions=self._early_walks.pop(pbx.name))
         await followed.follow()
+
+    async def _look_for(self, name: SourceName) -> None:
+        """See in the log whether another bridge published for a PBX that was added: it is told anew then.
+
+        Where the log cannot be read now, the next look at it ends a bridge that gave numbers which come too late.
+        """
+        self.board.sources[name].set_doing(WAITS_FOR_PROOF, Level.WARN, utc_now())
+        async with self._looking:
+            asked = frozenset(self._arriving)
+            if name in asked:  # or one look was for many
+                await self._sinks.look()
+                self._arriving -= asked
 
     async def register_inbound(self, caller: InboundPbx, newcomers: Newcomers) -> Admission:
         """Take note that a PBX has logged in, and return whether it may be let in; a new one may have to wait.
@@ -263,8 +284,13 @@ class Bridge:
         log.info("listen.admitted", source=name, is_admitted=is_admitted)
         return is_admitted
 
-    def follow(self, pbx: SourceSpec, part: SourceStatus) -> None:
-        """Follow one more PBX from now on, or from the start if the bridge does not run yet; *part* is its place."""
+    def follow(self, pbx: SourceSpec, part: SourceStatus, *, is_added: bool = False) -> None:
+        """Follow one more PBX from now on, or from the start if the bridge does not run yet; *part* is its place.
+
+        One that *is_added* another bridge may have followed until now.
+        """
+        if is_added and self._is_compared:
+            self._arriving.add(pbx.name)
         self.board.sources[pbx.name] = part
         self._pbxs[pbx.name] = pbx
         self._leaving.discard(pbx.name)
@@ -291,6 +317,7 @@ class Bridge:
         for known in (self._pbxs, self._followed, self._early_pauses, self._early_walks):
             known.pop(name, None)
         self._leaving.add(name)
+        self._arriving.discard(name)
         return self.board.sources.pop(name)
 
     @property

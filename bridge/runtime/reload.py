@@ -177,6 +177,6 @@ class Reloader:
         for name in (*done.added, *done.changed):
             part = leaving[name].result() if name in leaving else SourceStatus(since=utc_now())
             spec = self._build(tables[names[name]], part, self._settings)
-            self._bridge.follow(spec, part)
+            self._bridge.follow(spec, part, is_added=name not in leaving)
         self._bridge.dialled = tables.keys()
         await self._bridge.show_left()

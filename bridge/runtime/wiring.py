@@ -127,7 +127,7 @@ def build_bridge(
             else BrokerSide(
                 build_publisher(settings, board.broker, watch, gets_on, dialled),
                 build_stream_sink(settings, store, board, dialled),
-                partial(read_log, settings, watch, lambda: store.generation, gets_on, dialled)
+                partial(read_log, settings, watch, lambda: store.generation, gets_on)
                 if settings.rabbitmq.log_stream
                 else None,
                 partial(look_after, settings, watch),
@@ -454,16 +454,14 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
     watch: QueueWatch,
     generation: Callable[[], str],
     on_progress: Callable[[], None],
-    dialled: Collection[SourceName],
     places: Mapping[str, tuple[int, str]],
     find: Find | None,
     given: Mapping[SourceName, Numbers],
 ) -> LogContents:
     """Return what the log has, read to its end from *places* on; see ``log_scan``.
 
-    *generation* tells under which name the store writes the log itself, *dialled* are the PBXs that are, whenever that
-    is looked at. *on_progress* is called with every step. A stream port that is away holds nothing up: the last
-    publishing id is one proof more, and asked again by the session.
+    *generation* tells under which name the store writes the log itself. *on_progress* is called with every step. A
+    stream port that is away holds nothing up: the last publishing id is one proof more, and asked again by the session.
 
     Raises:
         BridgeError: the broker cannot be asked.
@@ -481,9 +479,6 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
 
             await provide_log(connection, topology, is_declaring=rabbitmq.declare)
         contents = await scan_log(connection, topology, places=places, find=find, given=given, on_progress=on_progress)
-    if settings.listen is None:  # what another bridge told of a PBX that it took over is no news about ours
-        newest = {name: found for name, found in contents.newest.items() if name in dialled}
-        contents = replace(contents, newest=newest)
     if not topology.log_partitions:
         return contents
     try:

@@ -155,6 +155,48 @@ async def test_whoever_is_removed_in_the_midst_of_its_walk_leaves_nothing_behind
         assert_told_once(await place.witness(6 * 400), place.served)
 
 
+@pytest.mark.parametrize("by", ["reload", "restart"])
+async def test_a_pbx_that_another_bridge_followed_meanwhile_begins_behind_what_that_told(
+    tmp_path: Path, broker: PrivateBroker, by: str
+) -> None:
+    """Under numbers that come before those no subscriber would hear of it; and no other PBX is told anew for that."""
+    async with fleet(tmp_path, broker, pbxs=2, accounts=5) as place:
+        (tmp_path / "elsewhere").mkdir()
+        elsewhere = Fleet(tmp_path / "elsewhere", broker, place.served)
+        elsewhere.exchange = place.exchange
+        place.has_log = elsewhere.has_log = True
+        pbx = place.served[1].pbx
+
+        async def tells_a_change(bridge: Bridge) -> None:
+            part = bridge.board.sources[P1]
+            await until(lambda: part.caught_up_at and not part.unsent)
+            before = part.changes
+            pbx.rename(pbx.pick())
+            await until(lambda: part.changes > before and not part.unsent)
+
+        async with place.running([0, 1]) as bridge:
+            await until(lambda: all(map(is_read, bridge.board.sources.values())))
+            await place.reload(place.text([0]))
+            while not await is_free(place, "p1"):
+                await asyncio.sleep(0.1)
+            async with elsewhere.running([1]) as other:
+                await until(lambda: is_read(other.board.sources[P1]))
+                await tells_a_change(other)
+            if by == "reload":
+                await place.reload(place.text([0, 1]))
+                await tells_a_change(bridge)
+        if by == "restart":
+            async with place.running([0]) as bridge:  # which reads the log beyond what the other one told
+                await until(lambda: bridge.board.sources[P0].caught_up_at)
+            async with place.running([0, 1]) as bridge:
+                await tells_a_change(bridge)
+        told = (await place.witness(5)).deliveries
+        lineages = [event["lineage"] for event in told if event["source"] == "/pbx/p1"]
+        assert lineages == sorted(lineages)
+        assert len(set(lineages)) == 3
+        assert len({event["lineage"] for event in told if event["source"] == "/pbx/p0"}) == 1
+
+
 async def test_whoever_commands_a_bridge_that_is_stopping_hears_so(tmp_path: Path, broker: PrivateBroker) -> None:
     async with fleet(tmp_path, broker, pbxs=2, accounts=3) as place:
         async with place.running([0, 1]) as bridge:

@@ -29,6 +29,7 @@ class Fleet:
         self.served = served
         self.reloader: Reloader
         self.exchange = f"fleet.{uuid4().hex[:8]}"
+        self.has_log = False
 
     @staticmethod
     def table(name: str, url: str) -> str:
@@ -40,7 +41,8 @@ class Fleet:
     def text(self, names: Sequence[int], *, walk: str = "") -> str:
         tables = (self.table(f"p{number}", self.served[number].url) for number in names)
         head = (
-            f'[rabbitmq]\nurl = "{self.broker.url}"\nexchange = "{self.exchange}"\nlog_stream = false\n'
+            f'[rabbitmq]\nurl = "{self.broker.url}"\nexchange = "{self.exchange}"\n'
+            f"log_stream = {str(self.has_log).lower()}\n"
             f'[store]\nurl = "sqlite:///{self.folder / "bridge.db"}"\n[status]\nenabled = false\n'
             f'[walk]\nnightly_at = "never"\n{walk}'
         )
