@@ -342,9 +342,8 @@ class Bridge:
 
     async def _let_go(self) -> None:
         """Let somebody else publish for PBXs that are followed no more, as soon as everything of them is sent."""
-        others = (self.board.sources.keys() | self.board.left.keys()) - self._leaving
-        for name, left in (await self._offload(self._store.leavers.left, frozenset(others))).items():
-            if name in self._leaving and not left.is_waiting:
+        for name in await self._offload(self._store.leavers.sent, frozenset(self._leaving)):
+            if name in self._leaving:
                 self._leaving.discard(name)
                 self._sinks.let_go(name)
 

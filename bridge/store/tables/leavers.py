@@ -79,9 +79,13 @@ class Leavers:
             if (name := SourceName(row["name"])) not in followed
         }
 
-    def is_waiting(self, source: SourceName) -> bool:
-        """Tell whether anything of *source* is not with every sink, or waits for an operator."""
-        return self._is_waiting(self._number(source))
+    def sent(self, sources: AbstractSet[SourceName]) -> Sequence[SourceName]:
+        """Return those of *sources* of which every sink has everything, and nothing waits for an operator."""
+        return [
+            source
+            for source in sources
+            if not any(self._is_waiting(row["id"]) for row in self._database.query("source", name=source))
+        ]
 
     def retire(self, source: SourceName, at: datetime, *, is_ended: bool) -> None:
         """Have all rows of *source* go as soon as nothing of it waits; *is_ended*: subscribers are told that it is."""
@@ -133,9 +137,6 @@ class Leavers:
             self._database.query("is_waiting", source_id=number, sink=lane.sink, through=lane.through_of(number))[0][0]
             for lane in self._database.lanes_of_all()
         )
-
-    def _number(self, source: SourceName) -> int:
-        return int(self._database.query("source", name=source)[0]["id"])
 
 
 _ROWS_OF_A_SOURCE: Final = (
