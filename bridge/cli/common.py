@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from threading import Event
 from typing import Any, Final, TypeVar, cast
 
 import click
@@ -186,16 +187,17 @@ def _unit(character: str) -> str:
 
 
 @contextlib.contextmanager
-def ended_alike() -> Iterator[None]:
+def ended_alike() -> Iterator[Event]:
     """Have Ctrl-C end the process as SIGTERM does, until a stop is looked for.
 
     An exception in the midst of an import or of opening the store would come out as another one, or wait for a lock.
-    SIGHUP, which has a bridge read its configuration again, does nothing before that was read for the first time.
+    Yields what SIGHUP sets meanwhile: the configuration may have been read already in which somebody changed something.
     """
+    hung_up = Event()
     before = signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))
-    before_hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before_hangup = signal.signal(signal.SIGHUP, lambda _number, _frame: hung_up.set())
     try:
-        yield
+        yield hung_up
     finally:
         signal.signal(signal.SIGINT, before)
         signal.signal(signal.SIGHUP, before_hangup)
@@ -227,10 +229,12 @@ def stop_signals() -> Iterator[asyncio.Event]:
 
 
 @contextlib.contextmanager
-def reload_signal(wanted: Callable[[], None]) -> Iterator[None]:
-    """Have SIGHUP call *wanted* in the event loop, while inside."""
+def reload_signal(wanted: Callable[[], None], hung_up: Event) -> Iterator[None]:
+    """Have SIGHUP call *wanted* in the event loop, while inside; at once where it came before, says *hung_up*."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, wanted)
+    if hung_up.is_set():
+        wanted()
     try:
         yield
     finally:

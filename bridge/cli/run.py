@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any, Final
 
 import click
@@ -50,9 +51,9 @@ def run(config: Path | None, *, shadow: bool, once: bool, as_json: bool) -> None
     if not shadow:
         if once or as_json:
             raise click.UsageError("--once and --json go with --shadow")
-        with HardEnd() as hard_end, ended_alike():
+        with HardEnd() as hard_end, ended_alike() as hung_up:
             load = partial(load_settings, config, dict(os.environ))
-            run_now(_bridge(read_settings(config), hard_end, load))
+            run_now(_bridge(read_settings(config), hard_end, load, hung_up))
         return
     settings = load_settings(config, os.environ, require_rabbitmq=False)
     logs.configure("warning", settings.log.format)
@@ -72,7 +73,7 @@ async def _shadow(settings: Settings, *, as_json: bool, is_once: bool) -> Shadow
         return await play_shadow(settings, shower(as_json=as_json), stop, is_once=is_once)
 
 
-async def _bridge(settings: Settings, hard_end: HardEnd, load: Callable[[], Settings]) -> None:
+async def _bridge(settings: Settings, hard_end: HardEnd, load: Callable[[], Settings], hung_up: Event) -> None:
     log.info("bridge.starting", version=__version__, settings=settings.redacted())
     for sentence in settings.insecurities():
         log.warning("settings.insecure", problem=sentence)
@@ -85,7 +86,7 @@ async def _bridge(settings: Settings, hard_end: HardEnd, load: Callable[[], Sett
             await stack.enter_async_context(
                 control_socket.serve(bridge, control_socket.socket_path(settings.store.path), reloader)
             )
-            stack.enter_context(reload_signal(reloader.request))
+            stack.enter_context(reload_signal(reloader.request, hung_up))
             reloading = await stack.enter_async_context(_running(reloader.keep_reloading()))
             bridge.board.expect("reload", reloading)
             await stack.enter_async_context(build_page(settings, bridge.board))

@@ -24,6 +24,7 @@ from bridge.config.tables import (
     WalkTable,
 )
 from bridge.errors import FileUnusable
+from bridge.events.wording import clean
 from bridge.model import SourceName
 from bridge.security.urls import HIDDEN, read_scheme, without_password
 
@@ -69,6 +70,11 @@ class Settings(Table):
         """Files in ``fleet.pbx_dir`` that are no PBX, and what is wrong with each, in a sentence."""
         return self._unusable
 
+    @property
+    def shown_unusable_files(self) -> Mapping[str, str]:
+        """The same, with their names as they can be shown."""
+        return {clean(str(file)): words for file, words in self._unusable.items()}
+
     def with_pbxs(
         self, pbxs: Sequence[PbxTable], files: Mapping[SourceName, Path], unusable: Mapping[Path, str]
     ) -> Self:
@@ -105,7 +111,7 @@ class Settings(Table):
     def troubles(self) -> Iterator[tuple[str, str]]:
         """Yield who does not work at present, as far as files say: its name, and what is wrong with which file."""
         for file, words in self._unusable.items():
-            yield f"PBX of {file.name}", words
+            yield f"PBX of {clean(file.name)}", words
         for pbx in self.pbx:
             yield from ((f"PBX {pbx.name}", words) for words in (pbx.secret.trouble, pbx.tls.trouble) if words)
         for app in self.listen.app if self.listen is not None else ():

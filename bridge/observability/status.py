@@ -293,7 +293,8 @@ class BridgeStatus:
             return False
         wanted = [part for part in self.sources.values() if not part.is_paused]
         flowing = sum(part.is_usable and not part.held_back and not part.fenced for part in wanted)
-        return not wanted or flowing >= max(1, ceil(self.ready_share * len(wanted)))
+        enough = ceil(round(self.ready_share * len(wanted), 6))  # 7 % of a hundred are a little more than 7, as floats
+        return not wanted or flowing >= max(1, enough)
 
 
 def _past(moment: datetime | None, now: datetime) -> datetime | None:

@@ -8,7 +8,7 @@ import difflib
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -99,7 +99,7 @@ async def serve(bridge: Steered, path: Path, reloader: Reloading | None = None) 
         yield
         return
     listening = _bound(path)
-    application = web.Application()
+    application = web.Application(middlewares=[_refusals])
     application.add_routes(_routes(bridge))
     if reloader is not None:
         application.add_routes(_reloading(reloader))
@@ -111,6 +111,21 @@ async def serve(bridge: Steered, path: Path, reloader: Reloading | None = None) 
     finally:
         await runner.cleanup()
         _remove(path)
+
+
+@web.middleware
+async def _refusals(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Tell who asked why the bridge does not do it; what ends the bridge is told by its log."""
+    try:
+        return await handler(request)
+    except BadConfig as problem:
+        return web.Response(status=HTTPStatus.UNPROCESSABLE_ENTITY, text=f"{problem}\n")
+    except Fatal:
+        raise
+    except BridgeError as problem:
+        return _missing(str(problem))
 
 
 def _bound(path: Path) -> socket.socket:
@@ -195,26 +210,14 @@ def _retiring(bridge: Steered) -> list[web.RouteDef]:
         name, tells = SourceName(request.match_info["name"]), request.query.get("deletions") == "tell"
         if "unsent" in request.query:
             return _missing("what is being sent cannot be discarded: stop the bridge first")
-        try:
-            return _json(await bridge.retire(name, tells_deletions=tells))
-        except Fatal:
-            raise
-        except BridgeError as problem:
-            return _missing(str(problem))
+        return _json(await bridge.retire(name, tells_deletions=tells))
 
     return [web.post("/retire/{name}", retire)]
 
 
 def _reloading(reloader: Reloading) -> list[web.RouteDef]:
     async def reload(_request: web.Request) -> web.Response:
-        try:
-            return _json(await reloader.reload())
-        except BadConfig as problem:
-            return web.Response(status=HTTPStatus.UNPROCESSABLE_ENTITY, text=f"{problem}\n")
-        except Fatal:
-            raise
-        except BridgeError as problem:
-            return _missing(str(problem))
+        return _json(await reloader.reload())
 
     return [web.post("/reload", reload)]
 
@@ -241,12 +244,7 @@ def _parking(bridge: Steered) -> list[web.RouteDef]:
 
     async def retry(request: web.Request) -> web.Response:
         position = int(request.match_info["position"])
-        try:
-            is_found = await bridge.retry(position)
-        except Fatal:
-            raise
-        except BridgeError as problem:
-            return _missing(str(problem))
+        is_found = await bridge.retry(position)
         return web.Response(text=f"{retried(position)}\n") if is_found else _missing(not_parked(position))
 
     async def discard(request: web.Request) -> web.Response:

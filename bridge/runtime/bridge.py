@@ -99,6 +99,11 @@ class Bridge:
         self._dialled.update(dict.fromkeys(self._pbxs))
         self._leaving: set[SourceName] = set()
         """PBXs that are followed no more, and of which not everything is sent yet."""
+        self._arriving: set[SourceName] = set()
+        """PBXs that were added, and for which another bridge may have published meanwhile, as the log tells."""
+        self._looking = asyncio.Lock()
+        self._is_compared = False
+        """True once the log was compared with the store."""
         self._readers: dict[SourceName, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
         """What readers run in, while the bridge does."""
@@ -126,6 +131,7 @@ class Bridge:
             on_published=hooks.on_published,
             read_log=broker.read_log,
             look_after=broker.look_after,
+            is_ours=lambda name: name in self.board.sources and name not in self._arriving,
         )
         self._is_proven = False
         """True once PBXs are read, since the store is known to be the newest state of itself."""
@@ -179,6 +185,7 @@ class Bridge:
         if await self._sinks.prove():
             log.warning("store.renewed", problem=await self._offload(self._why_renewed) or renewed)
             await self._show_renewed()
+        self._is_compared = True
         self._begin_reading()
         self._sinks.start(group)
 
@@ -208,6 +215,8 @@ class Bridge:
 
     async def _follow(self, pbx: SourceSpec, first_pause_seconds: float) -> None:
         await asyncio.sleep(first_pause_seconds)
+        if pbx.name in self._arriving:
+            await self._look_for(pbx.name)
         followed = self._followed[pbx.name] = await restore_worker(
             pbx,
             self._store,
@@ -226,6 +235,18 @@ class Bridge:
         if pbx.name in self._early_walks:
             followed.resync(accept_deletions=self._early_walks.pop(pbx.name))
         await followed.follow()
+
+    async def _look_for(self, name: SourceName) -> None:
+        """See in the log whether another bridge published for a PBX that was added: it is told anew then.
+
+        Where the log cannot be read now, the next look at it ends a bridge that gave numbers which come too late.
+        """
+        self.board.sources[name].set_doing(WAITS_FOR_PROOF, Level.WARN, utc_now())
+        async with self._looking:
+            asked = frozenset(self._arriving)
+            if name in asked:  # or one look was for many
+                await self._sinks.look()
+                self._arriving -= asked
 
     async def register_inbound(self, caller: InboundPbx, newcomers: Newcomers) -> Admission:
         """Take note that a PBX has logged in, and return whether it may be let in; a new one may have to wait.
@@ -263,12 +284,15 @@ class Bridge:
         log.info("listen.admitted", source=name, is_admitted=is_admitted)
         return is_admitted
 
-    def follow(self, pbx: SourceSpec, part: SourceStatus, *, is_dialled: bool = False) -> None:
-        """Follow one more PBX from now on, or from the start if the bridge does not run yet; *part* is its place."""
+    def follow(self, pbx: SourceSpec, part: SourceStatus, *, is_added: bool = False) -> None:
+        """Follow one more PBX from now on, or from the start if the bridge does not run yet; *part* is its place.
+
+        One that *is_added* another bridge may have followed until now.
+        """
+        if is_added and self._is_compared:
+            self._arriving.add(pbx.name)
         self.board.sources[pbx.name] = part
         self._pbxs[pbx.name] = pbx
-        if is_dialled:
-            self._dialled[pbx.name] = None
         self._leaving.discard(pbx.name)
         self._sinks.hold_on(pbx.name)
         if self._is_stopping:
@@ -290,15 +314,21 @@ class Bridge:
             reader.cancel()
             await asyncio.wait([reader])
             self.board.forget_task(reading(name))  # it may just have begun
-        for known in (self._pbxs, self._followed, self._dialled, self._early_pauses, self._early_walks):
+        for known in (self._pbxs, self._followed, self._early_pauses, self._early_walks):
             known.pop(name, None)
         self._leaving.add(name)
+        self._arriving.discard(name)
         return self.board.sources.pop(name)
 
     @property
     def dialled(self) -> Collection[SourceName]:
-        """The PBXs that we dial, as of now."""
+        """The PBXs that we dial, as of now: one that dials us cannot have their names."""
         return self._dialled.keys()
+
+    @dialled.setter
+    def dialled(self, names: Collection[SourceName]) -> None:
+        self._dialled.clear()  # who keeps an eye on it has the same one
+        self._dialled.update(dict.fromkeys(names))
 
     @property
     def key(self) -> bytes:
@@ -312,9 +342,8 @@ class Bridge:
 
     async def _let_go(self) -> None:
         """Let somebody else publish for PBXs that are followed no more, as soon as everything of them is sent."""
-        others = (self.board.sources.keys() | self.board.left.keys()) - self._leaving
-        for name, left in (await self._offload(self._store.leavers.left, frozenset(others))).items():
-            if name in self._leaving and not left.is_waiting:
+        for name in await self._offload(self._store.leavers.sent, frozenset(self._leaving)):
+            if name in self._leaving:
                 self._leaving.discard(name)
                 self._sinks.let_go(name)
 
@@ -365,6 +394,8 @@ class Bridge:
         return True
 
     def _hold(self, name: SourceName, pause: Pause | None) -> None:
+        if name not in self.board.sources:
+            return  # it was removed meanwhile; the store knows
         followed = self._followed.get(name)
         if followed is not None:
             followed.hold(pause)

@@ -76,13 +76,13 @@ class InboundSources:
 
         """
         identity = visit.identity
-        if identity.source in self._taken:
-            raise PbxBrokeProtocol(f"a PBX that we dial is called {identity.source}, too; give that one another name")
+        self._refuse_taken(identity.source)
         caller = InboundPbx(identity.source, identity.domain, identity.pbx, visit.address, visit.guid)
         meeting = await self._bridge.register_inbound(caller, self._newcomers)
         if meeting not in {Admission.KNOWN, Admission.NEW}:
             log.warning("listen.not_admitted", source=identity.source, reason=str(meeting), address=visit.address)
             raise PbxBrokeProtocol(meeting)
+        self._refuse_taken(identity.source)  # perhaps by a PBX that was added meanwhile
         source = self._sources.get(identity) or self._follow(identity)
         await self._look_at(identity.source)
         log.info(
@@ -94,6 +94,10 @@ class InboundSources:
             is_new=meeting is Admission.NEW,
         )
         return source
+
+    def _refuse_taken(self, name: SourceName) -> None:
+        if name in self._taken:
+            raise PbxBrokeProtocol(f"a PBX that we dial is called {name}, too; give that one another name")
 
     async def _look_at(self, name: SourceName) -> None:
         part, before = self._bridge.board.sources[name], self._bridge.board.sources[name].oddity

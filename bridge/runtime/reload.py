@@ -132,7 +132,7 @@ class Reloader:
             self._settings = self._settings.with_pbxs(wanted.pbx, wanted.pbx_files, wanted.unusable_files)
             await self._take_over(done)
             board = self._bridge.board
-            board.unusable_files = {str(file): words for file, words in wanted.unusable_files.items()}
+            board.unusable_files = wanted.shown_unusable_files
             board.config_trouble = ""
             board.insecurities = list(self._settings.insecurities())
             for who, words in self._settings.troubles():
@@ -168,6 +168,8 @@ class Reloader:
     async def _take_over(self, done: Reloaded) -> None:
         tables = {pbx.name: pbx for pbx in self._settings.pbx}
         names = {str(name): name for name in (*tables, *self._bridge.dialled)}
+        # Nobody else may take the name of one that comes, nor that of one before all that was read of it is durable.
+        self._bridge.dialled = names.values()
         async with asyncio.TaskGroup() as group:
             leaving = {
                 name: group.create_task(self._bridge.unfollow(names[name])) for name in (*done.removed, *done.changed)
@@ -175,5 +177,6 @@ class Reloader:
         for name in (*done.added, *done.changed):
             part = leaving[name].result() if name in leaving else SourceStatus(since=utc_now())
             spec = self._build(tables[names[name]], part, self._settings)
-            self._bridge.follow(spec, part, is_dialled=True)
+            self._bridge.follow(spec, part, is_added=name not in leaving)
+        self._bridge.dialled = tables.keys()
         await self._bridge.show_left()

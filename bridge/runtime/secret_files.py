@@ -50,13 +50,21 @@ class Files:
                 log.info("file.usable_again", of=self._name)
         self._part.file_trouble = words
 
+    def end(self) -> None:
+        """Look no more until somebody has to look again, and tell nothing meanwhile."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
+        self._part.file_trouble = ""
+
 
 class FileReadingSource:
-    """A *source* whose certificates are looked at before each connection."""
+    """A *source* whose certificates are looked at before each connection, and its *files* only while it is read."""
 
-    def __init__(self, source: Source, refresh: Callable[[], None]) -> None:
+    def __init__(self, source: Source, refresh: Callable[[], None], files: Files) -> None:
         self._source = source
         self._refresh = refresh
+        self._files = files
 
     def __repr__(self) -> str:
         return repr(self._source)
@@ -73,8 +81,12 @@ class FileReadingSource:
             BridgeError: from the source.
 
         """
-        self._refresh()
-        await self._source.read(since, deliver, try_deliver)
+        try:
+            self._refresh()
+            await self._source.read(since, deliver, try_deliver)
+        except asyncio.CancelledError:  # paused, removed, or changed: then others look at other files
+            self._files.end()
+            raise
 
 
 def looking(files: Files, use: Callable[[], Used]) -> Callable[[], Used]:

@@ -7,7 +7,7 @@ Nothing is numbered and nothing is sent before it is known that the store is the
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -139,7 +139,10 @@ class _Sink:
 
 
 class Sinks:
-    """All sinks of the outbox. *on_published* is called with what the exchange confirmed; *look_after* keeps queues."""
+    """All sinks of the outbox. *on_published* is called with what the exchange confirmed; *look_after* keeps queues.
+
+    *is_ours* tells whether a source is followed here: what the log has of others is no news about our store.
+    """
 
     def __init__(  # noqa: PLR0913 - its parts
         self,
@@ -154,6 +157,7 @@ class Sinks:
         on_published: Callable[[Sequence[OutboxRow]], None],
         read_log: ReadLog | None,
         look_after: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        is_ours: Callable[[SourceName], bool] = lambda _source: True,
     ) -> None:
         self._store = store
         self._publisher = publisher
@@ -163,7 +167,7 @@ class Sinks:
         self._offload = offload
         self._window = window
         self._on_published = on_published
-        self._read_log = read_log
+        self._read_log = None if read_log is None else _telling_apart(read_log, is_ours)
         self._look_after = look_after
         self._since_mark = 0
         self._wants_mark = asyncio.Event()
@@ -334,6 +338,16 @@ class Sinks:
         await self._offload(self._store.compare, contents)
         return True
 
+    async def look(self) -> None:
+        """Read the log to its end, if that can be done now: others may have told of PBXs that are none of ours.
+
+        Raises:
+            StoreOutdated: of one of ours.
+
+        """
+        if self._read_log is not None:
+            await self._read_on(self._read_log, await self._offload(self._store.given))
+
     async def _look_back(self, _session: Any) -> None:
         """See that nobody else gave later numbers while we were away: under an old lineage nobody would hear of ours.
 
@@ -362,3 +376,17 @@ class Sinks:
         self._since_mark += len(rows)
         if self._since_mark >= MARK_EVENTS:
             self._wants_mark.set()
+
+
+def _telling_apart(read_log: ReadLog, is_ours: Callable[[SourceName], bool]) -> ReadLog:
+    """Return what reads the log and tells our sources from others."""
+
+    async def read(
+        places: Mapping[str, tuple[int, str]], find: Find | None, given: Mapping[SourceName, Numbers]
+    ) -> LogContents:
+        contents = await read_log(places, find, given)
+        ours = {source: numbers for source, numbers in contents.newest.items() if is_ours(source)}
+        others = {source: numbers for source, numbers in contents.newest.items() if source not in ours}
+        return replace(contents, newest=ours, others=others)
+
+    return read

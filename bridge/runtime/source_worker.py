@@ -315,6 +315,7 @@ async def restore_worker(  # noqa: PLR0913 - its parts
     part.looks_again(schedule.second_look_at(utc_now().astimezone()))
     place = await offload(store.place, name)
     part.moved(place.cursor)
+    part.walk_ended()  # the worker before may have been in the midst of one
     judged = pbx.rules or rules
     if await offload(store.past.published_otherwise, name, judged.publishes):
         judged = replace(judged, is_new=True)

@@ -102,7 +102,7 @@ def build_bridge(
     board.ready_share = settings.status.ready_share
     board.max_walk_stall = timedelta(seconds=settings.status.max_walk_stall_seconds)
     board.insecurities = list(settings.insecurities())
-    board.unusable_files = {str(file): words for file, words in settings.unusable_files.items()}
+    board.unusable_files = settings.shown_unusable_files
     board.sources = {pbx.name: SourceStatus(since=now) for pbx in settings.pbx}
     path = settings.store.path
     store_path = path if shadow is None else path.with_name(f"{path.name}.shadow")
@@ -127,7 +127,7 @@ def build_bridge(
             else BrokerSide(
                 build_publisher(settings, board.broker, watch, gets_on, dialled),
                 build_stream_sink(settings, store, board, dialled),
-                partial(read_log, settings, watch, lambda: store.generation, gets_on, dialled)
+                partial(read_log, settings, watch, lambda: store.generation, gets_on)
                 if settings.rabbitmq.log_stream
                 else None,
                 partial(look_after, settings, watch),
@@ -218,23 +218,33 @@ def build_source(pbx: PbxTable, part: SourceStatus, turnstile: Turnstile | None 
     ring = FrameRing(pbx.record_frames, token_bytes(KEY_BYTES), steady) if pbx.record_frames else None
     part.recording = None if ring is None else ring.lines
     tap = None if ring is None else ring.connection
-    return FileReadingSource(build_dialler(pbx, part, tap, turnstile), pbx.tls.refresh)
+    secret, tls = pbx.secret, pbx.tls
+    files = Files(pbx.name, part, [lambda: secret.trouble, lambda: tls.trouble])
+    return FileReadingSource(
+        build_dialler(pbx, part, tap, turnstile, password=looking(files, secret.reveal)), tls.refresh, files
+    )
 
 
 def build_dialler(
-    pbx: PbxTable, part: SourceStatus, tap: Callable[[], Tap] | None = None, turnstile: Turnstile | None = None
+    pbx: PbxTable,
+    part: SourceStatus,
+    tap: Callable[[], Tap] | None = None,
+    turnstile: Turnstile | None = None,
+    *,
+    password: Callable[[], str] | None = None,
 ) -> PbxSource:
-    """Return what dials *pbx*, and tells *part* what it does; *tap* returns what hears along on a new connection."""
-    secret, tls = pbx.secret, pbx.tls
-    files = Files(pbx.name, part, [lambda: secret.trouble, lambda: tls.trouble])
+    """Return what dials *pbx*, and tells *part* what it does; *tap* returns what hears along on a new connection.
+
+    *password* returns that instead of the settings.
+    """
     return PbxSource(
         pbx.full_url,
         app=pbx.app,
-        password=looking(files, secret.reveal),
+        password=password or pbx.secret.reveal,
         pace=build_pace(pbx),
         connect_timeout_seconds=pbx.connect_timeout_seconds,
         max_message_bytes=pbx.max_message_bytes,
-        ssl_context=tls.context,
+        ssl_context=pbx.tls.context,
         on_state=partial(show_connection, part),
         on_noise=build_unreadable_counter(pbx.name, part),
         turnstile=turnstile,
@@ -444,16 +454,14 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
     watch: QueueWatch,
     generation: Callable[[], str],
     on_progress: Callable[[], None],
-    dialled: Collection[SourceName],
     places: Mapping[str, tuple[int, str]],
     find: Find | None,
     given: Mapping[SourceName, Numbers],
 ) -> LogContents:
     """Return what the log has, read to its end from *places* on; see ``log_scan``.
 
-    *generation* tells under which name the store writes the log itself, *dialled* are the PBXs that are, whenever that
-    is looked at. *on_progress* is called with every step. A stream port that is away holds nothing up: the last
-    publishing id is one proof more, and asked again by the session.
+    *generation* tells under which name the store writes the log itself. *on_progress* is called with every step. A
+    stream port that is away holds nothing up: the last publishing id is one proof more, and asked again by the session.
 
     Raises:
         BridgeError: the broker cannot be asked.
@@ -471,9 +479,6 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
 
             await provide_log(connection, topology, is_declaring=rabbitmq.declare)
         contents = await scan_log(connection, topology, places=places, find=find, given=given, on_progress=on_progress)
-    if settings.listen is None:  # what another bridge told of a PBX that it took over is no news about ours
-        newest = {name: found for name, found in contents.newest.items() if name in dialled}
-        contents = replace(contents, newest=newest)
     if not topology.log_partitions:
         return contents
     try:

@@ -301,6 +301,9 @@ class Leavers(Protocol):
     def left(self, followed: AbstractSet[SourceName]) -> Mapping[SourceName, Left]:
         """Return what is kept of each source that is not *followed*."""
 
+    def sent(self, sources: AbstractSet[SourceName]) -> Sequence[SourceName]:
+        """Return those of *sources* of which every sink has everything, and nothing waits for an operator."""
+
     def retire(self, source: SourceName, at: datetime, *, is_ended: bool) -> None:
         """Have all rows of *source* go as soon as nothing of it waits; *is_ended*: subscribers are told that it is."""
 

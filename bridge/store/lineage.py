@@ -14,7 +14,7 @@ every start. Where there is no log to be read, the lock file has to answer alone
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -50,15 +50,23 @@ def read_birth(lineage: str) -> datetime | None:
 def find_lead(log: LogContents, known: Mapping[SourceName, Numbers], given: int) -> str:
     """Return how far *log* is beyond a store that gave the numbers *known* and positions up to *given*, if it is."""
     beyond = [
-        f"{source} {_numbered(*numbers)} instead of {_numbered(*known[source])}"
-        for source, numbers in log.newest.items()
-        if source in known and read_birth(numbers[0]) is not None and numbers > known[source]
+        f"{source} {_numbered(*log.newest[source])} instead of {_numbered(*known[source])}"
+        for source in find_beyond(log.newest, known)
     ]
     if beyond:
         return f"the log at the broker has later numbers: {', '.join(beyond)}"
     if log.last_position > given:
         return f"the log at the broker has the position {log.last_position}, and none above {given} was given here"
     return ""
+
+
+def find_beyond(found: Mapping[SourceName, Numbers], known: Mapping[SourceName, Numbers]) -> Sequence[SourceName]:
+    """Return the sources of which higher numbers were *found* than are *known*, if any are."""
+    return [
+        source
+        for source, numbers in found.items()
+        if source in known and read_birth(numbers[0]) is not None and numbers > known[source]
+    ]
 
 
 def _numbered(lineage: str, sequence: int, walk: int) -> str:

@@ -75,6 +75,8 @@ class LogContents:
     """The highest publishing id that its broker has of this store; 0 where the exchange feeds the log."""
     places: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     """By stream: the offset of the mark at its end, and the mark. The next reading goes on from there."""
+    others: Mapping[SourceName, Numbers] = field(default_factory=dict)
+    """As ``newest``, of sources that are not followed here: perhaps another bridge follows them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from bridge.errors import BridgeError
 from bridge.store.contract import Result
 
 
@@ -18,11 +19,20 @@ class StoreThread:
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        self._is_closed = False
 
     def __call__(self, call: Callable[..., Result], /, *args: Any) -> Awaitable[Result]:
-        """Return what ``call(*args)`` returns."""
+        """Return what ``call(*args)`` returns.
+
+        Raises:
+            BridgeError: it is closed; whoever may be told to do something hears that to the last moment.
+
+        """
+        if self._is_closed:
+            raise BridgeError("the bridge is stopping")
         return asyncio.get_running_loop().run_in_executor(self._executor, partial(call, *args))
 
     def close(self) -> None:
-        """Finish what was begun."""
+        """Finish what was begun, and begin nothing more."""
+        self._is_closed = True
         self._executor.shutdown(wait=True)

@@ -25,6 +25,7 @@ class Kind(StrEnum):
     BROKER_EMPTIED = "broker_emptied"
     PBX_SET_BACK = "pbx_set_back"
     PBX_FAILED_OVER = "pbx_failed_over"
+    RELOAD = "reload"
 
 
 class Link(StrEnum):
@@ -61,6 +62,7 @@ _BREAKS_LINKS: Final = frozenset({Kind.CUT_MID_FRAME, Kind.BLACK_HOLE, Kind.HALF
 
 _ONE_IN: Final[dict[Kind, int]] = {
     Kind.CONSUMER_KILL: 5,
+    Kind.RELOAD: 5,
     Kind.CUT_MID_FRAME: 10,
     Kind.BRIDGE_SIGTERM: 10,
     Kind.BRIDGE_SIGSTOP: 25,

@@ -38,6 +38,12 @@ LONGEST_ROUND_SECONDS = 1.0
 NODE_START_SECONDS = 3.0
 """About as long as a broker takes to start."""
 
+MOST_RELOADS = 5
+RELOAD_SECONDS = 0.2
+"""Between two of them, on average."""
+
+ASK_AHEAD = (1, 7, 64, 256)
+
 BURST = 100
 TRICKLE_SECONDS = 0.03
 
@@ -230,16 +236,31 @@ class Run:
                 await asyncio.to_thread(self._site.broker.alarm)
                 await asyncio.sleep(self._chance.uniform(0, 1))
                 await asyncio.to_thread(self._site.broker.end_alarm)
-            case Kind.CONSUMER_KILL:
-                await self._kill_consumer()
             case _ if fault.link is not None:
                 await self._disturb_link(fault)
             case _:
-                await self._set_back(fault.kind)
+                await self._disturb_others(fault.kind)
         self._site.links[Link.BROKER].delay(0)
 
-    async def _set_back(self, kind: Kind) -> None:
+    async def _reload(self) -> None:
+        """Take the PBX out of the configuration and put it back, or change it, a few times within a second or so."""
+        await self._wait(lambda: bool(self._site.bridge.logs("source.starting")), "The bridge does not read")
+        for _ in range(self._chance.randint(1, MOST_RELOADS)):
+            if self._chance.random() < 2 / 3:
+                self._site.configure(None)
+                self._site.bridge.hang_up()
+                await asyncio.sleep(self._chance.expovariate(1 / RELOAD_SECONDS))
+            self._site.configure(self._chance.choice(ASK_AHEAD))
+            self._site.bridge.hang_up()
+            await asyncio.sleep(self._chance.expovariate(1 / RELOAD_SECONDS))
+
+    async def _disturb_others(self, kind: Kind) -> None:
+        """Do what happens neither to the bridge nor to a connection of its own."""
         match kind:
+            case Kind.CONSUMER_KILL:
+                await self._kill_consumer()
+            case Kind.RELOAD:
+                await self._reload()
             case Kind.STORE_SET_BACK | Kind.STORE_LOST:
                 await self._replace_store(kind)
             case Kind.BROKER_EMPTIED:

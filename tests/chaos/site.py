@@ -13,7 +13,7 @@ from bridge.broker.declare import declare
 from bridge.broker.stream.publisher import provide_log
 from bridge.broker.topology import Topology
 from bridge.events.normalize import Rules, read_account
-from bridge.model import AccountGuid, Cursor, Row
+from bridge.model import WINDOW_ROWS, AccountGuid, Cursor, Row
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.people import build_info
 from bridge.simulator.server import Served, serve
@@ -62,12 +62,7 @@ class Site:
         self._tasks: list[asyncio.Task[None]] = []
         self._environment = {
             **PROCESSES,
-            "BRIDGE_PBX_NAME": SOURCE,
-            "BRIDGE_PBX_URL": f"ws://127.0.0.1:{links[Link.PBX].port}",
-            "BRIDGE_PBX_APP": pbx.app,
-            "BRIDGE_PBX_PASSWORD": pbx.password,
-            "BRIDGE_PBX_POLL_INTERVAL_SECONDS": "0.1",
-            "BRIDGE_PBX_ANSWER_TIMEOUT_SECONDS": str(ANSWER_SECONDS),
+            "BRIDGE_FLEET_PBX_DIR": str(folder / "pbxs"),
             "BRIDGE_RABBITMQ_URL": f"amqp://guest:guest@127.0.0.1:{links[Link.BROKER].port}/?heartbeat={HEARTBEAT_SECONDS}",
             "BRIDGE_RABBITMQ_EXCHANGE": EXCHANGE,
             "BRIDGE_STORE_URL": f"sqlite:///{folder / 'bridge.db'}",
@@ -76,11 +71,25 @@ class Site:
             "BRIDGE_LOG_FORMAT": "json",
             "BRIDGE_REPLAY_KEEP_DAYS": str(KEEP_MINUTES / 24 / 60),
         }
+        (folder / "pbxs").mkdir()
+        self.configure(WINDOW_ROWS)
         self._topology = Topology(EXCHANGE)
         if Link.LOG in links:
             url = f"rabbitmq-stream://guest:guest@127.0.0.1:{links[Link.LOG].port}/"
             self._environment["BRIDGE_RABBITMQ_STREAM_URL"] = url
             self._topology = Topology(EXCHANGE, log_partitions=1)
+
+    def configure(self, ask_ahead: int | None) -> None:
+        """Write down that the bridge follows the PBX, and so many rows ahead; ``None``: that it does not."""
+        file = self.folder / "pbxs" / f"{SOURCE}.toml"
+        if ask_ahead is None:
+            file.unlink()
+            return
+        file.write_text(
+            f'url = "ws://127.0.0.1:{self.links[Link.PBX].port}"\napp = "{self.pbx.app}"\n'
+            f'password = "{self.pbx.password}"\nask_ahead = {ask_ahead}\npoll_interval_seconds = 0.1\n'
+            f"answer_timeout_seconds = {ANSWER_SECONDS}\n"
+        )
 
     def fault(self) -> int:
         """Return how many faults there have been."""

@@ -2,13 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterable
 from datetime import UTC
 from functools import partial
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -16,86 +13,16 @@ from bridge.broker.connection import connect
 from bridge.broker.fence import hold_fences
 from bridge.broker.topology import Topology
 from bridge.clock import utc_now
-from bridge.config.loading import load_settings
 from bridge.errors import BadConfig
 from bridge.model import SourceName
 from bridge.observability.report import sentences
-from bridge.runtime.bridge import Bridge
-from bridge.runtime.reload import Reloaded, Reloader
-from bridge.runtime.wiring import build_bridge, build_reloader, serve_inbound
+from bridge.runtime.reload import Reloaded
+from bridge.runtime.wiring import serve_inbound
 from bridge.simulator.pbx import Pbx
-from bridge.simulator.server import Served, keep_calling, serve
+from bridge.simulator.server import keep_calling
+from tests.support.fleet import PASSWORD, Fleet, assert_told_once, fleet, until
 from tests.support.rabbit import PrivateBroker
 from tests.support.settings import load
-from tests.support.witness import Witness, bind, read
-
-PASSWORD = "pl4nted-s3cret"
-
-
-class Fleet:
-    """Pretend PBXs, and the configuration of a bridge that follows them."""
-
-    def __init__(self, folder: Path, broker: PrivateBroker, served: Sequence[Served]) -> None:
-        self.folder = folder
-        self.broker = broker
-        self.served = served
-        self.reloader: Reloader
-        self.exchange = f"fleet.{uuid4().hex[:8]}"
-
-    @staticmethod
-    def table(name: str, url: str) -> str:
-        return (
-            f'[[pbx]]\nname = "{name}"\nurl = "{url}"\napp = "app"\npassword = "{PASSWORD}"\n'
-            "poll_interval_seconds = 0.2"
-        )
-
-    def text(self, names: Sequence[int], *, walk: str = "") -> str:
-        tables = (self.table(f"p{number}", self.served[number].url) for number in names)
-        head = (
-            f'[rabbitmq]\nurl = "{self.broker.url}"\nexchange = "{self.exchange}"\nlog_stream = false\n'
-            f'[store]\nurl = "sqlite:///{self.folder / "bridge.db"}"\n[status]\nenabled = false\n'
-            f'[walk]\nnightly_at = "never"\n{walk}'
-        )
-        return "\n\n".join([head, *tables])
-
-    @asynccontextmanager
-    async def running(self, names: Sequence[int], **more: Any) -> AsyncIterator[Bridge]:
-        stop = asyncio.Event()
-        await bind(self.broker, self.exchange, f"{self.exchange}.q")
-        with build_bridge(load({}, self.text(names, **more), self.folder)) as bridge:
-            self.reloader = build_reloader(
-                load({}, self.text(names, **more), self.folder), bridge, lambda: load_settings(self.file, {})
-            )
-            task = asyncio.create_task(bridge.run(stop))
-            try:
-                async with asyncio.timeout(120):
-                    yield bridge
-            finally:
-                stop.set()
-                await task
-
-    @property
-    def file(self) -> Path:
-        return self.folder / "bridge.toml"
-
-    async def reload(self, text: str) -> Reloaded:
-        self.file.write_text(text)
-        return await self.reloader.reload()
-
-    async def witness(self, until: int) -> Witness:
-        return await read(self.broker, f"{self.exchange}.q", until=until)
-
-
-@asynccontextmanager
-async def fleet(folder: Path, broker: PrivateBroker, *, pbxs: int, accounts: int) -> AsyncIterator[Fleet]:
-    async with AsyncExitStack() as stack:
-        made = [Pbx(accounts=accounts, seed=number, app="app", password=PASSWORD) for number in range(pbxs)]
-        yield Fleet(folder, broker, [await stack.enter_async_context(serve(pbx)) for pbx in made])
-
-
-async def until(is_so: Any) -> None:
-    while not is_so():
-        await asyncio.sleep(0.01)
 
 
 def note_order(pbxs: Iterable[Pbx]) -> list[int]:
@@ -175,25 +102,6 @@ async def test_a_change_of_who_was_read_does_not_wait_for_those_that_are_not(
             await until(lambda: parts["p0"].changes > changes and not parts["p0"].unsent)
             assert sum(part.verified_at is None for part in parts.values()) > 2
             assert any(part.waits_for_turn for part in parts.values())
-
-
-def assert_told_once(witness: Witness, served: Sequence[Served]) -> None:
-    """Every account is as its PBX has it, and each event came once and in order, whatever was changed meanwhile."""
-    assert len(witness.ids) == len(set(witness.ids))
-    by_source: dict[str, list[dict[str, Any]]] = {}
-    for event in witness.deliveries:
-        by_source.setdefault(event["source"].removeprefix("/pbx/"), []).append(event)
-    for number, each in enumerate(served):
-        told = by_source[f"p{number}"]
-        sequences = [int(event["sequence"]) for event in told]
-        assert sequences == sorted(sequences)
-        latest = {event["subject"]: event for event in told}
-        present = {guid for guid, event in latest.items() if event["data"]["change"] != "deleted"}
-        truth = each.pbx.truth()
-        assert present == truth.keys()
-        assert {guid: latest[guid]["data"]["account"]["h323"] for guid in present} == {
-            guid: record.h323 for guid, record in truth.items()
-        }
 
 
 async def test_pbxs_are_added_removed_and_changed_while_others_are_read(tmp_path: Path, broker: PrivateBroker) -> None:

@@ -13,6 +13,9 @@ from bridge.store.tables.moments import as_text
 RETIRED: Final = "retired:"
 """What the name of a source is noted behind from when it is retired until its rows are gone."""
 
+ELSEWHERE: Final = "elsewhere:"
+"""What the name of a source is noted behind that was not followed here when the log had higher numbers of it."""
+
 _ENDED: Final = " ended"
 """What the note of one ends with whose accounts were told to be gone."""
 
@@ -76,9 +79,13 @@ class Leavers:
             if (name := SourceName(row["name"])) not in followed
         }
 
-    def is_waiting(self, source: SourceName) -> bool:
-        """Tell whether anything of *source* is not with every sink, or waits for an operator."""
-        return self._is_waiting(self._number(source))
+    def sent(self, sources: AbstractSet[SourceName]) -> Sequence[SourceName]:
+        """Return those of *sources* of which every sink has everything, and nothing waits for an operator."""
+        return [
+            source
+            for source in sources
+            if not any(self._is_waiting(row["id"]) for row in self._database.query("source", name=source))
+        ]
 
     def retire(self, source: SourceName, at: datetime, *, is_ended: bool) -> None:
         """Have all rows of *source* go as soon as nothing of it waits; *is_ended*: subscribers are told that it is."""
@@ -86,14 +93,20 @@ class Leavers:
         self._database.change("set_meta_value", name=f"{RETIRED}{source}", value=value)
 
     def keep(self, source: SourceName) -> None:
-        """Follow *source* after all, as far as it is still here: anew where subscribers were told that it has ended."""
-        noted = self._database.query("meta_value", name=f"{RETIRED}{source}")
-        if not noted:
+        """Follow *source* after all, as far as it is still here.
+
+        Anew where subscribers were told that it has ended, or heard of it from another bridge meanwhile: of what is
+        told under numbers that come before those they take no notice.
+        """
+        notes = {kind: self._database.query("meta_value", name=f"{kind}{source}") for kind in (RETIRED, ELSEWHERE)}
+        if not any(notes.values()):
             return
+        is_ended = any(bytes(row["value"]).endswith(_ENDED.encode()) for row in notes[RETIRED])
         with self._database.together():
-            if bytes(noted[0]["value"]).endswith(_ENDED.encode()):
-                self._database.renew(self._number(source))
-            self._database.change("drop_meta_value", name=f"{RETIRED}{source}")
+            for row in self._database.query("source", name=source) if is_ended or notes[ELSEWHERE] else ():
+                self._database.renew(row["id"])
+            for kind in notes:
+                self._database.change("drop_meta_value", name=f"{kind}{source}")
 
     def remove_retired(self, *, at_once: SourceName | None = None) -> Sequence[SourceName]:
         """Remove the retired sources of which nothing waits any more, and return them.
@@ -124,9 +137,6 @@ class Leavers:
             self._database.query("is_waiting", source_id=number, sink=lane.sink, through=lane.through_of(number))[0][0]
             for lane in self._database.lanes_of_all()
         )
-
-    def _number(self, source: SourceName) -> int:
-        return int(self._database.query("source", name=source)[0]["id"])
 
 
 _ROWS_OF_A_SOURCE: Final = (

@@ -17,11 +17,11 @@ import orjson
 
 from bridge.errors import BadConfig, StoreOutdated
 from bridge.model import Certificate, Numbers, Sink, SourceName
-from bridge.store.lineage import find_lead, new_lineage, read_birth
+from bridge.store.lineage import find_beyond, find_lead, new_lineage, read_birth
 from bridge.store.records import Backlog, Forgotten, LogContents, Parked, Pause, SourceState
 from bridge.store.tables.erasure import forget
 from bridge.store.tables.inbound import InboundRegister
-from bridge.store.tables.leavers import Leavers
+from bridge.store.tables.leavers import ELSEWHERE, Leavers
 from bridge.store.tables.looking import Looking
 from bridge.store.tables.moments import as_moment
 from bridge.store.tables.outbox import TableOutbox
@@ -241,7 +241,10 @@ class TableStore(ABC):
         )
         with self.together():
             if log is not None:
-                self._lineages |= {lineage for lineage, _, _ in log.newest.values() if read_birth(lineage) is not None}
+                found = (*log.newest.values(), *log.others.values())
+                self._lineages |= {lineage for lineage, _, _ in found if read_birth(lineage) is not None}
+                for source in find_beyond(log.others, self.given()):
+                    self._note(f"{ELSEWHERE}{source}", log.others[source][0].encode())
                 self._note(_FLOOR, max(self._lineages).encode())
                 self.note_places(log)
                 if not ahead and self._looking.is_complete:

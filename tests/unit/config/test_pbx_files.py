@@ -1,8 +1,11 @@
+import os
 from pathlib import Path
 
+import orjson
 import pytest
 
 from bridge.config.loading import load_settings, origins
+from bridge.config.pbx_files import MAX_FILE_BYTES
 from bridge.config.settings import Settings
 from bridge.errors import BadConfig
 
@@ -67,6 +70,30 @@ def test_a_file_that_cannot_be_read_is_one_mistake_and_a_folder_that_cannot_is_o
     assert "cannot be read" in next(iter(load(folder).unusable_files.values()))
     with pytest.raises(BadConfig, match=r"fleet.pbx_dir: the folder .* cannot be read: No such file"):
         load(folder / "gone")
+
+
+def test_what_is_no_file_of_a_pbx_is_not_waited_for_and_not_read_to_its_end(folder: Path) -> None:
+    (folder / "berlin.toml").write_text(GOOD)
+    os.mkfifo(folder / "pipe.toml")
+    (folder / "huge.toml").write_text(GOOD + "#" * MAX_FILE_BYTES)
+    (folder / "loop.toml").symlink_to("loop.toml")
+    (folder / "void.toml").symlink_to("/dev/zero")
+    settings = load(folder)
+    assert [pbx.name for pbx in settings.pbx] == ["berlin"]
+    told = {file.stem: words for file, words in settings.unusable_files.items()}
+    assert "is no file that holds a PBX" in told["pipe"]
+    assert "is no file that holds a PBX" in told["void"]
+    assert "has more than 65536 bytes; is it the right file?" in told["huge"]
+    assert "cannot be read" in told["loop"]
+
+
+@pytest.mark.parametrize("name", [b"\xff.toml", b"a\nb.toml"])
+def test_whatever_a_file_is_called_what_is_wrong_with_it_can_be_shown(folder: Path, name: bytes) -> None:
+    """Or nobody could see the state of any PBX: JSON carries no name that is not UTF-8."""
+    Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_text(GOOD)
+    settings = load(folder)
+    assert orjson.dumps(settings.shown_unusable_files).count(b"\xef\xbf\xbd") == 2
+    assert all(words.isprintable() for told in settings.troubles() for words in told)
 
 
 def test_a_folder_without_files_is_no_mistake(folder: Path) -> None:

@@ -215,6 +215,7 @@ def test_all_rows_of_a_retired_pbx_go_once_everything_is_sent(store: SqliteStore
     assert (done.told, done.is_gone) == (2, False)
     assert store.leavers.remove_retired() == []
     assert store.leavers.left({BERLIN})[HQ].is_waiting
+    assert store.leavers.sent({HQ, SourceName("nobody")}) == ["nobody"]
     told = events(list(send_all(store.exchange, NOW)))
     assert [event.account_guid for event in told if event.source == "hq" and event.kind == "deleted"] == ["c", "a", "b"]
     assert store.leavers.remove_retired() == [HQ]

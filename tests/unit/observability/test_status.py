@@ -215,6 +215,8 @@ def test_ages_are_told_as_people_tell_them(seconds: float, words: str) -> None:
         (0.5, 500, True),
         (0.5, 501, False),
         (0.001, 999, True),
+        (0.07, 930, True),
+        (0.07, 931, False),
         (0.0, 999, True),
         (0.0, 1000, False),
     ],

@@ -274,6 +274,21 @@ async def test_a_connection_that_ends_gives_its_turn_or_its_place_back(ends: str
         assert readings[1].questions == 2
 
 
+async def test_whenever_a_reading_is_cancelled_it_keeps_no_turn_and_no_place() -> None:
+    turnstile = Turnstile(1)
+    for steps in range(40):
+        readings = [Reading(turnstile=turnstile) for _ in range(2)]
+        async with readings[0].going_on() as first, readings[1].going_on() as second:
+            for step in range(steps):
+                if step % 5 == 4:
+                    readings[0].arrive(account(step, readings[0].src))
+                await asyncio.sleep(0)
+            for task in (second, first) if steps % 2 else (first, second):
+                task.cancel()
+                await asyncio.wait([task], timeout=10)
+        assert (turnstile.inside, turnstile.waiting) == (0, 0), steps
+
+
 async def test_who_hangs_in_its_first_reading_is_passed_over() -> None:
     turnstile = Turnstile(1)
     hangs, other = Reading(turnstile=turnstile), Reading(turnstile=turnstile)

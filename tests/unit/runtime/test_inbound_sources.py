@@ -80,6 +80,17 @@ async def test_a_new_pbx_waits_for_a_yes_where_that_is_wanted(tmp_path: Path) ->
         await door.source_for(HQ)
 
 
+async def test_a_name_that_is_taken_while_somebody_logs_in_is_taken(tmp_path: Path) -> None:
+    async with callers(tmp_path) as (door, bridge):
+        door._taken = bridge.dialled  # noqa: SLF001 - as in a bridge
+        logging_in = asyncio.create_task(door.source_for(HQ))
+        await asyncio.sleep(0)
+        bridge.dialled = [HQ.identity.source]
+        with pytest.raises(PbxBrokeProtocol, match="a PBX that we dial is called"):
+            await logging_in
+        assert not bridge.board.sources
+
+
 async def test_those_that_wait_are_bounded(tmp_path: Path) -> None:
     async with callers(tmp_path, Newcomers(is_asking=True)) as (door, bridge):
         for number in range(MAX_WAITING + 5):

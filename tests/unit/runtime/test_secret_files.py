@@ -82,7 +82,7 @@ async def test_a_source_is_not_read_without_its_certificates() -> None:
     async def deliver(_heard: object) -> None:
         raise AssertionError("nothing is heard")
 
-    source = FileReadingSource(asked, refresh)
+    source = FileReadingSource(asked, refresh, Files("hq", SourceStatus(since=NOW), []))
     source.request_walk()
     with pytest.raises(FileUnusable):
         await source.read(Cursor(), deliver)
@@ -90,3 +90,32 @@ async def test_a_source_is_not_read_without_its_certificates() -> None:
     is_there = True
     with pytest.raises(PbxUnreachable):
         await source.read(Cursor(), deliver)
+
+
+class Silent(Asked):
+    """Is read, and tells nothing."""
+
+    async def read(self, since: Cursor, deliver: Deliver, try_deliver: TryDeliver | None = None) -> NoReturn:  # noqa: ARG002
+        self.reads += 1
+        while True:
+            await asyncio.sleep(60)
+
+
+async def test_files_of_a_source_that_is_read_no_more_are_looked_at_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    part, silent = SourceStatus(since=NOW), Silent()
+    files = Files("hq", part, [lambda: "gone"])
+    source = FileReadingSource(silent, lambda: None, files)
+
+    async def deliver(_heard: object) -> None:
+        raise AssertionError("nothing is heard")
+
+    reading = asyncio.create_task(source.read(Cursor(), deliver))
+    await until(lambda: silent.reads == 1)
+    files.look()
+    assert part.file_trouble
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert part.file_trouble == ""
+    await asyncio.sleep(0.1)
+    assert part.file_trouble == ""

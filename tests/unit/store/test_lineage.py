@@ -291,6 +291,34 @@ def test_a_log_with_a_younger_lineage_makes_the_store_an_older_one(older: Path) 
         assert lineage_of(store) > younger
 
 
+def test_a_source_of_which_another_bridge_told_begins_anew_when_it_is_followed_again_and_alone(path: Path) -> None:
+    with opened(path) as store:
+        tell(store, 1)
+        tell(store, 1, source=BRANCH)
+    with opened(path) as store:
+        before = lineage_of(store), lineage_of(store, BRANCH)
+        younger = new_lineage(NOW + timedelta(days=900), ())
+        assert not store.compare(LogContents({HQ: (before[0], 1, 0)}, others={BRANCH: (younger, 7, 0)}))
+        assert not store.compare(LogContents({HQ: (before[0], 1, 0)})), "whatever is read later"
+        assert (lineage_of(store), store.restored) == (before[0], "")
+    with opened(path) as store:
+        assert store.place(BRANCH).lineage > younger
+        assert store.place(BRANCH).cursor.is_start
+        begun = lineage_of(store, BRANCH)
+        tell(store, 1, source=BRANCH)
+        assert lineage_of(store, BRANCH) == begun == store.place(BRANCH).lineage, "once"
+
+
+def test_a_source_of_which_nobody_else_told_goes_on(path: Path) -> None:
+    with opened(path) as store:
+        tell(store, 1, source=BRANCH)
+    with opened(path) as store:
+        before = lineage_of(store, BRANCH)
+        older = new_lineage(NOW - timedelta(days=900), ())
+        assert not store.compare(LogContents({}, others={BRANCH: (before, 1, 0), HQ: (older, 9, 0)}))
+        assert store.place(BRANCH).lineage == before
+
+
 def test_a_source_that_only_the_log_knows_gets_a_lineage_behind_that(path: Path) -> None:
     younger = new_lineage(NOW + timedelta(days=900), ())
     with opened(path) as store:
