@@ -56,6 +56,7 @@ class Wish:
     queues: Sequence[str]
     also: str | None = None
     is_log_native: bool = False
+    is_store_a_database: bool = False
 
 
 class Run:
@@ -202,7 +203,7 @@ class Run:
 
     # Faults
 
-    async def _disturb(self, fault: Fault) -> None:
+    async def _disturb(self, fault: Fault) -> None:  # noqa: C901 - a table of what is done
         self._note(fault)
         match fault.kind:
             case Kind.BRIDGE_SIGKILL:
@@ -232,6 +233,8 @@ class Run:
                 await asyncio.to_thread(self._site.broker.end_alarm)
             case Kind.CONSUMER_KILL:
                 await self._kill_consumer()
+            case Kind.DATABASE_RESTART | Kind.DATABASE_CUT:
+                await self._disturb_database(fault.kind)
             case _ if fault.link is not None:
                 await self._disturb_link(fault)
             case _:
@@ -303,6 +306,16 @@ class Run:
         await asyncio.to_thread(applier.kill)
         applier.read_on()
         applier.start()
+
+    async def _disturb_database(self, kind: Kind) -> None:
+        server = self._site.database
+        assert server is not None
+        if kind is Kind.DATABASE_CUT:
+            await asyncio.to_thread(server.cut_all)
+        else:
+            await asyncio.to_thread(server.stop, self._chance.choice(["fast", "immediate"]))
+            await asyncio.sleep(self._chance.uniform(0, 2))
+            await asyncio.to_thread(server.start)
 
     async def _disturb_link(self, fault: Fault) -> None:
         assert fault.link is not None
@@ -418,6 +431,13 @@ async def aside(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[N
 
 async def chaos(wish: Wish, folder: Path) -> tuple[Result, list[str]]:
     """Build a site in *folder* and run there; raises what ``Run.go`` and ``built`` raise."""
-    build = built(folder, seed=wish.seed, kinds=wish.queues, also=wish.also, is_log_native=wish.is_log_native)
+    build = built(
+        folder,
+        seed=wish.seed,
+        kinds=wish.queues,
+        also=wish.also,
+        is_log_native=wish.is_log_native,
+        is_store_a_database=wish.is_store_a_database,
+    )
     async with build as site:
         return await Run(wish, site).go()
