@@ -61,6 +61,8 @@ PARAMETERS: Mapping[str, Any] = {
 }
 
 
+OTHERWISE: Mapping[str, Mapping[str, Any]] = {"extend_confirmed": {"before": 12_345}, "revisions": {"after": "a1"}}
+
 ASKED_OTHERWISE = {"add_event", "save_account", "known_accounts", "unsent_of_all", "unsent_of_source"}
 """Many rows in one text, a mirror without numbers of rows, and rows for nobody but who has the store."""
 
@@ -78,8 +80,7 @@ def connection(server: PrivatePostgres) -> Iterator[psycopg.Connection[Any]]:
 
 
 def plan_of(connection: psycopg.Connection[Any], name: str) -> str:
-    other = {"extend_confirmed": {"before": 12_345}, "revisions": {"after": "a1"}}.get(name, {})
-    found = connection.execute(b"EXPLAIN " + queries()[name], {**PARAMETERS, **other}).fetchall()
+    found = connection.execute(b"EXPLAIN " + queries()[name], {**PARAMETERS, **OTHERWISE.get(name, {})}).fetchall()
     return "\n".join(str(line[0]) for line in found)
 
 

@@ -102,7 +102,7 @@ SELECT position, source.name AS source, event_id, account
 FROM outbox JOIN source ON source.id = outbox.source_id
 WHERE position > :after AND position <= :through AND sinks & :sink <> 0
     AND NOT EXISTS (SELECT 1 FROM aside WHERE aside.sink = :sink AND aside.position = outbox.position)
-ORDER BY position LIMIT :limit;
+ORDER BY position LIMIT nullif(:limit::bigint, -1);
 
 -- confirmed_ids: the newest that a sink has, for who looks whether it still has them
 SELECT position, source.name AS source, event_id, account
@@ -190,7 +190,7 @@ SELECT outbox.position, source.name AS source, event_id, outbox.account FROM asi
     JOIN outbox ON outbox.position = aside.position JOIN source ON source.id = outbox.source_id
 WHERE aside.sink = :sink AND aside.state IN ('parked', 'held', 'fenced')
     AND outbox.position > :after AND outbox.position <= :through
-ORDER BY outbox.position LIMIT :limit;
+ORDER BY outbox.position LIMIT nullif(:limit::bigint, -1);
 
 -- aside_is_sent: what waited aside and is found in the log after all
 UPDATE aside SET state = 'sent', reason = NULL, at = :at
