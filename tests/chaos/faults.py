@@ -63,6 +63,7 @@ class Fault:
 
 
 _ENDS_SESSIONS: Final = frozenset({Kind.BRIDGE_SIGKILL, Kind.BROKER_KILL, Kind.STORE_SET_BACK, Kind.STORE_LOST})
+TAKES_STORE: Final = frozenset({Kind.STORE_SET_BACK, Kind.STORE_LOST})
 OF_A_DATABASE: Final = frozenset({Kind.DATABASE_RESTART, Kind.DATABASE_CUT})
 _BREAKS_LINKS: Final = frozenset({Kind.CUT_MID_FRAME, Kind.BLACK_HOLE, Kind.HALF_OPEN})
 

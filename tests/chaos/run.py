@@ -14,7 +14,7 @@ from typing import Any
 
 from bridge.config.tables import RabbitMqTable
 from tests.chaos.appliers import Applier
-from tests.chaos.counting import History, Result, count, differing, final_revisions
+from tests.chaos.counting import History, Result, count, differing, final_revisions, missing
 from tests.chaos.errors import StandstillError
 from tests.chaos.faults import Fault, Kind, Link, plan
 from tests.chaos.site import ANSWER_SECONDS, HEARTBEAT_SECONDS, Site, built
@@ -114,6 +114,8 @@ class Run:
                 say(f"{history.name}: not as the PBX has them: {', '.join(history.differing[:MOST_NAMED])}")
         result = count(histories, self._faults, window=RabbitMqTable().window)
         result.deletions_found_by_walks = self._found_by_walks
+        for words in missing(histories):
+            say(words)
         return result, broken
 
     # What happens meanwhile
@@ -389,6 +391,7 @@ class Run:
                     reader.deliveries,
                     may_repeat=reader.may_repeat,
                     differing=self._differing[reader.name],
+                    is_of_log=not reader.may_repeat,
                 )
                 for reader in readers
             ),
