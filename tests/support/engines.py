@@ -34,8 +34,8 @@ class Engine(Protocol):
     def reader(self) -> TableReader:
         """Return a look into it."""
 
-    def another(self) -> "Engine":
-        """Return one for another store, which is empty."""
+    def emptied(self) -> "Engine":
+        """Return one whose store is empty; what it had is gone."""
 
     def kill(self, store: TableStore) -> None:
         """End the open *store* as a kill of its process would."""
@@ -56,11 +56,10 @@ class SqliteEngine:
     def reader(self) -> StoreReader:
         return StoreReader(self.path)
 
-    def another(self) -> "SqliteEngine":
-        folders = (self.path.parent / str(number) for number in itertools.count())
-        folder = next(folder for folder in folders if not folder.exists())
-        folder.mkdir()
-        return SqliteEngine(folder)
+    def emptied(self) -> "SqliteEngine":
+        for file in self.path.parent.glob("bridge.db*"):
+            file.unlink()
+        return self
 
     def kill(self, store: TableStore) -> None:
         kept = self.path.with_name("killed")
@@ -100,8 +99,11 @@ class PostgresEngine:
     def reader(self) -> PostgresReader:
         return PostgresReader(self.database)
 
-    def another(self) -> "PostgresEngine":
-        return PostgresEngine(self.server, self.options)
+    def emptied(self) -> "PostgresEngine":
+        with psycopg.connect(self.server.url(self.name)) as connection:
+            connection.execute("DROP SCHEMA public CASCADE")
+            connection.execute("CREATE SCHEMA public")
+        return self
 
     def kill(self, store: TableStore) -> None:
         assert isinstance(store, PostgresStore)

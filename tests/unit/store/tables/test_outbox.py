@@ -8,7 +8,6 @@ from itertools import groupby
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.errors import BridgeError
@@ -167,13 +166,9 @@ moves = st.tuples(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-@given(st.lists(moves, max_size=30))
-def test_each_sink_gets_what_it_does_not_have_in_order_and_both_are_counted_without_a_mistake(
-    engine: Engine, steps: list[tuple[str, int, int]]
-) -> None:
-    engine = engine.another()
-    with engine.store() as store:
+def play_all(engine: Engine, steps: Sequence[tuple[str, int, int]]) -> None:
+    """Hold both sinks of a store against their models after each of *steps*, and when it is opened again."""
+    with engine.emptied().store() as store:
         store.begin_log(1)
         played = Played(store)
         for move, number, which in steps:
