@@ -31,7 +31,7 @@ async def place_on(
         place.environment |= {
             "BRIDGE_STORE_URL": server.url(),
             "BRIDGE_STORE_LEASE_SECONDS": "5",
-            "XDG_RUNTIME_DIR": str(folder),
+            "XDG_RUNTIME_DIR": str(server.runtime),
         }
         yield place
 

@@ -83,7 +83,7 @@ class DatabaseStore:
         return {
             "BRIDGE_STORE_URL": self._server.url(port=self._port),
             "BRIDGE_STORE_LEASE_SECONDS": "5",
-            "XDG_RUNTIME_DIR": str(self._folder),
+            "XDG_RUNTIME_DIR": str(self._server.runtime),
         }
 
     def copy(self, environment: Mapping[str, str], number: int) -> Path:  # noqa: ARG002 - PostgreSQL copies by itself

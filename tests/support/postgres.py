@@ -81,6 +81,13 @@ class PrivatePostgres:
         """Return the URL of a database, by another *port* where a proxy stands before it."""
         return f"postgresql://{USER}:{password}@127.0.0.1:{port or self.port}/{database}"
 
+    @property
+    def runtime(self) -> Path:
+        """A folder with a short name for the socket of a bridge, whose name has its limits; it goes with the server."""
+        folder = self._folder / "run"
+        folder.mkdir(exist_ok=True)
+        return folder
+
     def create_database(self, name: str) -> str:
         """Make a database of the bridge's user, and return its URL."""
         self.run(f"CREATE DATABASE {name} OWNER {USER}")
