@@ -25,7 +25,7 @@ RUN groupadd --system --gid 10001 bridge \
  && chmod 0700 /var/lib/account-bridge
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    BRIDGE_STORE_URL=sqlite:////var/lib/account-bridge/bridge.db
+    BRIDGE_STORE_URL=sqlite:////var/lib/account-bridge/bridge.db XDG_RUNTIME_DIR=/var/lib/account-bridge
 USER 10001:10001
 WORKDIR /var/lib/account-bridge
 VOLUME /var/lib/account-bridge

@@ -12,6 +12,7 @@
     │   │   └── EventUnroutable      no queue takes it: it came back
     │   ├── EventForbidden       the broker's user may not publish with this routing key
     │   ├── BrokerRefusedEvent   it will never take this one: parked, and the others go on
+    │   ├── StoreUnreachable     no connection to the database, or it broke, or no answer in time
     │   └── OutboxFull           too much waits to be sent: the PBXs are not read until there is room
     ├── Misconfigured        waiting helps only once somebody changed something: tried again slowly, loudly
     │   ├── PbxRefusedLogin      wrong app name or password
@@ -19,13 +20,14 @@
     │   ├── BrokerRefusedLogin   wrong user, password or virtual host
     │   ├── TopologyMismatch     exchange or queue missing, of another kind, or not permitted
     │   ├── LogUnreadable        the log cannot be read to its end, so nobody can tell what it has
+    │   ├── StoreRefusedLogin    wrong user, password or database of the store
     │   └── FileUnusable         a file with a password or a certificate is missing, empty or of no use
     ├── NobodyAnswers        no bridge runs on this store, so that a command has nobody to talk to
     ├── RecordingUnusable    a file is no recording of a PBX that could be played
     ├── BadEvent             a message that is not one of our events: put it aside, it will not become one
     └── Fatal                waiting does not help: the bridge stops with this sentence
         ├── BadConfig            the configuration cannot be used
-        ├── StoreUnusable        the file cannot be opened, written or understood
+        ├── StoreUnusable        it cannot be opened, written or understood
         ├── StoreInUse           another bridge holds it
         ├── StoreOutdated        the log has more than it ever gave: opened next, it begins a new lineage
         ├── CursorMoved          another bridge moved the cursor under our feet
@@ -84,6 +86,10 @@ class BrokerRefusedEvent(Transient):
     """The broker will not take one of the events on their way, however often it is sent; the others it will."""
 
 
+class StoreUnreachable(Transient):
+    """No connection to the store's database, or it broke, or it did not answer in time."""
+
+
 class OutboxFull(Transient):
     """So much waits to be sent that no more is read."""
 
@@ -110,6 +116,10 @@ class TopologyMismatch(Misconfigured):
 
 class LogUnreadable(Misconfigured):
     """The log cannot be read to its end: it is missing, not permitted, or too slow."""
+
+
+class StoreRefusedLogin(Misconfigured):
+    """The store's database did not accept user, password or database."""
 
 
 class FileUnusable(Misconfigured):

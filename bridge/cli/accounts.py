@@ -28,7 +28,7 @@ from bridge.errors import BridgeError, NobodyAnswers
 from bridge.events.wording import choose_name, clean, shown
 from bridge.model import SourceName
 from bridge.observability.report import in_future, plural
-from bridge.ops.control_socket import ask, socket_path
+from bridge.ops.control_socket import ask
 from bridge.ops.trace import (
     EventState,
     Live,
@@ -43,8 +43,9 @@ from bridge.ops.trace import (
     trace,
     unfinished,
 )
+from bridge.runtime.from_settings import build_store_place
 from bridge.store.records import KnownAccount
-from bridge.store.sqlite.reader import StoreReader
+from bridge.store.tables.reader import TableReader
 
 MAX_TRACED: Final = 5
 """Accounts in one answer."""
@@ -69,7 +70,7 @@ def trace_command(config: Path | None, who: str, *, as_json: bool) -> None:
     """
     settings = read_settings(config, require=False, level="error")
     live = _live(settings)
-    with StoreReader(settings.store.path) as store:
+    with build_store_place(settings.store).reader() as store:
         found = meant(store, who)
         sources = {source.name: source for source in store.sources()}
         told = [
@@ -110,7 +111,7 @@ def accounts(config: Path | None, source: str | None, wanted: str | None, *, del
     settings = read_settings(config, require=False, level="error")
     console = terminal()
     count = 0
-    with StoreReader(settings.store.path) as store:
+    with build_store_place(settings.store).reader() as store:
         known_sources = store.sources()
         names = [known.name for known in known_sources]
         if source is not None and source not in names:
@@ -142,13 +143,13 @@ def accounts(config: Path | None, source: str | None, wanted: str | None, *, del
 
 def _live(settings: Settings) -> Live:
     try:
-        answer = run_now(ask(socket_path(settings.store.path), "GET", "/status"))
+        answer = run_now(ask(build_store_place(settings.store).socket, "GET", "/status"))
     except NobodyAnswers:
         return Live.of(None)
     return Live.of(orjson.loads(answer))
 
 
-def meant(store: StoreReader, who: str) -> Sequence[KnownAccount]:
+def meant(store: TableReader, who: str) -> Sequence[KnownAccount]:
     """Return the accounts that answer to *who*, at present or, where none does, formerly."""
     if _EVENT_ID.fullmatch(who):
         event = store.event(who.lower())
@@ -159,7 +160,7 @@ def meant(store: StoreReader, who: str) -> Sequence[KnownAccount]:
     return found or list(_formerly(store, who))
 
 
-def _formerly(store: StoreReader, who: str) -> Iterator[KnownAccount]:
+def _formerly(store: TableReader, who: str) -> Iterator[KnownAccount]:
     """Yield accounts that were called *who* once: the change that is asked for may be the one that took it away."""
     seen: dict[tuple[SourceName, str], None] = {}
     for page in store.events():
@@ -170,7 +171,7 @@ def _formerly(store: StoreReader, who: str) -> Iterator[KnownAccount]:
         yield from _known(store, source, key)
 
 
-def _known(store: StoreReader, source: SourceName, key: str) -> Iterator[KnownAccount]:
+def _known(store: TableReader, source: SourceName, key: str) -> Iterator[KnownAccount]:
     """Yield an account as the mirror has it or, where that began anew without it, as it was told of last."""
     known = store.account(source, key)
     if known is not None:
@@ -180,7 +181,7 @@ def _known(store: StoreReader, source: SourceName, key: str) -> Iterator[KnownAc
     yield from map(as_told, told[-1:])
 
 
-def _nobody(store: StoreReader, who: str, settings: Settings) -> list[str]:
+def _nobody(store: TableReader, who: str, settings: Settings) -> list[str]:
     sentences = [f"No account answers to {who!r}, and none did in the events that are kept."]
     sources = store.sources()
     if untold := unfinished(sources, store.renewed):

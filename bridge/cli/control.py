@@ -44,12 +44,13 @@ from bridge.ops.control_socket import (
     paused,
     resumed,
     retried,
-    socket_path,
 )
+from bridge.runtime.from_settings import build_store_place
 from bridge.runtime.reload import Reloaded
 from bridge.security.secret import scrub
+from bridge.store.places import StorePlace
 from bridge.store.records import Pause
-from bridge.store.sqlite.store import SqliteStore
+from bridge.store.tables.store import TableStore
 
 WATCH_SECONDS: Final = 2.0
 
@@ -186,7 +187,7 @@ def resync(config: Path | None, source: str, *, accept_deletions: bool, as_json:
 def pause(config: Path | None, source: str, *, reason: str, as_json: bool) -> None:
     """Read a PBX no more, until it is resumed; also across restarts of the bridge."""
 
-    def noted(store: SqliteStore) -> bytes:
+    def noted(store: TableStore) -> bytes:
         store.pause(_configured(config, source), Pause(utc_now(), reason))
         return paused(source).encode()
 
@@ -205,7 +206,7 @@ def pause(config: Path | None, source: str, *, reason: str, as_json: bool) -> No
 def resume(config: Path | None, source: str, *, as_json: bool) -> None:
     """Read a paused PBX again, from where it was paused."""
 
-    def noted(store: SqliteStore) -> bytes:
+    def noted(store: TableStore) -> bytes:
         return (resumed(source) if store.resume(_configured(config, source)) else not_paused(source)).encode()
 
     say(
@@ -249,7 +250,7 @@ def parked_group(context: click.Context, config: Path | None, *, as_json: bool) 
     if context.invoked_subcommand is not None:
         return
 
-    def listed(store: SqliteStore) -> bytes:
+    def listed(store: TableStore) -> bytes:
         return orjson.dumps([parked_as_json(found) for found in store.parked()], option=orjson.OPT_UTC_Z)
 
     found = orjson.loads(done_by_bridge(config, "GET", "/parked", offline=listed))
@@ -279,7 +280,7 @@ def retry(config: Path | None, position: int, own_config: Path | None, *, as_jso
     """
     config = own_config or config
 
-    def unpark(store: SqliteStore) -> bytes:
+    def unpark(store: TableStore) -> bytes:
         if not store.unpark(position):
             raise BridgeError(not_parked(position))
         return retried(position, "when the bridge runs").encode()
@@ -298,7 +299,7 @@ def discard(config: Path | None, position: int, reason: str, own_config: Path | 
     """Never send a parked event; what waits behind it goes out."""
     config = own_config or config
 
-    def dropped(store: SqliteStore) -> bytes:
+    def dropped(store: TableStore) -> bytes:
         if not store.discard(position, reason, utc_now()):
             raise BridgeError(not_parked(position))
         return f"event {position} is discarded".encode()
@@ -310,21 +311,25 @@ def discard(config: Path | None, position: int, reason: str, own_config: Path | 
 
 
 def done_by_bridge(
-    config: Path | None, method: str, target: str, *, offline: Callable[[SqliteStore], bytes], **query: str
+    config: Path | None, method: str, target: str, *, offline: Callable[[TableStore], bytes], **query: str
 ) -> bytes:
     """Return what the running bridge answers; where none runs, what *offline* does with its store."""
-    path = read_settings(config, require=False, level="error").store.path
+    place = _place(config)
     try:
-        return run_now(ask(socket_path(path), method, target, **query))
+        return run_now(ask(place.socket, method, target, **query))
     except NobodyAnswers:
-        if not path.exists():
+        if not place.exists():
             raise
-        with SqliteStore(path) as store:
+        with place.store() as store:
             return offline(store)
 
 
 def _socket(config: Path | None) -> Path:
-    return socket_path(read_settings(config, require=False, level="error").store.path)
+    return _place(config).socket
+
+
+def _place(config: Path | None) -> StorePlace:
+    return build_store_place(read_settings(config, require=False, level="error").store)
 
 
 def _line(event: dict[str, Any]) -> Text:

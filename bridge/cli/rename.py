@@ -11,7 +11,7 @@ from bridge.delivery.leaving import rename
 from bridge.errors import BridgeError
 from bridge.model import SourceName
 from bridge.observability.report import plural
-from bridge.store.sqlite.store import SqliteStore
+from bridge.runtime.from_settings import build_store_place
 
 
 @click.command("rename")
@@ -33,9 +33,10 @@ def rename_command(config: Path | None, source: str, name: str, *, no_deletions:
         raise BridgeError(f"{source} is still configured: call it {name} there first")
     if name not in followed and settings.listen is None:
         raise BridgeError(f"{name} is not configured: call the PBX so there first")
-    if not settings.store.path.exists():
-        raise BridgeError(f"there is no store {settings.store.path} yet, so nothing has a former name")
-    with SqliteStore(settings.store.path) as store:
+    place = build_store_place(settings.store)
+    if not place.exists():
+        raise BridgeError(f"there is no store {place} yet, so nothing has a former name")
+    with place.store() as store:
         now = utc_now()
         count = rename(store, SourceName(source), SourceName(name), now=now, tells_deletions=not no_deletions)
     told = "" if no_deletions else f" after its end under the name {source}"

@@ -33,8 +33,8 @@ from bridge.events.cloudevents import APP_ID
 from bridge.model import SourceName
 from bridge.ops.replay import Sender, Snapshot, as_row, is_replayable, sending
 from bridge.ops.trace import unfinished
+from bridge.runtime.from_settings import build_store_place
 from bridge.security.tls import client_context
-from bridge.store.sqlite.reader import StoreReader
 
 queue_option = click.option("--queue", required=True, type=QUEUE, help="The queue that gets them; nobody else does.")
 
@@ -54,7 +54,7 @@ def replay(config: Path | None, queue: str, since: datetime, who: str | None, *,
 
     async def replayed() -> tuple[int, int]:
         left_out = 0
-        with StoreReader(settings.store.path) as store:
+        with build_store_place(settings.store).reader() as store:
             accounts = None if who is None else {(known.source, known.key) for known in meant(store, who)}
             if accounts is not None and not accounts:
                 raise BridgeError(f"no account answers to {who!r}; account-bridge trace tells more")
@@ -90,7 +90,7 @@ def snapshot(config: Path | None, queue: str, source: str | None, *, as_json: bo
     settings = _settings(config)
 
     async def sent_all() -> tuple[int, int, str]:
-        with StoreReader(settings.store.path) as store:
+        with build_store_place(settings.store).reader() as store:
             known = store.sources()
             names = [found.name for found in known]
             if source is not None and source not in names:

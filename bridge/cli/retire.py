@@ -13,7 +13,7 @@ from bridge.clock import utc_now
 from bridge.delivery.leaving import retire
 from bridge.model import SourceName
 from bridge.observability.report import plural
-from bridge.store.sqlite.store import SqliteStore
+from bridge.store.tables.store import TableStore
 
 
 @click.command("retire")
@@ -42,7 +42,7 @@ def retire_command(
     if discard_unsent and tell_deletions:
         raise click.UsageError("--tell-deletions makes events, and --discard-unsent sends none")
 
-    def retired(store: SqliteStore) -> bytes:
+    def retired(store: TableStore) -> bytes:
         followed = [pbx.name for pbx in read_settings(config, require=False, level="error").pbx]
         told = {"tells_deletions": tell_deletions, "discards_unsent": discard_unsent}
         return orjson.dumps(retire(store, SourceName(source), followed, now=utc_now(), **told))

@@ -17,10 +17,12 @@ from bridge.events.normalize import account_key
 from bridge.model import AccountGuid
 from bridge.observability.report import plural
 from bridge.ops.trace import unfinished
+from bridge.runtime.from_settings import build_store_place
+from bridge.store.places import SqlitePlace
 from bridge.store.sqlite.backup import back_up, put_back
 from bridge.store.sqlite.erasure import AGAIN_SECONDS, READER_TRIES, still_read
-from bridge.store.sqlite.reader import StoreReader
-from bridge.store.sqlite.store import SqliteStore
+from bridge.store.tables.reader import TableReader
+from bridge.store.tables.store import TableStore
 
 MAX_SUGGESTED: Final = 3
 
@@ -34,7 +36,7 @@ def backup(config: Path | None, file: Path, *, as_json: bool) -> None:
 
     The copy holds personal data and the key of the store: only its owner may read it. Put it back with restore.
     """
-    path = read_settings(config, require=False, level="error").store.path
+    path = _file(config, "pg_dump copies it while the bridge goes on, pg_basebackup and archived WAL all of the server")
     try:
         size = back_up(path, file, utc_now())
     except FileExistsError as problem:
@@ -54,7 +56,7 @@ def restore(config: Path | None, file: Path, *, as_json: bool) -> None:
     The next time the store is opened, by check too, a new lineage begins, so that no number is used twice; the next
     start reads every PBX from its start, so that nothing is missed.
     """
-    path = read_settings(config, require=False, level="error").store.path
+    path = _file(config, "pg_restore, or the server's point-in-time recovery, puts it back: the next start sees that")
     kept = put_back(file, path, utc_now())
     where = f"; what was there is now {kept}" if kept is not None else ""
     words = (
@@ -76,8 +78,8 @@ def forget_command(config: Path | None, guid: str, *, discard_unsent: bool, as_j
     For accounts that are gone from the PBX; of one that is still there only the events of the past are cleared.
     Backups, the log at the broker and what subscribers keep have to be looked after on their own.
     """
-    path = read_settings(config, require=False, level="error").store.path
-    with StoreReader(path) as store:
+    settings = read_settings(config, require=False, level="error")
+    with build_store_place(settings.store).reader() as store:
         if not store.knows(account_key(AccountGuid(guid))):
             raise BridgeError(_no_account(store, guid))
     if not yes:  # asked once it is known that there is somebody to forget
@@ -85,7 +87,7 @@ def forget_command(config: Path | None, guid: str, *, discard_unsent: bool, as_j
 
     way_out = "Wait until that is done, or stop the bridge and add --discard-unsent"
 
-    def forgotten(store: SqliteStore) -> bytes:
+    def forgotten(store: TableStore) -> bytes:
         nonlocal way_out
         way_out = "Run the bridge until that is done, or add --discard-unsent"
         key = account_key(AccountGuid(guid))
@@ -113,7 +115,7 @@ def forget_command(config: Path | None, guid: str, *, discard_unsent: bool, as_j
         )
 
 
-def _no_account(store: StoreReader, guid: str) -> str:
+def _no_account(store: TableReader, guid: str) -> str:
     named = [str(known.account["guid"]) for known in meant(store, guid)]
     others = [name for name in named if account_key(AccountGuid(name)) != account_key(AccountGuid(guid))]
     hint = (
@@ -121,6 +123,14 @@ def _no_account(store: StoreReader, guid: str) -> str:
     )
     untold = f". {unfinished(store.sources(), store.renewed)}" if store.renewed is not None else ""
     return f"no account has the guid {guid!r}{hint}{untold}"
+
+
+def _file(config: Path | None, otherwise: str) -> Path:
+    """Return the file of the store; where it is none, say what there is *otherwise*."""
+    place = build_store_place(read_settings(config, require=False, level="error").store)
+    if not isinstance(place, SqlitePlace):
+        raise BridgeError(f"the store is the database {place}, of which PostgreSQL itself makes copies: {otherwise}")
+    return place.path
 
 
 COMMANDS: Final = (backup, restore, forget_command)

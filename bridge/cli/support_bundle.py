@@ -20,8 +20,9 @@ from bridge.clock import utc_now
 from bridge.config.settings import Settings
 from bridge.errors import BridgeError
 from bridge.observability.report import without_people
-from bridge.ops.control_socket import ask, socket_path
-from bridge.store.sqlite.reader import StoreReader
+from bridge.ops.control_socket import ask
+from bridge.runtime.from_settings import build_store_place
+from bridge.store.places import SqlitePlace
 
 PACKAGES: Final = ("aio-pika", "aiormq", "aiohttp", "websockets", "orjson", "pydantic", "structlog", "tenacity")
 
@@ -67,11 +68,10 @@ def _about() -> Mapping[str, Any]:
 
 
 def _store(settings: Settings) -> Mapping[str, Any]:
-    path = settings.store.path
-    files = {file.name: file.stat().st_size for file in sorted(path.parent.glob(f"{path.name}*")) if file.is_file()}
-    with StoreReader(path) as store:
+    place = build_store_place(settings.store)
+    with place.reader() as store:
         return {
-            "files": files,
+            "files": _sizes(place.path) if isinstance(place, SqlitePlace) else {},
             "renewed": store.renewed,
             "sources": [asdict(source) for source in store.sources()],
             "outbox": store.outbox(),
@@ -88,6 +88,10 @@ def _store(settings: Settings) -> Mapping[str, Any]:
                 for event in store.unsent()
             ],
         }
+
+
+def _sizes(path: Path) -> Mapping[str, int]:
+    return {file.name: file.stat().st_size for file in sorted(path.parent.glob(f"{path.name}*")) if file.is_file()}
 
 
 def _lines(settings: Settings) -> bytes:
@@ -110,7 +114,7 @@ def _recordings(settings: Settings) -> Mapping[str, bytes]:
 
 
 def _bridge(settings: Settings, target: str) -> bytes:
-    return run_now(ask(socket_path(settings.store.path), "GET", target))
+    return run_now(ask(build_store_place(settings.store).socket, "GET", target))
 
 
 def _told(part: Callable[[], Any]) -> Any:

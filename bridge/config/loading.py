@@ -154,7 +154,8 @@ def _overlay(
         if table != "subscriber" and (table, key) != ("listen", "app")
     }
     known |= {f"{PREFIX}LISTEN_APP_{key.upper()}": ("listen", "app", 0, key) for key in AppTable.model_fields}
-    for variable, value in environment.items():
+    # The file last: an image has the URL of its store as a default, and whoever names a file means that.
+    for variable, value in sorted(environment.items(), key=lambda given: given[0].endswith("_FILE")):
         if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE or variable.startswith(f"{PREFIX}TEST_"):
             continue
         is_none = not value.strip() and variable not in _NEVER_NONE

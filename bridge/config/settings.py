@@ -11,6 +11,7 @@ from pydantic import PrivateAttr, model_validator
 
 from bridge.config.base import Table
 from bridge.config.pbx_tables import ListenTable, PbxTable
+from bridge.config.store_table import StoreTable
 from bridge.config.tables import (
     FleetTable,
     LogTable,
@@ -18,7 +19,6 @@ from bridge.config.tables import (
     RabbitMqTable,
     ReplayTable,
     StatusTable,
-    StoreTable,
     SubscriberTable,
     TracesTable,
     WalkTable,
@@ -106,7 +106,9 @@ class Settings(Table):
         for table in (*shown["pbx"], *shown.get("listen", {}).get("app", ())):
             if "password" in table:
                 table["password"] = HIDDEN
-        return {name: _shown(table) for name, table in shown.items()}
+        shown = {name: _shown(table) for name, table in shown.items()}
+        shown["store"]["url"] = self.store.shown
+        return shown
 
     def troubles(self) -> Iterator[tuple[str, str]]:
         """Yield who does not work at present, as far as files say: its name, and what is wrong with which file."""
@@ -123,6 +125,8 @@ class Settings(Table):
                 yield "broker", secret.trouble
         if broker.tls.trouble:
             yield "broker", broker.tls.trouble
+        if self.store.secret is not None and self.store.secret.trouble:
+            yield "store", self.store.secret.trouble
 
     def insecurities(self) -> Iterator[str]:
         """Yield a sentence for everything that was said to be insecure on purpose."""
@@ -134,6 +138,8 @@ class Settings(Table):
                 yield f"INSECURE: PBX {pbx.name} is talked to without TLS (its url begins with ws:)."
         if self.rabbitmq.insecure:
             yield "INSECURE: whoever answers is believed to be the broker (rabbitmq.insecure = true)."
+        if words := self.store.insecurity:
+            yield f"INSECURE: {words}."
         if self.listen is not None and self.listen.insecure:
             yield f"INSECURE: PBXs dial {self.listen.url} without TLS (listen.insecure = true)."
 

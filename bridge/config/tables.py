@@ -88,14 +88,6 @@ def _endpoint(url: str) -> None:
     parse_url(url, ("http", "https"), "must look like http://collector:4318")
 
 
-def _sqlite(url: str) -> str:
-    if url.startswith("postgresql:"):
-        raise ValueError("PostgreSQL is not there yet; use sqlite:///path/to/bridge.db")
-    if not url.startswith("sqlite:///") or not url.removeprefix("sqlite:///"):
-        raise ValueError("must look like sqlite:///bridge.db, or sqlite:////var/lib/bridge.db (four slashes)")
-    return url
-
-
 def check_exchange(name: str) -> None:
     """Return if an exchange may have *name*.
 
@@ -212,24 +204,6 @@ class SubscriberTable(Table):
     ordered: bool | None = None
     """true: of several subscribers one at a time gets events, so that they stay in order; false: they share them.
     Without it, a queue that exists is right either way, and one that is made is shared."""
-
-
-class StoreTable(Table):
-    """Where cursor, mirror and outbox are kept."""
-
-    url: Annotated[str, AfterValidator(_sqlite)] = "sqlite:///bridge.db"
-    """The file with cursor, mirror and outbox; four slashes before an absolute path."""
-    max_unsent_events: int = Field(1_000_000, ge=1)
-    """With so many events waiting, the PBXs are read no further."""
-    max_unsent_bytes: int = Field(2_000_000_000, ge=1)
-    """The same for their size."""
-    min_free_bytes: int = Field(200_000_000, ge=0)
-    """The same for what the disk has left."""
-
-    @property
-    def path(self) -> Path:
-        """The SQLite file."""
-        return Path(self.url.removeprefix("sqlite:///"))
 
 
 class ReplayTable(Table):

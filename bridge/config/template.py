@@ -34,6 +34,7 @@ _EXAMPLES: Final[Mapping[Key, Any]] = {
     ("rabbitmq", "fingerprint"): "AB:CD:… as account-bridge check shows it",
     ("rabbitmq", "certificate_file"): "/etc/ssl/bridge.pem",
     ("rabbitmq", "key_file"): "/etc/ssl/bridge.key",
+    ("store", "url_file"): "/run/secrets/store",
     ("publish", "include"): ["template"],
     ("publish", "exclude"): ["emails"],
     ("publish", "mask"): ["numbers"],

@@ -107,6 +107,19 @@ class Posting:
             CursorMoved: the durable cursor is not at *since*.
 
         """
+        known = self._place.cursor
+        place = replace(
+            self._place, cursor=known if until is None else until, sequence=self._place.sequence + len(self._changes)
+        )
+        if not self._transaction.move(self._source, known if since is None else since, place):
+            raise CursorMoved(moved(self._source))
+        self._transaction.remember(self._source, {key: self._known[key] for key in self._changed}, place.walk)
+        self._transaction.mark_seen(self._source, [key for key in self._seen if key not in self._changed], place.walk)
+        self._transaction.add_events(self._source, self._encode(now))  # made while a database writes the mirror
+        return Ingested(place, self._changes)
+
+    def _encode(self, now: datetime) -> Sequence[NewEvent]:
+        """Return the changes as events, numbered on from where the source stands."""
         sequence, lineage, events = self._place.sequence, self._place.lineage, []
         for change in self._changes:
             sequence += 1
@@ -114,14 +127,7 @@ class Posting:
             body = cloudevents.encode(change, identity=identity, sequence=sequence, lineage=lineage, time=now)
             account, key = account_key(AccountGuid(change.account["guid"])), cloudevents.routing_key(change)
             events.append(NewEvent(sequence, identity, cloudevents.ACCOUNT_CHANGED, account, key, body, now))
-        known = self._place.cursor
-        place = replace(self._place, cursor=known if until is None else until, sequence=sequence)
-        if not self._transaction.move(self._source, known if since is None else since, place):
-            raise CursorMoved(moved(self._source))
-        self._transaction.remember(self._source, {key: self._known[key] for key in self._changed}, place.walk)
-        self._transaction.mark_seen(self._source, [key for key in self._seen if key not in self._changed], place.walk)
-        self._transaction.add_events(self._source, events)
-        return Ingested(place, self._changes)
+        return events
 
     def _post(self, key: str, before: Mirrored | None, diff: Diff) -> None:
         if diff.change is not None:

@@ -21,7 +21,7 @@ class Limits:
     max_bytes: int = 2_000_000_000
     min_free_bytes: int = 200_000_000
 
-    def reached(self, backlog: Backlog, free_bytes: int, *, is_full: bool) -> str:
+    def reached(self, backlog: Backlog, free_bytes: int | None, *, is_full: bool) -> str:
         """Return which limit is reached, in a sentence; empty while there is room. *is_full*: one was, before."""
         share = RESUME_SHARE if is_full else 1.0
         events, size = backlog.rows + backlog.held_rows, backlog.bytes + backlog.held_bytes
@@ -29,7 +29,7 @@ class Limits:
             reached = f"the outbox is full: {events} events wait (store.max_unsent_events is {self.max_events})"
         elif size >= self.max_bytes * share:
             reached = f"the outbox is full: {_mb(size)} wait (store.max_unsent_bytes is {_mb(self.max_bytes)})"
-        elif free_bytes < self.min_free_bytes / share:
+        elif free_bytes is not None and free_bytes < self.min_free_bytes / share:
             reached = (
                 f"the disk of the store is almost full: {_mb(free_bytes)} are left (store.min_free_bytes is "
                 f"{_mb(self.min_free_bytes)}). Make room on it"

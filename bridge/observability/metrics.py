@@ -57,7 +57,9 @@ FAMILIES: Final[Mapping[str, tuple[_Kind, str, tuple[str, ...]]]] = {
     "outbox_parked_events": (GaugeMetricFamily, "Events that the broker refused for good", ()),
     "outbox_in_doubt_events": (GaugeMetricFamily, "Events that may have reached the broker unconfirmed", ()),
     "outbox_full": (GaugeMetricFamily, "1 while a limit of the store is reached and no PBX is read", ()),
-    "store_free_bytes": (GaugeMetricFamily, "Left on the disk of the store", ()),
+    "store_free_bytes": (GaugeMetricFamily, "Left on the disk of the store, where that can be seen", ()),
+    "store_commit_seconds": (GaugeMetricFamily, "How long the last commit of the store took", ()),
+    "store_repeats": (CounterMetricFamily, "What the store had to repeat, by its database's code", ("code",)),
     "pbxs": (GaugeMetricFamily, "PBXs, by how they are doing", ("level",)),
     "pbxs_usable": (GaugeMetricFamily, "PBXs that answer", ()),
     "pbxs_waiting_for_turn": (GaugeMetricFamily, "PBXs that are not read yet, since so many others are", ()),
@@ -165,7 +167,10 @@ class StatusCollector(Collector):
         yield "outbox_parked_events", (), board.parked
         yield "outbox_in_doubt_events", (), board.in_doubt
         yield "outbox_full", (), bool(board.full)
-        yield "store_free_bytes", (), board.free_bytes
+        if board.free_bytes is not None:
+            yield "store_free_bytes", (), board.free_bytes
+        yield "store_commit_seconds", (), board.commit_seconds
+        yield from (("store_repeats", (code,), count) for code, count in board.store_repeats.items())
 
     def _source(self, pbx: tuple[str], part: SourceStatus, now: datetime) -> _Samples:
         yield "pbx_usable", pbx, part.is_usable

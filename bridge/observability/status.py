@@ -139,8 +139,12 @@ class BridgeStatus:
     """Of the events confirmed last: from hearing of a change to the broker's confirm."""
     full: str = ""
     """Why no PBX is read at the moment: the outbox or its disk is full; empty while there is room."""
-    free_bytes: int = 0
-    """Left on the disk of the store."""
+    free_bytes: int | None = 0
+    """Left on the disk of the store; ``None`` where nobody here can see that."""
+    commit_seconds: float = 0.0
+    """How long the store's last commit took."""
+    store_repeats: Mapping[str, int] = field(default_factory=dict)
+    """How often the store had to repeat something, by the database's code for the reason."""
     loop_lag_seconds: float = 0.0
     """How late the event loop was, at the last look."""
     tasks: dict[str, Watchdog] = field(default_factory=dict)

@@ -30,12 +30,11 @@ from bridge.observability.component_status import Level
 from bridge.observability.source_status import SourceStatus
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, RowRead
-from bridge.runtime.from_settings import build_topology
+from bridge.runtime.from_settings import build_store_place, build_topology
 from bridge.runtime.wiring import build_source, needs_streams
 from bridge.security.tls import Trust, fingerprint_of, presented_certificate
 from bridge.security.validity import valid_until
-from bridge.store.sqlite.reader import StoreReader
-from bridge.store.sqlite.store import SqliteStore
+from bridge.store.places import PostgresPlace
 
 REACH_SECONDS: Final = 5.0
 """For looking a host up, and for connecting to it."""
@@ -68,6 +67,8 @@ async def run_checks(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding(who, Level.ERROR, words)
     yield _clock(settings)
     yield _store(settings)
+    for finding in _database(settings):
+        yield finding
     if settings.listen is not None:
         yield await _listening(settings.listen)
     for pbx in settings.pbx:
@@ -87,9 +88,9 @@ async def run_checks(settings: Settings) -> AsyncIterator[Finding]:
 
 
 def _store(settings: Settings) -> Finding:
-    path = settings.store.path
     try:
-        with SqliteStore(path) as store:
+        path = build_store_place(settings.store)
+        with path.store() as store:
             waiting, restored = f"{store.backlog.rows} events wait to be sent", store.restored
     except StoreInUse:
         return Finding("store", Level.OK, f"{path} is open in a running bridge")
@@ -98,6 +99,19 @@ def _store(settings: Settings) -> Finding:
     if restored:
         return Finding("store", Level.WARN, f"{path} can be written; {waiting}; {restored}")
     return Finding("store", Level.OK, f"{path} can be written; {waiting}")
+
+
+def _database(settings: Settings) -> list[Finding]:
+    """Look at how the server of the store is set up, where that is none of SQLite."""
+    try:
+        place = build_store_place(settings.store)
+        if not isinstance(place, PostgresPlace):
+            return []
+        server, remarks = place.check()
+    except BridgeError:  # told by what tried the store
+        return []
+    found = [Finding("database", Level.ERROR if one.is_fatal else Level.WARN, one.words) for one in remarks]
+    return found or [Finding("database", Level.OK, f"{server} is set up well")]
 
 
 async def _pbx(pbx: PbxTable) -> Finding:
@@ -286,18 +300,21 @@ async def _reached(what: str, host: str, port: int) -> Finding:
 
 def _clock(settings: Settings) -> Finding:
     """Compare the clock with the newest event: times of events, schedules and certificates depend on it."""
-    now, path = utc_now(), settings.store.path
+    now = utc_now()
     zone = f"{now.astimezone():%Y-%m-%d %H:%M:%S %Z}"
-    if path.exists():
-        with suppress(BridgeError), StoreReader(path) as store:  # what is wrong with it is told by another finding
-            newest = store.newest_at()
-            if newest is not None and newest > now + CLOCK_MARGIN:
-                return Finding(
-                    "clock",
-                    Level.ERROR,
-                    f"it says {zone}, but an event was made later, at {newest.astimezone():%Y-%m-%d %H:%M:%S}. Set it: "
-                    "timedatectl set-ntp true",
-                )
+    newest = None
+    with suppress(BridgeError):  # what is wrong with it is told by another finding
+        place = build_store_place(settings.store)
+        if place.exists():
+            with place.reader() as store:
+                newest = store.newest_at()
+    if newest is not None and newest > now + CLOCK_MARGIN:
+        return Finding(
+            "clock",
+            Level.ERROR,
+            f"it says {zone}, but an event was made later, at {newest.astimezone():%Y-%m-%d %H:%M:%S}. Set it: "
+            "timedatectl set-ntp true",
+        )
     return Finding("clock", Level.OK, zone)
 
 

@@ -77,11 +77,6 @@ class Reloading(Protocol):
         """Take over what can be; raises ``BadConfig`` with every mistake, and changes nothing then."""
 
 
-def socket_path(store: Path) -> Path:
-    """Return the socket file of the bridge whose store is this file."""
-    return store.with_name(f"{store.name}.sock")
-
-
 @asynccontextmanager
 async def serve(bridge: Steered, path: Path, reloader: Reloading | None = None) -> AsyncIterator[None]:
     """Listen on the socket file *path* while inside; only where its name is too long, say so and do without.

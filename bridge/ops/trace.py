@@ -134,7 +134,6 @@ def as_told(event: RecordedEvent) -> KnownAccount:
     data = told["data"]
     tokens = {name: Token(orjson.dumps(value).decode()) for name, value in data.get("cursor", {}).items()}
     return KnownAccount(
-        number=0,
         source=event.source,
         key=str(event.account_key),
         cursor=Cursor(**tokens),

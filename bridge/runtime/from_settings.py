@@ -1,11 +1,13 @@
 """What settings want, as values that the parts understand."""
 
 from datetime import time, timedelta
+from pathlib import Path
 
 from bridge.broker.errors import name_vhost
 from bridge.broker.topology import Subscription, Topology
 from bridge.config.pbx_tables import PaceTable
 from bridge.config.settings import Settings
+from bridge.config.store_table import SQLITE, StoreTable, is_postgres
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import DeletionLimit
 from bridge.errors import FileUnusable
@@ -15,6 +17,27 @@ from bridge.model import SourceName
 from bridge.pbx.walk.actions import Pace
 from bridge.pbx.walk.schedule import Habits
 from bridge.runtime.options import Options
+from bridge.security.database_url import read_database_url
+from bridge.store.places import SqlitePlace, StorePlace, postgres_place
+
+
+def build_store_place(table: StoreTable) -> StorePlace:
+    """Return where the store is.
+
+    Raises:
+        BadConfig: the package for its engine is not installed.
+        FileUnusable: the file with its URL holds none.
+
+    """
+    if not is_postgres(url := table.read_url()):
+        return SqlitePlace(Path(url.removeprefix(SQLITE)))
+    return postgres_place(
+        lambda: dict(read_database_url(table.read_url()).parameters()),
+        table.shown,
+        is_pooled=table.through_pooler,
+        lease_seconds=table.lease_seconds,
+        loses_nothing=table.failover_loses_nothing,
+    )
 
 
 def build_pace(table: PaceTable) -> Pace:

@@ -90,6 +90,9 @@ class HardEnd:
                 why = f", and {ended[0]}" if ended else ""
                 return f"the bridge did not stop within {self._stop_seconds:g} s{why}"
             return ""
+        if self._board is not None and self._board.locked():  # whoever waits for the store goes on once it answers
+            self._seen.clear()
+            return ""
         tasks = list(self._board.tasks.items()) if self._board is not None else []
         for name, task in tasks:
             progress_at, seen_at = self._seen.get(name, (None, now))

@@ -75,7 +75,12 @@ class OutboxMonitor:
         board = self._board
         if by := board.keep_pace(now):
             log.warning("clock.set", seconds=round(by.total_seconds(), 1))
-        board.free_bytes = await self._offload(self._store.free_bytes)
+        figures = await self._offload(self._store.figures)
+        board.free_bytes, board.commit_seconds, board.store_repeats = (
+            figures.free_bytes,
+            figures.commit_seconds,
+            figures.repeats,
+        )
         self.count_all()
         if self._may_have_doubts:
             await self._count_doubts()

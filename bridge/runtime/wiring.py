@@ -46,6 +46,7 @@ from bridge.runtime.from_settings import (
     build_options,
     build_pace,
     build_rules,
+    build_store_place,
     build_topology,
 )
 from bridge.runtime.inbound_sources import InboundSources
@@ -59,9 +60,8 @@ from bridge.security.forwarded import Proxies
 from bridge.security.secret import scrub
 from bridge.security.tls import ServerCertificate
 from bridge.store.records import LogContents, Newcomers
-from bridge.store.sqlite.files import close_to_others
-from bridge.store.sqlite.recent import RecentEvents
-from bridge.store.sqlite.store import SqliteStore
+from bridge.store.tables.recent import RecentEvents
+from bridge.store.tables.store import TableStore
 
 _BLOCKED_WORDS: Final = (
     "The broker has a memory or disk alarm and takes nothing. The bridge waits on its connection and sends everything "
@@ -104,11 +104,11 @@ def build_bridge(
     board.insecurities = list(settings.insecurities())
     board.unusable_files = settings.shown_unusable_files
     board.sources = {pbx.name: SourceStatus(since=now) for pbx in settings.pbx}
-    path = settings.store.path
-    store_path = path if shadow is None else path.with_name(f"{path.name}.shadow")
-    for done in close_to_others(store_path):
+    place = build_store_place(settings.store)
+    place = place if shadow is None else place.shadow()
+    for done in place.prepare():
         log.warning("store.open_to_others", problem=done)
-    with SqliteStore(store_path) as store, _traced(settings, hooks) as all_hooks:
+    with place.store(of_bridge=True) as store, _traced(settings, hooks) as all_hooks:
         board.locked = lambda: store.locked
         board.oldest_unsent_at = store.exchange.oldest_unpublished_at()
         watch = watch_of(settings, board)
@@ -174,7 +174,7 @@ async def build_page(settings: Settings, board: BridgeStatus) -> AsyncIterator[N
     if not status.enabled:
         yield
         return
-    reader = RecentEvents(settings.store.path)
+    reader = RecentEvents(build_store_place(settings.store).reader)
     views = Views(
         reader.recent, reader.flow, exposition(board, status.max_pbxs_in_metrics), documents(build_offer(settings))
     )
@@ -504,7 +504,7 @@ async def last_position(settings: Settings, streams: Sequence[str], generation: 
 
 
 def build_stream_sink(
-    settings: Settings, store: SqliteStore, board: BridgeStatus, dialled: Collection[SourceName]
+    settings: Settings, store: TableStore, board: BridgeStatus, dialled: Collection[SourceName]
 ) -> StreamSink | None:
     """Return what writes the log by the stream protocol; ``None`` where the exchange feeds it, or there is none.
 

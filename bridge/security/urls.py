@@ -136,7 +136,8 @@ def secrets_in(text: str) -> Sequence[str]:
             rest = url.partition("://")[2]
             found += [rest, rest.rpartition("@")[0].partition(":")[2]]
         else:
-            found += [parts.password or "", *(pair.partition("=")[2] for pair in parts.query.split("&"))]
+            told = [pair.partition("=") for pair in parts.query.split("&")]
+            found += [parts.password or "", *(value for name, _, value in told if not name.startswith("ssl"))]
     return [secret for secret in found if secret]
 
 

@@ -26,6 +26,7 @@ from bridge.store.records import (
     Pause,
     RecordedEvent,
     SourceState,
+    StoreFigures,
 )
 
 Result = TypeVar("Result")
@@ -234,8 +235,8 @@ class OperatorStore(SourceStore, Protocol):
     def backlog(self) -> Backlog:
         """What the outbox has that is not done; may be asked from any thread."""
 
-    def free_bytes(self) -> int:
-        """Return how much its disk has left."""
+    def figures(self) -> StoreFigures:
+        """Return how it is doing."""
 
     def parked_by_source(self) -> Mapping[SourceName, int]:
         """Return how many rows are parked, by source."""

@@ -95,6 +95,18 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreFigures:
+    """How a store is doing."""
+
+    free_bytes: int | None = None
+    """Left on its disk; ``None`` where nobody here can see that."""
+    commit_seconds: float = 0.0
+    """How long the last commit took."""
+    repeats: Mapping[str, int] = field(default_factory=dict)
+    """How often something had to be repeated since it was opened, by the database's code for the reason."""
+
+
+@dataclass(frozen=True, slots=True)
 class Parked:
     """An event that the broker refused for good, as an operator sees it."""
 
@@ -132,8 +144,6 @@ class KeptEvent:
 class KnownAccount:
     """An account of the mirror, as an operator looks it up."""
 
-    number: int
-    """Its place in the mirror; pages go on behind it."""
     source: SourceName
     key: str
     cursor: Cursor

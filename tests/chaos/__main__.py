@@ -38,6 +38,13 @@ KINDS = ("quorum", "classic")
     show_default=True,
     help="native: the bridge writes the log by the stream protocol, and a plain reader of it counts too.",
 )
+@click.option(
+    "--store",
+    type=click.Choice(["sqlite", "postgresql"]),
+    default="sqlite",
+    show_default=True,
+    help="postgresql: the store is in a server of its own, which is disturbed as well.",
+)
 @click.option("--also", help="Start this command as another consumer of every type of queue.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave store, logs and effects there.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object on stdout.")
@@ -48,6 +55,7 @@ def main(  # noqa: PLR0913, PLR0917 - its options
     changes: int | None,
     queues: str,
     log: str,
+    store: str,
     also: str | None,
     keep: Path | None,
     is_json: bool,  # noqa: FBT001 - a flag of the command line
@@ -58,7 +66,7 @@ def main(  # noqa: PLR0913, PLR0917 - its options
     if not bridge_kills + broker_kills:
         raise click.UsageError("with no kill at all nothing would be shown: say --bridge-kills or --broker-kills")
     wanted = changes or CHANGES_PER_KILL * (bridge_kills + broker_kills)
-    wish = Wish(bridge_kills, broker_kills, seed, wanted, kinds, also, log == "native")
+    wish = Wish(bridge_kills, broker_kills, seed, wanted, kinds, also, log == "native", store == "postgresql")
     began = time.monotonic()
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what is done to the broker on purpose is no news
     logging.getLogger("aio_pika").setLevel(logging.CRITICAL)

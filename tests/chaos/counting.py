@@ -7,9 +7,10 @@ carries the number of the last fault that was injected before it, so that whatev
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
-from tests.chaos.faults import Fault, Kind
+from tests.chaos.faults import TAKES_STORE, Fault, Kind
 
 States = Mapping[str, Hashable]
 """Where each account stands, by guid: anything that can be compared."""
@@ -44,6 +45,8 @@ class History:
     """False where even what is published again after a fault must not come twice: a log that knows what it has."""
     differing: Sequence[str] = ()
     """Accounts whose final state is not that of the PBX."""
+    is_of_log: bool = False
+    """What the bridge sends beside the exchange, at its own pace."""
 
 
 @dataclass
@@ -79,6 +82,8 @@ class Result:
     """Of what was delivered twice: the most that a single fault left behind in a queue."""
     deletions_found_by_walks: int = 0
     """What the PBX did not report while its list was read from the start, and two full walks found."""
+    lost_with_store: int = 0
+    """Changes that the exchange or the log had, and the other not yet, when the store was lost or set back."""
 
     def injected(self, kind: Kind) -> int:
         """Return how often that was done."""
@@ -94,6 +99,7 @@ class Result:
             "window": self.window,
             "most_after_one_fault": self.most_after_one_fault,
             "deletions_found_by_walks": self.deletions_found_by_walks,
+            "lost_with_store": self.lost_with_store,
             "by_fault": {
                 kind: {"injected": self.injected(kind), **tally.counts()} for kind, tally in self.by_fault.items()
             },
@@ -107,6 +113,10 @@ def count(histories: Sequence[History], faults: Sequence[Fault], *, window: int)
     Up to *window* events are sent and not yet recorded as confirmed at any moment, and those may be published again
     after a fault that ends the publisher's session; so many deliveries for a second time each of these faults may have
     in each queue.
+
+    What is in no store any more cannot be sent: where that is lost or set back, the exchange may have had a change that
+    the log had not, or the other way round. Up to *window* such changes at the end of that lineage are no loss, since
+    the next one tells every account anew. Within either of them nothing may be missing.
     """
     changes = len({arrival.event_id for history in histories for arrival in history.arrivals})
     result = Result(changes, window, faults, by_fault={kind: Tally() for kind in Kind})
@@ -114,8 +124,9 @@ def count(histories: Sequence[History], faults: Sequence[Fault], *, window: int)
         result.by_fault[fault.kind].delivered_twice_bound += window * fault.may_repeat + fault.unsent
     bound = sum(tally.delivered_twice_bound for tally in result.by_fault.values())
     last = _last_sequences(histories)
+    result.lost_with_store, last_by_sink = _without_lost_with_store(histories, faults, last, window)
     for history in histories:
-        found = _found(history, last, len(faults))
+        found = _found(history, last_by_sink[history.is_of_log], len(faults))
         result.by_queue[history.name] = Tally(
             **{what: len(suspects) for what, suspects in found.items()},
             delivered_twice_bound=bound if history.may_repeat and not history.is_applied else 0,
@@ -204,6 +215,19 @@ def lost(arrivals: Iterable[Arrival], last: Mapping[tuple[str, str], int]) -> Se
     return suspects[::-1]
 
 
+def missing(histories: Sequence[History]) -> Iterable[str]:
+    """Yield what never came to whom, lineage by lineage, for who looks for the reason; part of it may be no loss."""
+    last = _last_sequences(histories)
+    for history in histories:
+        for (source, lineage), end in last.items():
+            came = {each.sequence for each in history.arrivals if (each.source, each.lineage) == (source, lineage)}
+            if gone := sorted(set(range(1, end + 1)) - came):
+                yield (
+                    f"{history.name}: {len(gone)} of the {end} changes of {source} in {lineage} never came, number "
+                    f"{gone[0]} to {gone[-1]}; its last is {max(came, default=0)}"
+                )
+
+
 def out_of_order(arrivals: Iterable[Arrival]) -> Sequence[int]:
     """Return the suspect of every first appearance behind a later one of the same source, by lineage and number."""
     highest: dict[str, tuple[str, int]] = {}
@@ -269,3 +293,39 @@ def _last_sequences(histories: Iterable[History]) -> dict[tuple[str, str], int]:
             lineage = (arrival.source, arrival.lineage)
             last[lineage] = max(last[lineage], arrival.sequence)
     return last
+
+
+def _without_lost_with_store(
+    histories: Sequence[History], faults: Sequence[Fault], last: Mapping[tuple[str, str], int], window: int
+) -> tuple[int, Mapping[bool, Mapping[tuple[str, str], int]]]:
+    """Return how many changes one sink had and the other not when a store went, and how far each had to come.
+
+    The key is whether that is the log.
+    """
+    reached = {is_log: _last_sequences(h for h in histories if h.is_of_log is is_log) for is_log in (False, True)}
+    gone = 0
+    wanted = {is_log: dict(last) for is_log in reached}
+    if not all(reached.values()):
+        return gone, wanted
+    for lineage in _ended_with_store(histories, faults):
+        for is_log, its_last in reached.items():
+            behind = last[lineage] - its_last.get(lineage, 0)
+            if behind <= window:
+                wanted[is_log][lineage] -= behind
+                gone += behind
+    return gone, wanted
+
+
+def _ended_with_store(histories: Sequence[History], faults: Sequence[Fault]) -> Sequence[tuple[str, str]]:
+    """Return source and lineage of those between whose beginning and the next one's a store was lost or set back."""
+    begun: dict[str, dict[str, int]] = defaultdict(dict)
+    for history in histories:
+        for arrival in history.arrivals:
+            at = begun[arrival.source]
+            at[arrival.lineage] = min(at.get(arrival.lineage, arrival.fault), arrival.fault)
+    return [
+        (source, lineage)
+        for source, lineages in begun.items()
+        for lineage, following in pairwise(sorted(lineages))
+        if any(fault.kind in TAKES_STORE for fault in faults[lineages[lineage] : lineages[following]])
+    ]

@@ -20,6 +20,10 @@ class Kind(StrEnum):
     BLACK_HOLE = "black_hole"
     DELAY = "delay"
     HALF_OPEN = "half_open"
+    DATABASE_RESTART = "database_restart"
+    """Of the server that has the store: as an administrator does it, or as a crash."""
+    DATABASE_CUT = "database_cut"
+    """An administrator ends all sessions of the store."""
     STORE_SET_BACK = "store_set_back"
     STORE_LOST = "store_lost"
     BROKER_EMPTIED = "broker_emptied"
@@ -35,6 +39,8 @@ class Link(StrEnum):
     PBX = "pbx"
     LOG = "log"
     """By the stream protocol; there is none where the exchange feeds the log."""
+    STORE = "store"
+    """Where that is in PostgreSQL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,8 @@ class Fault:
 
 
 _ENDS_SESSIONS: Final = frozenset({Kind.BRIDGE_SIGKILL, Kind.BROKER_KILL, Kind.STORE_SET_BACK, Kind.STORE_LOST})
+TAKES_STORE: Final = frozenset({Kind.STORE_SET_BACK, Kind.STORE_LOST})
+OF_A_DATABASE: Final = frozenset({Kind.DATABASE_RESTART, Kind.DATABASE_CUT})
 _BREAKS_LINKS: Final = frozenset({Kind.CUT_MID_FRAME, Kind.BLACK_HOLE, Kind.HALF_OPEN})
 
 _ONE_IN: Final[dict[Kind, int]] = {
@@ -70,6 +78,8 @@ _ONE_IN: Final[dict[Kind, int]] = {
     Kind.BROKER_ALARM: 40,
     Kind.BLACK_HOLE: 50,
     Kind.HALF_OPEN: 50,
+    Kind.DATABASE_RESTART: 10,
+    Kind.DATABASE_CUT: 10,
     Kind.STORE_SET_BACK: 50,
     Kind.STORE_LOST: 100,
     Kind.BROKER_EMPTIED: 250,
@@ -91,6 +101,8 @@ def plan(
     faults = [Fault(Kind.BRIDGE_SIGKILL)] * (bridge_kills - together)
     faults += [Fault(Kind.BROKER_KILL, with_bridge=number < together) for number in range(broker_kills)]
     for kind, one_in in _ONE_IN.items():
+        if kind in OF_A_DATABASE and Link.STORE not in links:
+            continue
         count = max(1, bridge_kills // one_in)
         if kind in _BREAKS_LINKS or kind is Kind.DELAY:
             faults += [Fault(kind, links[number % len(links)]) for number in range(max(len(links), count))]

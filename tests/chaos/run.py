@@ -14,7 +14,7 @@ from typing import Any
 
 from bridge.config.tables import RabbitMqTable
 from tests.chaos.appliers import Applier
-from tests.chaos.counting import History, Result, count, differing, final_revisions
+from tests.chaos.counting import History, Result, count, differing, final_revisions, missing
 from tests.chaos.errors import StandstillError
 from tests.chaos.faults import Fault, Kind, Link, plan
 from tests.chaos.site import ANSWER_SECONDS, HEARTBEAT_SECONDS, Site, built
@@ -62,6 +62,7 @@ class Wish:
     queues: Sequence[str]
     also: str | None = None
     is_log_native: bool = False
+    is_store_a_database: bool = False
 
 
 class Run:
@@ -119,6 +120,8 @@ class Run:
                 say(f"{history.name}: not as the PBX has them: {', '.join(history.differing[:MOST_NAMED])}")
         result = count(histories, self._faults, window=RabbitMqTable().window)
         result.deletions_found_by_walks = self._found_by_walks
+        for words in missing(histories):
+            say(words)
         return result, broken
 
     # What happens meanwhile
@@ -265,6 +268,8 @@ class Run:
                 await self._replace_store(kind)
             case Kind.BROKER_EMPTIED:
                 await self._empty_broker()
+            case Kind.DATABASE_RESTART | Kind.DATABASE_CUT:
+                await self._disturb_database(kind)
             case _:
                 await self._turn_back_pbx(kind)
 
@@ -324,6 +329,16 @@ class Run:
         await asyncio.to_thread(applier.kill)
         applier.read_on()
         applier.start()
+
+    async def _disturb_database(self, kind: Kind) -> None:
+        server = self._site.database
+        assert server is not None
+        if kind is Kind.DATABASE_CUT:
+            await asyncio.to_thread(server.cut_all)
+        else:
+            await asyncio.to_thread(server.stop, self._chance.choice(["fast", "immediate"]))
+            await asyncio.sleep(self._chance.uniform(0, 2))
+            await asyncio.to_thread(server.start)
 
     async def _disturb_link(self, fault: Fault) -> None:
         assert fault.link is not None
@@ -397,6 +412,7 @@ class Run:
                     reader.deliveries,
                     may_repeat=reader.may_repeat,
                     differing=self._differing[reader.name],
+                    is_of_log=not reader.may_repeat,
                 )
                 for reader in readers
             ),
@@ -439,6 +455,13 @@ async def aside(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[N
 
 async def chaos(wish: Wish, folder: Path) -> tuple[Result, list[str]]:
     """Build a site in *folder* and run there; raises what ``Run.go`` and ``built`` raise."""
-    build = built(folder, seed=wish.seed, kinds=wish.queues, also=wish.also, is_log_native=wish.is_log_native)
+    build = built(
+        folder,
+        seed=wish.seed,
+        kinds=wish.queues,
+        also=wish.also,
+        is_log_native=wish.is_log_native,
+        is_store_a_database=wish.is_store_a_database,
+    )
     async with build as site:
         return await Run(wish, site).go()

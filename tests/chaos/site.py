@@ -5,7 +5,6 @@ import shlex
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from bridge.broker.connection import connect
@@ -17,12 +16,12 @@ from bridge.model import WINDOW_ROWS, AccountGuid, Cursor, Row
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.people import build_info
 from bridge.simulator.server import Served, serve
-from bridge.store.sqlite.backup import put_back
-from bridge.store.sqlite.reader import StoreReader
 from tests.chaos.appliers import Applier, SqliteEffects, TextEffects, inbox_program
 from tests.chaos.errors import CannotRunError, StandstillError
 from tests.chaos.faults import Link
 from tests.chaos.readers import LogReader, QueueReader, Reader, comparable
+from tests.chaos.stores import DatabaseStore, FileStore, KeptStore
+from tests.support.postgres import PrivatePostgres, is_installed
 from tests.support.process import Command, run
 from tests.support.proxy import Proxy
 from tests.support.rabbit import SERVER, PrivateBroker
@@ -47,12 +46,25 @@ PROCESSES = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(ROOT)}
 class Site:
     """Everything that runs; the bridge, the broker and the consumers may be stopped and started."""
 
-    def __init__(self, folder: Path, broker: PrivateBroker, pbx: Pbx, served: Served, links: dict[Link, Proxy]) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - whatever there is
+        self,
+        folder: Path,
+        broker: PrivateBroker,
+        pbx: Pbx,
+        served: Served,
+        links: dict[Link, Proxy],
+        database: PrivatePostgres | None = None,
+    ) -> None:
         self.folder = folder
         self.broker = broker
         self.pbx = pbx
         self.served = served
         self.links = links
+        self.database = database
+        """The server of the store, where that is no file."""
+        self._store: KeptStore = (
+            FileStore(folder) if database is None else DatabaseStore(database, links[Link.STORE].port, folder)
+        )
         self.readers: list[Reader] = []
         self.appliers: list[Applier] = []
         self._kinds: dict[str, str] = {}
@@ -65,7 +77,7 @@ class Site:
             "BRIDGE_FLEET_PBX_DIR": str(folder / "pbxs"),
             "BRIDGE_RABBITMQ_URL": f"amqp://guest:guest@127.0.0.1:{links[Link.BROKER].port}/?heartbeat={HEARTBEAT_SECONDS}",
             "BRIDGE_RABBITMQ_EXCHANGE": EXCHANGE,
-            "BRIDGE_STORE_URL": f"sqlite:///{folder / 'bridge.db'}",
+            **self._store.environment,
             "BRIDGE_STATUS_ENABLED": "false",
             "BRIDGE_WALK_NIGHTLY_AT": "never",
             "BRIDGE_LOG_FORMAT": "json",
@@ -115,34 +127,11 @@ class Site:
 
     def copy_store(self) -> Path:
         """Copy the store while the bridge goes on, as an operator would."""
-        copy = self.folder / f"copy-{self.faults}.db"
-        code, copied = run("backup", str(copy), environment=self._environment, cwd=self.folder)
-        if code:
-            raise StandstillError(f"the store cannot be copied: {copied.printed}")
-        return copy
+        return self._store.copy(self._environment, self.faults)
 
     def replace_store(self, copy: Path | None) -> int:
-        """Put *copy* in the place of the store, or nothing, and return how many events waited in it.
-
-        Every other copy is put back by hand, and not by the command that is there for it.
-        """
-        store = self.folder / "bridge.db"
-        if copy is None:
-            for file in self.folder.glob("bridge.db*"):
-                file.unlink()
-            return 0
-        with StoreReader(copy) as kept:
-            unsent = len(kept.unsent())
-        if self.faults % 2:
-            for suffix in ("", "-wal", "-shm"):
-                store.with_name(f"{store.name}{suffix}").unlink(missing_ok=True)
-            copy.rename(store)
-            return unsent
-        put_back(copy, store, datetime.now(UTC))
-        for kept_before in self.folder.glob("bridge.db.before-*"):
-            kept_before.unlink()
-        copy.unlink()
-        return unsent
+        """Put *copy* in the place of the store, or nothing, and return how many events waited in it."""
+        return self._store.replace(copy, self.faults)
 
     async def empty_broker(self) -> None:
         """Kill the broker, remove all that it has, start it and declare what consumers need."""
@@ -271,15 +260,16 @@ class Site:
 
 
 @asynccontextmanager
-async def built(
-    folder: Path, *, seed: int, kinds: Sequence[str], also: str | None, is_log_native: bool
+async def built(  # noqa: PLR0913 - what there may be
+    folder: Path, *, seed: int, kinds: Sequence[str], also: str | None, is_log_native: bool, is_store_a_database: bool
 ) -> AsyncIterator[Site]:
     """Build everything and start it; what runs is ended behind the caller.
 
-    With *is_log_native* the bridge writes the log by the stream protocol, and a reader of the log is there too.
+    With *is_log_native* the bridge writes the log by the stream protocol, and a reader of the log is there too. With
+    *is_store_a_database* its store is in PostgreSQL.
 
     Raises:
-        CannotRunError: RabbitMQ cannot be started.
+        CannotRunError: RabbitMQ or PostgreSQL cannot be started.
 
     """
     if not Path(SERVER).exists() and shutil.which("rabbitmq-server") is None:
@@ -298,7 +288,15 @@ async def built(
         }
         if is_log_native:
             links[Link.LOG] = await stack.enter_async_context(Proxy(broker.stream_port, seed=seed))
-        site = Site(folder, broker, pbx, served, links)
+        database = None
+        if is_store_a_database:
+            if not is_installed():
+                raise CannotRunError("PostgreSQL is needed; on Debian: apt-get install postgresql")
+            database = PrivatePostgres()
+            await asyncio.to_thread(database.__enter__)
+            stack.push(database)
+            links[Link.STORE] = await stack.enter_async_context(Proxy(database.port, seed=seed))
+        site = Site(folder, broker, pbx, served, links, database)
         stack.push_async_callback(site.end)
         await site.begin(kinds, also)
         yield site

@@ -19,7 +19,9 @@ def test_no_service_has_or_gets_privileges(name: str) -> None:
 
 
 def test_every_service_is_looked_at() -> None:
-    assert {"setup", "rabbitmq", "bridge", "simulator", "subscriber", "prometheus", "grafana"} <= set(services())
+    assert {"setup", "rabbitmq", "bridge", "simulator", "subscriber", "postgres", "prometheus", "grafana"} <= set(
+        services()
+    )
 
 
 def test_what_setup_writes_is_readable_by_whom_it_is_for_and_nobody_else(tmp_path: Path) -> None:
@@ -28,9 +30,11 @@ def test_what_setup_writes_is_readable_by_whom_it_is_for_and_nobody_else(tmp_pat
     assert made.files == {
         "bridge/broker_url": (10001, 0o400),
         "bridge/status_token": (10001, 0o400),
+        "bridge/store_url": (10001, 0o400),
         "bridge/stream_url": (10001, 0o400),
         "broker/definitions.json": (0, 0o444),  # the broker's own volume
         "broker/operator_password": (0, 0o444),
+        "database/password": (999, 0o400),
         "scrape/token": (65534, 0o400),
         "subscriber/broker_url": (10001, 0o400),
     }
@@ -39,6 +43,7 @@ def test_what_setup_writes_is_readable_by_whom_it_is_for_and_nobody_else(tmp_pat
     for user in ("bridge", "subscriber"):
         assert made.read(f"{user}/broker_url") == f"amqp://{user}:{passwords[user]}@rabbitmq:5672/"
     assert made.read("bridge/stream_url") == f"rabbitmq-stream://bridge:{passwords['bridge']}@rabbitmq:5552/"
+    assert made.read("database/password") in made.read("bridge/store_url")
     assert made.read("scrape/token") == made.read("bridge/status_token")
     assert len(made.read("scrape/token")) >= 32
 
@@ -50,6 +55,7 @@ def test_only_whom_it_is_for_sees_it_at_all() -> None:
         "bridge-secrets": {"setup", "bridge"},
         "subscriber-secrets": {"setup", "subscriber"},
         "scrape-token": {"setup", "prometheus"},
+        "database-password": {"setup", "postgres"},
     }.items():
         assert {name for name, parts in mounts.items() if any(part.startswith(f"{volume}:") for part in parts)} == users
 

@@ -19,7 +19,8 @@ from bridge.model import AccountGuid, SourceName
 from bridge.observability.component_status import ComponentStatus, Level
 from bridge.observability.source_status import LastChange, SourceStatus
 from bridge.observability.status import BridgeStatus, ListenerStatus
-from bridge.ops.control_socket import ask, serve, socket_path
+from bridge.ops.control_socket import ask, serve
+from bridge.store.places import SqlitePlace
 from bridge.store.records import Forgotten, InboundPbx, Parked
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -79,7 +80,7 @@ class Told:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return socket_path(tmp_path / "bridge.db")
+    return SqlitePlace(tmp_path / "bridge.db").socket
 
 
 async def test_a_running_bridge_does_what_it_is_told_and_says_so(path: Path) -> None:
@@ -154,7 +155,7 @@ async def test_a_path_too_long_for_a_socket_keeps_no_bridge_from_running(tmp_pat
     folder = tmp_path / ("long" * 30)
     folder.mkdir()
     with capture_logs() as logged:
-        async with serve(Told(), socket_path(folder / "bridge.db")):
+        async with serve(Told(), SqlitePlace(folder / "bridge.db").socket):
             pass
     assert "give store.url a shorter path" in logged[0]["problem"]
 

@@ -22,6 +22,7 @@ from bridge.ops import control_socket
 from bridge.simulator.modes import Modes
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import serve
+from bridge.store.places import SqlitePlace
 from tests.neighbours.bad import APP, PASSWORD, WELL
 from tests.support.certificates import authority_file, written
 from tests.support.process import Command
@@ -129,7 +130,7 @@ class Site:
 
     async def status(self) -> dict[str, Any]:
         try:
-            return dict(json.loads(await control_socket.ask(control_socket.socket_path(self.store), "GET", "/status")))
+            return dict(json.loads(await control_socket.ask(SqlitePlace(self.store).socket, "GET", "/status")))
         except BridgeError as problem:
             if self.bridge is None or not self.bridge.is_running:
                 raise StandstillError("the bridge ended by itself") from problem

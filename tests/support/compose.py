@@ -30,7 +30,7 @@ class Made:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.owners: dict[str, int] = {}
-        for name in ("broker", "bridge", "subscriber", "scrape"):
+        for name in ("broker", "bridge", "subscriber", "scrape", "database"):
             (folder / name).mkdir(exist_ok=True)
 
     def run(self) -> None:

@@ -21,7 +21,7 @@ from bridge.store.sqlite.files import OTHERS, open_own
 from bridge.store.sqlite.lock import StoreLock
 from bridge.store.sqlite.reader import StoreReader
 from bridge.store.sqlite.sql import migrations, queries
-from bridge.store.tables.store import COPIED
+from bridge.store.tables.notes import COPIED
 
 BUSY_SECONDS: Final = 5.0
 _COMPANIONS: Final = ("-wal", "-shm")

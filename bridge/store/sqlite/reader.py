@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 from bridge.errors import StoreUnusable
 from bridge.store.sqlite.errors import of_sqlite
 from bridge.store.sqlite.sql import migrations, queries
-from bridge.store.tables.reader import TableReader
+from bridge.store.tables.reader import PAGE_ROWS, TableReader
 
 BUSY_SECONDS: Final = 5.0
 
@@ -63,6 +63,9 @@ class StoreReader(TableReader):
             raise StoreUnusable(f"the store {self._path} is not open")
         with self._translated():
             return self._connection.execute(queries()[query], parameters).fetchall()
+
+    def _page_of_accounts(self, last: sqlite3.Row | None) -> list[sqlite3.Row]:
+        return self._rows("known_accounts", after=0 if last is None else last["number"], limit=PAGE_ROWS)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from bridge.clock import utc_now
 from bridge.errors import StoreUnusable
 from bridge.logs import get_logger
 from bridge.store.lineage import read_birth
+from bridge.store.records import StoreFigures
 from bridge.store.sqlite.erasure import empty_write_ahead, overwriting
 from bridge.store.sqlite.errors import damaged, is_busy, locked, missing, of_sqlite
 from bridge.store.sqlite.lock import StoreLock
@@ -44,6 +45,7 @@ class SqliteStore(TableStore):
         self._lock = StoreLock(path)
         self._remembered: frozenset[str] = frozenset()
         self._life = ""
+        self._commit_seconds = 0.0
         self._connection: sqlite3.Connection | None = None
         self._is_inside = False
         """True while changes are made together."""
@@ -69,6 +71,7 @@ class SqliteStore(TableStore):
                 self._connection = connect(self._path)
                 migrate(self._connection, self._path)
                 self._read()
+                self._refuse_moved()
                 for sink in self._sinks_with_rows:
                     sink.load(list(self._sources.values()))
                 self._recover()
@@ -104,7 +107,9 @@ class SqliteStore(TableStore):
             self._is_inside = True
             try:
                 yield
+                began = time.perf_counter()
                 self._db.execute("COMMIT")
+                self._commit_seconds = time.perf_counter() - began
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
@@ -151,10 +156,10 @@ class SqliteStore(TableStore):
         with self._translated():
             return empty_write_ahead(self._db)
 
-    def free_bytes(self) -> int:
-        """Return how much the disk that holds the file has left for this user."""
+    def figures(self) -> StoreFigures:
+        """Return how the store is doing."""
         disk = os.statvfs(self._path.parent)
-        return disk.f_bavail * disk.f_frsize
+        return StoreFigures(disk.f_bavail * disk.f_frsize, self._commit_seconds)
 
     def _begin_transaction(self) -> SqliteTransaction:
         return SqliteTransaction(self._db, self._sources, self._sinks, self._new_lineage)

@@ -55,7 +55,7 @@ def forget(key: str, at: datetime, sinks: Sequence[TableOutbox], store: Database
     with store.erasing():
         for account in gone:
             content = orjson.dumps({"guid": account["account_guid"]})
-            store.change("forget_account", id=account["id"], content=content)
+            store.change("forget_account", source_id=account["source_id"], key=key, content=content)
         for event in events:
             position = event["position"]
             for sink in sinks:

@@ -44,6 +44,9 @@ class Database(Protocol):
     def together(self) -> Any:
         """Return a context in which all changes become durable together, or none does."""
 
+    def tell_confirmed(self, told: Mapping[str, Any], before: int | None) -> None:
+        """Append a line about what a sink has, or have the one that tells of *before* tell that."""
+
     def has_source(self, name: SourceName) -> bool:
         """Tell whether a source is known."""
 
@@ -149,8 +152,8 @@ class TableOutbox:
                 told = {"sink": self.sink, "lane": lane, "through": through, "at": moment}
                 before, second = self._lines.get(lane, (0, ""))
                 # A line a second: more of them would tell nobody anything, and there would be millions in a week.
-                if second != moment[:_SECOND] or not self._database.change("extend_confirmed", **told, before=before):
-                    self._database.change("confirm", **told)
+                is_same_line = second == moment[:_SECOND]
+                self._database.tell_confirmed(told, before if is_same_line else None)
         self._through |= reached
         self._lines |= {lane: (through, moment[:_SECOND]) for lane, through in reached.items()}
 

@@ -37,6 +37,10 @@ class TableReader(ABC):
     def _rows(self, query: str, /, **parameters: Any) -> Sequence[Any]:
         """Return the rows of a statement."""
 
+    @abstractmethod
+    def _page_of_accounts(self, last: Any | None) -> Sequence[Any]:
+        """Return the page of the mirror behind the row *last*, or the first one."""
+
     @property
     def renewed(self) -> Mapping[str, Any] | None:
         """What was noted when a new lineage began for all sources, as long as not all are told anew."""
@@ -45,10 +49,10 @@ class TableReader(ABC):
 
     def accounts(self) -> Iterator[KnownAccount]:
         """Yield the whole mirror, page by page."""
-        after = 0
-        while page := self._rows("known_accounts", after=after, limit=PAGE_ROWS):
+        page = self._page_of_accounts(None)
+        while page:
             yield from map(_known, page)
-            after = page[-1]["number"]
+            page = self._page_of_accounts(page[-1])
 
     def account(self, source: SourceName, key: str) -> KnownAccount | None:
         """Return one account of the mirror."""
@@ -140,7 +144,6 @@ def pauses_in(rows: Sequence[Any]) -> Mapping[SourceName, Pause]:
 
 def _known(row: Any) -> KnownAccount:
     return KnownAccount(
-        number=row["number"],
         source=SourceName(row["source"]),
         key=row["key"],
         cursor=cursor_in(row),

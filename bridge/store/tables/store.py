@@ -4,208 +4,27 @@ An engine adds how a statement is run, how changes become durable together, who 
 is the newest state of itself.
 """
 
-import secrets
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Self
 
 import orjson
 
 from bridge.errors import BadConfig, StoreOutdated
-from bridge.model import Certificate, Numbers, Sink, SourceName
-from bridge.store.lineage import find_beyond, find_lead, new_lineage, read_birth
-from bridge.store.records import Backlog, Forgotten, LogContents, Parked, Pause, SourceState
+from bridge.model import Certificate, Numbers, SourceName
+from bridge.store.lineage import find_beyond, find_lead, read_birth
+from bridge.store.records import Backlog, Forgotten, LogContents, Parked, Pause
+from bridge.store.tables.core import Tables
 from bridge.store.tables.erasure import forget
-from bridge.store.tables.inbound import InboundRegister
-from bridge.store.tables.leavers import ELSEWHERE, Leavers
-from bridge.store.tables.looking import Looking
+from bridge.store.tables.leavers import ELSEWHERE
 from bridge.store.tables.moments import as_moment
-from bridge.store.tables.outbox import TableOutbox
-from bridge.store.tables.past import Past
+from bridge.store.tables.notes import COPIED, DOUBT, FLOOR, GENERATION, PARTITIONS, PLACES, RENEWED, SINCE, UNSETTLED
 from bridge.store.tables.reader import PAUSED, pauses_in
 from bridge.store.tables.sentences import MAY_BE_IN_THE_LOG, NOT_YET_EVERYWHERE, OTHER_PARTITIONS
-from bridge.store.tables.transaction import TableTransaction
-
-COPIED: Final = "copied"
-"""Name of what a store says about itself that is a copy, or was made by a version that numbered otherwise."""
-RENEWED: Final = "renewed"
-"""Name of what is noted when a new lineage begins for all sources."""
-DOUBT: Final = "doubt"
-"""Name of why nothing but the log can tell whether a store is the newest state of itself."""
-GENERATION: Final = "generation"
-_FLOOR: Final = "newest_lineage"
-_PLACES: Final = "log_places"
-PARTITIONS: Final = "log_partitions"
-_SINCE: Final = "log_since"
-_UNSETTLED: Final = "log_unsettled"
 
 
-class TableStore(ABC):
-    """The contracts of ``store.contract``; opened by ``with``, or by ``open`` and ``close``.
-
-    *clock* is for what a store notes about itself.
-    """
-
-    def __init__(self, clock: Callable[[], datetime]) -> None:
-        self._clock = clock
-        self.locked = ""
-        """What is waited for, while the store cannot be written at the moment; read from any thread."""
-        self._key = b""
-        self._meta: dict[str, bytes] = {}
-        self._sources: dict[SourceName, int] = {}
-        self._names: dict[int, SourceName] = {}
-        self._lineages: set[str] = set()
-        """All that were given here or heard of; the next one is newer."""
-        self.exchange = TableOutbox(self, Sink.EXCHANGE)
-        self.log = TableOutbox(self, Sink.LOG)
-        self._looking = Looking(self.log)
-        self.book = InboundRegister(self)
-        """The PBXs that dial."""
-        self.leavers = Leavers(self)
-        """The sources that are followed no more."""
-        self.past = Past(self)
-        """What happened before."""
-        self.is_proven = False
-        """True once it is known that this is the newest state of the store; see ``lineage``."""
-
-    @abstractmethod
-    def open(self) -> None:
-        """Take the store for ourselves, and bring its tables up to date.
-
-        Raises:
-            StoreInUse: another bridge has it open.
-            StoreUnusable: it cannot be made, read or written, or a younger bridge wrote it.
-
-        """
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of it. Does nothing where it is not open."""
-
-    def __enter__(self) -> Self:
-        self.open()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    # ------------------------------------------------------------------ what an engine adds
-
-    @abstractmethod
-    def query(self, name: str, /, **parameters: Any) -> Sequence[Any]:
-        """Return the rows of a statement."""
-
-    @abstractmethod
-    def change(self, name: str, /, **parameters: Any) -> int:
-        """Run a statement, and return how many rows it changed."""
-
-    @abstractmethod
-    def together(self) -> AbstractContextManager[None]:
-        """Return a context in which all changes become durable together; inside another one, with that."""
-
-    @abstractmethod
-    def erasing(self) -> AbstractContextManager[None]:
-        """Return the same, and what is deleted inside is overwritten where that is possible."""
-
-    @abstractmethod
-    def free_bytes(self) -> int:
-        """Return how much its disk has left for this user."""
-
-    @abstractmethod
-    def empty_write_ahead(self) -> bool:
-        """Empty the write-ahead log; False where somebody reads an older state at the moment."""
-
-    @abstractmethod
-    def _begin_transaction(self) -> TableTransaction:
-        """Return what runs the statements of the transaction that begins now."""
-
-    @property
-    @abstractmethod
-    def _known_elsewhere(self) -> AbstractSet[str]:
-        """The lineages that are known beside the tables."""
-
-    @abstractmethod
-    def _lineage_given(self, lineage: str) -> None:
-        """Take note, beside the tables, of a lineage that is about to be given."""
-
-    @abstractmethod
-    def _positions_given(self) -> None:
-        """Take note, beside the tables, that positions were given, which are durable now."""
-
-    @property
-    def key(self) -> bytes:
-        """Secret of this store, for digests and masks."""
-        return self._key
-
-    @property
-    def backlog(self) -> Backlog:
-        """What the outbox has for the exchange that is not done; counted along, so asking costs nothing."""
-        return self.exchange.backlog
-
-    @property
-    def generation(self) -> str:
-        """Changes whenever a new lineage begins for all sources: within it no position is given twice."""
-        return self._meta[GENERATION].decode()
-
-    @property
-    def restored(self) -> str:
-        """Why a new lineage began for all sources, as long as not all of them are told anew."""
-        noted, left = self._meta.get(RENEWED), self.incomplete()
-        return f"everything is told anew, since {orjson.loads(noted)['why']}" if noted is not None and left else ""
-
-    def incomplete(self) -> frozenset[SourceName]:
-        """Return the sources of which no walk has told everything in their present lineage."""
-        return frozenset(SourceName(row["name"]) for row in self.query("incomplete_sources"))
-
-    @contextmanager
-    def transaction(self) -> Iterator[TableTransaction]:
-        """Everything done inside becomes durable together, or not at all.
-
-        Raises:
-            StoreUnusable: it cannot be written; nothing happened then.
-
-        """
-        transaction = self._begin_transaction()
-        try:
-            with self.together():
-                yield transaction
-        except BaseException:
-            for made in transaction.made:
-                self._sources.pop(made, None)
-            if transaction.renamed is not None:
-                before, after = transaction.renamed
-                self._sources[before] = self._sources.pop(after)
-            raise
-        if transaction.added:
-            self._positions_given()
-            for sink in self._sinks:
-                sink.count_added(transaction.added, transaction.held.get(sink.sink, (0, 0)))
-        if transaction.renamed is not None:
-            self.reload()
-
-    def has_source(self, name: SourceName) -> bool:
-        """Tell whether a source is known."""
-        return name in self._sources
-
-    def source_id(self, name: SourceName) -> int:
-        """Return the number of a source that is known."""
-        return self._sources[name]
-
-    def source_name(self, number: int) -> SourceName:
-        """Return the name of a source by its number."""
-        if number not in self._names:
-            self._names = {known: name for name, known in self._sources.items()}
-        return self._names[number]
-
-    def place(self, source: SourceName) -> SourceState:
-        """Return where *source* stands."""
-        self.leavers.keep(source)
-        with self.transaction() as transaction:
-            return transaction.place(source)
+class TableStore(Tables):
+    """The contracts of ``store.contract``; opened by ``with``, or by ``open`` and ``close``."""
 
     # ------------------------------------------------------------------ is this the newest state of itself?
 
@@ -214,7 +33,7 @@ class TableStore(ABC):
 
         Returns how far that is, and 0 behind the last.
         """
-        return self._looking.note(after, int(self._meta.get(_UNSETTLED, b"0")) if self.log.is_on else 0)
+        return self._looking.note(after, int(self._meta.get(UNSETTLED, b"0")) if self.log.is_on else 0)
 
     def found_in_log(self, ids: Sequence[str]) -> None:
         """Take the news that the log has the events with these ids: what is noted of them is not written again."""
@@ -222,7 +41,7 @@ class TableStore(ABC):
 
     def log_places(self) -> Mapping[str, tuple[int, str]]:
         """Return where the log was read to its end last, by stream."""
-        return {name: (at, mark) for name, (at, mark) in orjson.loads(self._meta.get(_PLACES, b"{}")).items()}
+        return {name: (at, mark) for name, (at, mark) in orjson.loads(self._meta.get(PLACES, b"{}")).items()}
 
     def compare(self, log: LogContents | None, doubt: str = "") -> bool:
         """Compare with what the log has, and return whether everything is told anew, under a new lineage.
@@ -245,10 +64,10 @@ class TableStore(ABC):
                 self._lineages |= {lineage for lineage, _, _ in found if read_birth(lineage) is not None}
                 for source in find_beyond(log.others, self.given()):
                     self._note(f"{ELSEWHERE}{source}", log.others[source][0].encode())
-                self._note(_FLOOR, max(self._lineages).encode())
+                self._note(FLOOR, max(self._lineages).encode())
                 self.note_places(log)
                 if not ahead and self._looking.is_complete:
-                    self._drop(_UNSETTLED)
+                    self._drop(UNSETTLED)
             if ahead and not self.is_proven:
                 self._renew(ahead)
             elif ahead and log is not None:
@@ -264,6 +83,7 @@ class TableStore(ABC):
             self.log.release_freed(self._clock())
         self._read()
         self.is_proven = True
+        self._proven()
         return RENEWED in self._meta
 
     def given(self) -> Mapping[SourceName, Numbers]:
@@ -273,7 +93,7 @@ class TableStore(ABC):
 
     def note_places(self, log: LogContents) -> None:
         """Record how far the log was read."""
-        self._note(_PLACES, orjson.dumps(log.places))
+        self._note(PLACES, orjson.dumps(log.places))
 
     def _renew(self, why: str) -> None:
         """Begin a new lineage for all sources, in the open transaction."""
@@ -282,17 +102,11 @@ class TableStore(ABC):
             self.change("renew_sources", lineage=lineage, position=last)
             self.change("empty_mirror")
         self._note(GENERATION, lineage.encode())
-        for name in (_UNSETTLED, _SINCE):
+        for name in (UNSETTLED, SINCE):
             self._note(name, str(last).encode())
         told = {"at": self._clock(), "why": why, "lineage": lineage}
         self._note(RENEWED, orjson.dumps(told, option=orjson.OPT_UTC_Z))
         self._drop(COPIED)
-
-    def _new_lineage(self) -> str:
-        lineage = new_lineage(self._clock(), self._lineages | self._known_elsewhere)
-        self._lineages.add(lineage)
-        self._lineage_given(lineage)
-        return lineage
 
     def _recognise(self, why: str, doubt: str) -> None:
         """Begin a new lineage where *why* says that this is an older state of itself.
@@ -329,13 +143,13 @@ class TableStore(ABC):
         if not before:
             self._refuse_while_waiting(self.exchange.backlog, MAY_BE_IN_THE_LOG)
             self.log.begin_behind(self.exchange.last_given(), self._clock())
-            self._note(_SINCE, str(self.exchange.last_given()).encode())
+            self._note(SINCE, str(self.exchange.last_given()).encode())
             self.log.load(())
         elif before != partitions:
             self._refuse_while_waiting(self.log.backlog, OTHER_PARTITIONS, before=before, wanted=partitions)
-            self._note(_SINCE, str(self.exchange.last_given()).encode())
+            self._note(SINCE, str(self.exchange.last_given()).encode())
         self._note(PARTITIONS, str(partitions).encode())
-        self.log.since = int(self._meta.get(_SINCE, b"0"))
+        self.log.since = int(self._meta.get(SINCE, b"0"))
 
     def end_log(self) -> None:
         """From now on the exchange feeds the log.
@@ -435,52 +249,3 @@ class TableStore(ABC):
                             sink.prune_lines(source, through)
                     pruned += count
         return pruned
-
-    @property
-    def _sinks(self) -> Sequence[TableOutbox]:
-        return [sink for sink in self._sinks_with_rows if sink.is_on]
-
-    @property
-    def _sinks_with_rows(self) -> Sequence[TableOutbox]:
-        """Also one that is off because a command, and not a bridge, has the store open."""
-        return [self.exchange, self.log] if PARTITIONS in self._meta or self.log.is_on else [self.exchange]
-
-    def _read(self) -> None:
-        """Read what the store says about itself and its sources."""
-        self._meta = {row["name"]: bytes(row["value"]) for row in self.query("meta_values", pattern="*")}
-        if "key" not in self._meta:
-            self._note("key", secrets.token_bytes(32))
-        self._key = self._meta["key"]
-        sources = self.query("source_ids")
-        self._sources = {SourceName(row["name"]): row["id"] for row in sources}
-        self._names = {}
-        self._lineages |= {row["lineage"] for row in sources}
-        self._lineages |= {self._meta.get(name, b"").decode() for name in (GENERATION, _FLOOR)}
-        self.log.since = int(self._meta.get(_SINCE, b"0"))
-
-    def lanes_of_all(self) -> Sequence[TableOutbox]:
-        """Return the sinks that want events."""
-        return self._sinks_with_rows
-
-    def renew(self, source: int) -> None:
-        """Begin a source anew, in the open transaction: nothing is known of it, and a new lineage begins."""
-        self.change("drop_accounts", source_id=source)
-        self.change("renew_source", source_id=source, lineage=self._new_lineage())
-
-    def keep_floor(self) -> None:
-        """Keep the newest lineage that was given, whatever becomes of its source."""
-        self._note(_FLOOR, max(self._lineages).encode())
-
-    def reload(self) -> None:
-        """Read anew what sources there are and what waits of them."""
-        self._read()
-        for sink in self._sinks_with_rows:
-            sink.load(list(self._sources.values()))
-
-    def _note(self, name: str, value: bytes) -> None:
-        self.change("set_meta_value", name=name, value=value)
-        self._meta[name] = value
-
-    def _drop(self, name: str) -> bool:
-        self._meta.pop(name, None)
-        return self.change("drop_meta_value", name=name) == 1

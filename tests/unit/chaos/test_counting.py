@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tests.chaos.counting import Arrival, History, Result, count, differing, final_revisions, verdict
+from tests.chaos.counting import Arrival, History, Result, count, differing, final_revisions, missing, verdict
 from tests.chaos.faults import Fault, Kind, Link
 
 WINDOW = 4
@@ -52,6 +52,36 @@ def test_a_loss_at_the_very_end_of_one_queue_is_found_by_what_another_has() -> N
     result = count([whole, short], [KILL], window=WINDOW)
     assert (result.by_queue["whole"].lost, result.by_queue["short"].lost) == (0, 1)
     assert result.total.lost == 1
+
+
+def of_lineage(lineage: str, *sequences: int, fault: int) -> list[Arrival]:
+    events = came(*sequences, fault=fault)
+    return [each._replace(event_id=f"{lineage}-{each.event_id}", lineage=lineage) for each in events]
+
+
+def test_what_went_with_a_store_is_no_loss_where_the_other_sink_was_ahead() -> None:
+    queue = History("q", [*of_lineage("1", 1, 2, 3, 4, fault=0), *of_lineage("2", 1, fault=1)])
+    behind = History("log", [*of_lineage("1", 1, 2, fault=0), *of_lineage("2", 1, fault=1)], is_of_log=True)
+    result = count([queue, behind], [Fault(Kind.STORE_LOST)], window=WINDOW)
+    assert (result.total.lost, result.lost_with_store) == (0, 2)
+    assert list(missing([queue, behind])) == [
+        "log: 2 of the 4 changes of hq in 1 never came, number 3 to 4; its last is 2"
+    ]
+
+
+def test_with_a_store_goes_no_more_than_that() -> None:
+    """Neither what is missing in the midst, nor of one queue, nor more than may be on its way, nor without a reason."""
+    whole = History("q", [*of_lineage("1", 1, 2, 3, 4, fault=0), *of_lineage("2", 1, fault=1)])
+    with_gap = History("log", [*of_lineage("1", 1, 3, 4, fault=0), *of_lineage("2", 1, fault=1)], is_of_log=True)
+    short = [*of_lineage("1", 1, 2, fault=0), *of_lineage("2", 1, fault=1)]
+    lost_store, log = [Fault(Kind.STORE_LOST)], History("log", short, is_of_log=True)
+    assert count([whole, with_gap], lost_store, window=WINDOW).total.lost == 1
+    assert count([whole, History("r", short)], lost_store, window=WINDOW).total.lost == 2
+    assert count([whole, History("r", short), log], lost_store, window=WINDOW).by_queue["r"].lost == 2
+    assert count([whole, log], lost_store, window=1).by_queue["log"].lost == 2
+    assert count([whole, log], [KILL], window=WINDOW).by_queue["log"].lost == 2
+    at_the_end = History("log", of_lineage("1", 1, 2, 3, fault=0), is_of_log=True)
+    assert count([History("q", of_lineage("1", 1, 2, 3, 4, fault=0)), at_the_end], lost_store, window=1).total.lost == 1
 
 
 def test_a_queue_that_received_nothing_lost_everything() -> None:

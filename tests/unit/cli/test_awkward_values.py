@@ -51,7 +51,7 @@ def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tup
 def lines(words: tuple[str, ...], command: click.Command, value: str) -> Iterator[list[str]]:
     """Yield command lines with *value* at each place in turn, where the other places have something usual."""
     usual = {"queue": "q", "since": "2026-11-23T20:00", "reason": "r", "position": "1", "guid": "g", "who": "w"}
-    usual |= {"source": "hq", "name": "berlin", "file": "/none/file"}
+    usual |= {"source": "hq", "name": "berlin", "file": "/none/file", "target": "sqlite:///new.db"}
     arguments = [each for each in command.params if isinstance(each, click.Argument) and each.required]
     needed = [each for each in command.params if isinstance(each, click.Option) and each.required]
     options = [each for each in command.params if isinstance(each, click.Option) and not each.is_flag]

@@ -25,7 +25,7 @@ def test_one_pbx_fits_into_the_environment() -> None:
     assert pbx.secret.reveal() == "pl4nted-s3cret"
     assert pbx.poll_interval_seconds == 120
     assert settings.rabbitmq.urls == ["amqp://bridge:br0ker-s3cret@broker/"]
-    assert settings.store.path == Path("bridge.db")
+    assert settings.store.read_url() == "sqlite:///bridge.db"
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
@@ -51,7 +51,10 @@ def test_lists_come_from_the_environment_with_commas() -> None:
         ("[rabbitmq]\nlog_max_age = 'long'", "line 2: rabbitmq.log_max_age: must be a number and one of Y M D h m s"),
         ("[log]\nlevel = 'loud'", "line 2: log.level: must be 'debug', 'info', 'warning' or 'error'"),
         ("[store]\nurl = 'mysql://x'", "line 2: store.url: must look like sqlite:///bridge.db"),
-        ("[store]\nurl = 'postgresql://x'", "line 2: store.url: PostgreSQL is not there yet"),
+        (
+            "[store]\nurl = 'postgresql://x'",
+            "line 2: store.url: must look like postgresql://user:password@host:5432/database",
+        ),
         ("[walk]\nnightly_at = '25:00'", "line 2: walk.nightly_at: must be a time like 02:00, or never"),
         (
             "[publish]\nmask = ['emial']",
@@ -213,3 +216,21 @@ def test_one_app_fits_into_the_environment(tmp_path: Path) -> None:
     )
     assert settings.listen is not None
     assert settings.listen.app[0].secret.reveal() == "pw"
+
+
+def test_a_file_with_the_url_of_the_store_wins_over_the_url_that_an_image_has_as_default(tmp_path: Path) -> None:
+    file = tmp_path / "store"
+    file.write_text("postgresql://bridge:pl4nted-s3cret@db.example.com/bridge\n")
+    both = {"BRIDGE_STORE_URL_FILE": str(file), "BRIDGE_STORE_URL": "sqlite:////var/lib/account-bridge/bridge.db"}
+    for environment in (both, dict(reversed(both.items()))):
+        settings = load(MINIMUM | environment)
+        assert settings.redacted()["store"]["url"] == "postgresql://bridge@db.example.com:5432/bridge"
+        assert "pl4nted-s3cret" not in repr(settings)
+    file.unlink()
+
+
+def test_a_database_that_is_not_verified_is_said_to_be_insecure() -> None:
+    url = "postgresql://bridge:pl4nted-s3cret@db.example.com/bridge?sslmode=disable"
+    (sentence,) = load(MINIMUM | {"BRIDGE_STORE_URL": url}).insecurities()
+    assert "db.example.com:5432/bridge may be talked to without TLS" in sentence
+    assert "pl4nted-s3cret" not in sentence

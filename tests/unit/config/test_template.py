@@ -52,6 +52,7 @@ def test_every_line_of_it_may_be_switched_on(tmp_path: Path) -> None:
     text = re.sub(r"^#(?=[a-z\[])", "", commented(), flags=re.MULTILINE)
     for alternative in (
         'url = "amqp',
+        'url_file = "/run/secrets/store',
         "stream_url = ",
         "token = ",
         "password = ",

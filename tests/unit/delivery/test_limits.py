@@ -6,6 +6,10 @@ from bridge.store.records import Backlog
 LIMITS = Limits(max_events=100, max_bytes=1000, min_free_bytes=50)
 
 
+def test_a_disk_that_nobody_can_see_is_no_limit() -> None:
+    assert LIMITS.reached(Backlog(), None, is_full=False) == ""
+
+
 @pytest.mark.parametrize(
     ("backlog", "free_bytes", "words"),
     [

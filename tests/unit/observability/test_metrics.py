@@ -15,6 +15,7 @@ def scraped(*, is_all: bool = True) -> dict[tuple[str, tuple[tuple[str, str], ..
         part.last_change_at = part.last_confirm_at = part.caught_up_at = part.verified_at = NOW
         part.accounts, part.walk = 412, WalkProgress(NOW, NOW, 17)
         told.broker.last_progress_at = NOW
+        told.store_repeats = {"57P01": 1}
         told.watch("store", timedelta(minutes=1))
         part.failed("away", Level.WARN, NOW, cause="pbx_unreachable")
     _, body = exposition(told)()

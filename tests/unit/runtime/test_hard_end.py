@@ -50,6 +50,21 @@ def test_a_task_that_hangs_is_given_its_limit_and_then_some(hard_end: HardEnd, w
     assert "'publish' has made no progress for 181 s" in hard_end.reason(1001 + 60 + HANG)
 
 
+def test_what_waits_for_the_store_hangs_not_but_has_its_time_again_once_that_answers(
+    hard_end: HardEnd, watched: BridgeStatus
+) -> None:
+    watched.watch("publish", timedelta(seconds=60))
+    watched.locked = lambda: "the database is away"
+    assert look_until(hard_end, 1000, 9000) == ""
+    watched.locked = str
+    assert look_until(hard_end, 9000, 9000 + 60 + HANG) == ""
+    assert "'publish' has made no progress" in hard_end.reason(9002 + 60 + HANG)
+    watched.locked = lambda: "the database is away"
+    hard_end.stop()
+    assert look_until(hard_end, 9500, 9500 + STOP) == ""
+    assert "did not stop within 25 s" in hard_end.reason(9502 + STOP)
+
+
 def test_a_task_that_gets_on_is_left_alone_however_slowly(hard_end: HardEnd, watched: BridgeStatus) -> None:
     watched.watch("publish", timedelta(seconds=60))
     for turn in range(20):

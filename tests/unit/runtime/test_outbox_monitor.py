@@ -12,7 +12,7 @@ from bridge.observability.component_status import Level
 from bridge.observability.status import BridgeStatus
 from bridge.runtime.committer import Committed
 from bridge.runtime.outbox_monitor import BLOCKED, OutboxMonitor
-from bridge.store.records import Backlog
+from bridge.store.records import Backlog, StoreFigures
 from tests.support.boards import NOW, board, wait
 from tests.support.rows import HQ
 
@@ -34,8 +34,8 @@ class Store:
     def exchange(self) -> "Store":
         return self
 
-    def free_bytes(self) -> int:
-        return 5_000_000_000
+    def figures(self) -> StoreFigures:
+        return StoreFigures(5_000_000_000, 0.25, {"57P01": 2})
 
     def parked_by_source(self) -> Mapping[SourceName, int]:
         return {HQ: self.backlog.parked}
@@ -121,12 +121,13 @@ async def test_doubts_are_counted_only_where_there_may_be_some(
     outbox_monitor.published([ROW], NOW)
     await outbox_monitor.measure(NOW)
     assert told.in_doubt == 0
+    assert (told.commit_seconds, told.store_repeats) == (0.25, {"57P01": 2})
 
 
 def test_at_a_limit_there_is_no_room_until_there_is(
     outbox_monitor: OutboxMonitor, told: BridgeStatus, store: Store, has_room: asyncio.Event
 ) -> None:
-    told.free_bytes = store.free_bytes()
+    told.free_bytes = store.figures().free_bytes
     store.backlog = Backlog(rows=10)
     outbox_monitor.count()
     assert "the outbox is full" in told.full

@@ -391,11 +391,11 @@ SELECT name, guid, usn, ausn, sequence, lineage, walk, verified_at, is_complete,
 FROM source ORDER BY name;
 
 -- account_everywhere: one account, at every PBX that has or had it
-SELECT account.id, source_id, source.name AS source, account_guid, is_deleted
+SELECT source_id, source.name AS source, account_guid, is_deleted
 FROM account JOIN source ON source.id = source_id WHERE key = :key;
 
 -- forget_account: numbers and digest stay, so that nothing is taken for news
-UPDATE account SET content = :content WHERE id = :id;
+UPDATE account SET content = :content WHERE source_id = :source_id AND key = :key;
 
 -- newest_event: what a clock has to be behind
 SELECT created_at FROM outbox ORDER BY position DESC LIMIT 1;

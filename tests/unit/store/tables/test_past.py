@@ -1,17 +1,13 @@
 """What a board shows of the time before its process began."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-
-import pytest
 
 from bridge.delivery.ingest import ingest
 from bridge.events.normalize import Rules
 from bridge.observability.source_status import LastChange, SourceStatus
 from bridge.runtime.source_worker import recall
-from bridge.store.sqlite.reader import StoreReader
-from bridge.store.sqlite.store import SqliteStore
+from bridge.store.tables.store import TableStore
+from tests.support.engines import Engine
 from tests.support.outbox import send_all
 from tests.support.rows import HQ, batch, row
 
@@ -20,19 +16,7 @@ LATER = NOW + timedelta(seconds=3)
 RULES = Rules(key=b"k")
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "bridge.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[SqliteStore]:
-    with SqliteStore(path) as opened:
-        opened.place(HQ)
-        yield opened
-
-
-def test_the_last_change_and_confirm_come_from_the_store(store: SqliteStore, path: Path) -> None:
+def test_the_last_change_and_confirm_come_from_the_store(store: TableStore, engine: Engine) -> None:
     part = SourceStatus(since=NOW)
     recall(part, store.past.last_heard(HQ))
     assert (part.last_change_at, part.last_change, part.last_confirm_at) == (None, None, None)
@@ -43,11 +27,11 @@ def test_the_last_change_and_confirm_come_from_the_store(store: SqliteStore, pat
     assert part.last_change == LastChange(NOW, "Bert B.", "there at the first reading")
     assert (part.last_change_at, part.last_confirm_at) == (NOW, LATER)
     assert store.past.last_confirmed_at() == LATER
-    with StoreReader(path) as reader:
+    with engine.reader() as reader:
         assert reader.flow("pbx.account.changed", 10) == [(NOW, LATER), (NOW, LATER)]
 
 
-def test_who_was_forgotten_is_not_the_last_one_heard_of(store: SqliteStore) -> None:
+def test_who_was_forgotten_is_not_the_last_one_heard_of(store: TableStore) -> None:
     rows = [row("anna", 1), row("anna", 2, is_deleted=True)]
     ingest(store, batch(*rows), rules=RULES, now=NOW)
     send_all(store.exchange, LATER)

@@ -1,0 +1,22 @@
+"""What is noted about a store as a whole, by name."""
+
+from typing import Final
+
+COPIED: Final = "copied"
+"""Name of what a store says about itself that is a copy, or was made by a version that numbered otherwise."""
+RENEWED: Final = "renewed"
+"""Name of what is noted when a new lineage begins for all sources."""
+DOUBT: Final = "doubt"
+"""Name of why nothing but the log can tell whether a store is the newest state of itself."""
+GENERATION: Final = "generation"
+MOVED: Final = "moved"
+"""Name of where a store was moved to."""
+MOVING: Final = "moving"
+"""Name of a word that a store and the one it is moved into have both noted."""
+ARRIVING: Final = "arriving"
+"""Name of the same word, in the other one, until everything is there."""
+FLOOR: Final = "newest_lineage"
+PLACES: Final = "log_places"
+PARTITIONS: Final = "log_partitions"
+SINCE: Final = "log_since"
+UNSETTLED: Final = "log_unsettled"

@@ -1,0 +1,64 @@
+"""What ``check`` says about how a database is set up."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from bridge.errors import StoreRefusedLogin
+from bridge.security.database_url import read_database_url
+from bridge.store.postgres import checking
+from bridge.store.postgres.checking import Remark, check_database
+from bridge.store.postgres.connecting import Database
+from tests.support.postgres import PrivatePostgres, is_installed
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[PrivatePostgres]:
+    if not is_installed():
+        pytest.skip("PostgreSQL is not installed here (Debian: postgresql)")
+    with PrivatePostgres() as started:
+        yield started
+
+
+def remarks(server: PrivatePostgres, *, loses_nothing: bool = False) -> list[Remark]:
+    database = Database(lambda: read_database_url(server.url()).parameters(), "postgresql://here")
+    name, found = check_database(database, loses_nothing=loses_nothing)
+    assert name.startswith("PostgreSQL ")
+    return found
+
+
+def test_a_server_as_it_is_installed_is_set_up_well(own: PrivatePostgres) -> None:
+    assert remarks(own) == []
+
+
+def test_what_grows_or_breaks_the_promise_is_told(own: PrivatePostgres, server: PrivatePostgres) -> None:
+    assert [(one.is_fatal, one.words[:12]) for one in remarks(server)] == [(True, "fsync is off")]
+    own.configure(autovacuum="off")
+    try:
+        assert ["autovacuum is off" in one.words for one in remarks(own)] == [True]
+    finally:
+        own.configure(autovacuum="on")
+    (told,) = remarks(own, loses_nothing=True)
+    assert told.is_fatal
+    assert "no standby is synchronous" in told.words
+
+
+def test_who_holds_an_old_snapshot_is_named(own: PrivatePostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "LONG_SECONDS", 0.0)
+    with psycopg.connect(own.url()) as other:
+        other.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        other.execute("SELECT 1")
+        assert [f"session {other.info.backend_pid} has held a snapshot" in one.words for one in remarks(own)] == [True]
+
+
+def test_who_may_make_no_tables_hears_it(own: PrivatePostgres) -> None:
+    own.run("REVOKE CREATE ON SCHEMA public FROM PUBLIC", "bridge")
+    own.run("ALTER DATABASE bridge OWNER TO postgres")
+    try:
+        assert [one.is_fatal for one in remarks(own) if "may make no tables" in one.words] == [True]
+    finally:
+        own.run("ALTER DATABASE bridge OWNER TO bridge")
+    wrong = Database(lambda: read_database_url(own.url(password="x")).parameters(), "postgresql://here")
+    with pytest.raises(StoreRefusedLogin):
+        check_database(wrong, loses_nothing=False)

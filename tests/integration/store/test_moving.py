@@ -1,0 +1,157 @@
+"""A store moved from a file into a database and back is the same store."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.delivery.ingest import ingest
+from bridge.delivery.reconcile import DeletionLimit, WalkRecord, begin_walk, caught_up, delete_missing
+from bridge.errors import BridgeError, StoreUnusable
+from bridge.events.normalize import Rules
+from bridge.model import Batch, SourceName
+from bridge.ops import migrate_store as moving
+from bridge.ops.migrate_store import migrate_store
+from bridge.store.places import PostgresPlace, SqlitePlace, StorePlace
+from bridge.store.records import InboundPbx, Newcomers, Pause
+from bridge.store.tables.store import TableStore
+from tests.support.engines import PostgresEngine
+from tests.support.outbox import unsent
+from tests.support.postgres import PrivatePostgres
+from tests.support.rows import HQ, batch, cursor, row
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+RULES = Rules(key=b"k")
+BRANCH = SourceName("branch")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> SqlitePlace:
+    return SqlitePlace(tmp_path / "bridge.db")
+
+
+@pytest.fixture
+def database(server: PrivatePostgres, tmp_path: Path) -> PostgresPlace:
+    return PostgresPlace(PostgresEngine(server).database, lease_seconds=1, folder=tmp_path)
+
+
+def fill(store: TableStore) -> None:
+    """Have a bit of everything in *store*."""
+    store.begin_log(1)
+    rows = [row(f"account {number}", number, cn='Ünï <cödé> "x"', emails=[{"email": "a@b"}]) for number in range(2500)]
+    ingest(store, batch(*rows), rules=RULES, now=NOW)
+    gone = row("account 7", 2501, is_deleted=True)
+    ingest(store, Batch(HQ, cursor(2499), gone.cursor, [gone]), rules=RULES, now=NOW)
+    begin_walk(store, HQ)
+    caught_up(store, HQ, None, ends_initial=True, rules=RULES, now=NOW)
+    delete_missing(store, HQ, WalkRecord(NOW), rules=RULES, now=NOW, deletion_limit=DeletionLimit())
+    other = row("x", 1)
+    ingest(store, Batch(BRANCH, store.place(BRANCH).cursor, other.cursor, [other]), rules=RULES, now=NOW)
+    first = unsent(store.exchange)
+    store.exchange.mark_published(first[:100], NOW)
+    store.exchange.park(first[100], "too large", NOW)
+    store.exchange.mark_in_doubt(first[101:110])
+    store.log.mark_published(unsent(store.log)[:50], NOW)
+    store.prune(NOW + timedelta(days=30), 20)
+    store.forget("account 7", NOW, discard_unsent=True)
+    store.pause(BRANCH, Pause(NOW, "firmware"))
+    store.book.register_inbound(InboundPbx(SourceName("dials"), "example.com", "pbx"), NOW, Newcomers())
+    store.past.note_published(HQ, "everything")
+
+
+def everything(place: StorePlace) -> dict[str, Sequence[Any]]:
+    """Return all that a store tells anybody."""
+    with place.reader() as reader:
+        seen: dict[str, Sequence[Any]] = {
+            "accounts": sorted(reader.accounts(), key=lambda known: (known.source, known.key)),
+            "events": [event for page in reader.events() for event in page],
+            "sources": sorted(reader.sources(), key=lambda source: source.name),
+        }
+    with place.store() as store:
+        store.begin_log(1)
+        seen["parked"] = store.parked()
+        seen["to send"] = [*unsent(store.exchange), *unsent(store.log)]
+        seen["numbers"] = [store.given(), store.generation, store.key, store.exchange.last_given(), store.paused()]
+        seen["known"] = [store.book.known(NOW), store.certificate(HQ), store.backlog, store.log.backlog]
+    return seen
+
+
+def test_from_a_file_into_a_database_and_back_nothing_changes(
+    file: SqlitePlace, database: PostgresPlace, tmp_path: Path
+) -> None:
+    with file.store() as store:
+        fill(store)
+    before = everything(file)
+    done = migrate_store(file, database)
+    assert done.rows["account"] == 2501
+    assert everything(database) == before
+    back = SqlitePlace(tmp_path / "back.db")
+    migrate_store(database, back)
+    assert everything(back) == before
+
+
+def test_the_old_store_is_refused_and_the_new_one_goes_on(file: SqlitePlace, database: PostgresPlace) -> None:
+    with file.store() as store:
+        fill(store)
+        lineage = store.place(HQ).lineage
+    migrate_store(file, database)
+    with pytest.raises(StoreUnusable, match="was moved to postgresql://"):
+        file.store().open()
+    with pytest.raises(BridgeError, match=r"was moved to postgresql://.* already"):
+        migrate_store(file, database)
+    with database.store() as store:
+        store.begin_log(1)
+        given = store.exchange.last_given()
+        assert store.place(HQ).lineage == lineage
+        told = row("a new one", 3000)
+        ingest(store, Batch(HQ, store.place(HQ).cursor, told.cursor, [told]), rules=RULES, now=NOW)
+        ingest(
+            store,
+            Batch(SourceName("new"), store.place(SourceName("new")).cursor, told.cursor, [told]),
+            rules=RULES,
+            now=NOW,
+        )
+        assert store.exchange.last_given() == given + 2
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+def test_what_was_interrupted_goes_on_unless_the_bridge_ran_meanwhile(
+    file: SqlitePlace, database: PostgresPlace, monkeypatch: pytest.MonkeyPatch, *, has_run: bool
+) -> None:
+    with file.store() as store:
+        fill(store)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(moving, "_copy_notes", interrupted)
+        migrate_store(file, database)
+    with pytest.raises(StoreUnusable, match="only half here"):
+        database.store().open()
+    if has_run:
+        with file.store() as store:
+            told = row("meanwhile", 3000)
+            ingest(store, Batch(HQ, store.place(HQ).cursor, told.cursor, [told]), rules=RULES, now=NOW)
+    before = everything(file) if has_run else None
+    done = migrate_store(file, database)
+    assert done.went_on is not has_run
+    assert done.rows["account"] == 2501 + has_run
+    assert before is None or everything(database) == before
+
+
+def test_a_store_in_use_is_not_moved_and_nothing_into_one_that_has_something(
+    file: SqlitePlace, database: PostgresPlace
+) -> None:
+    with pytest.raises(BridgeError, match="there is no store"):
+        migrate_store(file, database)
+    with file.store() as store:
+        store.place(HQ)
+        with pytest.raises(BridgeError, match="another bridge"):
+            migrate_store(file, database)
+    with database.store() as store:
+        store.place(HQ)
+    with pytest.raises(BridgeError, match="has PBXs already"):
+        migrate_store(file, database)
