@@ -80,18 +80,23 @@ _ONE_IN: Final[dict[Kind, int]] = {
 
 
 def plan(
-    *, bridge_kills: int, broker_kills: int, seed: int, links: Sequence[Link] = (Link.BROKER, Link.PBX)
+    *,
+    bridge_kills: int,
+    broker_kills: int,
+    seed: int,
+    links: Sequence[Link] = (Link.BROKER, Link.PBX),
+    reloads: int = 0,
 ) -> Sequence[Fault]:
     """Return the faults in a random order that is the same for the same *seed*; every kind happens at least once.
 
-    What happens to a connection happens to all *links* in turn. With every other kill of the broker the bridge is
-    killed too.
+    There are *reloads* at least. What happens to a connection happens to all *links* in turn. With every other kill of
+    the broker the bridge is killed too.
     """
     together = min(bridge_kills, broker_kills // 2)
     faults = [Fault(Kind.BRIDGE_SIGKILL)] * (bridge_kills - together)
     faults += [Fault(Kind.BROKER_KILL, with_bridge=number < together) for number in range(broker_kills)]
     for kind, one_in in _ONE_IN.items():
-        count = max(1, bridge_kills // one_in)
+        count = max(1, bridge_kills // one_in, reloads if kind is Kind.RELOAD else 0)
         if kind in _BREAKS_LINKS or kind is Kind.DELAY:
             faults += [Fault(kind, links[number % len(links)]) for number in range(max(len(links), count))]
         else:

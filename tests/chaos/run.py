@@ -62,6 +62,7 @@ class Wish:
     queues: Sequence[str]
     also: str | None = None
     is_log_native: bool = False
+    reloads: int = 0
 
 
 class Run:
@@ -94,6 +95,7 @@ class Run:
             broker_kills=self._wish.broker_kills,
             seed=self._wish.seed,
             links=list(self._site.links),
+            reloads=self._wish.reloads,
         )
         async with (
             aside(self._keep_changing()) as changing,
