@@ -12,6 +12,7 @@ import pytest
 from bridge.broker.connection import connect
 from bridge.broker.fence import hold_fences
 from bridge.broker.topology import Topology
+from bridge.clock import utc_now
 from bridge.config.loading import load_settings
 from bridge.errors import BadConfig, BridgeError
 from bridge.model import SourceName
@@ -80,9 +81,9 @@ async def test_of_a_pbx_that_was_changed_or_removed_no_file_is_looked_at_that_it
             await place.reload(text(first))
             await until(lambda: bridge.board.sources[P0].caught_up_at)
             await lose(first)
+            part, began = bridge.board.sources[P0], utc_now()
             await place.reload(text(second))
-            part = bridge.board.sources[P0]
-            await until(lambda: part.doing.startswith("up to date"))
+            await until(lambda: part.caught_up_at is not None and part.caught_up_at > began)
             assert part.file_trouble == ""
             await nobody_looks(part)
             await lose(second)
@@ -99,7 +100,7 @@ async def test_a_walk_that_a_reload_broke_off_is_shown_no_more(tmp_path: Path, b
             await until(lambda: part.walk is not None and part.walk.accounts > 20)
             place.served[0].round_trip_seconds = 0.0
             await place.reload(place.text([0]).replace("0.2", "0.3"))
-            await until(lambda: part.doing.startswith("up to date"))
+            await until(lambda: part.caught_up_at)
             assert part.walk is None
 
 
