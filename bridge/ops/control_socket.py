@@ -116,7 +116,8 @@ async def _refusals(
     try:
         return await handler(request)
     except BadConfig as problem:
-        return web.Response(status=HTTPStatus.UNPROCESSABLE_ENTITY, text=f"{problem}\n")
+        told = f"{problem}\n".encode(errors="replace")  # a file in it may be called anything
+        return web.Response(status=HTTPStatus.UNPROCESSABLE_ENTITY, body=told, content_type="text/plain")
     except Fatal:
         raise
     except BridgeError as problem:

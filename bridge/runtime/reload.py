@@ -14,6 +14,7 @@ from bridge.clock import utc_now
 from bridge.config.pbx_tables import PbxTable
 from bridge.config.settings import Settings
 from bridge.errors import BadConfig, BridgeError
+from bridge.events.wording import clean
 from bridge.logs import get_logger
 from bridge.observability.source_status import SourceStatus
 from bridge.runtime.bridge import Bridge
@@ -126,7 +127,7 @@ class Reloader:
                 wanted = self._kept(self._load())
                 self._refuse_taken_names(wanted)
             except BadConfig as problem:
-                self._bridge.board.config_trouble = " ".join(str(problem).split())
+                self._bridge.board.config_trouble = clean(" ".join(str(problem).split()))
                 raise
             done = compare(self._settings, wanted)
             self._settings = self._settings.with_pbxs(wanted.pbx, wanted.pbx_files, wanted.unusable_files)

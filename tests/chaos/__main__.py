@@ -28,6 +28,7 @@ KINDS = ("quorum", "classic")
 @click.command(help="Disturb a bridge in every way there is, and count what its consumers saw.")
 @click.option("--bridge-kills", type=click.IntRange(0), default=200, show_default=True, help="SIGKILLs of the bridge.")
 @click.option("--broker-kills", type=click.IntRange(0), default=20, show_default=True, help="SIGKILLs of the broker.")
+@click.option("--reloads", type=click.IntRange(0), default=0, help="At least so many bursts of them; one for 5 kills.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of everything that is left to chance.")
 @click.option("--changes", type=click.IntRange(1), help=f"At least so many; {CHANGES_PER_KILL} for every kill.")
 @click.option("--queues", default=",".join(KINDS), show_default=True, help="Types of queues, all in one run.")
@@ -51,6 +52,7 @@ KINDS = ("quorum", "classic")
 def main(  # noqa: PLR0913, PLR0917 - its options
     bridge_kills: int,
     broker_kills: int,
+    reloads: int,
     seed: int,
     changes: int | None,
     queues: str,
@@ -66,7 +68,8 @@ def main(  # noqa: PLR0913, PLR0917 - its options
     if not bridge_kills + broker_kills:
         raise click.UsageError("with no kill at all nothing would be shown: say --bridge-kills or --broker-kills")
     wanted = changes or CHANGES_PER_KILL * (bridge_kills + broker_kills)
-    wish = Wish(bridge_kills, broker_kills, seed, wanted, kinds, also, log == "native", store == "postgresql")
+    is_database = store == "postgresql"
+    wish = Wish(bridge_kills, broker_kills, seed, wanted, kinds, also, log == "native", is_database, reloads)
     began = time.monotonic()
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what is done to the broker on purpose is no news
     logging.getLogger("aio_pika").setLevel(logging.CRITICAL)

@@ -90,12 +90,17 @@ _ONE_IN: Final[dict[Kind, int]] = {
 
 
 def plan(
-    *, bridge_kills: int, broker_kills: int, seed: int, links: Sequence[Link] = (Link.BROKER, Link.PBX)
+    *,
+    bridge_kills: int,
+    broker_kills: int,
+    seed: int,
+    links: Sequence[Link] = (Link.BROKER, Link.PBX),
+    reloads: int = 0,
 ) -> Sequence[Fault]:
     """Return the faults in a random order that is the same for the same *seed*; every kind happens at least once.
 
-    What happens to a connection happens to all *links* in turn. With every other kill of the broker the bridge is
-    killed too.
+    There are *reloads* at least. What happens to a connection happens to all *links* in turn. With every other kill of
+    the broker the bridge is killed too.
     """
     together = min(bridge_kills, broker_kills // 2)
     faults = [Fault(Kind.BRIDGE_SIGKILL)] * (bridge_kills - together)
@@ -103,7 +108,7 @@ def plan(
     for kind, one_in in _ONE_IN.items():
         if kind in OF_A_DATABASE and Link.STORE not in links:
             continue
-        count = max(1, bridge_kills // one_in)
+        count = max(1, bridge_kills // one_in, reloads if kind is Kind.RELOAD else 0)
         if kind in _BREAKS_LINKS or kind is Kind.DELAY:
             faults += [Fault(kind, links[number % len(links)]) for number in range(max(len(links), count))]
         else:

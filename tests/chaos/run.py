@@ -63,6 +63,7 @@ class Wish:
     also: str | None = None
     is_log_native: bool = False
     is_store_a_database: bool = False
+    reloads: int = 0
 
 
 class Run:
@@ -95,6 +96,7 @@ class Run:
             broker_kills=self._wish.broker_kills,
             seed=self._wish.seed,
             links=list(self._site.links),
+            reloads=self._wish.reloads,
         )
         async with (
             aside(self._keep_changing()) as changing,

@@ -1,6 +1,7 @@
 """A bridge whose PBXs are added, removed and changed while it runs, in the moments in which that is awkward."""
 
 import asyncio
+import os
 import random
 import time
 from pathlib import Path
@@ -11,9 +12,12 @@ import pytest
 from bridge.broker.connection import connect
 from bridge.broker.fence import hold_fences
 from bridge.broker.topology import Topology
-from bridge.errors import BridgeError
+from bridge.clock import utc_now
+from bridge.config.loading import load_settings
+from bridge.errors import BadConfig, BridgeError
 from bridge.model import SourceName
 from bridge.observability.source_status import SourceStatus
+from bridge.ops import control_socket
 from bridge.pbx.inbound.identity import Identity
 from bridge.runtime import secret_files
 from bridge.runtime.bridge import Bridge
@@ -77,9 +81,9 @@ async def test_of_a_pbx_that_was_changed_or_removed_no_file_is_looked_at_that_it
             await place.reload(text(first))
             await until(lambda: bridge.board.sources[P0].caught_up_at)
             await lose(first)
+            part, began = bridge.board.sources[P0], utc_now()
             await place.reload(text(second))
-            part = bridge.board.sources[P0]
-            await until(lambda: part.doing.startswith("up to date"))
+            await until(lambda: part.caught_up_at is not None and part.caught_up_at > began)
             assert part.file_trouble == ""
             await nobody_looks(part)
             await lose(second)
@@ -96,7 +100,7 @@ async def test_a_walk_that_a_reload_broke_off_is_shown_no_more(tmp_path: Path, b
             await until(lambda: part.walk is not None and part.walk.accounts > 20)
             place.served[0].round_trip_seconds = 0.0
             await place.reload(place.text([0]).replace("0.2", "0.3"))
-            await until(lambda: part.doing.startswith("up to date"))
+            await until(lambda: part.caught_up_at)
             assert part.walk is None
 
 
@@ -208,6 +212,23 @@ async def test_whoever_commands_a_bridge_that_is_stopping_hears_so(tmp_path: Pat
         for command in (reloading, bridge.pause(P0, "")):
             with pytest.raises(BridgeError, match="the bridge is stopping"):
                 await command
+
+
+async def test_whatever_is_wrong_with_the_configuration_the_state_of_the_bridge_can_be_asked_for(
+    tmp_path: Path, broker: PrivateBroker
+) -> None:
+    """A folder may have a name that JSON cannot carry."""
+    async with fleet(tmp_path, broker, pbxs=1, accounts=3) as place, place.running([0]) as bridge:
+        folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+        place.reloader._load = lambda: load_settings(  # noqa: SLF001 - as in a process with this variable
+            place.file, {"BRIDGE_FLEET_PBX_DIR": str(folder)}
+        )
+        path = control_socket.socket_path(tmp_path / "bridge.db")
+        async with control_socket.serve(bridge, path, place.reloader):
+            place.file.write_text(place.text([0]))
+            with pytest.raises(BadConfig, match="cannot be read: No such file"):
+                await control_socket.ask(path, "POST", "/reload")
+            assert b"cannot be read: No such file" in await control_socket.ask(path, "GET", "/status")
 
 
 async def test_a_pbx_may_be_removed_while_it_is_paused(
