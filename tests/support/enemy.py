@@ -5,6 +5,7 @@ Nothing of ``bridge`` is used here, and nothing of its simulator: what both get 
 ``Enemy`` behaves as one would expect; each class below has one habit that no word of the pretend PBX says.
 """
 
+import base64
 import hashlib
 import json
 from typing import Any, ClassVar
@@ -524,3 +525,40 @@ class RebootForgetsNumbers(Enemy):
             for number, account in enumerate(self.accounts, 1):
                 account.usn = number
             self.head = len(self.accounts)
+
+
+PERSONS = ("Erika Mustermann", "4711205", "erika@acme.example", "acme.example", "0A1B2C3D4E5F60718293A4B5C6D7E8F9")
+SECRETS = ("hunter2-s3cret",)
+
+
+class PlantsPersons(Enemy):
+    """It names persons, numbers and secrets wherever something can stand."""
+
+    def introduce(self, line: Line) -> None:
+        line.say({"mt": "PbxInfo", "domain": PERSONS[3], "pbx": PERSONS[0], "pbxDns": PERSONS[3], "apis": [*PERSONS]})
+
+    def row(self, account: Account, line: Line) -> Told:
+        told = super().row(account, line)
+        planted: Told = {
+            "dn": PERSONS[0],
+            PERSONS[0]: {PERSONS[2]: int(PERSONS[1])},
+            "text": f"call {PERSONS[1]} or {PERSONS[2]}",
+            "coded": base64.b64encode(PERSONS[0].encode()).decode(),
+            "url": f"https://{PERSONS[2]}:{SECRETS[0]}@{PERSONS[3]}/{PERSONS[1]}",
+            "number": float(PERSONS[1]),
+            "json": json.dumps({PERSONS[0]: [PERSONS[1]]}),
+            "pwd": SECRETS[0],
+            "memo": SECRETS[0],
+            "list": [*PERSONS, *SECRETS],
+        }
+        return told | {"info": account.info | planted, "error": None, "note": PERSONS[0]}
+
+    def end(self, line: Line, asked: Told) -> Told | None:
+        return {"errorText": f"{PERSONS[0]} ({PERSONS[1]}, {PERSONS[2]}) has no more"}
+
+    def say(self, asked: Told, line: Line) -> None:
+        escaped = "".join(f"\\u{ord(character):04x}" for character in PERSONS[0])
+        line.say({"mt": PERSONS[0], "src": f"acct-{PERSONS[1]}", "usn": PERSONS[1]})
+        line.out += [(0.0, f'{{"mt":"Memo","to":"{escaped}","usn":{PERSONS[1]}}}'), (0.0, f'{{"mt":"{PERSONS[0]}')]
+        line.out += [(0.0, PERSONS[0]), (0.0, f"[{PERSONS[1]}]")]
+        super().say(asked, line)
