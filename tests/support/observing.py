@@ -73,6 +73,7 @@ class PretendContact:
         self._conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
         self._mail: list[tuple[float, Reply | Close]] = []
         self._answer: Heard | None = None
+        self.heard: list[Event] = []
         self.is_open = True
         self.is_in = self.is_refused = False
         self._post(self._connection.begin(line.now))
@@ -121,6 +122,7 @@ class PretendContact:
             self._end(1000, is_ours=True)
 
     def _deal_with(self, event: Event) -> None:
+        self.heard.append(event)
         match event:
             case m.AppChallengeResult(challenge=challenge):
                 pbx = self._line.pbx
