@@ -28,6 +28,7 @@ from tests.support.site import site, stopped
 
 PASSWORD = "pl4nted-s3cret"
 SCHEMA = json.loads((Path(__file__).parents[2] / "schemas/recording.v1.schema.json").read_text("utf-8"))
+OBSERVATION = json.loads((Path(__file__).parents[2] / "schemas/observation.v1.schema.json").read_text("utf-8"))
 QUICK = ("--quiet-seconds", "0", "--rows-per-second", "200", "--answer-seconds", "5")
 
 
@@ -50,6 +51,7 @@ async def test_a_pbx_is_observed_recorded_and_played_again(tmp_path: Path) -> No
         people = [text for person in pbx.truth().values() for text in (person.dn, person.cn, person.h323, person.guid)]
     assert code == 0, observed.printed
     told = json.loads("\n".join(observed.out))
+    Draft202012Validator(OBSERVATION).validate(told)
     assert {"idle-bare", "cursor-number"} <= set(told["modes"])
     for file in (record, page):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -78,6 +80,22 @@ def played(record: Path) -> dict[str, list[str]]:
         )
     assert code == 0, observed.printed
     return dict(json.loads("\n".join(observed.out)))
+
+
+@pytest.mark.parametrize(("observed", "words"), [("cursor-string", "usn as a number"), ("cursor-number", "")])
+async def test_check_says_what_no_observation_has_shown(tmp_path: Path, observed: str, words: str) -> None:
+    file = tmp_path / "hq.json"
+    file.write_text(json.dumps({"version": 1, "modes": [observed]}), "utf-8")
+    async with pretend("cursor-number") as (_, settings):
+        settings |= {
+            "BRIDGE_PBX_OBSERVATION_FILE": str(file),
+            "BRIDGE_RABBITMQ_URL": "amqp://127.0.0.1:1/",
+            "BRIDGE_STORE_URL": f"sqlite:///{tmp_path / 'bridge.db'}",
+        }
+        _, checked = await asyncio.to_thread(run, "check", environment=settings)
+    assert "logged in as app" in checked.printed
+    assert ("account-bridge observe hq --json" in checked.printed) is bool(words)
+    assert words in checked.printed
 
 
 async def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path) -> None:
