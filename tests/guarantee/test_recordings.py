@@ -65,7 +65,10 @@ PLAYED_AGAIN = (
 UNLIKE_RECORDED = {
     **dict.fromkeys(("NumbersAreLists", "GuidNever", "GuidIsAnObject"), "a bridge can read none of its accounts"),
     "NumbersRestart": "its answers depend on what it told before, and a recorded question is known by its place alone",
-    **dict.fromkeys(("AnswersLate", "AnswersOutOfOrder"), "which of its answers are late depends on their count"),
+    **dict.fromkeys(
+        ("AnswersLate", "AnswersOutOfOrder", "EndIsSilentOnceThenTold"),
+        "which of its answers are late or missing depends on their count",
+    ),
 }
 """Enemies that are not played, and why."""
 PLAYED_ENEMIES = [habit for habit in Enemy.habits if habit not in UNLIKE_RECORDED]

@@ -456,7 +456,7 @@ class TellsHugeAndDeep(Enemy):
         deep: Any = "Erika"
         for _ in range(300):
             deep = {"näme": [deep]}
-        return told | {"info": account.info | {"memo": "Erika " * 20_000, "deep": deep, "Erika Mustermann": True}}
+        return told | {"info": account.info | {"memo": "Erika " * 2_000, "deep": deep, "Erika Mustermann": True}}
 
 
 class TellsNullEverywhere(Enemy):
