@@ -21,6 +21,7 @@ from bridge.config.settings import Settings
 from bridge.errors import BridgeError
 from bridge.observability.report import without_people
 from bridge.ops.control_socket import ask
+from bridge.ops.impersonal import impersonal
 from bridge.runtime.from_settings import build_store_place
 from bridge.store.places import SqlitePlace
 
@@ -42,7 +43,7 @@ def support_bundle(config: Path | None, output: Path | None, *, as_json: bool) -
         "about.json": _json(_about()),
         "settings.json": _json(settings.redacted()),
         "store.json": _json(_told(lambda: _store(settings))),
-        "status.json": _json(_told(lambda: without_people(orjson.loads(_bridge(settings, "/status"))))),
+        "status.json": _json(impersonal(_told(lambda: without_people(orjson.loads(_bridge(settings, "/status")))))),
         "log.jsonl": _lines(settings),
         **_recordings(settings),
     }
@@ -99,7 +100,7 @@ def _lines(settings: Settings) -> bytes:
         lines = _bridge(settings, "/logs").splitlines()
     except BridgeError as problem:
         return _json({"problem": str(problem)}, indent=False)
-    return b"\n".join(_json(orjson.loads(line), indent=False) for line in lines)
+    return b"\n".join(_json(impersonal(orjson.loads(line)), indent=False) for line in lines)
 
 
 def _recordings(settings: Settings) -> Mapping[str, bytes]:

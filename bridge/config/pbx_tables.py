@@ -84,6 +84,9 @@ class PbxTable(TlsTable, PaceTable):
     record_frames: int = Field(0, ge=0, le=100_000)
     """So many of the last messages are kept for account-bridge support-bundle, under pseudonyms when they leave."""
 
+    observation_file: Path | None = None
+    """What account-bridge observe --json wrote about it. What it does otherwise is a warning, and nothing else."""
+
     include: FieldNames | None = None
     """For this PBX instead of what publish.include says."""
     exclude: FieldNames | None = None

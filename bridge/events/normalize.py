@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import orjson
 
+from bridge.events.wording import quoted
 from bridge.model import AccountGuid, Published, Row
 
 FIELDS: Final = (
@@ -211,7 +212,7 @@ def unread_forms(row: Row) -> frozenset[str]:
         if (type(value) is not str or name in _GROUPS) and name in _TAKES and not _is_read(name, value)
     ]
     if not told and _WHO.isdisjoint(info) and (names := sorted(unknown_names(info))):
-        told.append(f"info without a name or number, but with {', '.join(names[:_MAX_NAMES_TOLD])}")
+        told.append(f"info without a name or number, but with {', '.join(map(quoted, names[:_MAX_NAMES_TOLD]))}")
     return frozenset(told) if told else _NO_NAMES
 
 

@@ -24,11 +24,15 @@ _NEWS: Final = {
 _SHOWN_NEWS: Final = 2
 _SHOWN_FORMS: Final = 3
 
+MAX_QUOTED_CHARACTERS: Final = 200
+
 MAX_TEXT_CHARACTERS: Final = 160
 """Of one text on the page."""
 
 _UNSHOWABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]+")
 """Control characters, and those that would turn the writing direction of what stands beside them."""
+
+_QUOTED: Final = re.compile("“[^”]*(?:”|$)")
 
 
 class Difference(NamedTuple):
@@ -81,6 +85,16 @@ def unread_words(forms: Sequence[str]) -> str:
         "published. Nothing is lost: a version that reads it tells the difference. Please report it, with "
         "account-bridge support-bundle"
     )
+
+
+def quoted(words: str) -> str:
+    """Return *words* of somebody else's, marked as such: ``without_quotes`` finds them."""
+    return f"“{clean(''.join(character for character in words if character not in '“”')[:MAX_QUOTED_CHARACTERS])}”"
+
+
+def without_quotes(text: str) -> str:
+    """Return *text* without what somebody else said, which may name a person."""
+    return _QUOTED.sub("“…”", text)
 
 
 def differences(

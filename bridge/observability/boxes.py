@@ -30,6 +30,7 @@ _REASONS: Final = {
     "walk_stalled": "have a full walk that is stuck",
     "deletions_held": "wait for a yes to deletions, or for a full walk",
     "pbx_unlike_before": "are unlike before",
+    "pbx_unlike_observed": "do what no observation has shown",
     "api_not_listed": "do not list the PbxAccountApi",
     "event_unroutable": "have events that no queue takes",
 }

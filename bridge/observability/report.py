@@ -25,6 +25,7 @@ CONFIG_UNUSABLE: Final = "config_unusable"
 STORE_LOCKED: Final = "store_locked"
 FENCE_HELD: Final = "fence_held"
 INFO_UNREAD: Final = "info_unread"
+UNLIKE_OBSERVED: Final = "pbx_unlike_observed"
 QUEUE_WAS_DELETED: Final = "queue_was_deleted"
 TOPOLOGY_DIFFERS: Final = "topology_differs"
 
@@ -49,6 +50,7 @@ _NOT_OF_A_PART: Final = {
     CONFIG_UNUSABLE,
     STORE_LOCKED,
     INFO_UNREAD,
+    UNLIKE_OBSERVED,
     QUEUE_WAS_DELETED,
     TOPOLOGY_DIFFERS,
     "log_unreadable",
@@ -172,6 +174,7 @@ def _list_problems(name: str, part: SourceStatus, board: BridgeStatus, now: date
         "pbx_unlike_before": part.oddity,
         "api_not_listed": part.doubt,
         INFO_UNREAD: part.unread and f"{name}: {part.unread}",
+        UNLIKE_OBSERVED: part.unobserved,
     }
     for cause, words in warnings.items():
         if words:

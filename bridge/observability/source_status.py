@@ -70,6 +70,8 @@ class SourceStatus(ComponentStatus):
     """What a PBX that dialled says about itself and looks wrong."""
     unread: str = ""
     """What it tells of accounts and nobody can read; stands until a proven full walk has none of it."""
+    unobserved: str = ""
+    """What it does that no observation has shown; stands until the next start, or until it is configured anew."""
     unreadable_messages: int = 0
     """Messages that could not be read."""
     last_change_at: datetime | None = None
@@ -204,6 +206,10 @@ class SourceStatus(ComponentStatus):
     def has_unread(self, words: str) -> None:
         """Record what it tells of accounts and nobody can read; empty: nothing of it any more."""
         self.unread = words
+
+    def does_unobserved(self, words: str) -> None:
+        """Record that it does something that no observation has shown; what was first stands."""
+        self.unobserved = self.unobserved or words
 
     def has_waiting(self, rows: int) -> None:
         """Record how many of its events are not done."""

@@ -269,7 +269,7 @@ class BridgeStatus:
 
     def assess(self, part: SourceStatus, now: datetime) -> Level:
         """Return how bad it is with one PBX."""
-        words = (part.warning, part.oddity, part.file_trouble, part.doubt, part.unread, part.held_back)
+        words = (part.warning, part.oddity, part.file_trouble, part.doubt, part.unread, part.unobserved, part.held_back)
         needs_a_look = any(words) or part.parked or self.is_stalled(part, now)
         return worst(part.level, Level.WARN if needs_a_look else Level.OK, part.fence_level(now))
 

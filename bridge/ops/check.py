@@ -115,7 +115,7 @@ def _database(settings: Settings) -> list[Finding]:
 
 
 async def _pbx(pbx: PbxTable) -> Finding:
-    what = f"PBX {pbx.name}"
+    what, part = f"PBX {pbx.name}", SourceStatus(since=utc_now())
     started = perf_counter()
     words = ""
 
@@ -130,13 +130,15 @@ async def _pbx(pbx: PbxTable) -> Finding:
             raise _Enough
 
     try:
-        source = build_source(pbx, SourceStatus(since=utc_now()))
+        source = build_source(pbx, part)
         with suppress(_Enough):
             await source.read(Cursor(), first_answer)
     except PbxNotTrusted as problem:
         return Finding(what, Level.ERROR, f"{problem}{await _shown_by([pbx.full_url], 443, pbx.trust)}")
     except BridgeError as problem:
         return Finding(what, Level.ERROR, str(problem))
+    if part.unobserved:
+        return Finding(what, Level.WARN, f"{words}. {part.unobserved}")
     return Finding(what, Level.OK, words)
 
 

@@ -47,6 +47,7 @@ class PbxSource:
         on_noise: Callable[[str], None] = lambda _reason: None,
         turnstile: Turnstile | None = None,
         tap: Callable[[], Tap] | None = None,
+        on_event: Callable[[Event], None] = lambda _event: None,
     ) -> None:
         self._url = url
         self._app = app
@@ -57,7 +58,9 @@ class PbxSource:
         self._ssl_context = ssl_context
         self._on_state = on_state
         self._tap = tap
-        self._reader = Reader(url, self._pace, on_noise=on_noise, turnstile=turnstile, on_state=on_state)
+        self._reader = Reader(
+            url, self._pace, on_noise=on_noise, on_event=on_event, turnstile=turnstile, on_state=on_state
+        )
 
     def __repr__(self) -> str:
         return f"<PbxSource {self._url}>"

@@ -19,7 +19,7 @@ from bridge.delivery.ingest import Ingested, ingest
 from bridge.delivery.reconcile import DeletionLimit, WalkRecord, begin_walk, caught_up, delete_missing, observe
 from bridge.events.cloudevents import event_id
 from bridge.events.normalize import Rules, Unexpected
-from bridge.events.wording import choose_name, headline, held_words, unread_words
+from bridge.events.wording import choose_name, headline, held_words, quoted, unread_words
 from bridge.logs import get_logger
 from bridge.model import WINDOW_ROWS, AccountChange, Batch, Certificate, Cursor, Row, SourceName
 from bridge.observability.component_status import Level
@@ -465,6 +465,6 @@ class Committer:
                 self._part.has_unread(unread_words(self._unexpected.unread))
                 log.warning("info.unread", source=self._name, forms=unread, problem=self._part.unread)
             if unknown := self._unexpected.unknown_in(row):
-                log.info("info.unknown_fields", source=self._name, names=unknown)
+                log.info("info.unknown_fields", source=self._name, names=[quoted(name) for name in unknown])
             if cut := self._unexpected.cut_in(row):
                 log.warning("info.cut", source=self._name, names=cut)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from secrets import token_bytes
 from typing import Final
 
@@ -33,11 +34,13 @@ from bridge.observability.web.server import Views, serve
 from bridge.pbx.inbound.admission import Bounds, ConnectionLimiter
 from bridge.pbx.inbound.authentication import App, Authenticator
 from bridge.pbx.inbound.server import ListenAddress, Listener
+from bridge.pbx.observed import compare
 from bridge.pbx.outbound import PbxSource
 from bridge.pbx.recording.pseudonyms import KEY_BYTES
 from bridge.pbx.recording.ring import FrameRing
 from bridge.pbx.turnstile import Turnstile
 from bridge.pbx.websocket import Tap
+from bridge.pbx.wire.protocol import Event
 from bridge.runtime.bridge import Bridge, BrokerSide, Hooks
 from bridge.runtime.committer import Committed
 from bridge.runtime.descriptors import afford
@@ -249,7 +252,19 @@ def build_dialler(
         on_noise=build_unreadable_counter(pbx.name, part),
         turnstile=turnstile,
         tap=tap,
+        on_event=build_comparison(pbx.observation_file, pbx.name, part),
     )
+
+
+def build_comparison(file: Path | None, name: SourceName, part: SourceStatus) -> Callable[[Event], None]:
+    """Return what holds the messages of a source against the observation in *file*, and tells *part* what is new."""
+
+    def tell(words: str) -> None:
+        part.does_unobserved(words)
+        log.warning("source.unobserved", source=name, problem=words)
+
+    part.unobserved = ""
+    return compare(file, name, tell) if file is not None else lambda _event: None
 
 
 def build_unreadable_counter(name: SourceName, part: SourceStatus) -> Callable[[str], None]:

@@ -78,6 +78,9 @@ class PlayedConnection(Connection):
         if question.cursor.guid is None and pbx.script.is_guid_of_connection:
             self._guid = self._next_guid()
         delay = max(0.0, exchange.asked_at + exchange.delay - at) if told.is_held else exchange.delay
+        for said in exchange.beside:
+            text = self._text(said.content, exchange.question.src, question) if said.content else said.text
+            self.send(text, (said.at - exchange.asked_at) / pbx.speed)
         if exchange.closed_with is not None and exchange.answer is None:
             self._out.append(Close(exchange.closed_with, min(delay, 1.0) / pbx.speed))
             return

@@ -197,9 +197,12 @@ def _is_cut_off(script: Script, exchange: Exchange) -> bool:
 
 def _take_unasked(script: Script, talk: Talk) -> None:
     let_in_at = talk.let_in_at if talk.let_in_at is not None else talk.exchanges[0].asked_at
+    beside = {id(said) for each in talk.exchanges for said in each.beside}
     spoken = [said for said in talk.login if isinstance(said.message, m.PbxInfo | m.AppInfo)]
     introduction = [(0.0, said.text) for said in spoken]
     for said in talk.unasked:
+        if id(said) in beside:
+            continue
         if said.at - let_in_at <= SOON_SECONDS and not isinstance(said.message, m.AccountReply):
             introduction.append((said.at - let_in_at, said.text))
         else:

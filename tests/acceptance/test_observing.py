@@ -1,13 +1,17 @@
 """Observe a PBX, record it, and play it again, as an operator does."""
 
 import asyncio
+import base64
+import hashlib
 import json
 import socket
 import stat
 import time
+import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -16,10 +20,15 @@ from bridge.pbx.recording.frames import read
 from bridge.simulator.modes import Modes
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import serve
+from tests.support.enemies import served_enemy
+from tests.support.enemy import PERSONS, SECRETS, Enemy
 from tests.support.process import Command, run
+from tests.support.rabbit import PrivateBroker
+from tests.support.site import site, stopped
 
 PASSWORD = "pl4nted-s3cret"
 SCHEMA = json.loads((Path(__file__).parents[2] / "schemas/recording.v1.schema.json").read_text("utf-8"))
+OBSERVATION = json.loads((Path(__file__).parents[2] / "schemas/observation.v1.schema.json").read_text("utf-8"))
 QUICK = ("--quiet-seconds", "0", "--rows-per-second", "200", "--answer-seconds", "5")
 
 
@@ -42,6 +51,7 @@ async def test_a_pbx_is_observed_recorded_and_played_again(tmp_path: Path) -> No
         people = [text for person in pbx.truth().values() for text in (person.dn, person.cn, person.h323, person.guid)]
     assert code == 0, observed.printed
     told = json.loads("\n".join(observed.out))
+    Draft202012Validator(OBSERVATION).validate(told)
     assert {"idle-bare", "cursor-number"} <= set(told["modes"])
     for file in (record, page):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -70,6 +80,22 @@ def played(record: Path) -> dict[str, list[str]]:
         )
     assert code == 0, observed.printed
     return dict(json.loads("\n".join(observed.out)))
+
+
+@pytest.mark.parametrize(("observed", "words"), [("cursor-string", "usn as a number"), ("cursor-number", "")])
+async def test_check_says_what_no_observation_has_shown(tmp_path: Path, observed: str, words: str) -> None:
+    file = tmp_path / "hq.json"
+    file.write_text(json.dumps({"version": 1, "modes": [observed]}), "utf-8")
+    async with pretend("cursor-number") as (_, settings):
+        settings |= {
+            "BRIDGE_PBX_OBSERVATION_FILE": str(file),
+            "BRIDGE_RABBITMQ_URL": "amqp://127.0.0.1:1/",
+            "BRIDGE_STORE_URL": f"sqlite:///{tmp_path / 'bridge.db'}",
+        }
+        _, checked = await asyncio.to_thread(run, "check", environment=settings)
+    assert "logged in as app" in checked.printed
+    assert ("account-bridge observe hq --json" in checked.printed) is bool(words)
+    assert words in checked.printed
 
 
 async def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path) -> None:
@@ -124,3 +150,60 @@ def test_a_pbx_that_is_not_configured_cannot_be_observed() -> None:
     code, observed = run("observe", "branch", environment=environment("ws://127.0.0.1:1/"))
     assert code == 2
     assert "there is no [[pbx]] named 'branch' (there is: hq)" in observed.printed
+
+
+def found_in(text: str) -> list[str]:
+    """Return which planted things *text* has, as they are or as somebody who searches would look for them."""
+    forms = {form for value in (*PERSONS, *SECRETS) for form in forms_of(value)}
+    return [form for form in forms if form in text.lower()]
+
+
+def forms_of(value: str) -> set[str]:
+    data = value.encode()
+    digests = {digest(data).hexdigest() for digest in (hashlib.md5, hashlib.sha1, hashlib.sha256)}
+    coded = {base64.b64encode(data).decode(), data.hex(), quote(value), value[::-1]}
+    escaped = "".join(f"\\u{ord(character):04x}" for character in value)
+    return {form.lower() for form in ({value, escaped} | digests | coded)}
+
+
+async def test_nothing_of_an_observation_has_a_person_in_it_who_stands_everywhere(tmp_path: Path) -> None:
+    record, page = tmp_path / "hq.jsonl", tmp_path / "hq.html"
+    async with served_enemy(Enemy.habits["PlantsPersons"]()) as url:
+        settings = environment(url, Enemy.app, Enemy.password)
+        options = ("--record", str(record), "--html", str(page), *QUICK)
+        code, observed = await asyncio.to_thread(run, "observe", "hq", *options, environment=settings)
+        _, as_json = await asyncio.to_thread(run, "observe", "hq", "--json", *QUICK, environment=settings)
+    assert code == 0, observed.printed
+    recorded = record.read_text("utf-8")
+    texts = [json.loads(line).get("text", "") for line in recorded.splitlines()]
+    assert sum("account-guid" in text for text in texts) > 12
+    for text in (recorded, "\n".join(texts), page.read_text("utf-8"), observed.printed, as_json.printed):
+        assert found_in(text) == []
+
+
+async def test_a_support_bundle_repeats_nothing_that_a_pbx_said(tmp_path: Path, broker: PrivateBroker) -> None:
+    """Errors, names of members and messages are quoted in the log and the status for who reads them at home only."""
+    async with served_enemy(Enemy.habits["PlantsPersons"]()) as url, site(tmp_path, broker, accounts=1) as place:
+        place.environment |= environment(url, Enemy.app, Enemy.password) | {
+            "BRIDGE_PBX_RECORD_FRAMES": "500",
+            "BRIDGE_LOG_LEVEL": "debug",
+        }
+        with place.bridge() as bridge:
+            await asyncio.to_thread(bridge.wait_for_log, "source.troubled")
+            assert PERSONS[0] in await asyncio.to_thread(said, place.environment)
+            bundle = tmp_path / "bundle.zip"
+            code, told = await asyncio.to_thread(
+                run, "support-bundle", "--output", str(bundle), environment=place.environment
+            )
+            assert code == 0, told.printed
+            assert await stopped(bridge) == 0
+    with zipfile.ZipFile(bundle) as parts:
+        for name in parts.namelist():
+            assert found_in(parts.read(name).decode()) == [], name
+        assert len(parts.read("recording-hq.jsonl").splitlines()) > 50
+        assert b"source.troubled" in parts.read("log.jsonl")
+
+
+def said(settings: dict[str, str]) -> str:
+    _, status = run("status", environment=settings)
+    return status.printed

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -15,9 +16,13 @@ from bridge.pbx.recording.frames import Recording, read
 from bridge.pbx.recording.pseudonyms import Pseudonyms
 from bridge.simulator.modes import Modes
 from bridge.simulator.pbx import Pbx
+from bridge.simulator.playing import connect
 from bridge.simulator.recorded import RecordedPbx
 from bridge.store.sqlite.store import SqliteStore
-from tests.support.recordings import RecordedWorld, accounts_at_the_end, told
+from tests.support import world as world_of
+from tests.support.enemies import EnemyConnection
+from tests.support.enemy import Enemy
+from tests.support.recordings import EnemyWorld, RecordedWorld, accounts_at_the_end, told
 from tests.support.world import World
 
 FOLDER = Path(__file__).parents[1] / "data" / "recordings"
@@ -55,6 +60,18 @@ PLAYED_AGAIN = (
     ),
 )
 """Behaviours of which a recording is played again."""
+
+
+UNLIKE_RECORDED = {
+    **dict.fromkeys(("NumbersAreLists", "GuidNever", "GuidIsAnObject"), "a bridge can read none of its accounts"),
+    "NumbersRestart": "its answers depend on what it told before, and a recorded question is known by its place alone",
+    **dict.fromkeys(
+        ("AnswersLate", "AnswersOutOfOrder", "EndIsSilentOnceThenTold"),
+        "which of its answers are late or missing depends on their count",
+    ),
+}
+"""Enemies that are not played, and why."""
+PLAYED_ENEMIES = [habit for habit in Enemy.habits if habit not in UNLIKE_RECORDED]
 
 
 @pytest.fixture
@@ -133,3 +150,27 @@ def test_what_a_bridge_recorded_leads_another_to_the_same_events(store: SqliteSt
     assert played.unknown_questions == []
     expected = [(PSEUDONYMS.text(guid), kind, changed) for guid, kind, changed in told(world)]
     assert list(told(again)) == expected
+
+
+def enemies_too(pbx: Any, **options: Any) -> Any:
+    return EnemyConnection(pbx) if isinstance(pbx, Enemy) else connect(pbx, **options)
+
+
+@pytest.mark.parametrize("habit", PLAYED_ENEMIES)
+def test_a_recorded_enemy_leads_a_bridge_to_the_same_events(
+    store: SqliteStore, habit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose habits no word of the pretend PBX says: the answers themselves are in the recording."""
+    monkeypatch.setattr(world_of, "connect", enemies_too)
+    enemy: Any = Enemy.habits[habit](10)
+    world = EnemyWorld(store, "recorded", enemy, random.Random(1), PSEUDONYMS)  # noqa: S311 - no secret
+    world.run(130)
+    for act in ("rename", "group", "create", "delete"):
+        world.do(lambda act=act: enemy.act(act))  # type: ignore[misc]
+        world.run(200)
+    world.run(400)
+    again, played = play(store, world.recording)
+    expected = [(PSEUDONYMS.text(guid), kind, changed) for guid, kind, changed in told(world)]
+    assert expected
+    assert list(told(again)) == expected
+    assert played.unknown_questions == []

@@ -16,7 +16,7 @@ from bridge.pbx.wire.login import login_digest
 from bridge.pbx.wire.protocol import Answer, Conversation, Event, Party
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.playing import connect
-from bridge.simulator.session import Close, Reply
+from bridge.simulator.session import Close, Connection, Reply
 
 ROUND_TRIP = 0.01
 KEY = b"o" * 32
@@ -25,8 +25,9 @@ KEY = b"o" * 32
 class PretendLine:
     """The way to *pbx*; time passes only where somebody waits."""
 
-    def __init__(self, pbx: Pbx) -> None:
+    def __init__(self, pbx: Pbx, *, connect: Callable[[Pbx], Connection] | None = None) -> None:
         self.pbx = pbx
+        self.connect = connect
         self.now = 0.0
         self.notebook = Notebook(Pseudonyms(KEY), lambda: self.now)
         self.contacts: list[PretendContact] = []
@@ -68,10 +69,11 @@ class PretendContact:
     def __init__(self, line: PretendLine) -> None:
         self._line = line
         self._tap = line.notebook.connection()
-        self._connection = connect(line.pbx)
+        self._connection = (line.connect or connect)(line.pbx)
         self._conversation = Conversation(Party.BRIDGE, caller=Party.BRIDGE)
         self._mail: list[tuple[float, Reply | Close]] = []
         self._answer: Heard | None = None
+        self.heard: list[Event] = []
         self.is_open = True
         self.is_in = self.is_refused = False
         self._post(self._connection.begin(line.now))
@@ -120,6 +122,7 @@ class PretendContact:
             self._end(1000, is_ours=True)
 
     def _deal_with(self, event: Event) -> None:
+        self.heard.append(event)
         match event:
             case m.AppChallengeResult(challenge=challenge):
                 pbx = self._line.pbx

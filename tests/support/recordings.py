@@ -44,6 +44,13 @@ class RecordedWorld(World):
         super()._arrive(reply)
 
 
+class EnemyWorld(RecordedWorld):
+    """One whose PBX tells nobody the truth."""
+
+    def note_truth(self) -> None:
+        """Remember nothing."""
+
+
 def accounts_at_the_end(recording: Recording) -> tuple[set[str], set[str]]:
     """Return whom the list of a recorded PBX has in the end, and of whom nobody knows; read in the plainest way."""
     transcript = transcribe(recording.frames)

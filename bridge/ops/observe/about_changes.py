@@ -1,13 +1,14 @@
 """What changes show, of themselves or by an operator's acts: U3, U5, U6, U8 to U10, U14."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from bridge.model import AccountGuid
-from bridge.ops.observe.about_cursor import numbers
-from bridge.ops.observe.evidence import DELETION_TYPES, Delivery, Evidence, accounts_of, guid_in
+from bridge.ops.observe.about_cursor import are_of_one_type, numbers
+from bridge.ops.observe.evidence import DELETION_TYPES, Delivery, Evidence, Window, accounts_of, guid_in
 from bridge.ops.observe.finding import NEVER, Finding, Kind, Sureness, conclude
+from bridge.pbx.recording.exchanges import Said
 from bridge.pbx.recording.names import MEMBERS
+from bridge.pbx.wire import messages as m
 
 MANY: Final = 20
 
@@ -60,7 +61,11 @@ _TELLING: Final[Mapping[str, frozenset[str]]] = {
 def about_changes(evidence: Evidence) -> Iterator[Finding]:
     """Yield what changes and the accounts themselves show."""
     yield conclude(
-        "U3", "How a deleted account is told", _deletions(evidence), _DELETIONS, otherwise="no account was deleted"
+        "U3",
+        "How a deleted account is told",
+        _deletions(evidence),
+        _DELETIONS,
+        otherwise="no account was seen to be deleted",
     )
     yield _orders(evidence)
     yield _duplicates(evidence)
@@ -82,7 +87,7 @@ def about_changes(evidence: Evidence) -> Iterator[Finding]:
         "Two changes between two questions",
         _coalescing(evidence),
         _COALESCING,
-        otherwise="nobody changed an account twice while it was watched",
+        otherwise="two changes of one account were not seen",
     )
 
 
@@ -98,7 +103,9 @@ def _deletions(evidence: Evidence) -> Iterator[str]:
     window = evidence.windows.get("delete")
     if window is None or is_told:
         return
-    bare = [each for each in window.deliveries if not each.row.h323 and not each.row.info and evidence.before(each)]
+    ends = {id(each.exchange.answer) for each in evidence.ends}
+    told = [each for each in window.deliveries if id(each.said) not in ends]
+    bare = [each for each in told if not each.row.h323 and not each.row.info and evidence.before(each)]
     guids = {guid for said in evidence.answers if window.has(said.at) and (guid := guid_in(said.message)) is not None}
     before = {guid for said in evidence.answers if said.at < window.since and (guid := guid_in(said.message))}
     if bare:
@@ -106,11 +113,20 @@ def _deletions(evidence: Evidence) -> Iterator[str]:
     elif before and guids - before:
         yield "newguid"
     elif missing := missing_since(evidence):
-        is_told = any(each.row.account_guid in missing for each in window.deliveries)
+        if unknown_in(evidence, window):
+            yield "something of a type that nobody here knows; the account is missing when the list is read again"
+            return
+        is_told = any(each.account in missing for each in window.deliveries)
         yield "a row that does not say so; the account is missing when the list is read again" if is_told else "none"
 
 
-def missing_since(evidence: Evidence) -> frozenset[AccountGuid]:
+def unknown_in(evidence: Evidence, window: Window) -> Sequence[Said]:
+    """Return what came within *window*, is no answer, and cannot be read by anybody here."""
+    every = [said for talk in evidence.transcript.talks for said in talk.unasked if window.has(said.at)]
+    return [said for said in every if isinstance(said.message, m.Other | m.Unreadable)]
+
+
+def missing_since(evidence: Evidence) -> frozenset[str]:
     """Return which accounts that were there a reading of the list after a deletion misses."""
     window = evidence.windows["delete"]
     there = accounts_of([each for each in evidence.deliveries if each.at < window.since])
@@ -125,10 +141,14 @@ def _orders(evidence: Evidence) -> Finding:
     if rows and without:
         seen = ["absent" if without == len(rows) else "some accounts come without ausn, some with"] * len(rows)
         return conclude("U5", question, seen, _ORDERS, otherwise="")
+    if evidence.shared:
+        return conclude("U5", question, [], _ORDERS, otherwise="the same numbers are told of several accounts")
     ausns = {row.cursor.ausn for row in rows}
     so_far = "ausn was the same for all accounts" if len(ausns) == 1 else f"ausn had {len(ausns)} values"
-    otherwise = f"nobody edited a template; until then {so_far}" if rows else "no account was told with them"
-    return conclude("U5", question, _reissued(evidence), _ORDERS, otherwise=otherwise, enough=2)
+    edit = "no edit of a template was seen" if "template" in evidence.windows else "nobody edited a template"
+    otherwise = f"{edit}; {so_far}" if rows else "no account was told with them"
+    # However many accounts it moves, one edit was watched.
+    return conclude("U5", question, _reissued(evidence), _ORDERS, otherwise=otherwise, enough=NEVER)
 
 
 def _reissued(evidence: Evidence) -> list[str]:
@@ -168,7 +188,7 @@ def _repeated(evidence: Evidence) -> Iterator[str]:
     ends = {id(each.exchange.answer) for each in evidence.ends}
     newest: dict[str, Delivery] = {}
     for delivery in evidence.deliveries:
-        account = delivery.row.account_guid
+        account = delivery.account
         before = newest.get(account)
         if before is None or delivery.row.is_deleted:
             newest[account] = delivery
@@ -185,7 +205,7 @@ def _repetition(evidence: Evidence, delivery: Delivery, before: Delivery) -> str
     is_same_place = _place(before) == _place(delivery)
     if asked is None:
         return "chain" if is_same_place else "late" if _is_older(delivery, before) else ""
-    if not asked.is_start and (asked.usn, asked.ausn) == _place(delivery):
+    if not asked.is_start and is_same_place and (asked.usn, asked.ausn) == _place(delivery):
         return "chain"
     template = evidence.windows.get("template")
     is_template = template is not None and template.has(delivery.at)
@@ -199,7 +219,9 @@ def _place(delivery: Delivery) -> tuple[Any, Any]:
 
 def _is_older(one: Delivery, other: Delivery) -> bool:
     mine, others = numbers(one), numbers(other)
-    return mine is not None and others is not None and mine != others and mine[0] <= others[0] and mine[1] <= others[1]
+    if mine is None or others is None or not are_of_one_type((one, other)):
+        return False
+    return mine != others and mine[0] <= others[0] and mine[1] <= others[1]
 
 
 def _scope(evidence: Evidence) -> Finding:
@@ -209,10 +231,15 @@ def _scope(evidence: Evidence) -> Finding:
 
 
 def _infos(evidence: Evidence) -> Iterator[str]:
-    for delivery in evidence.deliveries:
+    ends = {id(each.exchange.answer) for each in evidence.ends}
+    told = [each for each in evidence.deliveries if not each.row.is_deleted and id(each.said) not in ends]
+    firsts = [each for each in told if evidence.before(each) is None and not each.row.unread]
+    with_info = sum(each.row.info is not None for each in firsts)
+    if 0 < with_info < len(firsts):
+        yield from ["some accounts come with info, and some without"] * len(firsts)
+        return
+    for delivery in told:
         row = delivery.row
-        if row.is_deleted:
-            continue
         before = evidence.before(delivery)
         if row.unread:
             yield f"info is {row.unread}"
@@ -246,16 +273,20 @@ def _shapes(evidence: Evidence) -> Finding:
 
 
 def _pushes(evidence: Evidence) -> Iterator[str]:
+    answers = {id(said) for each in evidence.transcript.exchanges for said in each.beside}
+    for window in evidence.windows.values():
+        if any(id(said) not in answers for said in unknown_in(evidence, window)):
+            yield "something of a type that nobody here knows comes without a question"
     known: set[tuple[str, Any, Any]] = set()
     for delivery in evidence.deliveries:
-        told = (delivery.row.account_guid, *_place(delivery))
+        told = (delivery.account, *_place(delivery))
         is_new, is_watched = told not in known, any(window.has(delivery.at) for window in evidence.windows.values())
         known.add(told)
         if not is_new:
             continue
         before = evidence.before(delivery)
         if delivery.asked_from is None:
-            if before is None or not _is_older(delivery, before):
+            if is_watched if before is None else not _is_older(delivery, before):
                 yield "row"
         elif is_watched and not delivery.asked_from.is_start:
             yield "none"
@@ -267,5 +298,8 @@ def _coalescing(evidence: Evidence) -> Iterator[str]:
         return
     asked = [each for each in window.deliveries if each.asked_from is not None]
     for account in accounts_of(asked):
-        places = {_place(each) for each in asked if each.row.account_guid == account}
-        yield "each" if len(places) > 1 else "one"
+        mine = [each for each in asked if each.account == account]
+        before = evidence.before(mine[0])
+        places = {_place(each) for each in mine} - ({_place(before)} if before is not None else set())
+        if places:
+            yield "each" if len(places) > 1 else "one"

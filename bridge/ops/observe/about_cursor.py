@@ -1,14 +1,14 @@
 """What the guid of the list, usn and ausn show: U4, U5."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from operator import itemgetter
 from typing import Final
 
 from bridge.model import Cursor, Row, Token
 from bridge.ops.observe.evidence import Delivery, Evidence, guid_in
-from bridge.ops.observe.finding import Finding, Kind, conclude
+from bridge.ops.observe.finding import Finding, Kind, Sureness, conclude
 from bridge.pbx.recording.exchanges import Exchange
 from bridge.pbx.wire import messages as m
 
@@ -64,6 +64,7 @@ def about_cursor(evidence: Evidence) -> Iterator[Finding]:
         otherwise="no account was told",
     )
     yield _cursors(evidence)
+    yield from _shared(evidence)
 
 
 def _guids(evidence: Evidence) -> Finding:
@@ -94,6 +95,7 @@ def _guid_kinds(evidence: Evidence) -> Iterator[str]:
         if each.answer is not None and (guid := guid_in(each.answer.message)) is not None
     ]
     reboot = evidence.windows.get("reboot")
+    pairs: set[tuple[str, frozenset[int]]] = set()
     for (talk, at, guid, is_probe), (next_talk, next_at, next_guid, is_next_probe) in pairwise(
         sorted(told, key=itemgetter(1))
     ):
@@ -104,7 +106,11 @@ def _guid_kinds(evidence: Evidence) -> Iterator[str]:
         elif evidence.act_between(at, next_at):
             continue
         elif talk != next_talk:
-            yield "connections" if is_same else "session"
+            kind = "connections" if is_same else "session"
+            pair = (kind, frozenset((talk, next_talk)))
+            if pair not in pairs:  # to go back and forth between two shows no more than once
+                pairs.add(pair)
+                yield kind
         elif is_probe and is_next_probe:
             yield "stays" if is_same else "request"
         elif not is_same and not is_next_probe:
@@ -113,7 +119,7 @@ def _guid_kinds(evidence: Evidence) -> Iterator[str]:
 
 def _stale(evidence: Evidence) -> list[str]:
     seen = [_stale_kind(evidence, each) for each in evidence.foreign]
-    passing = {"error": "error", "silence": "silent", "closed": "close"}
+    passing = {"error": "error", "silence": "silent", "closed": "close"}  # by outcome
     usual = {passing[each.outcome] for each in evidence.sorted if each.is_passing and each.outcome in passing}
     # One of those that come now and then says nothing about the guid.
     kept = [kind for kind in seen if kind not in usual]
@@ -122,7 +128,9 @@ def _stale(evidence: Evidence) -> list[str]:
 
 def _stale_kind(evidence: Evidence, exchange: Exchange) -> str:
     if exchange.answer is None:
-        return "silent" if exchange.closed_with is None else "close"
+        if exchange.closed_with is not None:
+            return "close"
+        return "answers with something that nobody here can read" if exchange.beside else "silent"
     message = exchange.answer.message
     if isinstance(message, m.NoAccount):
         return "newguid" if message.cursor.guid is not None else "answers without guid and account"
@@ -163,13 +171,16 @@ def token_kind(tokens: list[Token]) -> str:
 
 def _form(token: Token) -> str:
     value = json.loads(token)
+    if isinstance(value, bool):
+        return "true or false"
     if isinstance(value, float):
         return "numbers with a fraction"
     if isinstance(value, int):
-        return "huge" if value >= 1 << 64 else "big" if value > 1 << 53 else "number"
-    if value.isdecimal():
+        size = "huge" if value >= 1 << 64 else "big" if value > 1 << 53 else "number"
+        return "negative numbers" if value < 0 else size
+    if value.isascii() and value.isdecimal():
         return "zeros" if value[0] == "0" and len(value) > 1 else "decimal"
-    return "hex" if set(value) <= set("0123456789abcdef") else "other texts"
+    return "hex" if set(value) <= set("0123456789abcdef") else "texts of another form"
 
 
 def numbers(delivery: Delivery) -> tuple[int, int] | None:
@@ -184,6 +195,15 @@ def numbers(delivery: Delivery) -> tuple[int, int] | None:
     return found[0], found[1]
 
 
+def are_of_one_type(deliveries: Sequence[Delivery]) -> bool:
+    """Tell whether their numbers can be compared: a text and a number that look alike may mean different things."""
+    for name in ("usn", "ausn"):
+        tokens = [token for each in deliveries if (token := getattr(each.row.cursor, name)) is not None]
+        if len({type(json.loads(token)) for token in tokens}) > 1:
+            return False
+    return True
+
+
 def _cursors(evidence: Evidence) -> Finding:
     rows = [each.row for each in evidence.deliveries if not each.row.cursor.is_start]
     usns = [row.cursor.usn for row in rows if row.cursor.usn is not None]
@@ -195,3 +215,12 @@ def _cursors(evidence: Evidence) -> Finding:
     if other and other != kind and not {kind, other} <= {"decimal", "hex"}:
         kind = f"usn: {_CURSORS.get(kind, Kind(kind)).does}; ausn: {_CURSORS.get(other, Kind(other)).does}"
     return conclude("U5", question, [kind] * len(usns), _CURSORS, otherwise="", enough=MANY)
+
+
+def _shared(evidence: Evidence) -> Iterator[Finding]:
+    """Yield that one place in the list is behind several accounts, since then nobody can go on from there."""
+    shared = evidence.shared
+    if shared:
+        does = f"{shared} pairs of them are told of several accounts each"
+        question = "Whether usn and ausn name one place in the list"
+        yield Finding("U5", question, does, Sureness.CONTRADICTORY, shared, (), (f"{question}: {does}",))

@@ -9,7 +9,8 @@ from itertools import pairwise
 from statistics import median
 from typing import Any, Final
 
-from bridge.model import AccountGuid, Cursor, Row, Token
+from bridge.events.normalize import account_key
+from bridge.model import Cursor, Row, Token
 from bridge.ops.observe.probing import OVER, SKIPPED
 from bridge.pbx.recording.exchanges import Act, Exchange, Said, Transcript
 from bridge.pbx.wire import messages as m
@@ -38,9 +39,15 @@ class Outcome(StrEnum):
     CLOSED = "closed"
     HELD = "held"
     """Answered late, when something had happened."""
+    STRANGE = "strange"
+    """No answer, but something else that nobody here can read."""
+    STUCK = "stuck"
+    """Another account than the one that led to where it was asked from, which leads there as well."""
+    ANEW = "anew"
+    """The first account of the list."""
 
 
-BAD: Final = frozenset({Outcome.ERROR, Outcome.SILENCE, Outcome.CLOSED})
+BAD: Final = frozenset({Outcome.ERROR, Outcome.SILENCE, Outcome.CLOSED, Outcome.STRANGE})
 
 
 @dataclass(slots=True)
@@ -69,6 +76,11 @@ class Delivery:
     said: Said
     asked_from: Cursor | None
     """``None`` where nobody asked."""
+
+    @property
+    def account(self) -> str:
+        """Whom it is about, however that is spelled."""
+        return account_key(self.row.account_guid)
 
 
 @dataclass(slots=True)
@@ -99,12 +111,15 @@ class Evidence:
         own = [each for each in asked if each.question.cursor.guid in self.guids]
         self.usual_delay = median([each.delay for each in own if each.answer is not None] or [0.0])
         self.windows = self._windows()
+        self._firsts: set[tuple[str, Place]] = set()
+        self.leading_to: Mapping[Cursor, set[str]] = self._leading_to(own)
+        """The accounts behind which a place is; one of each, where numbers are unique."""
         self.by_question: Mapping[Cursor, list[Sorted]] = self._sorted(own)
         self.deliveries = self._deliveries(own)
-        self._by_account: dict[AccountGuid, list[Delivery]] = defaultdict(list)
+        self._by_account: dict[str, list[Delivery]] = defaultdict(list)
         for delivery in self.deliveries:
             if delivery.asked_from is not None:
-                self._by_account[delivery.row.account_guid].append(delivery)
+                self._by_account[delivery.account].append(delivery)
         for window in self.windows.values():
             window.deliveries = [each for each in self.deliveries if window.has(each.at)]
 
@@ -119,6 +134,7 @@ class Evidence:
     @property
     def ends(self) -> Sequence[Sorted]:
         """Questions behind which nothing further had changed."""
+        last = _place(self.longest_walk[-1].row) if self.longest_walk else None
         return [
             each
             for listed in self.by_question.values()
@@ -127,6 +143,7 @@ class Evidence:
             and each.outcome is not Outcome.ROW
             and each.outcome is not Outcome.NEW_GUID
             and each.outcome is not Outcome.CLOSED
+            and not (each.outcome is Outcome.ANEW and _asked_from(each.exchange) != last)
             and not (each.outcome is Outcome.REPEATED and self._goes_on(each, listed))
         ]
 
@@ -152,13 +169,18 @@ class Evidence:
         """The reading that went farthest."""
         return max(self.walks, key=len, default=())
 
+    @property
+    def shared(self) -> int:
+        """How many places are behind several accounts, so that nobody can go on from there."""
+        return sum(len(accounts) > 1 for place, accounts in self.leading_to.items() if not place.is_start)
+
     def act_between(self, since: float, until: float) -> bool:
         """Tell whether an operator did something meanwhile."""
         return any(since <= act.at < until for act in self.transcript.acts)
 
     def before(self, delivery: Delivery) -> Delivery | None:
         """Return what was answered of the same account before."""
-        told = self._by_account[delivery.row.account_guid]
+        told = self._by_account[delivery.account]
         bisect = bisect_right if delivery.asked_from is None else bisect_left
         place = bisect(told, delivery.at, key=lambda each: each.at)
         return told[place - 1] if place else None
@@ -187,23 +209,44 @@ class Evidence:
             self._mark_passing(listed)
         return dict(by_question)
 
+    def _leading_to(self, own: Sequence[Exchange]) -> Mapping[Cursor, set[str]]:
+        leading: dict[Cursor, set[str]] = defaultdict(set)
+        for exchange in own:
+            answer, asked = exchange.answer, exchange.question.cursor
+            if answer is None or not isinstance(answer.message, m.AccountRow):
+                continue
+            account, place = account_key(answer.message.row.account_guid), _place(answer.message.row)
+            if place != (asked.usn, asked.ausn):
+                leading[Cursor(asked.guid, *place)].add(account)
+            if asked.is_start:
+                self._firsts.add((account, place))
+        return leading
+
     def _outcome(self, exchange: Exchange) -> Outcome:
         answer, asked = exchange.answer, exchange.question.cursor
         if answer is None:
-            return Outcome.SILENCE if exchange.closed_with is None else Outcome.CLOSED
+            if exchange.closed_with is not None:
+                return Outcome.CLOSED
+            return Outcome.STRANGE if exchange.beside else Outcome.SILENCE
         guid = guid_in(answer.message)
         if guid is not None and guid != asked.guid:
             return Outcome.NEW_GUID
         is_late = exchange.given_up_at is not None and exchange.given_up_at < answer.at
         is_slow = exchange.delay > max(HELD_SECONDS, HELD_FACTOR * self.usual_delay)
-        if is_late or (is_slow and self.act_between(exchange.asked_at, answer.at)):
+        if not isinstance(answer.message, m.AccountRow):
+            return Outcome.ERROR if isinstance(answer.message, m.RequestError) else Outcome.NOTHING
+        if (is_late or is_slow) and self.act_between(exchange.asked_at, answer.at):
             return Outcome.HELD
-        if isinstance(answer.message, m.RequestError):
-            return Outcome.ERROR
-        if isinstance(answer.message, m.AccountRow):
-            is_same = not asked.is_start and _place(answer.message.row) == (asked.usn, asked.ausn)
-            return Outcome.REPEATED if is_same else Outcome.ROW
-        return Outcome.NOTHING
+        return self._outcome_of_row(asked, answer.message.row)
+
+    def _outcome_of_row(self, asked: Cursor, row: Row) -> Outcome:
+        account, place = account_key(row.account_guid), _place(row)
+        if asked.is_start:
+            return Outcome.ROW
+        if place == (asked.usn, asked.ausn):
+            leading = self.leading_to.get(asked)
+            return Outcome.REPEATED if not leading or account in leading else Outcome.STUCK
+        return Outcome.ANEW if (account, place) in self._firsts else Outcome.ROW
 
     def _mark_passing(self, listed: Sequence[Sorted]) -> None:
         bad = sum(each.outcome in BAD for each in listed)
@@ -251,10 +294,17 @@ def guid_in(message: m.Message) -> Token | None:
     return message.cursor.guid if isinstance(message, m.NoAccount) else None
 
 
-def _place(row: Row) -> tuple[Token | None, Token | None]:
+Place = tuple[Token | None, Token | None]
+
+
+def _place(row: Row) -> Place:
     return row.cursor.usn, row.cursor.ausn
 
 
-def accounts_of(deliveries: Sequence[Delivery]) -> frozenset[AccountGuid]:
+def _asked_from(exchange: Exchange) -> Place:
+    return exchange.question.cursor.usn, exchange.question.cursor.ausn
+
+
+def accounts_of(deliveries: Sequence[Delivery]) -> frozenset[str]:
     """Return whom *deliveries* are about."""
-    return frozenset(delivery.row.account_guid for delivery in deliveries)
+    return frozenset(delivery.account for delivery in deliveries)

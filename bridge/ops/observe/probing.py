@@ -92,6 +92,8 @@ class Observer:
         self._is_at_end = True
         """False where only a part of the list is to be read."""
         self._lost = 0
+        self._restarts = 0
+        """How often the list was read anew because its guid had become another one by itself."""
 
     async def run(self) -> None:
         """Ask everything, in an order in which what may break the connection comes last.
@@ -135,8 +137,9 @@ class Observer:
             guid = _guid_of(heard)
             if is_new or (guid is not None and guid != self._guid):
                 self._guid = guid or self._guid
-                restarts += 1
-                if restarts > MAX_RESTARTS:
+                restarts += is_new
+                self._restarts += not is_new
+                if max(restarts, self._restarts) > MAX_RESTARTS:
                     return
                 self._places, cursor, seen = [], Cursor(self._guid), {Cursor(self._guid)}
                 continue
@@ -268,19 +271,23 @@ class Observer:
     async def _catch_up(self) -> int:
         """Ask on from the end until there is nothing new, and return how many rows came."""
         rows = 0
+        seen = set(self._places)
         while rows < MAX_NEWS:
             last = self._places[-1] if self._places else Cursor(self._guid)
             heard = await self._ask(last)
             guid = _guid_of(heard)
             if guid is not None and guid != self._guid:
                 self._guid = guid
-                await self._walk()
+                self._restarts += 1
+                if self._restarts <= MAX_RESTARTS:
+                    await self._walk()
                 return rows + 1
             if not isinstance(heard, m.AccountRow):
                 break
             place = Cursor(self._guid, heard.row.cursor.usn, heard.row.cursor.ausn)
-            if place == last or place.is_start:
+            if place == last or place.is_start or place in seen:
                 break
+            seen.add(place)
             self._places.append(place)
             rows += 1
         return rows

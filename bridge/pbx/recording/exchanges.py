@@ -10,6 +10,7 @@ from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.parser import read_message
 
 _NOTHING: Final[dict[str, Any]] = {}
+_STRANGE: Final = (m.Other, m.Unreadable, m.AccountReply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Exchange:
     answer: Said | None = None
     again: list[Said] = field(default_factory=list)
     """What came for the same question once more."""
+    beside: list[Said] = field(default_factory=list)
+    """What came while it was open and is no answer that anybody here can read: of another type, with another src."""
     given_up_at: float | None = None
     """When the next question was asked, or the recording ended, without an answer."""
     closed_with: int | None = None
@@ -157,6 +160,8 @@ class _Writer:
         exchange = self._exchange_of(message)
         if exchange is None:
             talk.unasked.append(said)
+            if isinstance(message, _STRANGE) and self._open and self._open[-1].given_up_at is None:
+                self._open[-1].beside.append(said)
         elif exchange.answer is None:
             exchange.answer = said
             if exchange in self._open:
@@ -172,8 +177,12 @@ class _Writer:
             return self._by_src.get(message.src)
         if not self._open:
             return None
-        # Without src, who asks one question at a time means the last; the vendor's example may have several under way.
-        return self._open[-1] if self._open[-1].question.src else self._open[0]
+        # Without src, who asks one question at a time means the last, unless that was given up; the vendor's example
+        # may have several under way.
+        last = self._open[-1]
+        if not last.question.src:
+            return self._open[0]
+        return last if last.given_up_at is None else None
 
 
 def _content(text: str) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from bridge.pbx.recording.pseudonyms import Pseudonyms
 
 FORMAT: Final = "pbx-account-bridge recording"
 VERSION: Final = 1
+PRIVATE_CODES: Final = 4000
+"""From here on nobody registers codes of closing; whatever it was, it is recorded as this one."""
+
 DECIMALS: Final = 4
 """Of the seconds: a tenth of a millisecond."""
 
@@ -102,7 +105,12 @@ def write(header: Header, frames: Iterable[Frame], pseudonyms: Pseudonyms) -> It
 
 def disguised(frame: Frame, pseudonyms: Pseudonyms) -> Frame:
     """Return *frame* as it may be written down."""
-    return frame._replace(text=pseudonyms.frame(frame.text)) if frame.what == "message" else frame
+    match frame.what:
+        case "message":
+            return frame._replace(text=pseudonyms.frame(frame.text))
+        case "closed" if frame.code >= PRIVATE_CODES:
+            return frame._replace(code=PRIVATE_CODES)  # anybody's number
+    return frame
 
 
 def read(lines: Iterable[str]) -> Recording:

@@ -43,6 +43,9 @@ TYPES: Final = _words(
 )
 """Of messages."""
 
+ABOUT_ACCOUNTS: Final = _words("AccountInfo AccountInfoResult AccountInfoDel AccountDelete")
+"""Of those that have a usn and an ausn."""
+
 APIS: Final = _words(
     "PbxAccountApi PbxImpersonation PbxSignal PbxTableUsers PbxAdminApi PbxApi EpSignal RCC PbxMessages"
 )

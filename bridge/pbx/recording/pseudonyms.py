@@ -27,6 +27,9 @@ FIRST_CLASS: Final = 12
 DROPPED: Final = "dropped"
 """What stands in the place of a secret text; a number becomes 0, an object and a list become empty."""
 
+MAX_DEPTH: Final = 40
+"""Of objects and lists in each other; what lies deeper is recorded as empty."""
+
 _LETTERS: Final = "bcdfghjklmnpqrst"
 _GUID_LETTERS: Final = "bcdf"
 _DIGITS: Final = "6789"
@@ -35,7 +38,6 @@ _GUID: Final = re.compile(r"\{?[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}\}?", 
 _MAIL: Final = re.compile(r"([^@\s]+)@([^@\s]+)")
 _URL: Final = re.compile(r"(https?|wss?|sips?|tel|mailto)(://|:)(\S*)", re.IGNORECASE)
 _COUNT: Final = re.compile(r"[0-9]{1,24}|(?=[0-9a-f]{0,23}[0-9])[0-9a-f]{1,24}|[0-9a-f]{1,2}")
-_SRC: Final = re.compile(r"acct-[0-9]{1,9}")
 _VERSION: Final = re.compile(r"[0-9]{2}r[0-9]{1,2}")
 
 
@@ -94,31 +96,38 @@ class Pseudonyms:
         return name if name in names.MEMBERS else self._replaced("m", name)
 
     def _json(self, text: str, *, is_frame: bool = False) -> str:
-        content = json.loads(text, parse_int=_Number, parse_float=_Number, parse_constant=_refuse)
+        content = _loaded(text)
         if not isinstance(content, dict | list):
             raise ValueError("a single value")  # noqa: TRY004 - as any text that is no message
-        return orjson.dumps(self._value("", content, is_frame=is_frame)).decode()
+        return orjson.dumps(self._value("", content, MAX_DEPTH, is_frame=is_frame)).decode()
 
-    def _value(self, name: str, value: Any, *, is_frame: bool = False) -> Any:
+    def _value(self, name: str, value: Any, depth: int, *, is_frame: bool = False) -> Any:
         """Return what stands for the *value* of a member."""
+        if isinstance(value, dict | list) and not depth:
+            return type(value)()
         if isinstance(value, dict):
-            return {self.name(key): self._member(key, inner, is_frame=is_frame) for key, inner in value.items()}
+            has_counts = is_frame and str(value.get("mt")) in names.ABOUT_ACCOUNTS
+            return {
+                self.name(key): self._member(key, inner, depth - 1, has_counts=has_counts)
+                for key, inner in value.items()
+            }
         if isinstance(value, list):
-            return [self._value(name, inner) for inner in value]
-        if isinstance(value, _Number):
-            return orjson.Fragment(self._number(value))
+            return [self._value(name, inner, depth - 1) for inner in value]
+        if isinstance(value, _Number) or (isinstance(value, int | float) and not isinstance(value, bool)):
+            return orjson.Fragment(self._number(str(value)))
         if isinstance(value, str):
             return self._text_of(name, value)
         return value
 
-    def _member(self, name: str, value: Any, *, is_frame: bool) -> Any:
-        if is_frame and name in {"usn", "ausn"} and isinstance(value, str) and _COUNT.fullmatch(value):
-            return orjson.Fragment(str(value)) if isinstance(value, _Number) else value
-        if is_frame and name == "src" and isinstance(value, str) and _SRC.fullmatch(value):
-            return value
-        if names.is_secret(name) and not (is_frame and name == "info"):
+    def _member(self, name: str, value: Any, depth: int, *, has_counts: bool) -> Any:
+        if has_counts and name in {"usn", "ausn"} and isinstance(value, str) and _COUNT.fullmatch(value):
+            if not isinstance(value, _Number):
+                return value
+            if value.isdecimal():
+                return orjson.Fragment(str(value))
+        if names.is_secret(name):
             return _dropped(value)
-        return self._value(name, value)
+        return self._value(name, value, depth)
 
     def _text_of(self, name: str, text: str) -> str:
         words = names.WORDS.get(name)
@@ -166,6 +175,13 @@ def _dropped(value: Any) -> Any:
     if isinstance(value, dict | list):
         return type(value)()
     return None
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return json.loads(text, parse_int=_Number, parse_float=_Number, parse_constant=_refuse)
+    except RecursionError:
+        return orjson.loads(text)  # which takes what is nested deeper, as the bridge does
 
 
 def _refuse(constant: str) -> None:

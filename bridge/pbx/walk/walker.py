@@ -28,6 +28,7 @@ from enum import StrEnum
 from typing import Final
 
 from bridge.errors import PbxBrokeProtocol, PbxRefusedRequest, PbxUnreachable
+from bridge.events.wording import quoted
 from bridge.model import AccountGuid, Cursor, Row, Token
 from bridge.pbx.walk.actions import (
     Action,
@@ -514,7 +515,7 @@ class Walker:
     def _refused(self, error: str, now: float) -> list[Action]:
         if self.phase is Phase.WALKING and self._walk is not None:
             return self._walk_refused(self._walk, now)
-        trouble = f"the PBX answers questions about accounts with an error: {_quoted(error)}"
+        trouble = f"the PBX answers questions about accounts with an error: {quoted(error)}"
         if self.phase is Phase.CHECKING:
             return [
                 Doubted(f"asked for the account that was read last, {trouble}"),
@@ -585,7 +586,3 @@ class Walker:
                 raise PbxUnreachable(f"the PBX let {self._silences} questions about accounts pass without an answer")
             self._probe(now)
         return actions
-
-
-def _quoted(text: str) -> str:
-    return repr("".join(character for character in text if character.isprintable())[:200])

@@ -234,7 +234,7 @@ def test_names_that_nobody_knows_are_told_once_and_not_without_end() -> None:
         ({"cn": "Erika", "emails": {"email": "e@x"}}, ["emails in another form"]),
         ({"cn": "Erika", "emails": [{"address": "e@x"}]}, ["emails in another form"]),
         ({"cn": "Erika", "grps": "support"}, ["grps in another form"]),
-        ({"user": {"dn": "Erika"}, "domain": "x"}, ["info without a name or number, but with user"]),
+        ({"user": {"dn": "Erika"}, "domain": "x"}, ["info without a name or number, but with “user”"]),
     ],
 )
 def test_what_nobody_can_read_of_an_account_is_told_once_until_that_is_forgotten(

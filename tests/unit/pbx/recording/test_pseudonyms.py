@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bridge.events.normalize import _KNOWN_NAMES
 from bridge.pbx.recording import names
-from bridge.pbx.recording.frames import Frame, Header, write
+from bridge.pbx.recording.frames import Frame, Header, disguised, write
 from bridge.pbx.recording.pseudonyms import DROPPED, Pseudonyms
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.parser import read_message
@@ -125,6 +125,39 @@ def test_counts_of_changes_stay_as_they_are(usn: Any) -> None:
         "ausn": usn,
     }
     assert told({"info": {"usn": 4711205}})["info"]["usn"] != 4711205
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"mt":"Memo","usn":4711205}',
+        '{"mt":["AccountInfoResult"],"usn":"4711205"}',
+        '[{"mt":"AccountInfoResult","usn":"4711205"}]',
+        '{"mt":"AccountInfoResult","usn":4711205e0}',
+        '{"mt":"AccountInfoResult","usn":4711205.0}',
+        '{"mt":"AccountInfoResult","info":{"mt":"AccountInfo","usn":4711205}}',
+        '{"mt":"AccountInfoResult","src":"acct-4711205"}',
+    ],
+)
+def test_what_only_looks_like_a_count_or_a_src_of_ours_is_replaced(text: str) -> None:
+    assert "4711205" not in PSEUDONYMS.frame(text)
+
+
+def test_an_answer_still_belongs_to_its_question() -> None:
+    question, answer = told({"mt": "AccountInfo", "src": "acct-7"}), told({"mt": "AccountInfoResult", "src": "acct-7"})
+    assert question["src"] == answer["src"] != told({"mt": "AccountInfoResult", "src": "acct-8"})["src"]
+
+
+def test_a_code_that_anybody_may_choose_says_nothing() -> None:
+    assert disguised(Frame(0.0, 1, "closed", "pbx", code=4711), PSEUDONYMS).code == 4000
+    assert disguised(Frame(0.0, 1, "closed", "pbx", code=1011), PSEUDONYMS).code == 1011
+
+
+@pytest.mark.parametrize("depth", [39, 300, 900])
+def test_what_is_nested_deeply_stays_a_message(depth: int) -> None:
+    text = f'{{"mt":"AccountInfoResult","usn":"1","account-guid":"a","info":{{"x":{"[" * depth}1.5{"]" * depth}}}}}'
+    assert isinstance(read_message(text), m.AccountRow)
+    assert isinstance(read_message(PSEUDONYMS.frame(text)), m.AccountRow)
 
 
 def test_a_name_within_a_mail_address_or_a_url_is_that_name() -> None:
