@@ -223,7 +223,7 @@ async def test_whatever_is_wrong_with_the_configuration_the_state_of_the_bridge_
         place.reloader._load = lambda: load_settings(  # noqa: SLF001 - as in a process with this variable
             place.file, {"BRIDGE_FLEET_PBX_DIR": str(folder)}
         )
-        path = control_socket.socket_path(tmp_path / "bridge.db")
+        path = tmp_path / "bridge.sock"
         async with control_socket.serve(bridge, path, place.reloader):
             place.file.write_text(place.text([0]))
             with pytest.raises(BadConfig, match="cannot be read: No such file"):
