@@ -73,6 +73,7 @@ CONCERNED: Mapping[str, set[str]] = {
     "EndBeginsAnew": {"U1", "U5"},
     "ListNotSorted": {"U5", "U11"},
     "GuidInCapitalsAtTheEnd": {"U4", "U6"},
+    "PlantsPersons": {"U1", "login"},
 }
 """Questions that a habit is about, where those are others than the one above."""
 
