@@ -33,6 +33,8 @@ EXCHANGE = "pbx.accounts"
 ROOT = Path(__file__).parents[2]
 HEARTBEAT_SECONDS = 2
 ANSWER_SECONDS = 2
+WALK_SECONDS = 240
+"""For a walk that was asked for: it is slow where answers are late, and begins anew where a connection breaks."""
 KEEP_MINUTES = 3
 """How long the bridge keeps what is published: so short that it also forgets while all this goes on."""
 
@@ -179,7 +181,7 @@ class Site:
         code, asked = run("resync", SOURCE, "--accept-deletions", environment=self._environment, cwd=self.folder)
         if code:
             raise StandstillError(f"the bridge does not walk when asked to: {asked.printed}")
-        self.bridge.wait_for_log("source.verified", walks + 1)
+        self.bridge.wait_for_log("source.verified", walks + 1, seconds=WALK_SECONDS)
 
     async def waiting(self) -> int:
         """Return how many messages wait in all queues."""

@@ -81,9 +81,9 @@ class Command:
                     found.append(entry)
         return found
 
-    def wait_for_log(self, pattern: str, count: int = 1) -> dict[str, Any]:
+    def wait_for_log(self, pattern: str, count: int = 1, *, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
         """Return the log line with which *count* are there."""
-        until = time.monotonic() + PATIENCE_SECONDS
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             found = self.logs(pattern)
             if len(found) >= count:
