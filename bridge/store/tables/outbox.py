@@ -369,17 +369,19 @@ class TableOutbox:
 
     def mark_sent(self, positions: Sequence[int], at: datetime) -> None:
         """Record that the sink had what is at *positions* before, wherever that is in its order."""
-        rows = size = 0
+        size = 0
+        sent: Counter[int] = Counter()
         was_aside = False
         with self._database.together():
             for position in positions:
                 told = {"sink": self.sink, "position": position}
                 for row in self._database.query("bytes_waiting", **told):
                     self.set_aside(position, "sent", None, at)
-                    rows, size = rows + 1, size + row["bytes"]
-                    self._waiting[row["source_id"]] -= 1
+                    size += row["bytes"]
+                    sent[row["source_id"]] += 1
                 was_aside |= self._database.change("aside_is_sent", **told, at=as_text(at)) == 1
-        self._count(-rows, -size)
+        self._count(-sent.total(), -size)
+        self._waiting.subtract(sent)
         if was_aside:
             self.load(list(self._through))
 
