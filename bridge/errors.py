@@ -13,6 +13,7 @@
     │   ├── EventForbidden       the broker's user may not publish with this routing key
     │   ├── BrokerRefusedEvent   it will never take this one: parked, and the others go on
     │   ├── StoreUnreachable     no connection to the database, or it broke, or no answer in time
+    │   ├── LeaseLost            another bridge has this source now, or may have it
     │   └── OutboxFull           too much waits to be sent: the PBXs are not read until there is room
     ├── Misconfigured        waiting helps only once somebody changed something: tried again slowly, loudly
     │   ├── PbxRefusedLogin      wrong app name or password
@@ -69,6 +70,9 @@ class BrokerUnreachable(Transient):
 class FenceHeld(BrokerUnreachable):
     """Another connection publishes for a source, which waits; all others may go on."""
 
+    patience_seconds = 60.0
+    """Between two attempts to get past it, at most."""
+
 
 class BrokerDidNotConfirm(Transient):
     """The broker refused a message, returned it, or never confirmed it."""
@@ -88,6 +92,10 @@ class BrokerRefusedEvent(Transient):
 
 class StoreUnreachable(Transient):
     """No connection to the store's database, or it broke, or it did not answer in time."""
+
+
+class LeaseLost(Transient):
+    """Another bridge has the source now, or all that were ours: nothing was written, and nothing more is."""
 
 
 class OutboxFull(Transient):

@@ -1,16 +1,16 @@
 """The words everything else is written in. Values only: nothing here does anything.
 
-What is made for every change is a named tuple, which costs half of a frozen dataclass.
+What is made for every change is a named tuple, or a ``value``: either costs half of a frozen dataclass or less.
 
 A *row* is what a PBX delivers, an *account* is what we publish of it, a *change* is the difference between
 two accounts, an *outbox row* is a change on its way to the broker.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import Any, Final, NamedTuple, NewType
+from typing import Any, Final, NamedTuple, NewType, TypeVar, dataclass_transform
 
 SourceName = NewType("SourceName", str)
 """Which PBX, by the name the operator gave it: ``hq``. Part of events and routing keys."""
@@ -29,7 +29,20 @@ Published = Mapping[str, Any]
 """The published fields of an account, by name; ``normalize`` decides which those are."""
 
 
-@dataclass(frozen=True, slots=True)
+_Value = TypeVar("_Value")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def value(cls: type[_Value]) -> type[_Value]:
+    """Make *cls* a dataclass that never changes, as the type checker sees to; for what is made for every row.
+
+    Python does not watch over it: with ``frozen=True`` it sets every field by a call, which took 18 000 of the
+    instructions of an account.
+    """
+    return dataclass(slots=True, unsafe_hash=True)(cls)
+
+
+@value
 class Cursor:
     """A place in the change list of one PBX. A member the PBX did not send is ``None`` and is not sent back."""
 
@@ -41,6 +54,17 @@ class Cursor:
     def is_start(self) -> bool:
         """True where asking with this cursor returns the first account of the list."""
         return self.usn is None and self.ausn is None
+
+    @property
+    def members(self) -> str:
+        """What there is of it as further members of a JSON object: ``,"guid":…,"usn":…,"ausn":…``, each as it came.
+
+        As text, since questions and events need it for every account; by way of a dict that took 8 000 instructions.
+        """
+        guid = "" if self.guid is None else f',"guid":{self.guid}'
+        usn = "" if self.usn is None else f',"usn":{self.usn}'
+        ausn = "" if self.ausn is None else f',"ausn":{self.ausn}'
+        return guid + usn + ausn
 
 
 WINDOW_ROWS: Final = 256

@@ -9,6 +9,8 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.support.planted import leaks
+from tests.support.postgres import PrivatePostgres, is_installed
+from tests.support.rabbit import PrivateBroker
 
 # No test may depend on how fast the machine is; the same examples every time keep a red run red.
 settings.register_profile("bridge", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -21,8 +23,11 @@ structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let a run take its time."""
+    """Let a run take its time, or another store."""
     parser.addoption("--thorough", action="store_true", help="play ten times as many cases of what a PBX may do")
+    parser.addoption(
+        "--store", choices=["sqlite", "postgresql"], default="sqlite", help="what the guarantee is shown on"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +47,26 @@ def nothing_that_is_written_has_a_secret_in_it(tmp_path_factory: pytest.TempPath
     yield
     found = list(leaks(tmp_path_factory.getbasetemp()))
     assert not found, found
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[PrivatePostgres]:
+    """A PostgreSQL for all tests of a process, each with databases of its own; it does not wait for its disk."""
+    if not is_installed():
+        pytest.skip("PostgreSQL is not installed here (Debian: postgresql)")
+    with PrivatePostgres(is_durable=False) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[PrivateBroker]:
+    """A broker for all tests of a process, each with names of its own; whoever disturbs one starts another."""
+    with PrivateBroker(streams=True) as started:
+        yield started
+
+
+@pytest.fixture
+def broken() -> Iterator[PrivateBroker]:
+    """A broker that the test may break."""
+    with PrivateBroker(streams=True) as started:
+        yield started

@@ -83,7 +83,7 @@ async def _first_connection(  # noqa: PLR0913, PLR0917 - private, and called onc
         target = URL(url)
         heartbeat = target.query.get("heartbeat", str(heartbeat_seconds))
         target = target.update_query(heartbeat=heartbeat, name=client_name)
-        connection = aio_pika.Connection(target, ssl_context=context if target.scheme == "amqps" else None)
+        connection = _Connection(target, ssl_context=context if target.scheme == "amqps" else None)
         line = connection.kwargs[_LINE] = _Line(deadline_seconds, on_progress)
         try:
             with translated(url):
@@ -98,6 +98,17 @@ async def _first_connection(  # noqa: PLR0913, PLR0917 - private, and called onc
         else:
             return connection
     raise _pick_worst(problems)
+
+
+class _Connection(aio_pika.Connection):
+    """A connection that is closed by whoever opened it, and by nobody else.
+
+    The client library closes one that was never closed, as one that could not connect, when it is collected: as a task
+    that nobody waits for, or not at all where another thread happens to collect it.
+    """
+
+    def __del__(self) -> None:
+        pass
 
 
 _LINE: Final = "transport_factory"

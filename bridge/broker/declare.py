@@ -60,7 +60,7 @@ async def _declare(connection: AbstractConnection, topology: Topology) -> AsyncG
 async def _declare_subscription(
     connection: AbstractConnection, topology: Topology, wanted: Subscription
 ) -> AsyncGenerator[str, None]:
-    dead, dead_exchange = f"{wanted.queue}.dead", topology.dead_letter_exchange
+    dead, dead_exchange = wanted.dead_letter_queue, topology.dead_letter_exchange
     indifferent = frozenset([SINGLE_ACTIVE_CONSUMER]) if wanted.is_ordered is None else frozenset[str]()
     async for told in _provide_exchange(connection, topology, dead_exchange, aio_pika.ExchangeType.DIRECT):
         yield told

@@ -1,7 +1,13 @@
-"""Fences: an exclusive queue for each source, so that no two bridges publish for the same one."""
+"""Fences: exclusive queues, which the broker removes when it took note of the end of their connection.
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+Where one bridge has a store, there is one for each source, so that no two bridges publish for the same one. Where
+several share it, the database says who may; then each connection has one, and who takes over a source of a bridge that
+was killed looks at that: what the broker still holds of the dead connection comes before what is new. It is no lock: it
+is waited for a while, and then not any more. The order of what is new does not rest on it.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 import aiormq.exceptions as amqp
 from aio_pika.abc import AbstractChannel, AbstractConnection
@@ -10,11 +16,22 @@ from pamqp import commands
 
 from bridge.broker.connection import step
 from bridge.broker.topology import Topology
-from bridge.errors import FenceHeld, TopologyMismatch
+from bridge.clock import steady
+from bridge.errors import BrokerUnreachable, FenceHeld, TopologyMismatch
+from bridge.logs import get_logger
 from bridge.model import SourceName
 
 FENCES_AT_ONCE: Final = 256
 """Declared in one write, with one answer. A broker declares about 300 in a second, so the deadline holds for each."""
+
+
+FORMER_SECONDS: Final = 20.0
+"""So long after a bridge was found to be dead its connection is waited for. On a node that is cut off from the others
+the broker keeps a queue for as long as that lasts, and in some versions it is gone while the connection still works."""
+
+AGAIN_SECONDS: Final = 2.0
+
+log = get_logger(__name__)
 
 
 async def hold_fence(connection: AbstractConnection, name: str, topology: Topology) -> None:
@@ -149,3 +166,135 @@ class LateFences:
         async with step(self._connection, "giving fences back", self._topology) as channel:
             for source in held:
                 await channel.queue_delete(self._name_fence(source))
+
+
+class Sharing(Protocol):
+    """What a connection needs to know where several bridges share the sources."""
+
+    @property
+    def life(self) -> str:
+        """Which life of the bridge this is."""
+
+    def name_fence(self) -> str:
+        """Return the name of a queue that nobody ever had."""
+
+    @property
+    def own_fences(self) -> set[str]:
+        """The queues of earlier connections of ours that may be there yet; whoever finds one gone takes it out."""
+
+    def note_fence(self, queue: str) -> Awaitable[None]:
+        """Have the others know which queue our connection holds."""
+
+    def has_former(self, source: SourceName) -> bool:
+        """Tell whether a former holder of *source* may still have messages on their way."""
+
+    def former_fence(self, source: SourceName) -> Awaitable[tuple[str, float] | None]:
+        """Return which queue such a one held, and for how many seconds it is known to be dead."""
+
+    def clear_former(self, source: SourceName) -> Awaitable[None]:
+        """Note that nothing of former holders is on its way any more."""
+
+
+class FormerFences:
+    """The fence of *connection*, and those of bridges whose sources we took over."""
+
+    def __init__(self, connection: AbstractConnection, topology: Topology, sharing: Sharing) -> None:
+        self._connection = connection
+        self._topology = topology
+        self._sharing = sharing
+        self._life = sharing.life
+        self._began_at = steady()
+        self._fenced: dict[SourceName, FenceHeld] = {}
+        self._own: Sequence[str] = sorted(sharing.own_fences)
+        """The queues of our earlier connections: what those sent last comes first, too."""
+
+    def __repr__(self) -> str:
+        return f"<FormerFences {len(self._fenced)} waited for>"
+
+    async def hold(self) -> None:
+        """Take the fence of this connection, and have the others know it before anything is sent.
+
+        Raises:
+            BrokerUnreachable: there was no answer in time.
+            TopologyMismatch: this user may not declare it.
+            BridgeError: it could not be noted.
+
+        """
+        name = self._sharing.name_fence()
+        self._sharing.own_fences.add(name)
+        await hold_fence(self._connection, name, self._topology)
+        await self._sharing.note_fence(name)
+
+    @property
+    def fenced(self) -> Mapping[SourceName, FenceHeld]:
+        """Sources of which a former holder's connection was there when it was looked for last."""
+        return self._fenced
+
+    def missing(self, sources: Iterable[SourceName]) -> Sequence[SourceName]:
+        """Return those of *sources* whose former holder has to be looked for before anything of them may be sent."""
+        if self._sharing.life != self._life or self._own:
+            return list(sources)
+        return [source for source in sources if source in self._fenced or self._sharing.has_former(source)]
+
+    async def take(self, sources: Sequence[SourceName]) -> None:
+        """Look for the connections of the former holders of *sources*, once for each of these.
+
+        Raises:
+            BrokerUnreachable: there was no answer in time, or the others know the fence of another life of ours.
+            TopologyMismatch: this user may not look.
+            BridgeError: a source is not ours any more, or that could not be noted.
+
+        """
+        if self._sharing.life != self._life:
+            raise BrokerUnreachable("this connection is that of a life which is over")
+        if (queue := await self._find_own()) is not None:
+            self._fenced |= dict.fromkeys(sources, _is_there(queue, "our own last connection"))
+            return
+        is_there: dict[str, bool] = {}
+        for source in sources:
+            self._fenced.pop(source, None)
+            former = await self._sharing.former_fence(source)
+            if former is not None:
+                queue, seconds = former
+                if queue not in is_there:
+                    is_there[queue] = await self._is_there(queue)
+                if is_there[queue] and seconds < FORMER_SECONDS:
+                    self._fenced[source] = _is_there(queue, "the connection of the bridge that had this source before")
+                    continue
+                if is_there[queue]:
+                    log.warning("fence.not_waited_for", source=source, queue=queue, seconds=round(seconds))
+            if self._sharing.has_former(source):
+                await self._sharing.clear_former(source)
+
+    async def release(self, sources: Sequence[SourceName]) -> None:
+        """Think of *sources* no more."""
+        for source in sources:
+            self._fenced.pop(source, None)
+
+    async def _find_own(self) -> str | None:
+        """Return the queue of an earlier connection of ours that is there yet, and that may be waited for."""
+        for queue in self._own:
+            if await self._is_there(queue):
+                if steady() - self._began_at < FORMER_SECONDS:
+                    return queue
+                log.warning("fence.not_waited_for", queue=queue)
+            self._sharing.own_fences.discard(queue)
+            self._own = self._own[1:]
+        return None
+
+    async def _is_there(self, queue: str) -> bool:
+        try:
+            async with step(self._connection, f"the fence {queue}", self._topology) as channel:
+                await channel.declare_queue(queue, passive=True)
+        except TopologyMismatch as problem:
+            if isinstance(problem.__cause__, amqp.ChannelNotFoundEntity):
+                return False
+            if not isinstance(problem.__cause__, amqp.ChannelLockedResource):
+                raise
+        return True
+
+
+def _is_there(queue: str, whose: str) -> FenceHeld:
+    held = FenceHeld(f"{whose} is not over yet (it holds the queue {queue}); what that sent last comes first")
+    held.patience_seconds = AGAIN_SECONDS
+    return held

@@ -20,9 +20,16 @@ from aiormq.channel import Channel
 from pamqp import commands as spec
 from pamqp.header import ContentHeader
 
-from bridge.broker.connection import CLOSE_SECONDS, DEADLINE_SECONDS, connect, in_time, permission_command
+from bridge.broker.connection import (
+    CLOSE_SECONDS,
+    DEADLINE_SECONDS,
+    HEARTBEAT_SECONDS,
+    connect,
+    in_time,
+    permission_command,
+)
 from bridge.broker.errors import max_message_size_in, translated, translation
-from bridge.broker.fence import LateFences
+from bridge.broker.fence import FormerFences, LateFences, Sharing
 from bridge.broker.frames import publish_frames
 from bridge.broker.queue_watch import QueueWatch
 from bridge.broker.session import ConfirmSession
@@ -47,6 +54,7 @@ class ExchangePublisher:
 
     *name_fence* names the fence of a source, which is held while publishing, so that no second bridge publishes for the
     same one: those of *sources*, as they are when a session begins, and each before its first event is sent.
+    With *sharing* other bridges publish for other sources, and there is one fence for the whole connection instead.
     *is_traced* adds the trace context of each event to its message, and a *label* goes with every message. *on_state*
     is told ``connecting``, ``connected``, and ``blocked: <reason>``; *on_progress* is called with every step on the way
     into a session, and while a session waits for the broker. *deadline_seconds* is for each of these steps,
@@ -70,7 +78,11 @@ class ExchangePublisher:
         on_state: Callable[[str], None] = lambda _state: None,
         on_progress: Callable[[], None] = lambda: None,
         label: str = "",
+        sharing: Sharing | None = None,
+        heartbeat_seconds: int = HEARTBEAT_SECONDS,
     ) -> None:
+        self._sharing = sharing
+        self._heartbeat_seconds = heartbeat_seconds
         self._label = label
         self._urls = urls
         self._topology = topology
@@ -110,6 +122,7 @@ class ExchangePublisher:
             client_name=APP_ID,
             deadline_seconds=self._deadline_seconds,
             close_seconds=self._close_seconds,
+            heartbeat_seconds=self._heartbeat_seconds,
             ssl_context=self._ssl_context,
             on_progress=self._on_progress,
         ) as connection:
@@ -123,8 +136,12 @@ class ExchangePublisher:
                 is_traced=self._is_traced,
                 on_progress=self._on_progress,
             )
-            session.fences = LateFences(connection, self._topology, self._name_fence)
             sources = list(self._sources)
+            if self._sharing is None:
+                session.fences = LateFences(connection, self._topology, self._name_fence)
+            else:
+                session.fences = former = FormerFences(connection, self._topology, self._sharing)
+                await former.hold()
             await session.claim(sources[:CLAIMED_FIRST])
             await session.open()
             self._on_state("connected")

@@ -42,6 +42,8 @@ class Missed:
     until: datetime | None
     """``None`` where nobody made it again."""
     is_log: bool = False
+    dead_letters_of: str = ""
+    """The queue whose dead letters it has, where it is one of those."""
 
     @property
     def words(self) -> str:
@@ -56,6 +58,12 @@ class Missed:
         told = f"was deleted after {seen} and made again at {self.until.astimezone():%Y-%m-%d %H:%M:%S}"
         if self.is_log:
             return f"The log {self.queue} {told}: it has nothing from before that, and who reads it begins anew"
+        if self.dead_letters_of:
+            return (
+                f"The queue {self.queue} {told}: what was put aside in it is gone, and what the subscriber of "
+                f"{self.dead_letters_of} could not handle meanwhile was dropped. The present state of all accounts: "
+                f"account-bridge snapshot --queue {self.dead_letters_of}"
+            )
         return (
             f"The queue {self.queue} {told}: {lost}. What its subscriber misses: account-bridge replay --queue "
             f"{self.queue} --since {self.since.astimezone():%Y-%m-%dT%H:%M}, or the present state of all: "
@@ -94,7 +102,9 @@ class QueueWatch:
 
     @property
     def _queues(self) -> Sequence[str]:
-        return [self._topology.log] * self._topology.is_log_bound + [*self._topology.queues]
+        # Where an operator declares everything, dead letters are his affair as well.
+        dead_letters = self._topology.dead_letter_queues if self._is_declaring else ()
+        return [self._topology.log] * self._topology.is_log_bound + [*self._topology.queues, *dead_letters]
 
     async def provide(self, connection: AbstractConnection) -> None:
         """Have everything there, and tell which queues that were there before had gone.
@@ -144,7 +154,8 @@ class QueueWatch:
                 log.exception("queues.look_failed")
 
     def _tell(self, queue: str, now: datetime | None) -> None:
-        missed = Missed(queue, self._seen[queue], now, is_log=queue == self._topology.log)
+        dead_letters_of = self._topology.dead_letter_queues.get(queue, "")
+        missed = Missed(queue, self._seen[queue], now, queue == self._topology.log, dead_letters_of)
         log.warning("queue.was_deleted", queue=queue, seen_at=missed.since, again_at=now, problem=missed.words)
         self._on_missed(missed)
 

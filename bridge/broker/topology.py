@@ -28,6 +28,11 @@ class Subscription:
     """A single active consumer: one at a time receives, so that changes stay in order, and the others stand by. With
     ``None`` either is right where the queue exists, and it is made without."""
 
+    @property
+    def dead_letter_queue(self) -> str:
+        """Name of the queue of what the subscriber could not handle."""
+        return f"{self.queue}.dead"
+
     def arguments(self, dead_letter_exchange: str) -> Mapping[str, Any]:
         """Return how it is declared, by whomever: the bridge, a subscriber in Python, one in any other language."""
         return {
@@ -90,3 +95,8 @@ class Topology:
     def queues(self) -> Sequence[str]:
         """Names of the queues of the subscribers."""
         return [wanted.queue for wanted in self.subscriptions]
+
+    @property
+    def dead_letter_queues(self) -> Mapping[str, str]:
+        """Names of the queues of what subscribers could not handle, and for each the queue that it came from."""
+        return {wanted.dead_letter_queue: wanted.queue for wanted in self.subscriptions}

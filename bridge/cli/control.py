@@ -46,7 +46,7 @@ from bridge.ops.control_socket import (
     retried,
 )
 from bridge.runtime.from_settings import build_store_place
-from bridge.runtime.reload import Reloaded
+from bridge.runtime.reloaded import Reloaded
 from bridge.security.secret import scrub
 from bridge.store.places import StorePlace
 from bridge.store.records import Pause

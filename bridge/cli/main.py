@@ -7,31 +7,17 @@ was done; a bridge that runs stops in good order by either signal, with 0, and a
 
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
 import click
 
 from bridge import __version__
-from bridge.cli import (
-    accounts,
-    config,
-    control,
-    migrate_store,
-    observe,
-    rename,
-    replay,
-    retire,
-    run,
-    schema,
-    simulate,
-    store,
-    support_bundle,
-    tail,
-)
 from bridge.cli.common import CONFIG_FILE, CONFIG_HELP, FAILED, MISUSED, stand_for
 from bridge.errors import BadConfig, BridgeError
 from bridge.security.secret import scrub
@@ -39,13 +25,53 @@ from bridge.security.secret import scrub
 STOPPED: Final = 130
 
 
+_MODULES: Final = {
+    **dict.fromkeys(("run", "check"), "run"),
+    **dict.fromkeys(("status", "reload", "resync", "pause", "resume", "admit", "parked"), "control"),
+    **dict.fromkeys(("trace", "accounts"), "accounts"),
+    **dict.fromkeys(("backup", "restore", "forget"), "store"),
+    "rename": "rename",
+    "migrate-store": "migrate_store",
+    "retire": "retire",
+    "support-bundle": "support_bundle",
+    "config": "config",
+    **dict.fromkeys(("replay", "snapshot"), "replay"),
+    "tail": "tail",
+    "schema": "schema",
+    **dict.fromkeys(("simulate", "demo"), "simulate"),
+    "observe": "observe",
+}
+"""Where each command is. What others need is not loaded: all together it takes a second."""
+
+
 class _Commands(click.Group):
-    """Lists every command with its whole first sentence."""
+    """Loads the command that is called, and lists every one with its whole first sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return sorted(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in _MODULES:
+            return None
+        return next(command for command in _loaded(_MODULES[cmd_name]) if command.name == cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, self.commands[name].get_short_help_str(limit=200)) for name in self.list_commands(ctx)]
+        names = self.list_commands(ctx)
+        found = [(name, command) for name in names if (command := self.get_command(ctx, name)) is not None]
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl([(name, command.get_short_help_str(limit=200)) for name, command in found])
+
+
+def _loaded(module: str) -> Sequence[click.Command]:
+    # A KeyboardInterrupt in the middle of an import comes out as any other error, so Ctrl-C ends the process that long.
+    before = signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(STOPPED))
+    try:
+        commands: Sequence[click.Command] = import_module(f"bridge.cli.{module}").COMMANDS
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return commands
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -56,25 +82,6 @@ def commands(context: click.Context, config: Path | None) -> None:
     """Publish every account change of innovaphone PBXs to RabbitMQ, each change once."""
     if config is not None:
         stand_for(context, config)
-
-
-for command in (
-    *run.COMMANDS,
-    *control.COMMANDS,
-    *accounts.COMMANDS,
-    *store.COMMANDS,
-    *rename.COMMANDS,
-    *migrate_store.COMMANDS,
-    *retire.COMMANDS,
-    *support_bundle.COMMANDS,
-    *config.COMMANDS,
-    *replay.COMMANDS,
-    *tail.COMMANDS,
-    *schema.COMMANDS,
-    *simulate.COMMANDS,
-    *observe.COMMANDS,
-):
-    commands.add_command(command)
 
 
 def main() -> None:

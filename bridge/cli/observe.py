@@ -3,8 +3,8 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from secrets import token_bytes
 from threading import Thread
@@ -14,16 +14,21 @@ import click
 
 from bridge.cli.common import Number, config_option, json_option, print_json, read_settings, run_now, stop_signals
 from bridge.clock import steady, utc_now
-from bridge.config.pbx_tables import PbxTable
+from bridge.config.pbx_tables import ListenTable, PbxTable
 from bridge.config.settings import Settings
 from bridge.errors import BadConfig, BridgeError
+from bridge.events.wording import clean
+from bridge.model import SourceName
 from bridge.observability.source_status import SourceStatus
-from bridge.ops.observe.line import SourceLine
+from bridge.ops.observe.inbound_line import InboundLine
+from bridge.ops.observe.line import Line, SourceLine
 from bridge.ops.observe.observation import Observation, conclude_from
 from bridge.ops.observe.probing import Observer, Operator, Plan
 from bridge.ops.observe.report import as_html, as_text
+from bridge.pbx.inbound.admission import ConnectionLimiter
 from bridge.pbx.recording.notebook import Notebook
 from bridge.pbx.recording.pseudonyms import KEY_BYTES, Pseudonyms
+from bridge.runtime.listening import build_bounds, build_listener
 from bridge.runtime.wiring import build_dialler
 from bridge.security.secret import scrub
 
@@ -76,23 +81,26 @@ def observe(  # noqa: PLR0913, PLR0917 - the options of a command, which are pas
 ) -> None:
     """Find out how the PBX named SOURCE behaves where the vendor's page says nothing, by reading only.
 
-    Beside a running bridge or without one; nothing is published, and the store is not touched. A list of 1000 accounts
-    takes five minutes. Ctrl-C ends it at any time and shows what was learnt. What is recorded and shown has no person
+    Beside a running bridge or without one; nothing is published, and the store is not touched. One that dials the
+    bridge is waited for, in place of the bridge, which has to be stopped for that. A list of 1000 accounts takes five
+    minutes. Ctrl-C ends it at any time and shows what was learnt. What is recorded and shown has no person
     in it: names, numbers and addresses are replaced by keyed hashes, and secrets are dropped.
     """
     settings = read_settings(config, require=False, level="error")
-    pbx = _find(settings, source)
+    table = _find(settings, source)
     plan = Plan(
         rows_per_second=rows_per_second,
         max_rows=max_rows,
-        answer_seconds=answer_seconds or pbx.answer_timeout_seconds,
+        answer_seconds=answer_seconds or table.answer_timeout_seconds,
         quiet_seconds=quiet_seconds,
     )
     with _written(record) as recording:
         notebook = Notebook(Pseudonyms(token_bytes(KEY_BYTES)), steady, _writer(recording))
-        trouble = run_now(_observed(pbx, plan, notebook, _asked if with_me else None))
-        if trouble is not None and not notebook.has_asked:
-            raise trouble  # before anything could be learnt
+        trouble = run_now(_observed(table, source, plan, notebook, _asked if with_me else None))
+        if not notebook.has_asked:
+            if record is not None:
+                record.unlink()  # the next try may have that name
+            raise trouble or BridgeError("it was stopped before the PBX was asked anything, so nothing was learnt")
         observation = conclude_from(notebook.frames)
         if recording is not None:
             recording.seek(0)
@@ -101,36 +109,61 @@ def observe(  # noqa: PLR0913, PLR0917 - the options of a command, which are pas
     if html is not None:
         with _written(html) as page:
             if page is not None:
-                page.write(as_html(observation, pbx.name))
-    _show(observation, pbx.name, as_json=as_json)
+                page.write(as_html(observation, source))
+    _show(observation, source, as_json=as_json)
     if trouble is not None:
         raise trouble
 
 
-def _find(settings: Settings, source: str) -> PbxTable:
-    found = next((pbx for pbx in settings.pbx if pbx.name == source), None)
-    if found is None:
-        named = ", ".join(pbx.name for pbx in settings.pbx) or "none"
-        raise BadConfig(
-            f"there is no [[pbx]] named {source!r} (there is: {named}). One that dials the bridge cannot be observed; "
-            "for that, give it a [[pbx]] with its url, in a configuration of its own"
-        )
-    return found
+def _find(settings: Settings, name: str) -> PbxTable | ListenTable:
+    """Return what is configured for the PBX called *name*; for one that dials, where it does that."""
+    pbx = next((pbx for pbx in settings.pbx if pbx.name == name), None)
+    if pbx is not None:
+        return pbx
+    if settings.listen is not None:
+        return settings.listen
+    named = ", ".join(pbx.name for pbx in settings.pbx) or "none"
+    raise BadConfig(f"there is no [[pbx]] named {name!r} (there is: {named}), and no [listen] for one that dials")
 
 
-async def _observed(pbx: PbxTable, plan: Plan, notebook: Notebook, operator: Operator | None) -> BridgeError | None:
+@asynccontextmanager
+async def _line_to(table: PbxTable | ListenTable, name: str, notebook: Notebook) -> AsyncIterator[Line]:
+    """Yield the way to the PBX called *name*, whoever of the two dials.
+
+    Raises:
+        BadConfig: the address cannot be listened on.
+
+    """
+    if isinstance(table, PbxTable):
+        yield SourceLine(build_dialler(table, SourceStatus(since=utc_now()), notebook.connection), table.tls.refresh)
+        return
+    line = InboundLine(SourceName(name), lambda at: notebook.connection(at=at), _tell)
+    listener = build_listener(table, ConnectionLimiter(build_bounds(table)), line.source_for)
+    async with listener.listening():
+        url = table.model_copy(update={"port": listener.port}).url
+        _tell(f"no [[pbx]] is named {name}: listening on {url} for one that dials, in place of the bridge")
+        try:
+            yield line
+        finally:
+            for reason, times in listener.record.refusals.items():
+                _tell(f"refused at the door: {clean(reason)} ({times})")
+
+
+async def _observed(
+    table: PbxTable | ListenTable, name: str, plan: Plan, notebook: Notebook, operator: Operator | None
+) -> BridgeError | None:
     """Observe until all is asked, somebody stops it, or the PBX is of no more use; return why it is not."""
-    dialler = build_dialler(pbx, SourceStatus(since=utc_now()), notebook.connection)
-    observer = Observer(SourceLine(dialler, pbx.tls.refresh), notebook, plan, tell=_tell, operator=operator)
-    with stop_signals() as stop:
-        observing = asyncio.create_task(observer.run())
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([observing, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if not observing.done():
-            _tell("stopped; this is what was learnt")
-        for task in (observing, stopping):
-            task.cancel()
-        await asyncio.wait([observing, stopping])
+    async with _line_to(table, name, notebook) as line:
+        observer = Observer(line, notebook, plan, tell=_tell, operator=operator)
+        with stop_signals() as stop:
+            observing = asyncio.create_task(observer.run())
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait([observing, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not observing.done():
+                _tell("stopped" + ("; this is what was learnt" if notebook.has_asked else ""))
+            for task in (observing, stopping):
+                task.cancel()
+            await asyncio.wait([observing, stopping])
     if observing.cancelled():
         return None
     failure = observing.exception()

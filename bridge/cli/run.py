@@ -36,7 +36,8 @@ from bridge.ops.check import Finding, run_checks
 from bridge.ops.shadow import ShadowSummary, play_shadow
 from bridge.runtime.from_settings import build_store_place
 from bridge.runtime.hard_end import HardEnd
-from bridge.runtime.wiring import build_bridge, build_page, build_reloader, serve_inbound
+from bridge.runtime.listening import serve_inbound
+from bridge.runtime.wiring import build_bridge, build_page, build_reloader, get_steered
 from bridge.security.secret import scrub
 
 log = logs.get_logger(__name__)
@@ -85,7 +86,7 @@ async def _bridge(settings: Settings, hard_end: HardEnd, load: Callable[[], Sett
         reloader = build_reloader(settings, bridge, load)
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(
-                control_socket.serve(bridge, build_store_place(settings.store).socket, reloader)
+                control_socket.serve(get_steered(bridge), build_store_place(settings.store).own_socket, reloader)
             )
             stack.enter_context(reload_signal(reloader.request, hung_up))
             reloading = await stack.enter_async_context(_running(reloader.keep_reloading()))

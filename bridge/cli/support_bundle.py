@@ -105,13 +105,20 @@ def _lines(settings: Settings) -> bytes:
 
 def _recordings(settings: Settings) -> Mapping[str, bytes]:
     """Return what passed last between the bridge and each PBX that has ``record_frames``, under pseudonyms."""
-    if not any(pbx.record_frames for pbx in settings.pbx):
+    if not any(table is not None and table.record_frames for table in (*settings.pbx, settings.listen)):
         return {}
     try:
-        kept = orjson.loads(_bridge(settings, "/recordings"))
+        names = orjson.loads(_bridge(settings, "/recordings"))
     except BridgeError as problem:
         return {"recordings.json": _json({"problem": str(problem)})}
-    return {f"recording-{name}.jsonl": lines.encode() for name, lines in kept.items()}
+    return {f"recording-{name}.jsonl": _recording(settings, name) for name in names}
+
+
+def _recording(settings: Settings, name: str) -> bytes:
+    try:
+        return _bridge(settings, f"/recordings/{name}")
+    except BridgeError as problem:
+        return _json({"problem": str(problem)})
 
 
 def _bridge(settings: Settings, target: str) -> bytes:

@@ -195,6 +195,10 @@ class ListenTable(PaceTable):
     """Of PBXs that never dialled before."""
     max_pbxs: int = Field(1000, ge=1)
     """PBXs that dialled in the last forget_after_days; with so many, no new one is let in."""
+    record_frames: int = Field(0, ge=0, le=100_000)
+    """As in [[pbx]], so many of each PBX, each with memory of its own."""
+    observation_dir: Path | None = None
+    """A folder of what account-bridge observe --json wrote about PBXs that dial: hq-0123456789.json for that source."""
     forget_after_days: float = Field(30, gt=0)
     """A PBX that has not dialled for so long is not shown any more at the next start, until it dials again."""
     app: tuple[AppTable, ...] = Field((), validate_default=True)

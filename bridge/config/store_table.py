@@ -61,6 +61,8 @@ class StoreTable(Table):
     """The same for what the disk has left; of PostgreSQL nobody can see that."""
     lease_seconds: float = Field(15, ge=5, le=120)
     """PostgreSQL: a bridge that was not heard of for so long has lost the store to the next one."""
+    shared: bool = False
+    """PostgreSQL: several bridges work on it. Each has some of the PBXs, and takes over those of one that ends."""
     through_pooler: bool = False
     """PostgreSQL: it is reached through pgbouncer, or another that gives each transaction a session of its own."""
     failover_loses_nothing: bool = False

@@ -44,12 +44,12 @@ async def provide(connection: AbstractConnection, wanted: Wanted) -> None:
 
     """
     exchange, dead_exchange = wanted.exchange, Topology(wanted.exchange).dead_letter_exchange
-    dead = f"{wanted.queue}.dead"
+    form = Subscription(wanted.queue, delivery_limit=wanted.delivery_limit, is_ordered=wanted.is_ordered)
+    dead = form.dead_letter_queue
     await _provide_exchange(connection, exchange, ExchangeType.TOPIC)
     await _provide_exchange(connection, dead_exchange, ExchangeType.DIRECT)
     await _provide_queue(connection, dead, {"x-queue-type": "quorum"})
     await _bind(connection, dead, dead_exchange, [wanted.queue])
-    form = Subscription(wanted.queue, delivery_limit=wanted.delivery_limit, is_ordered=wanted.is_ordered)
     await _provide_queue(connection, wanted.queue, dict(form.arguments(dead_exchange)))
     await _bind(connection, wanted.queue, exchange, wanted.keys)
 

@@ -82,6 +82,11 @@ class FencedSources:
         for wait in self._waits.values():
             wait.not_before = 0.0
 
+    def forget(self, source: SourceName) -> None:
+        """Know nothing more of *source*, which is asked about anew before its next event is sent."""
+        self._waits.pop(source, None)
+        self._free.discard(source)
+
     async def begin(self, session: Session, sent_through: int) -> None:
         """Find out who waits in a new *session*; earlier ones sent nothing behind the position *sent_through*.
 
@@ -154,7 +159,7 @@ class FencedSources:
         now = asyncio.get_running_loop().time()
         wait = self._waits.setdefault(source, _Wait(now))
         wait.refusals += 1
-        pause = min(FENCE_SECONDS, FENCE_FIRST_SECONDS * 2.0 ** min(wait.refusals - 1, 16))
+        pause = min(FENCE_SECONDS, problem.patience_seconds, FENCE_FIRST_SECONDS * 2.0 ** min(wait.refusals - 1, 16))
         wait.not_before = now + pause
         self._observer.fenced(source, problem, pause)
         # What our own last connection sent may be written yet, and put aside it would be written once more. Such a

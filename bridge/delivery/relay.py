@@ -11,7 +11,7 @@ the session, and with the next one each lane goes on behind what it has confirme
 import asyncio
 import math
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +27,7 @@ from bridge.errors import (
     EventForbidden,
     EventUnroutable,
     FenceHeld,
+    LeaseLost,
     Misconfigured,
     Transient,
 )
@@ -126,7 +127,8 @@ class _Lane:
 class OutboxRelay:
     """Sends the outbox of one sink, a window of rows unconfirmed; marks only the unbroken confirmed prefix of a lane.
 
-    *prepare* is awaited with every new session before anything is sent.
+    *prepare* is awaited with every new session before anything is sent, and *may_send* asked before each sending:
+    another bridge may have all this after a while in which nothing ran here.
     """
 
     def __init__(  # noqa: PLR0913 - its parts, each of them a contract
@@ -139,7 +141,9 @@ class OutboxRelay:
         clock: Callable[[], datetime],
         window: int = WINDOW_ROWS,
         prepare: Callable[[Any], Awaitable[None]] | None = None,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._may_send = may_send
         self._store = store
         self._publisher = publisher
         self._observer = observer
@@ -151,6 +155,10 @@ class OutboxRelay:
         self._fenced = FencedSources(store, observer, offload=offload, clock=clock, on_free=self.wake)
         self._leaving: set[SourceName] = set()
         """Sources of which nothing waits and that are read no more: their fences are to be given back."""
+        self._withdrawn: dict[SourceName, asyncio.Event] = {}
+        """Lanes of which nothing more is sent here; set once nothing of one is on its way any more."""
+        self._abandoned: asyncio.Future[None] | None = None
+        """Of the session that there is; failed once what is on its way is none of ours any more."""
         self._sent_through = self._highest_sent = 0
         """The highest position that an earlier session sent, and that any session did."""
         self._sent: dict[int, _Sent] = {}
@@ -171,6 +179,11 @@ class OutboxRelay:
     def in_flight(self) -> int:
         """How many rows are sent and not recorded as confirmed."""
         return self._in_flight
+
+    @property
+    def sources_in_flight(self) -> Collection[SourceName]:
+        """The sources of those rows."""
+        return {sent.row.source for lane in self._lanes.values() for sent in lane.in_flight}
 
     def wake(self, source: SourceName) -> None:
         """Say that there may be new rows of *source*."""
@@ -195,6 +208,43 @@ class OutboxRelay:
         """Keep the fence of *source*, which is read again."""
         self._leaving.discard(source)
 
+    def withdraw(self, source: SourceName) -> Coroutine[Any, Any, bool]:
+        """Send nothing more of *source*, and return what is done once nothing of it is on its way any more.
+
+        That says whether the sink told what became of all of it. Otherwise a session ended, of which the broker may
+        still have something.
+        """
+        name = self._store.find_lane(source)
+        is_quiet = self._withdrawn.setdefault(name, asyncio.Event())
+        lane = self._lanes.get(name)
+        if lane is None or not lane.in_flight:
+            is_quiet.set()
+        return _until_quiet(is_quiet, lane, 0 if lane is None else lane.starts)
+
+    def forget(self, sources: Collection[SourceName]) -> None:
+        """Know nothing more of lanes that are another bridge's; whatever becomes of their rows is not recorded."""
+        for source in sources:
+            name = self._store.find_lane(source)
+            lane = self._lanes.pop(name, None)
+            if lane is not None:
+                self._in_flight -= len(lane.in_flight)
+                lane.start_again()
+            if (is_quiet := self._withdrawn.pop(name, None)) is not None:
+                is_quiet.set()  # whoever waits for that waits for nothing any more
+            self._fenced.forget(source)
+        self._wake.set()
+
+    def take_up(self, source: SourceName) -> None:
+        """Send *source* from now on, or again."""
+        self._withdrawn.pop(self._store.find_lane(source), None)
+        self.wake(source)
+
+    def abandon(self, reason: BridgeError) -> None:
+        """End the session at once, because of *reason*: all that was on its way may be another bridge's now."""
+        self.forget(list(self._lanes))
+        if self._abandoned is not None and not self._abandoned.done():
+            self._abandoned.set_exception(reason)
+
     def stop(self) -> None:
         """Send nothing more; ``run`` returns once everything in flight is confirmed and marked."""
         self._is_stopping = True
@@ -213,11 +263,14 @@ class OutboxRelay:
             self._sent_through = self._highest_sent
             await self._fenced.begin(session, self._sent_through)
             self._sent, self._tag, self.is_in_session, self._may_have_lanes = {}, 0, True, True
+            abandoned = self._abandoned = asyncio.get_running_loop().create_future()
             try:
                 async with asyncio.TaskGroup() as group:
                     taking = group.create_task(self._take_outcomes(session))
+                    watching = group.create_task(_wait_for(abandoned))
                     await self._feed(session, taking)
                     taking.cancel()
+                    watching.cancel()
             except ExceptionGroup as failures:
                 failure = failures.exceptions[0]
                 if isinstance(failure, (BrokerRefusedEvent, EventForbidden)):
@@ -226,7 +279,7 @@ class OutboxRelay:
                     self._blame_oldest(failure)
                 raise failure from None
             finally:
-                self.is_in_session = False
+                self.is_in_session, self._abandoned = False, None
                 await self._give_up_session()
 
     async def _feed(self, session: Session, taking: asyncio.Task[None]) -> None:
@@ -254,7 +307,7 @@ class OutboxRelay:
             going = [
                 (row, ready[name])
                 for row, name in zip(rows, names, strict=True)
-                if ready[name].starts == starts[name] and not ready[name].has_refused
+                if ready[name].starts == starts[name] and not ready[name].has_refused and name not in self._withdrawn
             ]
             for row, lane in going:
                 sent = _Sent(row, lane)
@@ -279,6 +332,8 @@ class OutboxRelay:
         unfit = next(((row, why) for row in rows if (why := session.explain_refusal(row)) is not None), None)
         if unfit is not None:
             await self._park(unfit[0], str(unfit[1]))
+        if rows and not self._may_send():
+            raise LeaseLost("other bridges may have these PBXs now, so nothing more is sent")
         return unfit is None
 
     async def _to_the_end(self, call: Awaitable[Result], taking: asyncio.Task[None]) -> Result:
@@ -296,7 +351,9 @@ class OutboxRelay:
 
     def _ready_lanes(self, now: float) -> tuple[dict[SourceName, _Lane], int]:
         """Return the lanes that may send, and how many rows in all: of one that was refused a row, just some."""
-        lanes = {name: lane for name, lane in self._lanes.items() if name not in self._fenced}
+        lanes = {
+            name: lane for name, lane in self._lanes.items() if name not in self._fenced and name not in self._withdrawn
+        }
         suspects = {name: lane for name, lane in lanes.items() if lane.is_suspect_at(now)}
         room = min((1 if suspects else self._window) - self._in_flight, PAGE_ROWS)
         ready: dict[SourceName, _Lane] = {}
@@ -333,7 +390,8 @@ class OutboxRelay:
             if not counts[name]:  # of one that was refused a row, all that waited was taken meanwhile
                 lane.narrow = lane.refusals = 0
         for name in counts if len(ready) > 1 else ():
-            self._lanes[name] = self._lanes.pop(name)  # the others have the next turn
+            if name in self._lanes:
+                self._lanes[name] = self._lanes.pop(name)  # the others have the next turn
         return () if self._is_stopping else rows
 
     async def _take_outcomes(self, session: Session) -> None:
@@ -356,20 +414,30 @@ class OutboxRelay:
         prefixes = [list(takewhile(lambda sent: sent.is_confirmed, lane.in_flight)) for lane in lanes]
         done = [sent.row for prefix in prefixes for sent in prefix]
         if done:
+            starts = [lane.starts for lane in lanes]
             await self._offload(self._store.mark_published, done, self._clock())
             # Only now: a stop waits until nothing is in flight, and must not overtake the marking.
-            for lane, prefix in zip(lanes, prefixes, strict=True):
+            for lane, prefix, start in zip(lanes, prefixes, starts, strict=True):
+                if lane.starts != start:
+                    continue  # it was forgotten meanwhile
+                self._in_flight -= len(prefix)
                 for _ in prefix:
                     lane.in_flight.popleft()
                 if prefix and prefix[-1].row.position >= lane.suspect_through:
                     lane.suspect_through = 0
                 if prefix and lane.narrow and not lane.in_flight:
                     lane.widen(self._share)
-            self._in_flight -= len(done)
             self._observer.published(done)
         for lane in lanes:
-            if lane.has_refused and all(sent.is_settled for sent in lane.in_flight):
+            if lane.has_refused and lane.in_flight and all(sent.is_settled for sent in lane.in_flight):
                 await self._stop_lane(lane, lane.in_flight[0])
+        self._tell_quiet()
+
+    def _tell_quiet(self) -> None:
+        for name, is_quiet in self._withdrawn.items():
+            lane = self._lanes.get(name)
+            if lane is None or not lane.in_flight:
+                is_quiet.set()
 
     async def _stop_lane(self, lane: _Lane, first: _Sent) -> None:
         """Let a lane wait whose *first* row was not taken; what was sent behind it is sent once more then."""
@@ -439,8 +507,18 @@ class OutboxRelay:
         self._sent, self._in_flight = {}, 0
         if rows:
             await self._offload(self._store.mark_in_doubt, rows)
+        self._tell_quiet()
 
     def _lane(self, name: SourceName) -> _Lane:
         if name not in self._lanes:
             self._lanes[name] = _Lane()
         return self._lanes[name]
+
+
+async def _until_quiet(is_quiet: asyncio.Event, lane: _Lane | None, starts: int) -> bool:
+    await is_quiet.wait()
+    return lane is None or lane.starts == starts
+
+
+async def _wait_for(abandoned: "asyncio.Future[None]") -> None:
+    await asyncio.shield(abandoned)

@@ -22,7 +22,7 @@ from uuid import NAMESPACE_URL, uuid5
 import orjson
 
 from bridge.errors import BadEvent
-from bridge.model import AccountChange, AccountGuid, Certificate, ChangeKind, Published, Reason, SourceName, Token
+from bridge.model import AccountChange, AccountGuid, Certificate, ChangeKind, Published, Reason, SourceName
 
 APP_ID: Final = "pbx-account-bridge"
 CONTENT_TYPE: Final = "application/cloudevents+json"
@@ -46,6 +46,9 @@ MAX_REVISION: Final = 2**53 - 1
 MAX_GUID_CHARACTERS: Final = 1024
 
 _NAMESPACE: Final = uuid5(NAMESPACE_URL, "urn:pbx-account-bridge:event")
+_NAMED: Final = hashlib.sha1(_NAMESPACE.bytes, usedforsecurity=False)
+_VARIANTS: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""The first digit of the fourth group, by what the hash has there (RFC 9562, section 4.1)."""
 _SOURCE_PREFIX: Final = "/pbx/"
 _SOURCE: Final = re.compile(r"/pbx/([a-z0-9][a-z0-9-]*)")
 _SEQUENCE: Final = re.compile(r"[0-9]{20}")
@@ -174,10 +177,11 @@ def event_id(lineage: str, source: SourceName, sequence: int) -> str:
 
 
 def _uuid5(name: bytes) -> str:
-    """Return what ``str(uuid5(_NAMESPACE, name))`` does in half the time, for every change that is made."""
-    digest = hashlib.sha1(_NAMESPACE.bytes + name, usedforsecurity=False).hexdigest()
-    variant = "89ab"[int(digest[16], 16) & 3]
-    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
+    """Return what ``str(uuid5(_NAMESPACE, name))`` does in a third of the time, for every change that is made."""
+    named = _NAMED.copy()
+    named.update(name)
+    digest = named.hexdigest()
+    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{_VARIANTS[digest[16]]}{digest[17:20]}-{digest[20:32]}"
 
 
 def snapshot_id(change: AccountChange, lineage: str, run: str) -> str:
@@ -203,7 +207,7 @@ def encode(change: AccountChange, *, identity: str, sequence: int, lineage: str,
         "changed": change.changed,
         "previous": change.previous,
         "revision": change.revision,
-        "cursor": _cursor(change),
+        "cursor": orjson.Fragment(f"{{{change.cursor.members[1:]}}}"),
     }
     if change.reason is not None:
         data["reason"] = change.reason
@@ -216,7 +220,7 @@ def encode(change: AccountChange, *, identity: str, sequence: int, lineage: str,
         "time": time,
         "datacontenttype": "application/json",
         "dataschema": ACCOUNT_CHANGED_SCHEMA,
-        "sequence": f"{sequence:020}",
+        "sequence": str(sequence).zfill(20),
         "lineage": lineage,
         "partitionkey": change.account["guid"],
         "data": data,
@@ -372,15 +376,6 @@ def _without_doubles(pairs: Sequence[tuple[str, Any]]) -> Mapping[str, Any]:
 def _expect(event: Mapping[str, Any], kind: str, schema: str) -> None:
     if event["type"] != kind or event["dataschema"] != schema:
         raise BadEvent(f"an event of type {event['type']!r} and schema {event['dataschema']!r}, not {kind}")
-
-
-def _cursor(change: AccountChange) -> dict[str, Any]:
-    tokens: tuple[tuple[str, Token | None], ...] = (
-        ("guid", change.cursor.guid),
-        ("usn", change.cursor.usn),
-        ("ausn", change.cursor.ausn),
-    )
-    return {name: orjson.Fragment(token) for name, token in tokens if token is not None}
 
 
 def _text(value: object) -> str:

@@ -1,9 +1,13 @@
-"""Before and after of an account, made into changes: what is new in a row, what to remember, and what to tell."""
+"""Before and after of an account, made into changes: what is new in a row, what to remember, and what to tell.
+
+What is made for every row is made by place: a named tuple of six takes 3 000 instructions more by name, or by
+``_replace``.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bridge.events.normalize import Projection, Rules, digest, read_account
+from bridge.events.normalize import Projection, Rules, clean_guid, digest, read_account
 from bridge.model import AccountChange, ChangeKind, Mirrored, Published, Reason, Row, SourceName
 
 
@@ -92,15 +96,13 @@ def _told(known: Mirrored) -> Mapping[str, Any]:
 
 
 def _after(row: Row, before: Mirrored | None, rules: Rules) -> Mirrored:
-    known = before.account if before is not None else None
-    return Mirrored(
-        account_guid=row.account_guid,
-        cursor=row.cursor,
-        digest=before.digest if row.is_deleted and before is not None else digest(row, rules.key),
-        account=known if row.is_deleted and known is not None else read_account(row, known, rules),
-        revision=before.revision if before is not None else 0,
-        is_deleted=row.is_deleted,
-    )
+    if before is None:
+        told, known, revision = digest(row, rules.key), read_account(row, None, rules), 0
+    elif row.is_deleted:
+        told, known, revision = before.digest, before.account, before.revision
+    else:
+        told, known, revision = digest(row, rules.key), read_account(row, before.account, rules), before.revision
+    return Mirrored(clean_guid(row.account_guid), row.cursor, told, known, revision, row.is_deleted)
 
 
 def _changed(  # noqa: PLR0913 - the parts of a change
@@ -112,18 +114,10 @@ def _changed(  # noqa: PLR0913 - the parts of a change
     changed: Sequence[str] = (),
     previous: Published | None = None,
 ) -> Diff:
-    after = after._replace(revision=after.revision + 1)
-    change = AccountChange(
-        source=source,
-        kind=kind,
-        account=after.account,
-        changed=changed,
-        previous=previous or {},
-        revision=after.revision,
-        cursor=after.cursor,
-        reason=reason,
-    )
-    return Diff(after, change)
+    account_guid, cursor, told, account, revision, is_deleted = after
+    revision += 1
+    change = AccountChange(source, kind, account, changed, previous or {}, revision, cursor, reason)
+    return Diff(Mirrored(account_guid, cursor, told, account, revision, is_deleted), change)
 
 
 def _difference(before: Published, after: Published, projection: Projection) -> list[str]:

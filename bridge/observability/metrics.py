@@ -57,6 +57,11 @@ FAMILIES: Final[Mapping[str, tuple[_Kind, str, tuple[str, ...]]]] = {
     "outbox_parked_events": (GaugeMetricFamily, "Events that the broker refused for good", ()),
     "outbox_in_doubt_events": (GaugeMetricFamily, "Events that may have reached the broker unconfirmed", ()),
     "outbox_full": (GaugeMetricFamily, "1 while a limit of the store is reached and no PBX is read", ()),
+    "bridges": (GaugeMetricFamily, "Bridges that share the PBXs and live, as this one sees it", ()),
+    "pbxs_held": (GaugeMetricFamily, "PBXs that this bridge has, where several share them", ()),
+    "pbxs_without_bridge": (GaugeMetricFamily, "PBXs of its configuration that no bridge has", ()),
+    "pbxs_taken_over": (CounterMetricFamily, "PBXs taken over from bridges that did not let go of them", ()),
+    "bridges_buried": (CounterMetricFamily, "Bridges that this one took to be dead", ()),
     "store_free_bytes": (GaugeMetricFamily, "Left on the disk of the store, where that can be seen", ()),
     "store_commit_seconds": (GaugeMetricFamily, "How long the last commit of the store took", ()),
     "store_repeats": (CounterMetricFamily, "What the store had to repeat, by its database's code", ("code",)),
@@ -134,6 +139,13 @@ class StatusCollector(Collector):
         yield "event_loop_lag_seconds", (), board.loop_lag_seconds
         yield from self._delivery(board, now)
         yield from self._all(levels)
+        if board.cluster is not None and board.cluster.is_leased:  # otherwise what it saw last is not so any more
+            yield "bridges", (), len(board.cluster.peers)
+            yield "pbxs_held", (), sum(peer.held for peer in board.cluster.peers if peer.life == board.cluster.life)
+            yield "pbxs_without_bridge", (), len(board.cluster.without_bridge)
+        if board.cluster is not None:
+            yield "pbxs_taken_over", (), board.cluster.taken_over
+            yield "bridges_buried", (), board.cluster.buried
         yield "pbxs_left_out", (), len(left_out)
         for name in own:
             yield from self._source((name,), board.sources[name], now)

@@ -28,6 +28,7 @@ INFO_UNREAD: Final = "info_unread"
 UNLIKE_OBSERVED: Final = "pbx_unlike_observed"
 QUEUE_WAS_DELETED: Final = "queue_was_deleted"
 TOPOLOGY_DIFFERS: Final = "topology_differs"
+NOT_SHARED_OUT: Final = "not_shared_out"
 
 _LEVEL_WORDS: Final = {
     Level.OK: "well",
@@ -53,6 +54,7 @@ _NOT_OF_A_PART: Final = {
     UNLIKE_OBSERVED,
     QUEUE_WAS_DELETED,
     TOPOLOGY_DIFFERS,
+    NOT_SHARED_OUT,
     "log_unreadable",
     "pbx_waits",
     "pbx_unlike_before",
@@ -71,6 +73,9 @@ def _problems(board: BridgeStatus, now: datetime) -> Iterator[Problem]:
         yield Problem(
             "bridge", "task_stuck", Level.ERROR, None, f"{words}. Restart the bridge; nothing is lost".capitalize()
         )
+    if board.cluster is not None:
+        for words in board.cluster.troubles():
+            yield Problem("bridge", NOT_SHARED_OUT, Level.ERROR, None, ended(words))
     if board.broker.level is not Level.OK:
         yield _failing("broker", board.broker)
     if board.log is not None:
@@ -120,6 +125,8 @@ def _problems_of_outbox(board: BridgeStatus, now: datetime) -> Iterator[Problem]
 
 
 def _problems_of_door(door: ListenerStatus) -> Iterator[Problem]:
+    if door.certificate_trouble:
+        yield Problem("door", FILE_UNUSABLE, Level.WARN, None, ended(door.certificate_trouble))
     for caller in door.waiting.values():
         words = (
             f"A new PBX, {clean(caller.pbx)} of {clean(caller.domain)}, dials from {clean(caller.address)} and waits "
@@ -215,7 +222,7 @@ def _hindrances(board: BridgeStatus, now: datetime) -> Iterator[str]:
     if not board.broker.is_usable and board.broker.level is not Level.OK:
         yield "The broker takes nothing at the moment"
     if board.full:
-        yield "No PBX is read until there is room in the outbox"
+        yield "No PBX is read until there is room"
     unread = [name for name, part in board.sources.items() if not part.is_usable and not part.is_paused]
     if unread and not board.full and board.level(now) is not Level.OK:
         yield f"{_so_many(unread, board)} {'is' if len(unread) == 1 else 'are'} not read"
@@ -253,6 +260,8 @@ def _sentences(board: BridgeStatus, now: datetime, found: Sequence[Problem], gro
     told = [in_local_words(sentence) for sentence in headline(board, now)]
     told += [ended(problem.words) for problem in found if problem.cause in _NOT_OF_A_PART]
     told += [ended(box.words) for box in grouped if len(box.names) > 1]
+    if board.cluster is not None:
+        told.append(board.cluster.sentence())
     told.append(f"Broker: {_sentence(board.broker, now)}")
     if board.log is not None:
         told.append(f"Log: {_sentence(board.log, now)}")

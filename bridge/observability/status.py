@@ -14,6 +14,7 @@ from math import ceil
 from typing import Final, Protocol
 
 from bridge.model import SourceName
+from bridge.observability.cluster_status import ClusterStatus
 from bridge.observability.component_status import ComponentStatus, Level, StreamStatus, Waits, shifted, worst
 from bridge.observability.source_status import SourceStatus
 from bridge.store.records import InboundPbx, Left
@@ -79,6 +80,8 @@ class ListenerStatus:
     """How many were not let in, by reason."""
     waiting: dict[str, InboundPbx] = field(default_factory=dict)
     """New PBXs that wait for a yes, by the name of their source; the newest last."""
+    certificate_trouble: str = ""
+    """What is wrong with the certificate that PBXs are shown."""
 
     def expect(self, caller: InboundPbx) -> None:
         """Have a new PBX wait for a yes; of more than so many the oldest is forgotten until it dials again."""
@@ -110,6 +113,8 @@ class BridgeStatus:
     """``None`` where the exchange feeds the log, or there is none."""
     listener: ListenerStatus | None = None
     """Where PBXs may dial us; ``None`` where they may not."""
+    cluster: ClusterStatus | None = None
+    """The bridges that share the PBXs; ``None`` where this one has all."""
     left: Mapping[SourceName, Left] = field(default_factory=dict)
     """What the store has of PBXs that are not followed."""
     insecurities: Sequence[str] = ()
@@ -262,6 +267,8 @@ class BridgeStatus:
             yield Level.WARN
         if self.listener is not None and self.listener.waiting:
             yield Level.WARN
+        if self.cluster is not None and any(self.cluster.troubles()):
+            yield Level.ERROR
         if self.full:
             yield Level.PAUSED
         if self.is_late(now) or self.stuck():
@@ -294,6 +301,8 @@ class BridgeStatus:
         A PBX that an operator paused is no reason to be not ready.
         """
         if self.full or self.is_late(now) or not all(way.is_usable for way in self.ways):
+            return False
+        if self.cluster is not None and not self.cluster.is_leased:
             return False
         wanted = [part for part in self.sources.values() if not part.is_paused]
         flowing = sum(part.is_usable and not part.held_back and not part.fenced for part in wanted)

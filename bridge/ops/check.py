@@ -30,11 +30,12 @@ from bridge.observability.component_status import Level
 from bridge.observability.source_status import SourceStatus
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, RowRead
-from bridge.runtime.from_settings import build_store_place, build_topology
+from bridge.runtime.from_settings import build_limits, build_store_place, build_topology
 from bridge.runtime.wiring import build_source, needs_streams
 from bridge.security.tls import Trust, fingerprint_of, presented_certificate
 from bridge.security.validity import valid_until
 from bridge.store.places import PostgresPlace
+from bridge.store.records import Backlog
 
 REACH_SECONDS: Final = 5.0
 """For looking a host up, and for connecting to it."""
@@ -89,16 +90,18 @@ async def run_checks(settings: Settings) -> AsyncIterator[Finding]:
 
 def _store(settings: Settings) -> Finding:
     try:
-        path = build_store_place(settings.store)
-        with path.store() as store:
-            waiting, restored = f"{store.backlog.rows} events wait to be sent", store.restored
-    except StoreInUse:
-        return Finding("store", Level.OK, f"{path} is open in a running bridge")
+        place = build_store_place(settings.store)
+        store = place.store()
+        backlog, restored = Backlog(), ""
+        words = f"{place} is open in a running bridge"
+        with suppress(StoreInUse), store:
+            backlog, restored = store.backlog, store.restored
+            words = f"{place} can be written; {backlog.rows} events wait to be sent"
     except BridgeError as problem:
         return Finding("store", Level.ERROR, str(problem))
-    if restored:
-        return Finding("store", Level.WARN, f"{path} can be written; {waiting}; {restored}")
-    return Finding("store", Level.OK, f"{path} can be written; {waiting}")
+    full = build_limits(settings).reached(backlog, store.figures().free_bytes, is_full=False)
+    remarks = [remark for remark in (restored, full) if remark]
+    return Finding("store", Level.WARN if remarks else Level.OK, "; ".join([words, *remarks]))
 
 
 def _database(settings: Settings) -> list[Finding]:

@@ -4,11 +4,12 @@ Whoever may open that file (mode 0600) may steer the bridge; nobody else can rea
 where the status page is off.
 """
 
+import asyncio
 import difflib
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -25,7 +26,7 @@ from bridge.errors import BadConfig, BridgeError, Fatal, NobodyAnswers
 from bridge.model import AccountGuid, SourceName
 from bridge.observability.report import as_json, liveness
 from bridge.observability.status import BridgeStatus
-from bridge.runtime.reload import Reloaded
+from bridge.runtime.reloaded import Reloaded
 from bridge.store.records import Forgotten, Parked
 
 DEADLINE_SECONDS: Final = 30
@@ -42,7 +43,7 @@ class Steered(Protocol):
 
     board: BridgeStatus
 
-    def resync(self, name: SourceName, *, accept_deletions: bool) -> bool:
+    async def walk(self, name: SourceName, *, accept_deletions: bool) -> bool:
         """Walk a PBX from its start; False where there is none of that name."""
 
     async def pause(self, name: SourceName, reason: str) -> bool:
@@ -159,8 +160,8 @@ def _routes(bridge: Steered) -> list[web.RouteDef]:
 
     async def resync(request: web.Request) -> web.Response:
         name = SourceName(request.match_info["name"])
-        if not bridge.resync(name, accept_deletions=request.query.get("accept_deletions") == "yes"):
-            return _missing(no_pbx(name, bridge.board.sources))
+        if not await bridge.walk(name, accept_deletions=request.query.get("accept_deletions") == "yes"):
+            return _missing(no_pbx(name, known(bridge.board)))
         return web.Response(text="a full walk begins as soon as the PBX is reached\n")
 
     async def recent(_request: web.Request) -> web.Response:
@@ -194,11 +195,18 @@ def _routes(bridge: Steered) -> list[web.RouteDef]:
 
 
 def _recording(bridge: Steered) -> list[web.RouteDef]:
-    async def recordings(_request: web.Request) -> web.Response:
-        parts = bridge.board.sources.items()
-        return _json({name: "".join(part.recording()) for name, part in parts if part.recording is not None})
+    async def recorded(_request: web.Request) -> web.Response:
+        return _json([name for name, part in bridge.board.sources.items() if part.recording is not None])
 
-    return [web.get("/recordings", recordings)]
+    async def recording(request: web.Request) -> web.Response:
+        name = SourceName(request.match_info["name"])
+        part = bridge.board.sources.get(name)
+        if part is None or part.recording is None:
+            return _missing(f"nothing that {name} said is kept")
+        # Thousands of frames take seconds, which the event loop has not.
+        return web.Response(text=await asyncio.to_thread("".join, part.recording()))
+
+    return [web.get("/recordings", recorded), web.get("/recordings/{name}", recording)]
 
 
 def _retiring(bridge: Steered) -> list[web.RouteDef]:
@@ -222,13 +230,13 @@ def _pausing(bridge: Steered) -> list[web.RouteDef]:
     async def pause(request: web.Request) -> web.Response:
         name = SourceName(request.match_info["name"])
         if not await bridge.pause(name, request.query.get("reason", "")):
-            return _missing(no_pbx(name, bridge.board.sources))
+            return _missing(no_pbx(name, known(bridge.board)))
         return web.Response(text=f"{paused(name)}\n")
 
     async def resume(request: web.Request) -> web.Response:
         name = SourceName(request.match_info["name"])
-        if name not in bridge.board.sources:
-            return _missing(no_pbx(name, bridge.board.sources))
+        if name not in known(bridge.board):
+            return _missing(no_pbx(name, known(bridge.board)))
         return web.Response(text=f"{resumed(name) if await bridge.resume(name) else not_paused(name)}\n")
 
     return [web.post("/pause/{name}", pause), web.post("/resume/{name}", resume)]
@@ -254,6 +262,11 @@ def _parking(bridge: Steered) -> list[web.RouteDef]:
         web.post(r"/parked/{position:[0-9]{1,18}}/retry", retry),
         web.post(r"/parked/{position:[0-9]{1,18}}/discard", discard),
     ]
+
+
+def known(board: BridgeStatus) -> Collection[str]:
+    """Return the PBXs that can be asked about: also those of other bridges that share the store."""
+    return board.sources.keys() if board.cluster is None else {**board.cluster.holders, **board.sources}.keys()
 
 
 def no_pbx(name: str, known: Iterable[str]) -> str:

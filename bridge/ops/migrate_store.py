@@ -34,7 +34,7 @@ _KEYS: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 """The tables in their order, and by what they are paged: the names of the keys, and what is before all of them."""
 
-_OWN: Final = frozenset({"life", "open", "checked", MOVED, MOVING, ARRIVING})
+_OWN: Final = frozenset({"life", "checked", MOVED, MOVING, ARRIVING})
 """Notes that an engine makes for itself, and those of the move."""
 
 

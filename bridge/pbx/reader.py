@@ -55,6 +55,7 @@ WAITING_FOR_TURN: Final = "waiting for its turn, while others are read"
 """The states of a source that is connected; in the second one nothing of its list is read yet."""
 
 _TO_SAY: Final = (Ask, Say)
+_TELLING: Final = (RowRead, Sighted)
 
 log = get_logger(__name__)
 
@@ -90,7 +91,7 @@ class Reader:
         self._wake: Callable[[], None] = _nobody_waits
         self._reached: Reached | None = None
         """What the connection before came to."""
-        self._rest = Rest()
+        self._rest = Rest(turnstile.crowd if turnstile is not None else None)
 
     def __repr__(self) -> str:
         return f"<Reader of {self._peer}>"
@@ -287,14 +288,17 @@ class _Reading:
         try:
             event = self._conversation.receive(data)
             self._on_event(event)
-            self._carry_out(self._walker.heard(event, self._now()))
+            actions = self._walker.heard(event, self._now())
+            self._carry_out(actions)
             if self._turn is not None and isinstance(event, Answer):
                 self._turn.progress(self._now())
         except Exception as problem:  # noqa: BLE001 - raised where somebody waits for it
             self._stop_at(_planned(problem, self._peer))
             return
         spent = self._socket.take_spent() + thread_time() - began_at
-        if pause := self._rest.due(spent, self._now(), is_answer=isinstance(event, Answer)):
+        is_answer = isinstance(event, Answer)
+        is_news = is_answer and any(isinstance(action, _TELLING) for action in actions)  # and not the last row again
+        if pause := self._rest.due(spent, self._now(), is_answer=is_answer, is_news=is_news):
             self._socket.hold()
             self._resting = self._loop.call_later(pause, self._is_rested)
 

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from bridge.pbx.rest import Crowd
+
 MOST: Final = 16
 """Turns at a time. More of them make nothing faster, and smaller groups of rows that become durable together."""
 
@@ -52,6 +54,8 @@ class Turnstile:
     """Lets *most* through at a time, in the order in which they came."""
 
     def __init__(self, most: int = MOST) -> None:
+        self.crowd = Crowd()
+        """What everybody who is read here has in common, with a turn or without."""
         self._most = most
         self._inside: dict[Turn, None] = {}
         self._waiting: dict[Turn, None] = {}

@@ -86,15 +86,18 @@ log = get_logger(__name__)
 
 
 class Tap(Protocol):
-    """Hears what passes on a connection, as it is sent and before it is dealt with."""
+    """Hears what passes on a connection, as it is sent and before it is dealt with.
 
-    def sent(self, text: str) -> None:
+    *at* is for what is told later: a time of the steady clock.
+    """
+
+    def sent(self, text: str, *, at: float | None = None) -> None:
         """Take a message of ours."""
 
-    def received(self, data: bytes) -> None:
+    def received(self, data: bytes, *, at: float | None = None) -> None:
         """Take one of the other end's."""
 
-    def ended(self, code: int, *, is_ours: bool) -> None:
+    def ended(self, code: int, *, is_ours: bool, at: float | None = None) -> None:
         """Take note that the connection is no more, by which code, and whether we ended it."""
 
 

@@ -6,12 +6,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from bridge.clock import utc_now
 from bridge.delivery.leaving import Retired, retire
 from bridge.delivery.sink import Publisher
-from bridge.errors import PbxUnreachable
+from bridge.errors import LeaseLost, PbxUnreachable
 from bridge.events.normalize import account_key
 from bridge.logs import get_logger
 from bridge.model import AccountGuid, OutboxRow, SourceName
@@ -23,6 +23,7 @@ from bridge.runtime.committer import Committed
 from bridge.runtime.interpreter import give_memory_back, tune
 from bridge.runtime.options import Options
 from bridge.runtime.outbox_monitor import OutboxMonitor
+from bridge.runtime.retry import again_when_lost
 from bridge.runtime.row_budget import RowBudget
 from bridge.runtime.sinks import ReadLog, Sinks, StreamSink
 from bridge.runtime.source_worker import SourceSpec, SourceWorker, reading, restore_status, restore_worker, show_pause
@@ -40,6 +41,7 @@ STORE_STUCK: Final = timedelta(minutes=1)
 """The store is asked something every second; an answer may take as long as a backup that holds the file."""
 
 HOUSEKEEPING_STUCK: Final = timedelta(minutes=10)
+SHARING_STUCK: Final = timedelta(minutes=2)
 
 WAITS_FOR_PROOF: Final = "waiting for the broker: its log has to be compared with the store"
 """What a PBX does that is not read yet."""
@@ -74,6 +76,29 @@ class BrokerSide:
     """Watches queues that somebody may delete."""
     dialled: dict[SourceName, None] = field(default_factory=dict)
     """The PBXs that we dial, as of now: their fences are taken as soon as a session begins. Kept up to date here."""
+    may_send: Callable[[], bool] = lambda: True
+    """False while other bridges may have what is ours."""
+
+
+class Sharing(Protocol):
+    """What takes up and gives up PBXs where several bridges share them."""
+
+    async def keep_sharing(self) -> None:
+        """Look at the database for ever, and follow what is ours."""
+
+    async def keep_watch(self) -> None:
+        """Say that the bridge works, and have it stop as soon as others may have what is ours."""
+
+    async def configure(
+        self,
+        names: Collection[SourceName],
+        changed: Collection[str],
+        build: Callable[[SourceName, SourceStatus], SourceSpec],
+    ) -> None:
+        """Go on with these PBXs, of which those *changed* are connected anew; let go of what is not among them."""
+
+    async def end(self) -> None:
+        """Give everything back, once nothing is read and sent any more."""
 
 
 class Bridge:
@@ -89,8 +114,11 @@ class Bridge:
         board: BridgeStatus,
         hooks: Hooks = Hooks(),
         turnstile: Turnstile | None = None,
+        is_shared: bool = False,
     ) -> None:
         self.board = board
+        self.sharing: Sharing | None = None
+        """Where several bridges share the PBXs; set before it runs."""
         self.turnstile = turnstile or Turnstile()
         """Where PBXs wait for their turn to be read as a whole."""
         self._store = store
@@ -108,6 +136,7 @@ class Bridge:
         self._group: asyncio.TaskGroup | None = None
         """What readers run in, while the bridge does."""
         self._is_stopping = False
+        self._sharing_tasks: list[asyncio.Task[None]] = []
         self._next_start = float("-inf")
         """When the next PBX may be dialled for the first time, by the clock of the loop."""
         self._options = options
@@ -117,10 +146,11 @@ class Bridge:
         self._walk_check = asyncio.Event()
         self._followed: dict[SourceName, SourceWorker] = {}
         self._budget = RowBudget(options.max_rows_ahead)
-        self._offload = StoreThread()
+        self._offload = self.offload = StoreThread()
+        """Where the store is asked."""
         behind = None if broker.stream is None else broker.stream.outbox
         self._outbox_monitor = OutboxMonitor(board, store, self._offload, options.limits, self._has_room, behind)
-        self._sinks = Sinks(
+        self._sinks = self.sinks = Sinks(
             store,
             broker.publisher,
             broker.stream,
@@ -131,7 +161,8 @@ class Bridge:
             on_published=hooks.on_published,
             read_log=broker.read_log,
             look_after=broker.look_after,
-            is_ours=lambda name: name in self.board.sources and name not in self._arriving,
+            may_send=broker.may_send,
+            is_ours=lambda name: is_shared or (name in self.board.sources and name not in self._arriving),
         )
         self._is_proven = False
         """True once PBXs are read, since the store is known to be the newest state of itself."""
@@ -156,7 +187,7 @@ class Bridge:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 beginning = group.create_task(self._begin(group), name="begin")
-                pruning = group.create_task(self._keep_pruning(), name="prune")
+                pruning = group.create_task(again_when_lost(self._keep_pruning), name="prune")
                 walking = group.create_task(self._keep_walking(), name="walk")
                 measuring = group.create_task(self._keep_measuring(), name="measure")
                 for task in (pruning, walking, measuring):
@@ -165,9 +196,15 @@ class Bridge:
                 log.info("bridge.stopping")
                 self._is_stopping = True
                 self.board.expect_nothing()
-                for task in (beginning, *self._readers.values(), pruning, walking, measuring):
+                await self._stop_sharing()
+                readers = list(self._readers.values())
+                for task in (beginning, *readers, pruning, walking, measuring):
                     task.cancel()
                 await self._sinks.wind_down()
+                if self.sharing is not None:
+                    if readers:
+                        await asyncio.wait(readers)
+                    await self.sharing.end()
                 log.info("bridge.stopped")
         except ExceptionGroup as failures:
             raise _first(failures) from None
@@ -188,6 +225,21 @@ class Bridge:
         self._is_compared = True
         self._begin_reading()
         self._sinks.start(group)
+        if self.sharing is not None:
+            self._begin_sharing(group, self.sharing)
+
+    def _begin_sharing(self, group: asyncio.TaskGroup, sharing: Sharing) -> None:
+        self.board.watch("share", SHARING_STUCK)
+        for name, work in (("share", sharing.keep_sharing()), ("watch the lease", sharing.keep_watch())):
+            task = group.create_task(work, name=name)
+            self._sharing_tasks.append(task)
+            self.board.expect(name, task)
+
+    async def _stop_sharing(self) -> None:
+        for task in self._sharing_tasks:
+            task.cancel()
+        if self._sharing_tasks:
+            await asyncio.wait(self._sharing_tasks)
 
     def _why_renewed(self) -> str:
         return self._store.restored
@@ -214,6 +266,12 @@ class Bridge:
             self._start_reading(self._pbxs.values())
 
     async def _follow(self, pbx: SourceSpec, first_pause_seconds: float) -> None:
+        try:
+            await self._follow_while_ours(pbx, first_pause_seconds)
+        except LeaseLost as problem:  # before there was anything to be tried again
+            log.info("source.lost", source=pbx.name, problem=str(problem))
+
+    async def _follow_while_ours(self, pbx: SourceSpec, first_pause_seconds: float) -> None:
         await asyncio.sleep(first_pause_seconds)
         if pbx.name in self._arriving:
             await self._look_for(pbx.name)
@@ -237,10 +295,7 @@ class Bridge:
         await followed.follow()
 
     async def _look_for(self, name: SourceName) -> None:
-        """See in the log whether another bridge published for a PBX that was added: it is told anew then.
-
-        Where the log cannot be read now, the next look at it ends a bridge that gave numbers which come too late.
-        """
+        """See in the log whether another bridge published for a PBX that was added: it is told anew then."""
         self.board.sources[name].set_doing(WAITS_FOR_PROOF, Level.WARN, utc_now())
         async with self._looking:
             asked = frozenset(self._arriving)
@@ -301,6 +356,11 @@ class Bridge:
             self._start_reading([pbx])
         elif self._group is not None:
             self._group.create_task(self._show_waiting(pbx.name), name=f"show {pbx.name}")
+
+    async def give_up(self, name: SourceName) -> None:
+        """Read a PBX no more, once all that was read of it is durable; what waits is for another bridge to send."""
+        await self.unfollow(name)
+        self._leaving.discard(name)
 
     async def unfollow(self, name: SourceName) -> SourceStatus:
         """Read a PBX no more, once all that was read of it is durable, and return its place.
@@ -375,6 +435,10 @@ class Bridge:
             self._walk_check.set()
         return True
 
+    async def walk(self, name: SourceName, *, accept_deletions: bool) -> bool:
+        """Do the same, for who waits for an answer."""
+        return self.resync(name, accept_deletions=accept_deletions)
+
     async def pause(self, name: SourceName, reason: str) -> bool:
         """Read a PBX no more until ``resume``, restarts included; False where there is none of that name."""
         if name not in self.board.sources:
@@ -441,7 +505,10 @@ class Bridge:
 
     async def show_left(self) -> None:
         """Show what the store has of PBXs that are not followed."""
-        self.board.left = await self._offload(self._store.leavers.left, frozenset(self.board.sources))
+        followed = set(map(SourceName, self.board.sources))
+        if (cluster := self.board.cluster) is not None:  # by other bridges, too
+            followed |= {*self._dialled, *(SourceName(name) for name, bridge in cluster.holders.items() if bridge)}
+        self.board.left = await self._offload(self._store.leavers.left, frozenset(followed))
 
     async def retry(self, position: int) -> bool:
         """Send a parked event once more, and return whether there was one at *position*."""

@@ -10,7 +10,7 @@ from bridge.config.settings import Settings
 from bridge.config.store_table import SQLITE, StoreTable, is_postgres
 from bridge.delivery.limits import Limits
 from bridge.delivery.reconcile import DeletionLimit
-from bridge.errors import FileUnusable
+from bridge.errors import BadConfig, FileUnusable
 from bridge.events.asyncapi import Offer
 from bridge.events.normalize import Projection, Rules
 from bridge.model import SourceName
@@ -25,11 +25,15 @@ def build_store_place(table: StoreTable) -> StorePlace:
     """Return where the store is.
 
     Raises:
-        BadConfig: the package for its engine is not installed.
+        BadConfig: the package for its engine is not installed, or bridges were to share a file.
         FileUnusable: the file with its URL holds none.
 
     """
     if not is_postgres(url := table.read_url()):
+        if table.shared:
+            raise BadConfig(
+                "store.shared needs a database: set store.url to one of PostgreSQL, or take store.shared out"
+            )
         return SqlitePlace(Path(url.removeprefix(SQLITE)))
     return postgres_place(
         lambda: dict(read_database_url(table.read_url()).parameters()),
@@ -37,6 +41,7 @@ def build_store_place(table: StoreTable) -> StorePlace:
         is_pooled=table.through_pooler,
         lease_seconds=table.lease_seconds,
         loses_nothing=table.failover_loses_nothing,
+        is_shared=table.shared,
     )
 
 

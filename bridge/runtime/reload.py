@@ -6,8 +6,7 @@ sent, and its rows stay. One that was changed is connected anew, and goes on whe
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from bridge.clock import utc_now
@@ -18,6 +17,7 @@ from bridge.events.wording import clean
 from bridge.logs import get_logger
 from bridge.observability.source_status import SourceStatus
 from bridge.runtime.bridge import Bridge
+from bridge.runtime.reloaded import Reloaded
 from bridge.runtime.source_worker import SourceSpec
 
 _PBXS: Final = "pbx"
@@ -27,33 +27,6 @@ Build = Callable[[PbxTable, SourceStatus, Settings], SourceSpec]
 """Returns what is followed of a PBX, which tells its place what it does."""
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Reloaded:
-    """What came of it."""
-
-    added: Sequence[str] = ()
-    """PBXs that are followed from now on."""
-    removed: Sequence[str] = ()
-    """PBXs that are followed no more."""
-    changed: Sequence[str] = ()
-    """PBXs that are connected anew, as they are configured now."""
-    unusable: Sequence[str] = ()
-    """Sentences about files in ``fleet.pbx_dir`` with a mistake: their PBXs go on as they were, new ones are none."""
-    needs_restart: Sequence[str] = ()
-    """Keys that say something else than when the bridge was started, and count at the next start only."""
-
-    def sentences(self) -> Iterator[str]:
-        """Yield what a person wants to know."""
-        for what, names in (("added", self.added), ("removed", self.removed), ("changed", self.changed)):
-            if names:
-                yield f"{what}: {', '.join(names)}"
-        yield from (f"not taken over: {words}" for words in self.unusable)
-        if not (self.added or self.removed or self.changed):
-            yield "no PBX was added, removed or changed"
-        if self.needs_restart:
-            yield f"changed, and needs a restart of the bridge: {', '.join(self.needs_restart)}"
 
 
 def compare(before: Settings, after: Settings) -> Reloaded:
@@ -171,6 +144,13 @@ class Reloader:
         names = {str(name): name for name in (*tables, *self._bridge.dialled)}
         # Nobody else may take the name of one that comes, nor that of one before all that was read of it is durable.
         self._bridge.dialled = names.values()
+        if self._bridge.sharing is not None:
+            settings = self._settings
+            await self._bridge.sharing.configure(
+                list(tables), done.changed, lambda name, part: self._build(tables[name], part, settings)
+            )
+            self._bridge.dialled = tables.keys()
+            return
         async with asyncio.TaskGroup() as group:
             leaving = {
                 name: group.create_task(self._bridge.unfollow(names[name])) for name in (*done.removed, *done.changed)

@@ -8,11 +8,23 @@ import asyncio
 import random
 import re
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from bridge.errors import BridgeError, BrokerRefusedEvent, EventForbidden, Misconfigured, OutboxFull, Transient
+from bridge.errors import (
+    BridgeError,
+    BrokerRefusedEvent,
+    EventForbidden,
+    LeaseLost,
+    Misconfigured,
+    OutboxFull,
+    Transient,
+)
 from bridge.observability.component_status import Level
+
+LOST_SECONDS: Final = 1.0
+"""Before housekeeping goes on in another life of the bridge."""
 
 
 class Backoff:
@@ -77,6 +89,17 @@ async def keep_trying(
         reraise=True,
     )
     await retrying(work)
+
+
+async def again_when_lost(work: Callable[[], Awaitable[None]]) -> None:
+    """Do *work*, which goes on for ever, and again where the bridge was taken to be dead: it begins anew by itself."""
+    while True:
+        try:
+            await work()
+        except LeaseLost:
+            await asyncio.sleep(LOST_SECONDS)
+        else:
+            return
 
 
 def find_cause(problem: BridgeError) -> str:

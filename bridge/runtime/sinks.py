@@ -5,7 +5,7 @@ Nothing is numbered and nothing is sent before it is known that the store is the
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -22,7 +22,7 @@ from bridge.model import Numbers, OutboxRow, SourceName
 from bridge.observability.component_status import ComponentStatus, Level, StreamStatus
 from bridge.observability.status import BridgeStatus
 from bridge.runtime.outbox_monitor import OutboxMonitor
-from bridge.runtime.retry import Backoff, choose_level, find_cause, keep_trying
+from bridge.runtime.retry import Backoff, again_when_lost, choose_level, find_cause, keep_trying
 from bridge.security.secret import scrub
 from bridge.store.contract import Offload, OperatorStore, Outbox
 from bridge.store.records import LogContents
@@ -141,7 +141,8 @@ class _Sink:
 class Sinks:
     """All sinks of the outbox. *on_published* is called with what the exchange confirmed; *look_after* keeps queues.
 
-    *is_ours* tells whether a source is followed here: what the log has of others is no news about our store.
+    *is_ours* tells whether a source is followed here: what the log has of others is no news about our store. *may_send*
+    is asked before each sending.
     """
 
     def __init__(  # noqa: PLR0913 - its parts
@@ -158,7 +159,9 @@ class Sinks:
         read_log: ReadLog | None,
         look_after: Callable[[], Coroutine[Any, Any, None]] | None = None,
         is_ours: Callable[[SourceName], bool] = lambda _source: True,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._may_send = may_send
         self._store = store
         self._publisher = publisher
         self._stream = stream
@@ -169,6 +172,8 @@ class Sinks:
         self._on_published = on_published
         self._read_log = None if read_log is None else _telling_apart(read_log, is_ours)
         self._look_after = look_after
+        self.left_in_flight: Collection[SourceName] = ()
+        """Of these something was still on its way when all was over."""
         self._since_mark = 0
         self._wants_mark = asyncio.Event()
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -193,7 +198,14 @@ class Sinks:
         prepare: Callable[[Any], Awaitable[None]] | None = None,
     ) -> OutboxRelay:
         return OutboxRelay(
-            outbox, publisher, sink, offload=self._offload, clock=utc_now, window=self._window, prepare=prepare
+            outbox,
+            publisher,
+            sink,
+            offload=self._offload,
+            clock=utc_now,
+            window=self._window,
+            prepare=prepare,
+            may_send=self._may_send,
         )
 
     async def prove(self) -> bool:
@@ -258,7 +270,8 @@ class Sinks:
             self._running[name] = running
             self._board.expect(sink.task, running)
         if self._read_log is not None:
-            self._running["mark"] = group.create_task(self._keep_marking(self._read_log), name="mark the log")
+            marking = again_when_lost(partial(self._keep_marking, self._read_log))
+            self._running["mark"] = group.create_task(marking, name="mark the log")
         if self._look_after is not None:
             self._running["queues"] = group.create_task(self._look_after(), name="look after the queues")
 
@@ -277,6 +290,33 @@ class Sinks:
         for _, relay in self._relays.values():
             relay.hold_on(source)
 
+    def take_up(self, source: SourceName) -> None:
+        """Send *source*, which is ours from now on, or again."""
+        for _, relay in self._relays.values():
+            relay.take_up(source)
+
+    async def withdraw(self, source: SourceName) -> bool:
+        """Send nothing more of *source*, and return once nothing of it is on its way any more.
+
+        False where a session ended before it was known what became of all.
+        """
+        return all(await asyncio.gather(*[relay.withdraw(source) for _, relay in self._relays.values()]))
+
+    def forget(self, sources: Collection[SourceName]) -> None:
+        """Know nothing more of *sources*, which are another bridge's."""
+        for _, relay in self._relays.values():
+            relay.forget(sources)
+
+    def abandon(self, reason: BridgeError) -> None:
+        """End all sessions at once, because of *reason*: all that was on its way may be another bridge's now."""
+        for _, relay in self._relays.values():
+            relay.abandon(reason)
+
+    @property
+    def in_flight(self) -> Collection[SourceName]:
+        """The sources of which something is on its way."""
+        return {source for _, relay in self._relays.values() for source in relay.sources_in_flight}
+
     def wake_all(self) -> None:
         """Say that rows which were held may be sent now."""
         for _, relay in self._relays.values():
@@ -294,6 +334,7 @@ class Sinks:
         ]
         if finishing:
             await asyncio.wait(finishing, timeout=STOP_SECONDS)
+        self.left_in_flight = self.in_flight
         for name, (_, relay) in self._relays.items():
             if relay.in_flight:
                 log.warning("bridge.stopping_with_unconfirmed", rows=relay.in_flight, to=name)
@@ -339,14 +380,25 @@ class Sinks:
         return True
 
     async def look(self) -> None:
-        """Read the log to its end, if that can be done now: others may have told of PBXs that are none of ours.
+        """Return once the log is read to its end: others may have told of PBXs that are none of ours.
+
+        Tried again for as long as the broker is not reached.
 
         Raises:
             StoreOutdated: of one of ours.
 
         """
         if self._read_log is not None:
-            await self._read_on(self._read_log, await self._offload(self._store.given))
+            await keep_trying(partial(self._look, self._read_log), Backoff(), _not_looked)
+
+    async def _look(self, read_log: ReadLog) -> None:
+        places, given = await self._offload(self._store.log_places), await self._offload(self._store.given)
+        try:
+            contents = await read_log(places, None, given)
+        except LogUnreadable as problem:  # as at a start
+            log.warning("store.not_compared_with_the_log", problem=str(problem))
+            return
+        await self._offload(self._store.compare, contents)
 
     async def _look_back(self, _session: Any) -> None:
         """See that nobody else gave later numbers while we were away: under an old lineage nobody would hear of ours.
@@ -360,7 +412,7 @@ class Sinks:
             self._exchange.was_away = not is_read
 
     async def _recover(self, session: DeduplicatingSession) -> None:
-        if self._stream is None:
+        if self._stream is None or not session.lasts:  # of several bridges each asks by source, as it takes them up
             return
         part = self._stream.part
         recovered, warning = await recover(session, self._stream.outbox, offload=self._offload, now=utc_now())
@@ -376,6 +428,10 @@ class Sinks:
         self._since_mark += len(rows)
         if self._since_mark >= MARK_EVENTS:
             self._wants_mark.set()
+
+
+def _not_looked(problem: BridgeError, pause_seconds: float) -> None:
+    log.info("log.not_looked_at", problem=str(problem), again_in_seconds=round(pause_seconds, 1))
 
 
 def _telling_apart(read_log: ReadLog, is_ours: Callable[[SourceName], bool]) -> ReadLog:

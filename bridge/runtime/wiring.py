@@ -1,6 +1,5 @@
 """The running bridge, put together from the settings."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -9,14 +8,14 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_bytes
-from typing import Final
+from typing import Any, Final
 
 from bridge import __version__
-from bridge.broker.connection import connect
+from bridge.broker.connection import HEARTBEAT_SECONDS, connect
 from bridge.broker.publisher import ExchangePublisher
 from bridge.broker.queue_watch import Missed, QueueWatch
 from bridge.clock import steady, utc_now
-from bridge.config.pbx_tables import ListenTable, PbxTable
+from bridge.config.pbx_tables import PbxTable
 from bridge.config.settings import Settings
 from bridge.config.tables import RabbitMqTable
 from bridge.delivery.sink import Publisher
@@ -28,12 +27,9 @@ from bridge.model import Numbers, OutboxRow, SourceName
 from bridge.observability.component_status import ComponentStatus, Level, StreamStatus
 from bridge.observability.metrics import exposition
 from bridge.observability.source_status import SourceStatus
-from bridge.observability.status import BridgeStatus, ListenerStatus
+from bridge.observability.status import BridgeStatus
 from bridge.observability.tracing import tracing
 from bridge.observability.web.server import Views, serve
-from bridge.pbx.inbound.admission import Bounds, ConnectionLimiter
-from bridge.pbx.inbound.authentication import App, Authenticator
-from bridge.pbx.inbound.server import ListenAddress, Listener
 from bridge.pbx.observed import compare
 from bridge.pbx.outbound import PbxSource
 from bridge.pbx.recording.pseudonyms import KEY_BYTES
@@ -43,7 +39,6 @@ from bridge.pbx.websocket import Tap
 from bridge.pbx.wire.protocol import Event
 from bridge.runtime.bridge import Bridge, BrokerSide, Hooks
 from bridge.runtime.committer import Committed
-from bridge.runtime.descriptors import afford
 from bridge.runtime.from_settings import (
     build_offer,
     build_options,
@@ -52,17 +47,17 @@ from bridge.runtime.from_settings import (
     build_store_place,
     build_topology,
 )
-from bridge.runtime.inbound_sources import InboundSources
 from bridge.runtime.log_scan import Find, scan_log
 from bridge.runtime.outbox_monitor import BLOCKED
 from bridge.runtime.reload import Reloader
 from bridge.runtime.secret_files import FileReadingSource, Files, looking
+from bridge.runtime.shared_side import SHARED_HEARTBEAT_SECONDS, SharingSide, as_shared
+from bridge.runtime.sharing import SourceSharing
 from bridge.runtime.sinks import PUBLISHING, WRITING_LOG, StreamSink
 from bridge.runtime.source_worker import SourceSpec, show_connection
-from bridge.security.forwarded import Proxies
+from bridge.runtime.steering import SharedSteering
 from bridge.security.secret import scrub
-from bridge.security.tls import ServerCertificate
-from bridge.store.records import LogContents, Newcomers
+from bridge.store.records import LogContents
 from bridge.store.tables.recent import RecentEvents
 from bridge.store.tables.store import TableStore
 
@@ -71,11 +66,8 @@ _BLOCKED_WORDS: Final = (
     "once the alarm ends; at the broker, rabbitmq-diagnostics alarms says what it is"
 )
 
-KEPT_DESCRIPTORS: Final = 250
-"""For the broker, the store, the page (64), commands and health checks, PBXs that we dial, and what Python needs."""
-
-DOOR_SECONDS: Final = 1.0
-"""How often the status of the door is brought up to date."""
+SOURCES_PER_PARTITION: Final = 200
+"""PBXs of which a broker remembers for sure how far each was written, where several bridges write the log."""
 
 log = get_logger(__name__)
 
@@ -97,6 +89,8 @@ def build_bridge(
         BadConfig: a file named in the settings cannot be used, or the log cannot be written in another way right now.
 
     """
+    if settings.store.shared and settings.rabbitmq.writes_log and shadow is None:
+        _refuse_few_partitions(settings)
     now = utc_now()
     board = BridgeStatus(
         version=__version__, started_at=now, broker=ComponentStatus(since=now), steady=steady, scrub=scrub
@@ -122,25 +116,67 @@ def build_bridge(
         def gets_on() -> None:
             board.beat(PUBLISHING)
 
-        yield Bridge(
+        shared = as_shared(store)
+        sharing = None if shared is None else SharingSide(shared, settings.rabbitmq.exchange)
+        if shared is not None:
+            board.sources.clear()  # it has none yet
+        bridge = Bridge(
             store,
-            [build_source_spec(settings, pbx, board.sources[pbx.name], store.key, turnstile) for pbx in settings.pbx],
+            []
+            if shared is not None
+            else [
+                build_source_spec(settings, pbx, board.sources[pbx.name], store.key, turnstile) for pbx in settings.pbx
+            ],
             BrokerSide(shadow)
             if shadow is not None
             else BrokerSide(
-                build_publisher(settings, board.broker, watch, gets_on, dialled),
-                build_stream_sink(settings, store, board, dialled),
+                build_publisher(settings, board.broker, watch, gets_on, dialled, sharing),
+                build_stream_sink(settings, store, board, dialled, sharing),
                 partial(read_log, settings, watch, lambda: store.generation, gets_on)
                 if settings.rabbitmq.log_stream
                 else None,
                 partial(look_after, settings, watch),
                 dialled,
+                may_send=(lambda: True) if shared is None else lambda: shared.is_good,
             ),
             build_options(settings, store.key),
             board=board,
             hooks=all_hooks,
             turnstile=turnstile,
+            is_shared=shared is not None,
         )
+        if shared is not None and sharing is not None:
+            sharing.offload = bridge.offload
+            names = [pbx.name for pbx in settings.pbx]
+            bridge.dialled = names
+            steering = SharedSteering(bridge, shared)
+            bridge.sharing = SourceSharing(bridge, shared, names, build_of_names(settings, bridge), steering)
+        yield bridge
+
+
+def _refuse_few_partitions(settings: Settings) -> None:
+    """Raise a ``BadConfig`` where the broker could forget who wrote how much: it knows 255 producers of a stream."""
+    wanted = -(-len(settings.pbx) // SOURCES_PER_PARTITION)
+    if settings.rabbitmq.log_partitions < wanted:
+        raise BadConfig(
+            f"rabbitmq.log_partitions must be {wanted} at least: with store.shared each of {len(settings.pbx)} PBXs is "
+            f"written under a name of its own, and a partition of the log is for {SOURCES_PER_PARTITION} of them"
+        )
+
+
+def get_steered(bridge: Bridge) -> "Bridge | SharedSteering":
+    """Return what operators steer: *bridge*, or what asks other bridges as well."""
+    return bridge.sharing.steering if isinstance(bridge.sharing, SourceSharing) else bridge
+
+
+def build_of_names(settings: Settings, bridge: Bridge) -> Callable[[SourceName, SourceStatus], SourceSpec]:
+    """Return what makes what is followed of a PBX of *settings*, by its name."""
+    tables = {pbx.name: pbx for pbx in settings.pbx}
+
+    def build(name: SourceName, part: SourceStatus) -> SourceSpec:
+        return build_source_spec(settings, tables[name], part, bridge.key, bridge.turnstile)
+
+    return build
 
 
 @contextmanager
@@ -218,14 +254,20 @@ def build_source_spec(
 
 def build_source(pbx: PbxTable, part: SourceStatus, turnstile: Turnstile | None = None) -> FileReadingSource:
     """Return the source that reads *pbx* and tells *part* what it does; its walks wait at *turnstile*."""
-    ring = FrameRing(pbx.record_frames, token_bytes(KEY_BYTES), steady) if pbx.record_frames else None
-    part.recording = None if ring is None else ring.lines
+    ring = build_ring(pbx.record_frames, part)
     tap = None if ring is None else ring.connection
     secret, tls = pbx.secret, pbx.tls
     files = Files(pbx.name, part, [lambda: secret.trouble, lambda: tls.trouble])
     return FileReadingSource(
         build_dialler(pbx, part, tap, turnstile, password=looking(files, secret.reveal)), tls.refresh, files
     )
+
+
+def build_ring(size: int, part: SourceStatus) -> FrameRing | None:
+    """Return what keeps so many frames of a PBX, and let *part* give them out; ``None`` for none."""
+    ring = FrameRing(size, token_bytes(KEY_BYTES), steady) if size else None
+    part.recording = None if ring is None else ring.lines
+    return ring
 
 
 def build_dialler(
@@ -289,95 +331,6 @@ def build_reloader(settings: Settings, bridge: Bridge, load: Callable[[], Settin
     return Reloader(bridge, settings, load, build)
 
 
-@asynccontextmanager
-async def serve_inbound(settings: Settings, bridge: Bridge) -> AsyncIterator[Listener | None]:
-    """Let PBXs dial *bridge* while inside; yields ``None`` where *settings* do not want that.
-
-    Raises:
-        BadConfig: the address cannot be listened on.
-
-    """
-    listen = settings.listen
-    if listen is None:
-        yield None
-        return
-    callers = InboundSources(
-        bridge,
-        build_pace(listen),
-        taken=bridge.dialled,
-        build_unreadable_counter=build_unreadable_counter,
-        newcomers=Newcomers(
-            listen.max_new_pbxs_per_hour,
-            listen.max_pbxs,
-            timedelta(days=listen.forget_after_days),
-            is_asking=listen.new_pbxs == "ask",
-        ),
-        ask_ahead=listen.ask_ahead,
-        max_silence=timedelta(seconds=3 * (listen.poll_interval_seconds + listen.answer_timeout_seconds) + 120),
-    )
-    known = await bridge.callers(utc_now() - timedelta(days=listen.forget_after_days))
-    callers.expect(known)
-    gate = ConnectionLimiter(build_bounds(listen))
-    for caller in known:
-        if caller.address and caller.guid:
-            gate.expect(caller.address, (caller.domain, caller.pbx, caller.guid.lower()))
-    listener = build_listener(listen, gate, callers)
-    door = bridge.board.listener = ListenerStatus(listen.url)
-
-    async def keep_looking() -> None:
-        while True:
-            door.connections, door.pbxs = gate.connected, callers.connected
-            door.refusals = dict(listener.record.refusals)
-            await asyncio.sleep(DOOR_SECONDS)
-
-    async with listener.listening():
-        door.url = listen.model_copy(update={"port": listener.port}).url
-        log.info("listen.listening", url=door.url, port=listener.port)
-        looking = asyncio.create_task(keep_looking())
-        try:
-            yield listener
-        finally:
-            looking.cancel()
-            await asyncio.wait([looking])
-
-
-def build_bounds(listen: ListenTable) -> Bounds:
-    """Return how many connections there may be: as configured, or as many as the system affords beside the rest."""
-    kept = KEPT_DESCRIPTORS + listen.max_unauthenticated
-    total = min(listen.max_connections, max(1, afford(listen.max_connections + kept) - kept))
-    if total < listen.max_connections:
-        log.warning(
-            "listen.few_descriptors",
-            max_connections=total,
-            problem=f"the system allows too few file descriptors for {listen.max_connections} connections; raise its "
-            "limit (LimitNOFILE in systemd, ulimits in compose, ulimit -n in a shell)",
-        )
-    return Bounds(total, listen.max_connections_per_address, listen.max_unauthenticated)
-
-
-def build_listener(listen: ListenTable, gate: ConnectionLimiter, callers: InboundSources) -> Listener:
-    """Return the door for PBXs that dial."""
-    return Listener(
-        ListenAddress(
-            listen.host,
-            listen.port,
-            listen.path,
-            listen.login_timeout_seconds,
-            listen.max_message_bytes,
-            is_introduced=listen.proxy_protocol,
-        ),
-        judge=Authenticator(
-            [App(app.name, app.domain, app.secret.reveal, frozenset(app.pbxs), app.pin) for app in listen.app]
-        ),
-        gate=gate,
-        source_for=callers.source_for,
-        certificate=ServerCertificate(listen.certificate_file, listen.key_file, listen.client_ca_file)
-        if listen.certificate_file
-        else None,
-        proxies=Proxies(listen.proxies),
-    )
-
-
 def watch_of(settings: Settings, board: BridgeStatus) -> QueueWatch:
     """Return what has the topology at the broker, and tells *board* what is unlike the settings or was deleted."""
 
@@ -411,16 +364,17 @@ async def look_after(settings: Settings, watch: QueueWatch) -> None:
     await watch.keep_looking(urls, ssl_context=rabbitmq.tls.context)
 
 
-def build_publisher(
+def build_publisher(  # noqa: PLR0913, PLR0917 - what a publisher needs to know
     settings: Settings,
     part: ComponentStatus,
     watch: QueueWatch,
     on_progress: Callable[[], None],
     dialled: Collection[SourceName],
+    sharing: SharingSide | None = None,
 ) -> ExchangePublisher:
     """Return the publisher, which tells *part* what it does; *on_progress* is called while it gets on.
 
-    *dialled* are the PBXs that are, whenever that is looked at.
+    *dialled* are the PBXs that are, whenever that is looked at; with *sharing* other bridges have some of them.
     """
 
     def does(doing: str) -> None:
@@ -440,8 +394,10 @@ def build_publisher(
         _hosts(rabbitmq, "broker", part),
         topology=build_topology(settings),
         provide=watch.provide,
-        sources=dialled,
+        sources=dialled if sharing is None else (),
         name_fence=name_fence,
+        sharing=sharing,
+        heartbeat_seconds=HEARTBEAT_SECONDS if sharing is None else SHARED_HEARTBEAT_SECONDS,
         confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
         is_traced=settings.traces.enabled,
         ssl_context=rabbitmq.tls.context,
@@ -519,7 +475,11 @@ async def last_position(settings: Settings, streams: Sequence[str], generation: 
 
 
 def build_stream_sink(
-    settings: Settings, store: TableStore, board: BridgeStatus, dialled: Collection[SourceName]
+    settings: Settings,
+    store: TableStore,
+    board: BridgeStatus,
+    dialled: Collection[SourceName],
+    sharing: SharingSide | None = None,
 ) -> StreamSink | None:
     """Return what writes the log by the stream protocol; ``None`` where the exchange feeds it, or there is none.
 
@@ -546,19 +506,29 @@ def build_stream_sink(
     def name_fence(source: SourceName) -> str:
         return f"{rabbitmq.exchange}.log.writer.{source}"
 
+    hosts = _hosts(rabbitmq, "log", part)
+    common: dict[str, Any] = {
+        "topology": build_topology(settings),
+        "is_declaring": rabbitmq.declare,
+        "on_differences": partial(show_differences, board, "log"),
+        "confirm_deadline_seconds": rabbitmq.confirm_timeout_seconds,
+        "ssl_context": rabbitmq.tls.context,
+        "on_state": does,
+        "on_progress": lambda: board.beat(WRITING_LOG),
+    }
+    if sharing is not None:
+        from bridge.broker.stream.by_source import SourceStreamPublisher  # noqa: PLC0415 - the same
+
+        return StreamSink(
+            store.log, SourceStreamPublisher(hosts, lambda: rabbitmq.stream_urls, written=sharing, **common), part
+        )
     publisher = StreamPublisher(
-        _hosts(rabbitmq, "log", part),
+        hosts,
         lambda: rabbitmq.stream_urls,
-        topology=build_topology(settings),
         producer=lambda: name_producer(store.generation),
-        is_declaring=rabbitmq.declare,
         sources=dialled,
-        on_differences=partial(show_differences, board, "log"),
         name_fence=name_fence,
-        confirm_deadline_seconds=rabbitmq.confirm_timeout_seconds,
-        ssl_context=rabbitmq.tls.context,
-        on_state=does,
-        on_progress=lambda: board.beat(WRITING_LOG),
+        **common,
     )
     return StreamSink(store.log, publisher, part)
 

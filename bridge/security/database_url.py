@@ -78,6 +78,8 @@ def read_database_url(text: str) -> DatabaseUrl:
     database, user = unquote(first.path.removeprefix("/")), unquote(first.user or "")
     if not database or "/" in database or not user:
         raise ValueError("names no user, or no database")
+    if "\0" in unquote(text):
+        raise ValueError("has U+0000 in it, behind which libpq would read nothing")
     return DatabaseUrl(
         [(url.host, url.port or _DEFAULT_PORT) for url in urls],
         database,

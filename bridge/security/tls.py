@@ -8,16 +8,21 @@ import hashlib
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from bridge.errors import FileUnusable
+from bridge.security.validity import valid_until
 
 DEADLINE_SECONDS: Final = 10.0
 """For a look at a certificate."""
 
 FINGERPRINT_BYTES: Final = 32
+
+EXPIRES_SOON: Final = timedelta(days=21)
+"""So long before its end a certificate of ours is told of: those that renew themselves did so a week before that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,9 @@ class ServerCertificate:
         self._files = (certificate_file, key_file)
         self._seen = self._state_of_files()
         self.context = _server_context(*self._files, client_ca_file)
+        self._until = _valid_until(certificate_file)
+        self._unusable = ""
+        """Why the files that are there now were not taken over."""
 
     def __repr__(self) -> str:
         return f"<ServerCertificate {self._files[0]}>"
@@ -135,11 +143,25 @@ class ServerCertificate:
         """
         state = self._state_of_files()
         if state == self._seen:
+            self._unusable = ""
             return False
-        _server_context(*self._files, None)  # a try: what is half replaced must not spoil what is in use
-        _load_own(self.context, *self._files)
-        self._seen = state
+        try:
+            _server_context(*self._files, None)  # a try: what is half replaced must not spoil what is in use
+            _load_own(self.context, *self._files)
+        except FileUnusable as problem:
+            self._unusable = str(problem)
+            raise
+        self._seen, self._until, self._unusable = state, _valid_until(self._files[0]), ""
         return True
+
+    def trouble(self, now: datetime) -> str:
+        """Return what an operator has to see to, as sentences; empty where there is nothing."""
+        words = f"{self._unusable}. The former one stays in use" if self._unusable else ""
+        if self._until is None or now < self._until - EXPIRES_SOON:
+            return words
+        ends = "ends" if now < self._until else "has expired: it ended"
+        found = f"The certificate that PBXs are shown {ends} on {self._until:%Y-%m-%d}; put a new one into "
+        return ". ".join(filter(None, [words, f"{found}{self._files[0]}, which is read again at once"]))
 
     def _state_of_files(self) -> list[tuple[int, int, int] | None]:
         return [None if file is None else _state(file) for file in self._files]
@@ -241,6 +263,15 @@ def _server_context(certificate_file: Path, key_file: Path | None, client_ca_fil
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a certificate that stands in the file is enough
     _load_own(context, certificate_file, key_file)
     return context
+
+
+def _valid_until(certificate_file: Path) -> datetime | None:
+    """Return when the certificate that is shown ends, the first one in the file; ``None`` where that is not known."""
+    with suppress(OSError, ValueError):
+        text = certificate_file.read_text("ascii", errors="replace")
+        first = text[text.index(ssl.PEM_HEADER) : text.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)]
+        return valid_until(ssl.PEM_cert_to_DER_cert(first))
+    return None
 
 
 def _load_own(context: ssl.SSLContext, certificate_file: Path, key_file: Path | None) -> None:

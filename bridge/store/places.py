@@ -1,7 +1,9 @@
 """Where a store is, whichever engine keeps it: how it is opened, looked into, and what stands beside it."""
 
+import contextlib
 import hashlib
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Callable, Sequence
@@ -54,6 +56,10 @@ class StorePlace(Protocol):
     def socket(self) -> Path:
         """Where a running bridge listens to commands."""
 
+    @property
+    def own_socket(self) -> Path:
+        """The same for the bridge that is this very process."""
+
 
 @dataclass(frozen=True, slots=True)
 class SqlitePlace:
@@ -89,6 +95,11 @@ class SqlitePlace:
         """The socket file beside it."""
         return self.path.with_name(f"{self.path.name}.sock")
 
+    @property
+    def own_socket(self) -> Path:
+        """The same: one bridge has it at a time."""
+        return self.socket
+
 
 @dataclass(frozen=True, slots=True)
 class PostgresPlace:
@@ -97,6 +108,8 @@ class PostgresPlace:
     database: "Database"
     lease_seconds: float = 15.0
     loses_nothing: bool = False
+    is_shared: bool = False
+    """True where several bridges work on it."""
     folder: Path = field(default_factory=own_folder)
 
     def __str__(self) -> str:
@@ -109,6 +122,10 @@ class PostgresPlace:
         options = StoreOptions(self.lease_seconds, loses_nothing=self.loses_nothing)
         if of_bridge:
             options = replace(options, patience_seconds=BRIDGE_PATIENCE_SECONDS, opening_seconds=BRIDGE_OPENING_SECONDS)
+            if self.is_shared:
+                from bridge.store.postgres.shared import SharedStore  # noqa: PLC0415 - the same
+
+                return SharedStore(self.database, options)
         return PostgresStore(self.database, options)
 
     def reader(self) -> TableReader:
@@ -134,7 +151,7 @@ class PostgresPlace:
         return True
 
     def prepare(self) -> Sequence[str]:
-        """Make the folder of the socket.
+        """Make the folder of the socket, and remove those of bridges that were killed.
 
         Raises:
             BadConfig: it is somebody else's.
@@ -144,6 +161,9 @@ class PostgresPlace:
         found = self.folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
             raise BadConfig(f"{self.folder} is not ours alone: somebody else may have put it there. Remove it")
+        for path in self.folder.glob(f"{self._name}-*.sock"):
+            if not _listens(path):
+                path.unlink(missing_ok=True)
         return ()
 
     def shadow(self) -> SqlitePlace:
@@ -153,21 +173,37 @@ class PostgresPlace:
 
     @property
     def socket(self) -> Path:
-        """A socket file on this machine."""
-        return self.folder / f"{self._name}.sock"
+        """A socket file on this machine; where several bridges run here, of one of them that listens."""
+        found = sorted(self.folder.glob(f"{self._name}-*.sock")) if self.is_shared else ()
+        return next((path for path in found if _listens(path)), self.folder / f"{self._name}.sock")
+
+    @property
+    def own_socket(self) -> Path:
+        """The same for this process, beside which others may run here."""
+        own = hashlib.sha256(f"{socket.gethostname()}/{os.getpid()}".encode()).hexdigest()[:8]  # a folder may be shared
+        return self.folder / f"{self._name}-{own}.sock" if self.is_shared else self.socket
 
     @property
     def _name(self) -> str:
         return hashlib.sha256(self.database.place.encode()).hexdigest()[:16]
 
 
-def postgres_place(
+def _listens(path: Path) -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(1)
+        asking.connect(os.fspath(path))
+        return True
+    return False
+
+
+def postgres_place(  # noqa: PLR0913 - what an operator may say about it
     parameters: Callable[[], "dict[str, str]"],
     shown: str,
     *,
     is_pooled: bool,
     lease_seconds: float,
     loses_nothing: bool,
+    is_shared: bool = False,
 ) -> PostgresPlace:
     """Return the place of a database.
 
@@ -181,4 +217,5 @@ def postgres_place(
         raise BadConfig(
             "a store in PostgreSQL needs a package that is not installed: pip install 'pbx-account-bridge[postgres]'"
         ) from problem
-    return PostgresPlace(Database(parameters, shown, is_pooled=is_pooled), lease_seconds, loses_nothing)
+    database = Database(parameters, shown, is_pooled=is_pooled)
+    return PostgresPlace(database, lease_seconds, loses_nothing, is_shared)

@@ -102,6 +102,8 @@ async def test_before_the_disk_is_full_reading_stops_and_it_goes_on_once_there_i
             _, status = await asyncio.to_thread(run, "status", environment=settings)
             assert "Make room on it" in status.printed
             assert not pbx.oracle.deliveries
+            _, check = await asyncio.to_thread(run, "check", environment=settings)
+            assert "is open in a running bridge; the disk of the store is almost full" in check.printed
             ballast.unlink()
             await asyncio.to_thread(bridge.wait_for_log, "source.verified")
             assert await asyncio.to_thread(bridge.terminate) == 0

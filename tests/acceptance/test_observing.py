@@ -4,7 +4,6 @@ import asyncio
 import base64
 import hashlib
 import json
-import socket
 import stat
 import time
 import zipfile
@@ -23,7 +22,7 @@ from bridge.simulator.server import serve
 from tests.support.enemies import served_enemy
 from tests.support.enemy import PERSONS, SECRETS, Enemy
 from tests.support.process import Command, run
-from tests.support.rabbit import PrivateBroker
+from tests.support.rabbit import PrivateBroker, free_port
 from tests.support.site import site, stopped
 
 PASSWORD = "pl4nted-s3cret"
@@ -66,8 +65,7 @@ async def test_a_pbx_is_observed_recorded_and_played_again(tmp_path: Path) -> No
 
 def played(record: Path) -> dict[str, list[str]]:
     """Return what an observation of the recording says."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with Command("simulate", "--recording", str(record), "--port", str(port), "--speed", "50") as simulator:
         until = time.monotonic() + 30
         while not any("listens" in line for line in simulator.err):

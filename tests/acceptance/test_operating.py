@@ -6,7 +6,6 @@ import re
 import shutil
 import stat
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,12 +28,6 @@ from tests.support.witness import Witness, bind
 SCHEMA = Draft202012Validator(
     json.loads((Path(__file__).parents[2] / "schemas" / "account-changed.v1.schema.json").read_text("utf-8"))
 )
-
-
-@pytest.fixture
-def broken() -> Iterator[PrivateBroker]:
-    with PrivateBroker() as started:
-        yield started
 
 
 async def told(place: Site, *arguments: str, code: int | None = 0) -> str:
@@ -189,7 +182,7 @@ async def test_a_replay_reaches_one_queue_with_the_same_bytes_and_a_label(
             )
             assert await told(place, "replay", "--queue", "nowhere", "--since", "2020-01-01", code=1) == ""
             assert await stopped(bridge) == 0
-    assert "detour" not in broker.ctl("list_exchanges", "name")
+    assert f"{place.exchange}.detour" not in broker.ctl("list_exchanges", "name")
 
 
 async def test_a_broker_installed_anew_goes_on_with_the_same_numbers_and_a_replay_brings_what_its_queues_lost(

@@ -26,6 +26,7 @@ from bridge.model import ChangeKind
 from bridge.store.lineage import new_lineage
 from tests.benchmark.node import CACHE, NodeMissingError, prepare
 from tests.support.certificates import written
+from tests.support.commands import commands_in
 from tests.support.events import body, certificate_body, change
 from tests.support.followers import POSTGRES, postgres_crm
 from tests.support.pages import CONFIG, CONSUMER, PBX, README, blocks, title
@@ -251,7 +252,7 @@ def test_the_variables_of_the_first_page_are_settings(tmp_path: Path) -> None:
     assert [pbx.full_url for pbx in settings.pbx] == ["wss://pbx.example.com/PBX0/APPS/websocket"]
 
 
-@pytest.mark.parametrize("command", sorted(commands.commands))
+@pytest.mark.parametrize("command", sorted(commands_in(commands)))
 def test_every_command_explains_itself(command: str) -> None:
     code, printed = run(command, "--help")
     assert code == 0

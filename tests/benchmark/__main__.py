@@ -11,14 +11,14 @@ from pathlib import Path
 
 import click
 
-from tests.benchmark import certificate, fleet, growth, idle, latency, log, outbox, postgres, stages, walk
+from tests.benchmark import certificate, fleet, growth, idle, latency, log, many_bridges, outbox, postgres, stages, walk
 from tests.benchmark.plots import svg
 from tests.benchmark.report import write_json, write_table
 from tests.benchmark.running import Benchmark, a_run
 
 BENCHMARKS = [
     benchmark
-    for module in (walk, outbox, log, latency, growth, certificate, postgres, idle, fleet, stages)
+    for module in (walk, outbox, log, latency, growth, certificate, postgres, idle, fleet, many_bridges, stages)
     for benchmark in module.BENCHMARKS
 ]
 

@@ -13,7 +13,7 @@ from bridge.delivery.reconcile import DeletionLimit, WalkRecord, delete_missing
 from bridge.events.checksum import checksum
 from bridge.events.normalize import Rules
 from bridge.store.sqlite.store import SqliteStore
-from tests.benchmark import sides
+from tests.benchmark import sides, site
 from tests.benchmark.figures import Figure
 from tests.benchmark.growth import filled
 from tests.benchmark.running import Benchmark, Run
@@ -61,7 +61,7 @@ def _certificate(run: Run) -> list[Figure]:
     accounts = run.pick(500_000, 25_000)
     run.say(f"making a store with {accounts} accounts")
     store = run.folder / "certificate.db"
-    filled(store, accounts=accounts)
+    filled(site.in_file(store), accounts=accounts)
     words = f"of {accounts} accounts"
     certificate = Figure("certificate_s", f"CPU of a certificate {words}, against one without a checksum", "s")
     comparing = Figure("compare_s", f"CPU of comparing an inbox {words} in SQLite, against counting them", "s")

@@ -40,21 +40,28 @@ def served(*, pbxs: int, accounts: int, changes: float) -> dict[str, Any]:
 
 
 async def _serve(pbxs: int, accounts: int, changes: float) -> None:
-    modes = Modes.parse(["push-row"])
     async with AsyncExitStack() as stack:
-        sites = [
-            Pbx(accounts=accounts, seed=number, modes=modes, app=APP, password=PASSWORD, remember=100)
-            for number in range(pbxs)
-        ]
-        ports = [(await stack.enter_async_context(serve(pbx))).port for pbx in sites]
-        print(json.dumps(ports), flush=True)  # noqa: T201 - what the other side waits for
-        changing = asyncio.create_task(_keep_changing(sites, changes))
+        sites = await serve_all(stack, pbxs, accounts)
+        changing = asyncio.create_task(keep_changing(sites, changes))
         await asyncio.to_thread(sys.stdin.read)
         changing.cancel()
         await asyncio.wait([changing])
 
 
-async def _keep_changing(pbxs: Sequence[Pbx], per_second: float) -> None:
+async def serve_all(stack: AsyncExitStack, pbxs: int, accounts: int) -> list[Pbx]:
+    """Return so many pretend PBXs, served until *stack* is closed; their ports are the line that is printed."""
+    modes = Modes.parse(["push-row"])
+    made = [
+        Pbx(accounts=accounts, seed=number, modes=modes, app=APP, password=PASSWORD, remember=100)
+        for number in range(pbxs)
+    ]
+    ports = [(await stack.enter_async_context(serve(pbx))).port for pbx in made]
+    print(json.dumps(ports), flush=True)  # noqa: T201 - what the other side waits for
+    return made
+
+
+async def keep_changing(pbxs: Sequence[Pbx], per_second: float) -> None:
+    """Change so many accounts a second, of one connected PBX after the other; the new name tells when."""
     turn = 0
     while per_second:
         await asyncio.sleep(1 / per_second)

@@ -6,7 +6,6 @@ Without network: from a delivered row to a recorded confirm, everything that the
 import random
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -14,8 +13,8 @@ from bridge.delivery.ingest import ingest
 from bridge.delivery.reconcile import WalkRecord, begin_walk, observe
 from bridge.events.normalize import Rules
 from bridge.model import Batch, Cursor, Row
-from bridge.store.sqlite.store import SqliteStore
-from tests.benchmark import sides
+from bridge.store.tables.store import TableStore
+from tests.benchmark import sides, site
 from tests.benchmark.figures import Figure
 from tests.benchmark.plots import Line, Plot
 from tests.benchmark.running import Benchmark, Run
@@ -38,9 +37,9 @@ def account(number: int, usn: int) -> Row:
     )
 
 
-def filled(path: Path, *, accounts: int, history: int = 0) -> int:
-    """Make a store that mirrors so many accounts and keeps so many published events; its bytes."""
-    with SqliteStore(path) as store:
+def filled(url: str, *, accounts: int, history: int = 0) -> None:
+    """Make a store that mirrors so many accounts and keeps so many published events."""
+    with site.store_at(url) as store:
         cursor = Cursor()
         usn = 0
         for start in range(0, accounts, 5000):
@@ -55,13 +54,12 @@ def filled(path: Path, *, accounts: int, history: int = 0) -> int:
             cursor = _ingested(store, cursor, rows)
             _confirmed(store)
             made += 5000
-    return path.stat().st_size
 
 
-def changed(*, path: str, accounts: int, changes: int, seed: int) -> dict[str, Any]:
+def changed(*, url: str, accounts: int, changes: int, seed: int) -> dict[str, Any]:
     """Change accounts of such a store by chance, and walk over as many; seconds for each of the two."""
     chance = random.Random(seed)  # noqa: S311 - reproducible, not secret
-    with SqliteStore(Path(path)) as store:
+    with site.store_at(url) as store:
         cursor = store.place(HQ).cursor
         usn = seed * 10_000_000
         groups = [
@@ -90,13 +88,13 @@ def changed(*, path: str, accounts: int, changes: int, seed: int) -> dict[str, A
     }
 
 
-def _ingested(store: SqliteStore, since: Cursor, rows: list[Row]) -> Cursor:
+def _ingested(store: TableStore, since: Cursor, rows: list[Row]) -> Cursor:
     until = rows[-1].cursor
     ingest(store, Batch(HQ, since, until, rows), rules=Rules(key=store.key), now=datetime.now(UTC))
     return until
 
 
-def _confirmed(store: SqliteStore) -> None:
+def _confirmed(store: TableStore) -> None:
     position = 0
     while rows := store.exchange.unpublished({HQ: position}, WINDOW, WINDOW):
         position = rows[-1].position
@@ -111,7 +109,8 @@ def _growth(run: Run) -> list[Figure]:
     disk: list[tuple[float, float]] = []
     for size, path in stores.items():
         run.say(f"making a store with {size} accounts")
-        disk.append((size, filled(path, accounts=size) / size))
+        filled(site.in_file(path), accounts=size)
+        disk.append((size, path.stat().st_size / size))
     words = f"with {many} accounts mirrored, against {few}"
     change = Figure("mirror_growth", f"a change, from its row to its recorded confirm, {words}", side_unit="µs")
     cpu = Figure("mirror_growth_cpu", f"CPU of a change {words}", side_unit="µs")
@@ -122,7 +121,7 @@ def _growth(run: Run) -> list[Figure]:
     costs: dict[int, list[float]] = {size: [] for size in sizes}
     for number in run.rounds(5):
         measured = {
-            size: sides.run("growth", "changed", path=str(path), accounts=size, changes=changes, seed=number)
+            size: sides.run("growth", "changed", url=site.in_file(path), accounts=size, changes=changes, seed=number)
             for size, path in stores.items()
         }
         for figure, key in ((change, "change_us"), (cpu, "change_cpu_us"), (walk, "walk_us")):
@@ -143,14 +142,14 @@ def _history(run: Run) -> list[Figure]:
     stores = {size: run.folder / f"history-{size}.db" for size in sizes}
     for size, path in stores.items():
         run.say(f"making a store that keeps {size} published events")
-        filled(path, accounts=accounts, history=size)
+        filled(site.in_file(path), accounts=accounts, history=size)
     none, most = sizes[0], sizes[-1]
     change = Figure("history_growth", f"a change with {most} published events kept, against none", side_unit="µs")
     costs: dict[int, list[float]] = {size: [] for size in sizes}
     for number in run.rounds(5, 2):
         for size, path in stores.items():
-            measured = sides.run("growth", "changed", path=str(path), accounts=accounts, changes=changes, seed=number)
-            costs[size].append(measured["change_us"])
+            wanted = {"url": site.in_file(path), "accounts": accounts, "changes": changes, "seed": number}
+            costs[size].append(sides.run("growth", "changed", **wanted)["change_us"])
         change.add(costs[most][-1], costs[none][-1], costs[most][-1] / costs[none][-1])
     points = [(size or accounts, median(found)) for size, found in costs.items()]
     run.plots.append(

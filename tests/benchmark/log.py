@@ -106,7 +106,7 @@ def _publish(run: Run) -> list[Figure]:
     )
     cpu = Figure("log_publish_cpu_us", "writing the log: CPU per event", "µs", note="reference: by AMQP")
     template = run.folder / "log.db"
-    outbox.fill(template, count, partitions=1)
+    outbox.fill(site.in_file(template), count, partitions=1)
     for number in run.rounds(6):
         measured = {way: _one(run, way, template, count) for way in (WAYS if number % 2 else reversed(WAYS))}
         ours, theirs = (measured[way] for way in WAYS)

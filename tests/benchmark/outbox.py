@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bridge.config.store_table import is_postgres
 from bridge.events import cloudevents
 from bridge.model import NewEvent, OutboxRow, SourceName
-from bridge.store.sqlite.store import SqliteStore
 from tests.benchmark import node, sides, site
 from tests.benchmark.bare import EVENT_BYTES
 from tests.benchmark.figures import Figure
@@ -40,9 +40,9 @@ def event_of(number: int) -> NewEvent:
     )
 
 
-def fill(path: Path, count: int, *, partitions: int = 0) -> None:
+def fill(url: str, count: int, *, partitions: int = 0) -> None:
     """Put *count* unsent events into a new store; with *partitions* they are for the log, too."""
-    with SqliteStore(path) as store:
+    with site.store_at(url) as store:
         if partitions:
             store.begin_log(partitions)
         for start in range(1, count + 1, PAGE):
@@ -53,7 +53,10 @@ def fill(path: Path, count: int, *, partitions: int = 0) -> None:
 
 
 def drained(*, template: str, broker: str, exchange: str, queue: str, rows: int) -> dict[str, Any]:
-    """Start a bridge on a copy of the *template*; over when all of its *rows* are confirmed and recorded."""
+    """Start a bridge on a copy of the file *template*, or on the database with that URL.
+
+    Over when all of its *rows* are confirmed and recorded.
+    """
     confirmed, first_at, last_at = 0, 0.0, 0.0
     stop = asyncio.Event()
 
@@ -66,8 +69,10 @@ def drained(*, template: str, broker: str, exchange: str, queue: str, rows: int)
             stop.set()
 
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(template, Path(folder) / "bridge.db")
-        wanted = site.settings(Path(folder), pbxs=[NOBODY], broker=broker, exchange=exchange, queue=queue)
+        store = template
+        if not is_postgres(template):
+            store = site.in_file(Path(shutil.copy(template, Path(folder) / "bridge.db")))
+        wanted = site.settings(Path(folder), pbxs=[NOBODY], broker=broker, exchange=exchange, queue=queue, store=store)
         with site.bridge_of(wanted, on_published=published) as bridge:
             before = sides.rss_bytes()
             began_at, busy = time.time(), time.process_time()
@@ -94,16 +99,16 @@ def _publish(run: Run) -> list[Figure]:
         figure.missing = cpu.missing = str(problem)
         return [figure, cpu]
     template = run.folder / "publish.db"
-    fill(template, count)
+    fill(site.in_file(template), count)
     body = event_of(1).body.decode()
     for number in run.rounds(6):
         exchange = site.new_exchange()
         if number % 2:  # who goes first changes
-            ours = _ours(run, template, exchange, count)
+            ours = sent(run, str(template), exchange, count)
             theirs = _theirs(run, exchange, count, body)
         else:
             theirs = _theirs(run, exchange, count, body)
-            ours = _ours(run, template, exchange, count)
+            ours = sent(run, str(template), exchange, count)
         rates = count / ours["seconds"], count / theirs["seconds"]
         figure.add(*rates, rates[0] / rates[1])
         costs = ours["cpu_seconds"] / count * 1e6, theirs["cpu_seconds"] / count * 1e6
@@ -111,9 +116,10 @@ def _publish(run: Run) -> list[Figure]:
     return [figure, cpu]
 
 
-def _ours(run: Run, template: Path, exchange: str, count: int) -> dict[str, Any]:
+def sent(run: Run, template: str, exchange: str, count: int) -> dict[str, Any]:
+    """Return what sending the *count* events of a store took, see ``drained``."""
     queue = f"{exchange}.ours"
-    wanted = {"template": str(template), "broker": run.broker.url, "exchange": exchange, "queue": queue}
+    wanted = {"template": template, "broker": run.broker.url, "exchange": exchange, "queue": queue}
     measured = sides.run("outbox", "drained", **wanted, rows=count)
     site.remove(run.broker.url, queue)
     return measured
@@ -145,10 +151,10 @@ def _start(run: Run) -> list[Figure]:
     )
     templates = {size: run.folder / f"outbox-{size}.db" for size in (count, few)}
     for size, template in templates.items():
-        fill(template, size)
+        fill(site.in_file(template), size)
     for _ in run.rounds(3):
         exchange = site.new_exchange()
-        much, little = (_ours(run, templates[size], exchange, size) for size in (count, few))
+        much, little = (sent(run, str(templates[size]), exchange, size) for size in (count, few))
         first.add(much["first_confirm_seconds"], little["first_confirm_seconds"], much["first_confirm_seconds"])
         memory.add(much["grown_bytes"] / 1e6, little["grown_bytes"] / 1e6, much["grown_bytes"] / 1e6)
     return [first, memory]

@@ -16,10 +16,13 @@ from bridge.broker.declare import declare as declare_topology
 from bridge.broker.topology import Subscription, Topology
 from bridge.config.loading import load_settings
 from bridge.config.settings import Settings
+from bridge.config.store_table import StoreTable
 from bridge.model import OutboxRow
 from bridge.runtime.bridge import Bridge, Hooks
 from bridge.runtime.committer import Committed
+from bridge.runtime.from_settings import build_store_place
 from bridge.runtime.wiring import build_bridge
+from bridge.store.tables.store import TableStore
 from tests.benchmark.bare import APP, PASSWORD
 from tests.support.process import PATIENCE_SECONDS, Command
 
@@ -56,13 +59,16 @@ def new_exchange() -> str:
     return f"bench.{uuid4().hex[:8]}"
 
 
-def settings(
-    folder: Path, *, pbxs: Sequence[str], broker: str, exchange: str, queue: str = "", **more: str
+def settings(  # noqa: PLR0913 - by name
+    folder: Path, *, pbxs: Sequence[str], broker: str, exchange: str, queue: str = "", store: str = "", **more: str
 ) -> Settings:
-    """Return settings as an operator would give them; *queue* asks for a subscriber's quorum queue, and for no log."""
+    """Return settings as an operator would give them; *queue* asks for a subscriber's quorum queue, and for no log.
+
+    *store* is its URL; without one it is a file in *folder*.
+    """
     lines = [
         f'[rabbitmq]\nurl = "{broker}"\nexchange = "{exchange}"\nlog_stream = {"false" if queue else "true"}',
-        f'[store]\nurl = "sqlite:///{folder / "bridge.db"}"',
+        f'[store]\nurl = "{store or in_file(folder / "bridge.db")}"',
         *(
             f'[[pbx]]\nname = "p{number}"\nurl = "{url}"\napp = "{APP}"\npassword = "{PASSWORD}"'
             + "".join(f"\n{key} = {value}" for key, value in more.items())
@@ -73,6 +79,16 @@ def settings(
     file = folder / "bridge.toml"
     file.write_text("\n\n".join(lines))
     return load_settings(file, {})
+
+
+def in_file(path: Path) -> str:
+    """Return the URL of a store in a file."""
+    return f"sqlite:///{path}"
+
+
+def store_at(url: str) -> TableStore:
+    """Return the store with this URL, closed."""
+    return build_store_place(StoreTable(url=url)).store()
 
 
 @contextmanager

@@ -46,6 +46,9 @@ KINDS = ("quorum", "classic")
     show_default=True,
     help="postgresql: the store is in a server of its own, which is disturbed as well.",
 )
+@click.option(
+    "--bridges", type=click.IntRange(1), default=1, show_default=True, help="So many share a store in postgresql."
+)
 @click.option("--also", help="Start this command as another consumer of every type of queue.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave store, logs and effects there.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object on stdout.")
@@ -58,6 +61,7 @@ def main(  # noqa: PLR0913, PLR0917 - its options
     queues: str,
     log: str,
     store: str,
+    bridges: int,
     also: str | None,
     keep: Path | None,
     is_json: bool,  # noqa: FBT001 - a flag of the command line
@@ -67,9 +71,11 @@ def main(  # noqa: PLR0913, PLR0917 - its options
         raise click.UsageError(f"--queues takes {' and '.join(KINDS)}, separated by a comma")
     if not bridge_kills + broker_kills:
         raise click.UsageError("with no kill at all nothing would be shown: say --bridge-kills or --broker-kills")
+    if bridges > 1 and store != "postgresql":
+        raise click.UsageError("several bridges share a store in PostgreSQL only: say --store postgresql")
     wanted = changes or CHANGES_PER_KILL * (bridge_kills + broker_kills)
     is_database = store == "postgresql"
-    wish = Wish(bridge_kills, broker_kills, seed, wanted, kinds, also, log == "native", is_database, reloads)
+    wish = Wish(bridge_kills, broker_kills, seed, wanted, kinds, also, log == "native", is_database, reloads, bridges)
     began = time.monotonic()
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what is done to the broker on purpose is no news
     logging.getLogger("aio_pika").setLevel(logging.CRITICAL)

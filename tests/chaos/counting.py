@@ -79,7 +79,8 @@ class Result:
     by_queue: dict[str, Tally] = field(default_factory=dict)
     by_fault: dict[Kind, Tally] = field(default_factory=dict)
     most_after_one_fault: int = 0
-    """Of what was delivered twice: the most that a single fault left behind in a queue."""
+    """Of what was delivered twice: the most that a single fault left behind in a queue, without what waited in a copy
+    of the store that was put back then."""
     deletions_found_by_walks: int = 0
     """What the PBX did not report while its list was read from the start, and two full walks found."""
     lost_with_store: int = 0
@@ -115,8 +116,8 @@ def count(histories: Sequence[History], faults: Sequence[Fault], *, window: int)
     in each queue.
 
     What is in no store any more cannot be sent: where that is lost or set back, the exchange may have had a change that
-    the log had not, or the other way round. Up to *window* such changes at the end of that lineage are no loss, since
-    the next one tells every account anew. Within either of them nothing may be missing.
+    the log had not, or the other way round. As many changes as waited in that store, at the end of that lineage, are no
+    loss, since the next one tells every account anew. Within either of them nothing may be missing.
     """
     changes = len({arrival.event_id for history in histories for arrival in history.arrivals})
     result = Result(changes, window, faults, by_fault={kind: Tally() for kind in Kind})
@@ -124,7 +125,7 @@ def count(histories: Sequence[History], faults: Sequence[Fault], *, window: int)
         result.by_fault[fault.kind].delivered_twice_bound += window * fault.may_repeat + fault.unsent
     bound = sum(tally.delivered_twice_bound for tally in result.by_fault.values())
     last = _last_sequences(histories)
-    result.lost_with_store, last_by_sink = _without_lost_with_store(histories, faults, last, window)
+    result.lost_with_store, last_by_sink = _without_lost_with_store(histories, faults, last)
     for history in histories:
         found = _found(history, last_by_sink[history.is_of_log], len(faults))
         result.by_queue[history.name] = Tally(
@@ -137,7 +138,8 @@ def count(histories: Sequence[History], faults: Sequence[Fault], *, window: int)
                 here = sum(number for suspect, number in blamed.items() if suspect and faults[suspect - 1].kind is kind)
                 _add(tally, what, here)
             if what == "delivered_twice":
-                result.most_after_one_fault = max(result.most_after_one_fault, *blamed.values(), 0)
+                beyond = [number - (faults[suspect - 1].unsent if suspect else 0) for suspect, number in blamed.items()]
+                result.most_after_one_fault = max(result.most_after_one_fault, *beyond, 0)
     for tally in result.by_queue.values():
         for what, number in tally.counts().items():
             _add(result.total, what, number)
@@ -296,7 +298,7 @@ def _last_sequences(histories: Iterable[History]) -> dict[tuple[str, str], int]:
 
 
 def _without_lost_with_store(
-    histories: Sequence[History], faults: Sequence[Fault], last: Mapping[tuple[str, str], int], window: int
+    histories: Sequence[History], faults: Sequence[Fault], last: Mapping[tuple[str, str], int]
 ) -> tuple[int, Mapping[bool, Mapping[tuple[str, str], int]]]:
     """Return how many changes one sink had and the other not when a store went, and how far each had to come.
 
@@ -307,24 +309,27 @@ def _without_lost_with_store(
     wanted = {is_log: dict(last) for is_log in reached}
     if not all(reached.values()):
         return gone, wanted
-    for lineage in _ended_with_store(histories, faults):
+    for lineage, waited in _ended_with_store(histories, faults):
         for is_log, its_last in reached.items():
             behind = last[lineage] - its_last.get(lineage, 0)
-            if behind <= window:
+            if behind <= waited:
                 wanted[is_log][lineage] -= behind
                 gone += behind
     return gone, wanted
 
 
-def _ended_with_store(histories: Sequence[History], faults: Sequence[Fault]) -> Sequence[tuple[str, str]]:
-    """Return source and lineage of those between whose beginning and the next one's a store was lost or set back."""
+def _ended_with_store(histories: Sequence[History], faults: Sequence[Fault]) -> Sequence[tuple[tuple[str, str], int]]:
+    """Return source and lineage of those between whose beginning and the next one's a store was lost or set back.
+
+    With how many events waited in it.
+    """
     begun: dict[str, dict[str, int]] = defaultdict(dict)
     for history in histories:
         for arrival in history.arrivals:
             at = begun[arrival.source]
             at[arrival.lineage] = min(at.get(arrival.lineage, arrival.fault), arrival.fault)
     return [
-        (source, lineage)
+        ((source, lineage), sum(fault.gone for fault in faults[lineages[lineage] : lineages[following]]))
         for source, lineages in begun.items()
         for lineage, following in pairwise(sorted(lineages))
         if any(fault.kind in TAKES_STORE for fault in faults[lineages[lineage] : lineages[following]])

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -53,6 +53,10 @@ class Fault:
     """The bridge is killed too, while the broker starts: a kill of the bridge that is counted as such."""
     unsent: int = 0
     """Events that waited in the copy of the store that was put back: they are published again."""
+    gone: int = 0
+    """Events that waited in the store that was lost or set back, for one sink or the other: nobody can send them."""
+    is_shared: bool = False
+    """Several bridges share the store: one that was away for a while gives up its session with the broker, too."""
 
     def __str__(self) -> str:
         return self.kind if self.link is None else f"{self.kind} of the connection to the {self.link}"
@@ -60,12 +64,16 @@ class Fault:
     @property
     def may_repeat(self) -> bool:
         """True where a publisher's session ends without a goodbye: what it had in flight is published again."""
+        if self.is_shared and (self.kind in _OUTLASTS_LEASES or self.link is Link.STORE):
+            return True
         return self.kind in _ENDS_SESSIONS or (self.kind in _BREAKS_LINKS and self.link is Link.BROKER)
 
 
 _ENDS_SESSIONS: Final = frozenset({Kind.BRIDGE_SIGKILL, Kind.BROKER_KILL, Kind.STORE_SET_BACK, Kind.STORE_LOST})
 TAKES_STORE: Final = frozenset({Kind.STORE_SET_BACK, Kind.STORE_LOST})
+OF_A_BRIDGE: Final = frozenset({Kind.BRIDGE_SIGKILL, Kind.BRIDGE_SIGTERM, Kind.BRIDGE_SIGSTOP})
 OF_A_DATABASE: Final = frozenset({Kind.DATABASE_RESTART, Kind.DATABASE_CUT})
+_OUTLASTS_LEASES: Final = frozenset({Kind.BRIDGE_SIGSTOP, *OF_A_DATABASE})
 _BREAKS_LINKS: Final = frozenset({Kind.CUT_MID_FRAME, Kind.BLACK_HOLE, Kind.HALF_OPEN})
 
 _ONE_IN: Final[dict[Kind, int]] = {
@@ -89,13 +97,14 @@ _ONE_IN: Final[dict[Kind, int]] = {
 """For so many kills of the bridge there is one of these; those that take long are rare."""
 
 
-def plan(
+def plan(  # noqa: PLR0913 - what there may be of each
     *,
     bridge_kills: int,
     broker_kills: int,
     seed: int,
     links: Sequence[Link] = (Link.BROKER, Link.PBX),
     reloads: int = 0,
+    is_shared: bool = False,
 ) -> Sequence[Fault]:
     """Return the faults in a random order that is the same for the same *seed*; every kind happens at least once.
 
@@ -114,4 +123,4 @@ def plan(
         else:
             faults += [Fault(kind)] * count
     random.Random(f"plan {seed}").shuffle(faults)  # noqa: S311 - a plan, no secret
-    return faults
+    return [replace(fault, is_shared=is_shared) for fault in faults]

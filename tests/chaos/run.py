@@ -10,13 +10,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bridge.config.tables import RabbitMqTable
+from bridge.model import Sink
 from tests.chaos.appliers import Applier
 from tests.chaos.counting import History, Result, count, differing, final_revisions, missing
 from tests.chaos.errors import StandstillError
-from tests.chaos.faults import Fault, Kind, Link, plan
+from tests.chaos.faults import OF_A_BRIDGE, Fault, Kind, Link, plan
 from tests.chaos.site import ANSWER_SECONDS, HEARTBEAT_SECONDS, Site, built
 
 DEADLINE_SECONDS = 60.0
@@ -42,6 +44,9 @@ MOST_RELOADS = 5
 RELOAD_SECONDS = 0.2
 """Between two of them, on average."""
 
+WALK_BESIDE_CHANGES_SECONDS = 10.0
+"""A bridge with little of the machine, one row at a time, never comes to the end of a list that changes as fast."""
+
 ASK_AHEAD = (1, 7, 64, 256)
 
 BURST = 100
@@ -64,6 +69,7 @@ class Wish:
     is_log_native: bool = False
     is_store_a_database: bool = False
     reloads: int = 0
+    bridges: int = 1
 
 
 class Run:
@@ -80,6 +86,8 @@ class Run:
         self._seconds: dict[Kind, float] = defaultdict(float)
         self._differing: dict[str, Sequence[str]] = {}
         self._found_by_walks = 0
+        self._taken_over: dict[Kind, list[float]] = defaultdict(list)
+        """Seconds until another bridge had the PBX, where there are several."""
         self._is_changing = asyncio.Event()
         self._is_changing.set()
 
@@ -97,6 +105,7 @@ class Run:
             seed=self._wish.seed,
             links=list(self._site.links),
             reloads=self._wish.reloads,
+            is_shared=self._site.is_shared,
         )
         async with (
             aside(self._keep_changing()) as changing,
@@ -134,6 +143,10 @@ class Run:
     def _say_what_took_long(self) -> None:
         each = [f"{kind} {seconds / self._done(kind):.1f}" for kind, seconds in sorted(self._seconds.items())]
         say(f"seconds for each: {', '.join(each)}")
+        for kind, seconds in sorted(self._taken_over.items()):
+            say(
+                f"taken over after {kind}: {median(seconds):.2f} s, at most {max(seconds):.2f} s ({len(seconds)} times)"
+            )
 
     async def _keep_changing(self) -> None:
         """Edit accounts in bursts while edits are due, and otherwise one at a time, so that there is always news."""
@@ -216,6 +229,8 @@ class Run:
     async def _disturb(self, fault: Fault) -> None:
         self._note(fault)
         match fault.kind:
+            case _ if fault.kind in OF_A_BRIDGE and self._site.is_shared:
+                await self._disturb_holder(fault.kind)
             case Kind.BRIDGE_SIGKILL:
                 await asyncio.to_thread(self._site.end_bridge, is_killed=True)
                 self._site.start_bridge()
@@ -247,16 +262,35 @@ class Run:
                 await self._disturb_others(fault.kind)
         self._site.links[Link.BROKER].delay(0)
 
+    async def _disturb_holder(self, kind: Kind) -> None:
+        """End or freeze the bridge that has the PBX, and take the time until another one has it; then it is back."""
+        await self._wait(lambda: self._site.holder is not None, "No bridge has the PBX")
+        bridge, began = self._site.bridge, time.monotonic()
+        if kind is Kind.BRIDGE_SIGSTOP:
+            bridge.pause()
+        elif kind is Kind.BRIDGE_SIGTERM:
+            ending = asyncio.create_task(self._stop_bridge())
+        else:
+            await asyncio.to_thread(self._site.end_bridge, is_killed=True)
+        await self._wait(lambda: self._site.holder not in {None, bridge.number}, "No other bridge has the PBX")
+        self._taken_over[kind].append(time.monotonic() - began)
+        if kind is Kind.BRIDGE_SIGSTOP:
+            await self._progress(datetime.now(UTC))
+            bridge.go_on()
+        elif kind is Kind.BRIDGE_SIGTERM:
+            await ending
+        self._site.start_bridge()
+
     async def _reload(self) -> None:
         """Take the PBX out of the configuration and put it back, or change it, a few times within a second or so."""
         await self._wait(lambda: bool(self._site.bridge.logs("source.starting")), "The bridge does not read")
         for _ in range(self._chance.randint(1, MOST_RELOADS)):
             if self._chance.random() < 2 / 3:
                 self._site.configure(None)
-                self._site.bridge.hang_up()
+                self._site.hang_up()
                 await asyncio.sleep(self._chance.expovariate(1 / RELOAD_SECONDS))
             self._site.configure(self._chance.choice(ASK_AHEAD))
-            self._site.bridge.hang_up()
+            self._site.hang_up()
             await asyncio.sleep(self._chance.expovariate(1 / RELOAD_SECONDS))
 
     async def _disturb_others(self, kind: Kind) -> None:
@@ -280,18 +314,25 @@ class Run:
         self._site.faults = len(self._faults)
 
     async def _stop_bridge(self) -> None:
+        bridge = self._site.bridge
         code = await asyncio.to_thread(self._site.end_bridge, is_killed=False)
         if code:
-            raise StandstillError(f"the bridge ended with exit code {code} after SIGTERM: {self._site.bridge.err[-1:]}")
+            raise StandstillError(f"the bridge ended with exit code {code} after SIGTERM: {bridge.err[-1:]}")
+
+    async def _stop_all(self) -> None:
+        while self._site.is_running:
+            await self._stop_bridge()
 
     async def _replace_store(self, kind: Kind) -> None:
         """Kill the bridge, put an older copy in the place of its store, or nothing, and start it again."""
         copy = await asyncio.to_thread(self._site.copy_store) if kind is Kind.STORE_SET_BACK else None
         if copy is not None:
             await self._progress(datetime.now(UTC))
-        await asyncio.to_thread(self._site.end_bridge, is_killed=True)
-        unsent = self._site.replace_store(copy)
-        self._faults[-1] = replace(self._faults[-1], unsent=unsent)
+        await asyncio.to_thread(self._site.end_bridges, is_killed=True)
+        gone = max((await asyncio.to_thread(self._site.waiting_in_store)).values())
+        await asyncio.to_thread(self._site.replace_store, copy)
+        unsent = 0 if copy is None else (await asyncio.to_thread(self._site.waiting_in_store))[Sink.EXCHANGE]
+        self._faults[-1] = replace(self._faults[-1], unsent=unsent, gone=gone)
         self._site.start_bridge()
 
     async def _empty_broker(self) -> None:
@@ -323,7 +364,14 @@ class Run:
             pbx.fail_back_as_it_was()
         else:
             pbx.failover_to_standby()
-        await asyncio.to_thread(self._site.walk)
+        walking = asyncio.create_task(asyncio.to_thread(self._site.walk))
+        await asyncio.wait([walking], timeout=WALK_BESIDE_CHANGES_SECONDS)
+        if not walking.done():
+            self._is_changing.clear()
+        try:
+            await walking
+        finally:
+            self._is_changing.set()
 
     async def _kill_consumer(self) -> None:
         applier = self._chance.choice(self._site.appliers)
@@ -385,7 +433,7 @@ class Run:
         for reader in self._site.readers:
             healed = unreported - set(differing(reader.states, truth))
             self._differing[reader.name] = [guid for guid in self._differing[reader.name] if guid not in healed]
-        await self._stop_bridge()
+        await self._stop_all()
         until = time.monotonic() + DEADLINE_SECONDS
         while time.monotonic() < until and (await self._site.waiting() or any(self._lags())):
             await asyncio.sleep(EFFECTS_SECONDS)
@@ -464,6 +512,7 @@ async def chaos(wish: Wish, folder: Path) -> tuple[Result, list[str]]:
         also=wish.also,
         is_log_native=wish.is_log_native,
         is_store_a_database=wish.is_store_a_database,
+        bridges=wish.bridges,
     )
     async with build as site:
         return await Run(wish, site).go()

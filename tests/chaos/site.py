@@ -3,16 +3,18 @@
 import asyncio
 import shlex
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+
+import psycopg
 
 from bridge.broker.connection import connect
 from bridge.broker.declare import declare
 from bridge.broker.stream.publisher import provide_log
 from bridge.broker.topology import Topology
 from bridge.events.normalize import Rules, read_account
-from bridge.model import WINDOW_ROWS, AccountGuid, Cursor, Row
+from bridge.model import WINDOW_ROWS, AccountGuid, Cursor, Row, Sink
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.people import build_info
 from bridge.simulator.server import Served, serve
@@ -56,6 +58,7 @@ class Site:
         served: Served,
         links: dict[Link, Proxy],
         database: PrivatePostgres | None = None,
+        bridges: int = 1,
     ) -> None:
         self.folder = folder
         self.broker = broker
@@ -65,14 +68,17 @@ class Site:
         self.database = database
         """The server of the store, where that is no file."""
         self._store: KeptStore = (
-            FileStore(folder) if database is None else DatabaseStore(database, links[Link.STORE].port, folder)
+            FileStore(folder)
+            if database is None
+            else DatabaseStore(database, links[Link.STORE].port, folder, is_shared=bridges > 1)
         )
         self.readers: list[Reader] = []
         self.appliers: list[Applier] = []
         self._kinds: dict[str, str] = {}
         """Queues, and of what type each is."""
         self.faults = 0
-        self._bridge: Command | None = None
+        self._numbers = range(1, bridges + 1)
+        self._bridges: dict[int, Command] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._environment = {
             **PROCESSES,
@@ -110,30 +116,90 @@ class Site:
         return self.faults
 
     @property
+    def is_shared(self) -> bool:
+        """True where several bridges share the store."""
+        return len(self._numbers) > 1
+
+    @property
+    def is_running(self) -> bool:
+        """True while any bridge is."""
+        return bool(self._bridges)
+
+    def hang_up(self) -> None:
+        """Have all bridges read their configuration again; one that was just started may not listen yet."""
+        for bridge in self._bridges.values():
+            if bridge.logs("broker.state"):
+                bridge.hang_up()
+
+    @property
     def bridge(self) -> Command:
-        assert self._bridge is not None, "the bridge was started"
-        return self._bridge
+        """The bridge; of several the one that has the PBX, or had it last."""
+        return self._bridges[self._acting]
+
+    @property
+    def _acting(self) -> int:
+        assert self._bridges, "the bridge was started"
+        holder = self.holder if self.is_shared else None
+        of_process = {bridge.number: number for number, bridge in self._bridges.items()}
+        return of_process.get(holder or 0, min(self._bridges))
+
+    @property
+    def holder(self) -> int | None:
+        """The process of the bridge that has the PBX, if one has it."""
+        if self.database is None:
+            return None
+        found = "SELECT bridge.name FROM source JOIN bridge ON bridge.id = holder WHERE NOT is_over"
+        try:
+            rows = self.database.run(found, "bridge")
+        except psycopg.Error:  # it is away, or has no tables yet
+            return None
+        return int(str(rows[0][0]).rsplit(" ", 1)[1]) if rows else None
 
     def start_bridge(self) -> None:
-        self._bridge = Command("run", environment=self._environment, cwd=self.folder)
+        """Start the bridge, or all of them that do not run."""
+        for number in self._numbers:
+            if number not in self._bridges:
+                environment = self._environment | self._own(number)
+                self._bridges[number] = Command("run", environment=environment, cwd=self.folder)
+
+    def _own(self, number: int) -> dict[str, str]:
+        """Return what only the bridge of that number is told: where the socket for its commands is."""
+        if not self.is_shared or self.database is None:
+            return {}
+        folder = self.database.runtime / str(number)
+        folder.mkdir(exist_ok=True)
+        return {"XDG_RUNTIME_DIR": str(folder)}
 
     def end_bridge(self, *, is_killed: bool) -> int:
-        """End the bridge one way or the other, keep its last words, and return its exit code."""
-        bridge = self.bridge
+        """End the bridge that acts, one way or the other, keep its last words, and return its exit code."""
+        return self._end(self._acting, is_killed=is_killed)
+
+    def end_bridges(self, *, is_killed: bool) -> int:
+        """End all of them, and return the highest exit code."""
+        return max([self._end(number, is_killed=is_killed) for number in list(self._bridges)], default=0)
+
+    def _end(self, number: int, *, is_killed: bool) -> int:
+        bridge = self._bridges.pop(number)  # at once: nobody is to take it for one that ended by itself
         if is_killed:
+            bridge.go_on()
             bridge.kill()
         code = bridge.wait() if is_killed else bridge.terminate()
-        with (self.folder / "bridge.log").open("a", encoding="utf-8") as log:
+        name = f"bridge-{number}.log" if self.is_shared else "bridge.log"
+        with (self.folder / name).open("a", encoding="utf-8") as log:
             log.write(bridge.printed + "\n")
         return code
 
     def copy_store(self) -> Path:
         """Copy the store while the bridge goes on, as an operator would."""
-        return self._store.copy(self._environment, self.faults)
+        return self._store.copy(self._environment | self._own(1), self.faults)
 
-    def replace_store(self, copy: Path | None) -> int:
-        """Put *copy* in the place of the store, or nothing, and return how many events waited in it."""
-        return self._store.replace(copy, self.faults)
+    def waiting_in_store(self) -> Mapping[Sink, int]:
+        """Return how many events wait in the store for each sink, while no bridge has it."""
+        return {sink: self._store.waiting(sink) for sink in Sink}
+
+    def replace_store(self, copy: Path | None) -> None:
+        """Put *copy* in the place of the store, or nothing."""
+        self._store.replace(copy, self.faults)
 
     async def empty_broker(self) -> None:
         """Kill the broker, remove all that it has, start it and declare what consumers need."""
@@ -151,10 +217,10 @@ class Site:
             StandstillError: the bridge or a consumer of ours ended by itself.
 
         """
-        if not self.bridge.is_running:
-            self.end_bridge(is_killed=True)
-            last = self.bridge.printed.splitlines()[-1:]
-            raise StandstillError(f"the bridge ended by itself: {last}")
+        for number, bridge in list(self._bridges.items()):
+            if not bridge.is_running:
+                self._end(number, is_killed=True)
+                raise StandstillError(f"the bridge ended by itself: {bridge.printed.splitlines()[-1:]}")
         for applier in self.appliers:
             applier.check()
         for task in self._tasks:
@@ -177,11 +243,14 @@ class Site:
             StandstillError: the bridge did not take the wish.
 
         """
-        walks = len(self.bridge.logs("source.verified"))
-        code, asked = run("resync", SOURCE, "--accept-deletions", environment=self._environment, cwd=self.folder)
+        number = self._acting
+        bridge = self._bridges[number]
+        walks = len(bridge.logs("source.verified"))
+        environment = self._environment | self._own(number)
+        code, asked = run("resync", SOURCE, "--accept-deletions", environment=environment, cwd=self.folder)
         if code:
             raise StandstillError(f"the bridge does not walk when asked to: {asked.printed}")
-        self.bridge.wait_for_log("source.verified", walks + 1, seconds=WALK_SECONDS)
+        bridge.wait_for_log("source.verified", walks + 1, seconds=WALK_SECONDS)
 
     async def waiting(self) -> int:
         """Return how many messages wait in all queues."""
@@ -254,8 +323,7 @@ class Site:
         """End everything that still runs."""
         for applier in self.appliers:
             await asyncio.to_thread(applier.kill)
-        if self._bridge is not None and self._bridge.is_running:
-            await asyncio.to_thread(self.end_bridge, is_killed=True)
+        await asyncio.to_thread(self.end_bridges, is_killed=True)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -263,12 +331,19 @@ class Site:
 
 @asynccontextmanager
 async def built(  # noqa: PLR0913 - what there may be
-    folder: Path, *, seed: int, kinds: Sequence[str], also: str | None, is_log_native: bool, is_store_a_database: bool
+    folder: Path,
+    *,
+    seed: int,
+    kinds: Sequence[str],
+    also: str | None,
+    is_log_native: bool,
+    is_store_a_database: bool,
+    bridges: int = 1,
 ) -> AsyncIterator[Site]:
     """Build everything and start it; what runs is ended behind the caller.
 
     With *is_log_native* the bridge writes the log by the stream protocol, and a reader of the log is there too. With
-    *is_store_a_database* its store is in PostgreSQL.
+    *is_store_a_database* its store is in PostgreSQL, where several *bridges* may share it.
 
     Raises:
         CannotRunError: RabbitMQ or PostgreSQL cannot be started.
@@ -298,7 +373,7 @@ async def built(  # noqa: PLR0913 - what there may be
             await asyncio.to_thread(database.__enter__)
             stack.push(database)
             links[Link.STORE] = await stack.enter_async_context(Proxy(database.port, seed=seed))
-        site = Site(folder, broker, pbx, served, links, database)
+        site = Site(folder, broker, pbx, served, links, database, bridges)
         stack.push_async_callback(site.end)
         await site.begin(kinds, also)
         yield site

@@ -19,9 +19,17 @@ def test_no_service_has_or_gets_privileges(name: str) -> None:
 
 
 def test_every_service_is_looked_at() -> None:
-    assert {"setup", "rabbitmq", "bridge", "simulator", "subscriber", "postgres", "prometheus", "grafana"} <= set(
-        services()
-    )
+    assert {
+        "setup",
+        "rabbitmq",
+        "bridge",
+        "others",
+        "simulator",
+        "subscriber",
+        "postgres",
+        "prometheus",
+        "grafana",
+    } <= set(services())
 
 
 def test_what_setup_writes_is_readable_by_whom_it_is_for_and_nobody_else(tmp_path: Path) -> None:
@@ -52,7 +60,7 @@ def test_only_whom_it_is_for_sees_it_at_all() -> None:
     mounts = {name: {part for part in lines.split() if ":/" in part} for name, lines in services().items()}
     for volume, users in {
         "broker-users": {"setup", "rabbitmq"},
-        "bridge-secrets": {"setup", "bridge"},
+        "bridge-secrets": {"setup", "bridge", "others"},
         "subscriber-secrets": {"setup", "subscriber"},
         "scrape-token": {"setup", "prometheus"},
         "database-password": {"setup", "postgres"},
@@ -97,6 +105,17 @@ def test_the_bridge_writes_the_log_itself() -> None:
     assert "BRIDGE_RABBITMQ_STREAM_URL_FILE: /run/bridge/stream_url" in services()["bridge"]
     assert "target: /etc/rabbitmq/enabled_plugins" in services()["rabbitmq"]
     assert "[rabbitmq_management,rabbitmq_prometheus,rabbitmq_stream]." in TEXT
+
+
+def test_the_others_are_told_what_the_first_one_is_told_and_have_nothing_of_their_own() -> None:
+    """Each has the same configuration; what must not be forgotten is in the database."""
+    others, first = services()["others"], services()["bridge"]
+    assert "environment: *bridge\n" in others
+    assert "environment: &bridge\n" in first
+    assert "BRIDGE_STORE_SHARED: ${BRIDGE_STORE_SHARED:-false}" in first
+    assert "bridge-data" not in others
+    assert "ports:" not in others
+    assert "profiles: [postgres, scale]" in services()["postgres"]
 
 
 @pytest.mark.parametrize("ignoring", [".gitignore", ".dockerignore"])

@@ -209,6 +209,9 @@ def test_while_all_is_well_no_alert_fires(tmp_path: Path) -> None:
             HQ,
         ),
         ("AccountBridgeDeletionsHeld", {'account_bridge_pbx_deletions_held{pbx="hq"}': 30}, 1, HQ),
+        ("AccountBridgePbxWithoutBridge", {"account_bridge_pbxs_without_bridge": 2}, 2, {}),
+        ("AccountBridgePeerMissing", {"account_bridge_bridges": "3x300 2x400"}, 90, {}),
+        ("AccountBridgeBridgesDie", {"account_bridge_bridges_buried_total": "0x27 5x400"}, 8, {}),
         ("AccountBridgeDiskLow", {"account_bridge_store_free_bytes": "5000000000-1000000x400"}, 60, {}),
     ],
 )
@@ -223,6 +226,19 @@ def test_a_broker_that_is_away_is_told_whatever_waits_for_a_queue(tmp_path: Path
     waiting = {f'account_bridge_problem{{cause="{cause}", where="hq"}}': 1 for cause in CAUSES_OF_A_QUEUE}
     away = {**WELL, **waiting, "account_bridge_broker_usable": 0}
     fires(tmp_path, away, {"AccountBridgeBrokerAway": {}, "AccountBridgeUnroutable": {}}, "150s")
+
+
+def test_a_bridge_that_was_started_anew_after_a_crash_leaves_none_missing(tmp_path: Path) -> None:
+    """Until its former life is buried it counts twice."""
+    fires(tmp_path, {**WELL, "account_bridge_bridges": "3x100 4x2 3x300"}, {}, "60m")
+
+
+def test_a_bridge_that_is_cut_off_from_the_database_is_missed_by_the_others(tmp_path: Path) -> None:
+    """It tells no more how many it saw last; if it did, none would be missing."""
+    others = {f'account_bridge_bridges{{instance="{name}"}}': "3x300 2x400" for name in "ab"}
+    cut_off = 'account_bridge_bridges{instance="c"}'
+    fires(tmp_path, {**WELL, **others, cut_off: "3x700"}, {}, "96m")
+    fires(tmp_path, {**WELL, **others, cut_off: "3x300 _x400"}, {"AccountBridgePeerMissing": {}}, "96m")
 
 
 def test_no_alert_goes_untested() -> None:

@@ -9,6 +9,7 @@ import click
 import pytest
 
 from bridge.cli.main import commands
+from tests.support.commands import commands_in
 from tests.support.pages import CONFIG, OPS, README, ROOT, anchors, blocks, files_of_test, keys, made, pages, title
 
 PAGES = pages()
@@ -69,14 +70,14 @@ def rows(page: Path) -> dict[str, str]:
 
 
 def test_every_command_is_on_the_page_for_operators_and_the_other_way_round() -> None:
-    assert rows(OPS).keys() == commands.commands.keys()
+    assert rows(OPS).keys() == commands_in(commands).keys()
 
 
 @pytest.mark.parametrize("page", [README, OPS], ids=title)
 def test_every_option_that_is_named_of_a_command_is_one(page: Path) -> None:
     for name, words in rows(page).items():
-        assert name in commands.commands
-        assert set(re.findall(r"`(--[\w-]+)", words)) <= options(commands.commands[name]), name
+        assert name in commands_in(commands)
+        assert set(re.findall(r"`(--[\w-]+)", words)) <= options(commands_in(commands)[name]), name
 
 
 @on_every_page
@@ -92,9 +93,9 @@ def can_be_typed(line: str) -> bool:
             if word.partition("=")[0] not in options(command):
                 return False
         elif isinstance(command, click.Group) and word.islower():
-            if word not in command.commands:
+            if word not in commands_in(command):
                 return False
-            command = command.commands[word]
+            command = commands_in(command)[word]
     return True
 
 

@@ -11,8 +11,9 @@ import structlog
 
 from bridge.simulator.modes import ALL_WORDS, Modes
 from bridge.store.sqlite.store import SqliteStore
+from bridge.store.tables.store import TableStore
 from tests.guarantee.test_every_behaviour import can_be_proven, can_be_read, check_events, check_mirror, play
-from tests.support.world import World
+from tests.support.world import World, hurried
 
 DEFAULT_CASES = 40
 
@@ -25,7 +26,7 @@ def holds(check: Callable[[World], None], world: World) -> bool:
     return True
 
 
-def counted(store: SqliteStore, word: str, cases: int) -> Counter[str]:
+def counted(store: TableStore, word: str, cases: int) -> Counter[str]:
     result: Counter[str] = Counter()
     for number in range(cases):
         world = play(store, number, Modes.parse([word]), label=word)
@@ -43,7 +44,7 @@ def main() -> None:
     cases = int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_CASES
     print(f"{'mode':<20} converges  duplicates  invented  deletions        events   ({cases} cases each)")  # noqa: T201 - its output
     with tempfile.TemporaryDirectory() as folder, SqliteStore(Path(folder) / "bridge.db") as store:
-        store._db.execute("PRAGMA synchronous=OFF")  # noqa: SLF001 - nobody pulls this plug
+        hurried(store)
         for word in ALL_WORDS:
             modes = Modes.parse([word])
             if not can_be_read(modes):

@@ -7,7 +7,7 @@ Each case is a number. It chooses how the PBX behaves (out of every mode), what 
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,8 @@ from bridge.simulator.pbx import Pbx, SavedState
 from bridge.store.records import LogContents
 from bridge.store.sqlite.backup import put_back
 from bridge.store.sqlite.store import SqliteStore
-from tests.support.world import EPOCH, World
+from bridge.store.tables.store import TableStore
+from tests.support.world import EPOCH, World, hurried
 
 CASES = 5000
 THOROUGHLY = 10
@@ -70,13 +71,6 @@ UNCOUNTED = {
 """Where the number of rows handed out is not the number of changes."""
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
-    with SqliteStore(tmp_path / "bridge.db") as opened:
-        opened._db.execute("PRAGMA synchronous=OFF")  # noqa: SLF001 - nobody pulls this plug
-        yield opened
-
-
 def can_be_read(modes: Modes) -> bool:
     words = set(modes.words())
     return not any(set(pair) <= words for pair in UNREADABLE) and modes.scope != "scope-own"
@@ -98,7 +92,7 @@ def some_modes(chance: random.Random) -> Modes:
 
 
 def play(  # noqa: PLR0913 - what makes a case
-    store: SqliteStore,
+    store: TableStore,
     number: int,
     modes: Modes | None = None,
     *,
@@ -247,7 +241,7 @@ def is_news_of_numbers(world: World, before: AccountChanged, event: AccountChang
 
 @pytest.mark.parametrize("share", range(SHARES))
 def test_the_mirror_becomes_the_truth_and_the_events_led_there(
-    store: SqliteStore, share: int, pytestconfig: pytest.Config
+    store: TableStore, share: int, pytestconfig: pytest.Config
 ) -> None:
     cases = CASES * THOROUGHLY if pytestconfig.getoption("--thorough") else CASES
     for number in range(share, cases, SHARES):
@@ -256,7 +250,7 @@ def test_the_mirror_becomes_the_truth_and_the_events_led_there(
 
 
 @pytest.mark.parametrize("share", range(SHARES))
-def test_the_same_holds_where_the_pbx_dials(store: SqliteStore, share: int, pytestconfig: pytest.Config) -> None:
+def test_the_same_holds_where_the_pbx_dials(store: TableStore, share: int, pytestconfig: pytest.Config) -> None:
     """A tenth of the cases, and the same cases: who dialled makes no difference above the login."""
     cases = CASES if pytestconfig.getoption("--thorough") else CASES // THOROUGHLY
     for number in range(share, cases, SHARES):
@@ -353,7 +347,7 @@ def test_the_same_holds_whatever_becomes_of_the_store(tmp_path: Path, share: int
         (folder / "live").mkdir(parents=True)
         worlds: list[World] = []
         with SqliteStore(folder / "live" / "bridge.db", clock=partial(clock_of, worlds)) as store:
-            store._db.execute("PRAGMA synchronous=OFF")  # noqa: SLF001 - nobody pulls this plug
+            hurried(store)
             store.compare(LogContents({}))
             assert_right(play(store, number, label="store", files=StoreFiles(folder, worlds)), number)
         shutil.rmtree(folder)

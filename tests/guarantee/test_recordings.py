@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from bridge.simulator.modes import Modes
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.playing import connect
 from bridge.simulator.recorded import RecordedPbx
-from bridge.store.sqlite.store import SqliteStore
+from bridge.store.tables.store import TableStore
 from tests.support import world as world_of
 from tests.support.enemies import EnemyConnection
 from tests.support.enemy import Enemy
@@ -74,14 +73,7 @@ UNLIKE_RECORDED = {
 PLAYED_ENEMIES = [habit for habit in Enemy.habits if habit not in UNLIKE_RECORDED]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
-    with SqliteStore(tmp_path / "bridge.db") as opened:
-        opened._db.execute("PRAGMA synchronous=OFF")  # noqa: SLF001 - nobody pulls this plug
-        yield opened
-
-
-def play(store: SqliteStore, recording: Recording, name: str = "played") -> tuple[World, RecordedPbx]:
+def play(store: TableStore, recording: Recording, name: str = "played") -> tuple[World, RecordedPbx]:
     pbx = RecordedPbx(recording)
     world = World(store, name, pbx, random.Random(1))  # noqa: S311 - no secret
     world.run(pbx.script.ended_at - pbx.script.began_at + 400)
@@ -100,7 +92,7 @@ def test_every_line_of_a_recording_fits_the_schema(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", RECORDINGS, ids=lambda file: file.stem)
-def test_a_recorded_pbx_is_read_to_its_end(store: SqliteStore, file: Path) -> None:
+def test_a_recorded_pbx_is_read_to_its_end(store: TableStore, file: Path) -> None:
     recording = load(file)
     world, pbx = play(store, recording)
     assert pbx.unknown_questions == [], "nothing is asked that was not asked when it was recorded"
@@ -116,7 +108,7 @@ def test_a_recorded_pbx_is_read_to_its_end(store: SqliteStore, file: Path) -> No
 
 
 @pytest.mark.parametrize("file", RECORDINGS, ids=lambda file: file.stem)
-def test_a_recorded_pbx_that_is_read_on_tells_nothing_twice(store: SqliteStore, file: Path) -> None:
+def test_a_recorded_pbx_that_is_read_on_tells_nothing_twice(store: TableStore, file: Path) -> None:
     world, _ = play(store, load(file))
     before = len(world.events())
     world.crash()
@@ -134,7 +126,7 @@ def test_a_recording_says_of_the_pbx_what_it_said_when_it_was_made(file: Path) -
 
 
 @pytest.mark.parametrize("word", PLAYED_AGAIN)
-def test_what_a_bridge_recorded_leads_another_to_the_same_events(store: SqliteStore, word: str) -> None:
+def test_what_a_bridge_recorded_leads_another_to_the_same_events(store: TableStore, word: str) -> None:
     pbx = Pbx(accounts=9, seed=5, modes=Modes.parse([word]))
     world = RecordedWorld(store, "recorded", pbx, random.Random(1), PSEUDONYMS)  # noqa: S311 - no secret
     world.run(130)
@@ -158,7 +150,7 @@ def enemies_too(pbx: Any, **options: Any) -> Any:
 
 @pytest.mark.parametrize("habit", PLAYED_ENEMIES)
 def test_a_recorded_enemy_leads_a_bridge_to_the_same_events(
-    store: SqliteStore, habit: str, monkeypatch: pytest.MonkeyPatch
+    store: TableStore, habit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whose habits no word of the pretend PBX says: the answers themselves are in the recording."""
     monkeypatch.setattr(world_of, "connect", enemies_too)

@@ -1,9 +1,7 @@
 """A PBX that is set back under the same guid while its connection is lost: it is noticed, and walked soon."""
 
 import random
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -11,7 +9,7 @@ import pytest
 from bridge.events.normalize import account_key
 from bridge.simulator.modes import Modes
 from bridge.simulator.pbx import Pbx
-from bridge.store.sqlite.store import SqliteStore
+from bridge.store.tables.store import TableStore
 from tests.support.world import World
 
 SOON = 900
@@ -23,14 +21,7 @@ MODES = [
 ]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
-    with SqliteStore(tmp_path / "bridge.db") as opened:
-        opened._db.execute("PRAGMA synchronous=OFF")  # noqa: SLF001 - nobody pulls this plug
-        yield opened
-
-
-def world_of(store: SqliteStore, *modes: str) -> World:
+def world_of(store: TableStore, *modes: str) -> World:
     """Return a PBX that was read, and of which the last three changes came one by one."""
     pbx = Pbx(accounts=6, seed=3, modes=Modes.parse(modes))
     return World(store, "-".join(modes) or "plain", pbx, random.Random(3))  # noqa: S311 - a case, no secret
@@ -55,7 +46,7 @@ def assert_is_truth(world: World) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_pbx_that_lost_changes_is_walked_soon(store: SqliteStore, mode: str) -> None:
+def test_a_pbx_that_lost_changes_is_walked_soon(store: TableStore, mode: str) -> None:
     """Its numbers lie behind ours: without being asked it would tell nothing until they have caught up."""
     world = world_of(store, mode)
     world.run(900)
@@ -73,7 +64,7 @@ def test_a_pbx_that_lost_changes_is_walked_soon(store: SqliteStore, mode: str) -
 @pytest.mark.parametrize("mode", ["idle-guid", "idle-repeat", "idle-hold", "src-dropped", "log", "walk-table"])
 @pytest.mark.parametrize("more", [3, 4], ids=["caught up", "passed ours"])
 def test_a_pbx_whose_numbers_have_come_to_ours_meanwhile_is_walked_soon(
-    store: SqliteStore, mode: str, more: int
+    store: TableStore, mode: str, more: int
 ) -> None:
     world = world_of(store, mode)
     world.run(900)
@@ -92,7 +83,7 @@ def test_a_pbx_whose_numbers_have_come_to_ours_meanwhile_is_walked_soon(
 @pytest.mark.parametrize("mode", [*MODES, "idle-repeat"])
 @pytest.mark.parametrize("changes", [0, 2], ids=["as it was", "changed meanwhile"])
 def test_a_pbx_that_is_as_it_was_or_has_news_is_not_doubted(
-    store: SqliteStore, mode: str, changes: int, monkeypatch: pytest.MonkeyPatch
+    store: TableStore, mode: str, changes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One question more for each connection is the price, not a full walk."""
     world = world_of(store, mode)
@@ -109,7 +100,7 @@ def test_a_pbx_that_is_as_it_was_or_has_news_is_not_doubted(
     doubted.assert_not_called()
 
 
-def test_a_pbx_that_is_set_back_again_and_again_is_walked_once_an_hour(store: SqliteStore) -> None:
+def test_a_pbx_that_is_set_back_again_and_again_is_walked_once_an_hour(store: TableStore) -> None:
     world = world_of(store)
     world.run(900)
     before = walks(world)
@@ -122,7 +113,7 @@ def test_a_pbx_that_is_set_back_again_and_again_is_walked_once_an_hour(store: Sq
     assert hours - 1 <= walks(world) - before <= hours + 1
 
 
-def test_what_cannot_be_asked_after_a_start_of_the_bridge_is_walked_once(store: SqliteStore) -> None:
+def test_what_cannot_be_asked_after_a_start_of_the_bridge_is_walked_once(store: TableStore) -> None:
     """In doubt, and not at once: the last proof is not an hour old."""
     world = world_of(store)
     world.run(900)

@@ -1,7 +1,6 @@
 """Both ways into the log write every row; how fast is for the program to say."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import aio_pika
@@ -11,12 +10,6 @@ from tests.benchmark import log, outbox, site
 from tests.support.rabbit import PrivateBroker
 
 ROWS = 700
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[PrivateBroker]:
-    with PrivateBroker(streams=True) as started:
-        yield started
 
 
 async def written(url: str, stream: str) -> int:
@@ -39,7 +32,7 @@ def test_every_row_of_the_outbox_is_in_the_log_before_the_clock_stops(
     way: str, broker: PrivateBroker, tmp_path: Path
 ) -> None:
     template = tmp_path / "template.db"
-    outbox.fill(template, ROWS, partitions=1)
+    outbox.fill(site.in_file(template), ROWS, partitions=1)
     exchange = site.new_exchange()
     urls = [broker.url, broker.stream_url]
     measured = log.drained(way=way, template=str(template), urls=urls, exchange=exchange, rows=ROWS)

@@ -1,7 +1,9 @@
 import asyncio
+import gc
+import logging
 import shlex
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,13 +21,6 @@ from bridge.broker.fence import hold_fence
 from bridge.broker.topology import Subscription, Topology
 from bridge.errors import BridgeError, BrokerRefusedLogin, BrokerUnreachable, TopologyMismatch
 from tests.support.rabbit import PrivateBroker, free_port
-
-
-@pytest.fixture
-def broken() -> Iterator[PrivateBroker]:
-    """A broker that the test may break."""
-    with PrivateBroker() as started:
-        yield started
 
 
 @pytest.fixture
@@ -127,8 +122,10 @@ async def test_the_policy_in_the_sentence_makes_of_a_queue_what_is_wanted(
         assert "delivery_limit = 9" in told
         program, *arguments = shlex.split(told.split("counts more for it: ")[1].split(". (")[0])
         assert program == "rabbitmqctl"
-        broker.ctl(*arguments)
-        assert f"{queue}\taccount-bridge {queue}\n" in broker.ctl("list_queues", "name", "policy")
+        await asyncio.to_thread(broker.ctl, *arguments)  # the connection wants to be looked after meanwhile
+        assert f"{queue}\taccount-bridge {queue}\n" in await asyncio.to_thread(
+            broker.ctl, "list_queues", "name", "policy"
+        )
         exchange = await channel.get_exchange(topology.exchange)
         await exchange.publish(Message(b"broken"), "hq.account.created")
         await (await found.get(timeout=30)).reject(requeue=False)
@@ -252,6 +249,16 @@ async def test_all_hosts_that_do_not_answer_are_named() -> None:
         async with connect([f"amqp://me:s3cret-pw@127.0.0.1:{port}/" for port in ports], client_name="test"):
             pass
     assert "s3cret-pw" not in str(unreachable.value)
+
+
+async def test_a_connection_that_never_came_about_leaves_nothing_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    """It may be collected at any time, and by any thread."""
+    caplog.set_level(logging.CRITICAL)  # what was logged would keep it
+    with pytest.raises(BrokerUnreachable):
+        async with connect([f"amqp://127.0.0.1:{free_port()}/"], client_name="test"):
+            pass
+    gc.collect()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_a_certificate_of_nobody_we_know_is_a_sentence_about_the_certificate() -> None:

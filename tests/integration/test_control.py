@@ -1,6 +1,7 @@
 import asyncio
 import os
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class Told:
     board: BridgeStatus = field(default_factory=board)
     heard: list[tuple[object, ...]] = field(default_factory=list)
 
-    def resync(self, name: SourceName, *, accept_deletions: bool) -> bool:
+    async def walk(self, name: SourceName, *, accept_deletions: bool) -> bool:
         self.heard.append(("resync", name, accept_deletions))
         return name == "hq"
 
@@ -118,6 +119,25 @@ async def test_of_a_parked_event_only_what_an_operator_needs_is_told(path: Path)
         (told,) = orjson.loads(await ask(path, "GET", "/parked"))
     assert (told["position"], told["name"], told["reason"], told["waiting"]) == (7, "Erika", "too large", 2)
     assert "example.com" not in str(told)
+
+
+async def test_while_a_recording_is_written_down_everything_else_goes_on(path: Path) -> None:
+    """A thousand frames take half a second; of a thousand PBXs that is longer than any of them waits for a word."""
+    bridge, has_gone_on = Told(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def lines() -> Iterator[str]:
+        loop.call_soon_threadsafe(has_gone_on.set)
+        yield f"{has_gone_on.wait(5.0)}"
+
+    bridge.board.sources[SourceName("hq")].recording = lines
+    bridge.board.sources[SourceName("branch")] = SourceStatus(NOW)
+    async with serve(bridge, path):
+        assert orjson.loads(await ask(path, "GET", "/recordings")) == ["hq"]
+        assert await ask(path, "GET", "/recordings/hq") == b"True"
+        for name in ("branch", "nobody"):
+            with pytest.raises(BridgeError, match=f"nothing that {name} said is kept"):
+                await ask(path, "GET", f"/recordings/{name}")
 
 
 async def test_only_the_user_of_the_bridge_can_open_the_socket(path: Path) -> None:

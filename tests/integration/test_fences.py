@@ -1,7 +1,7 @@
 """A second bridge that holds the fence of one PBX: that one waits, all others go on, and both write nothing of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -9,13 +9,15 @@ from uuid import uuid4
 import aio_pika
 import pytest
 
+from bridge.broker import fence
 from bridge.broker.connection import connect
+from bridge.broker.fence import FORMER_SECONDS, FormerFences
 from bridge.broker.publisher import ExchangePublisher
 from bridge.broker.topology import Subscription, Topology
 from bridge.delivery import fences
 from bridge.delivery.ingest import ingest
 from bridge.delivery.relay import OutboxRelay
-from bridge.errors import BridgeError, FenceHeld
+from bridge.errors import BridgeError, BrokerUnreachable, FenceHeld
 from bridge.model import Batch, OutboxRow, SourceName
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.logs import read_log
@@ -25,12 +27,6 @@ from tests.support.rows import HQ
 
 BRANCH = SourceName("branch")
 SECONDS = 60
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[PrivateBroker]:
-    with PrivateBroker(streams=True) as started:
-        yield started
 
 
 @pytest.fixture(autouse=True)
@@ -198,3 +194,102 @@ async def test_what_our_own_last_connection_may_have_written_is_given_no_other_n
                 relay.stop()
             assert store.log.backlog.held_rows == 3
     assert await sequences(writer, 2) == [("branch", 1), ("branch", 2)]
+
+
+class Sharing:
+    """One of several bridges, which took over from another."""
+
+    def __init__(self, former: dict[SourceName, tuple[str, float]]) -> None:
+        self.life = "me"
+        self.former = former
+        self.noted: list[str] = []
+        self.own_fences: set[str] = set()
+        self.cleared: list[SourceName] = []
+
+    def name_fence(self) -> str:
+        return f"pbx.accounts.writer.{self.life}.{uuid4().hex[:8]}"
+
+    async def note_fence(self, queue: str) -> None:
+        self.noted.append(queue)
+
+    def has_former(self, source: SourceName) -> bool:
+        return source in self.former
+
+    async def former_fence(self, source: SourceName) -> tuple[str, float] | None:
+        return self.former.get(source)
+
+    async def clear_former(self, source: SourceName) -> None:
+        self.cleared.append(source)
+        del self.former[source]
+
+
+@asynccontextmanager
+async def taking_over(broker: PrivateBroker, sharing: Sharing) -> AsyncIterator[FormerFences]:
+    async with connect([broker.url], client_name="heir") as connection:
+        former = FormerFences(connection, Topology("pbx.accounts"), sharing)
+        await former.hold()
+        yield former
+
+
+async def test_who_takes_over_waits_for_the_dead_connection_and_for_no_other(broker: PrivateBroker) -> None:
+    fence = f"pbx.accounts.writer.dead.{uuid4().hex[:8]}"
+    sharing = Sharing({HQ: (fence, 1.0)})
+    async with taking_over(broker, sharing) as former:
+        async with second_bridge(broker, sharing.noted[0] + ".other"):
+            assert former.missing([HQ, BRANCH]) == [HQ]
+        async with second_bridge(broker, fence):
+            await former.take([HQ])
+            assert former.fenced.keys() == {HQ}
+            assert "not over yet" in str(former.fenced[HQ])
+            assert sharing.cleared == []
+        async with asyncio.timeout(SECONDS):
+            while former.missing([HQ]):
+                await former.take([HQ])
+        assert (former.fenced, sharing.cleared) == ({}, [HQ])
+
+
+async def test_a_connection_that_does_not_go_is_not_waited_for_for_ever(broker: PrivateBroker) -> None:
+    """A node that is cut off keeps its queues: the order of what is new does not rest on them."""
+    fence = f"pbx.accounts.writer.dead.{uuid4().hex[:8]}"
+    sharing = Sharing({HQ: (fence, FORMER_SECONDS + 1)})
+    async with taking_over(broker, sharing) as former, second_bridge(broker, fence):
+        await former.take([HQ])
+        assert (former.fenced, sharing.cleared) == ({}, [HQ])
+
+
+async def test_our_own_last_connection_is_waited_for(broker: PrivateBroker) -> None:
+    """The broker may have something of it yet, which would come behind what is newer."""
+    sharing = Sharing({})
+    async with taking_over(broker, sharing), taking_over(broker, sharing) as second:
+        await second.take([HQ])
+        assert "our own last connection" in str(second.fenced[HQ])
+        async with taking_over(broker, sharing) as third:
+            assert third.missing([HQ]) == [HQ]
+            await third.take([HQ])
+            assert third.fenced.keys() == {HQ}
+    async with taking_over(broker, sharing) as last, asyncio.timeout(SECONDS):
+        while last.missing([HQ]):
+            await last.take([HQ])
+        assert last.fenced == {}
+    assert sharing.own_fences == {sharing.noted[-1]}
+
+
+async def test_our_own_last_connection_is_not_waited_for_for_ever(
+    broker: PrivateBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fence, "FORMER_SECONDS", 0.0)
+    sharing = Sharing({})
+    async with taking_over(broker, sharing), taking_over(broker, sharing) as second:
+        await second.take([HQ])
+        assert second.missing([HQ]) == []
+        assert second.fenced == {}
+
+
+async def test_the_fence_of_a_life_that_is_over_counts_no_more(broker: PrivateBroker) -> None:
+    sharing = Sharing({})
+    async with taking_over(broker, sharing) as former:
+        assert former.missing([HQ]) == []
+        sharing.life = "another"
+        assert former.missing([HQ]) == [HQ]
+        with pytest.raises(BrokerUnreachable, match="life which is over"):
+            await former.take([HQ])

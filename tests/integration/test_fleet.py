@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Iterable
-from datetime import UTC
 from functools import partial
 from pathlib import Path
 
@@ -16,11 +15,11 @@ from bridge.clock import utc_now
 from bridge.errors import BadConfig
 from bridge.model import SourceName
 from bridge.observability.report import sentences
-from bridge.runtime.reload import Reloaded
-from bridge.runtime.wiring import serve_inbound
+from bridge.runtime.listening import serve_inbound
+from bridge.runtime.reloaded import Reloaded
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import keep_calling
-from tests.support.fleet import PASSWORD, Fleet, assert_told_once, fleet, until
+from tests.support.fleet import PASSWORD, Fleet, assert_told_once, fleet, until, until_read
 from tests.support.rabbit import PrivateBroker
 from tests.support.settings import load
 
@@ -202,11 +201,7 @@ async def test_under_load_and_trouble_nothing_is_lost_and_nothing_comes_twice(
                 over.set()
                 await changing
                 await place.reload(place.text(range(8)))
-                began = bridge.board.started_at.now(UTC)
-                parts = bridge.board.sources.values()
-                await until(
-                    lambda: all(part.caught_up_at and part.caught_up_at > began and not part.unsent for part in parts)
-                )
+                await until_read(bridge, place.served)
             first = await place.witness(8 * 60)
         if is_broker_killed:  # what was in flight may come once more, with its id
             first.deliveries = first.first_deliveries

@@ -6,7 +6,7 @@ confirming and closing the last one that is heard of.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -31,12 +31,6 @@ SMALL_CHUNKS, CHUNKS_OF_A_LARGE_ROW = 25, 40
 """What is small goes in one chunk each; of the large row not every one is worth a turn."""
 
 BRANCH = SourceName("branch")
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[PrivateBroker]:
-    with PrivateBroker(streams=True) as started:
-        yield started
 
 
 def rows(count: int, *, source: SourceName = HQ, first: int = 1, size: int = 200) -> list[OutboxRow]:

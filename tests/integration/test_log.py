@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,6 @@ from tests.support.rabbit import PrivateBroker, free_port
 from tests.support.site import asked, rows_are_handed_out, stopped
 
 ACCOUNTS = 2000
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[PrivateBroker]:
-    with PrivateBroker(streams=True) as started:
-        yield started
-
-
-@pytest.fixture
-def broken() -> Iterator[PrivateBroker]:
-    with PrivateBroker(streams=True) as started:
-        yield started
 
 
 @pytest.fixture

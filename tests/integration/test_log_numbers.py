@@ -6,7 +6,6 @@ Each case is played for real: a store file, the numbers the broker keeps, and wh
 import asyncio
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import aio_pika
@@ -21,12 +20,6 @@ from tests.support.outbox import unsent
 from tests.support.outcomes import all_confirmed
 from tests.support.rabbit import PrivateBroker
 from tests.support.rows import row
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[PrivateBroker]:
-    with PrivateBroker(streams=True) as started:
-        yield started
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import asyncio
 import math
 import random
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -104,13 +104,6 @@ class Place:
 @pytest.fixture
 def place(broker: PrivateBroker) -> Place:
     return Place(broker)
-
-
-@pytest.fixture
-def broken() -> Iterator[PrivateBroker]:
-    """A broker that the test may break."""
-    with PrivateBroker() as started:
-        yield started
 
 
 async def failure_of(session: ExchangeSession) -> BridgeError:
@@ -309,12 +302,13 @@ async def test_a_killed_broker_ends_the_session_and_every_confirm_that_came_coun
     # RabbitMQ 3.10 loses a quorum queue that was declared within the last moments before a kill: let it write it down.
     await asyncio.to_thread(broken.stop)
     await asyncio.to_thread(broken.start)
-    sent = rows(20_000)
+    sent = list[OutboxRow]()
     async with place.publisher().session() as session:
 
         async def send() -> None:
-            for start in range(0, len(sent), 200):
-                await session.send(sent[start : start + 200])
+            while True:
+                sent.extend(rows(200, first=len(sent) + 1))
+                await session.send(sent[-200:])
 
         sending = asyncio.create_task(send())
         told = list[int]()

@@ -73,6 +73,23 @@ async def test_a_deleted_queue_is_made_again_and_since_when_it_missed_is_told(
     assert LOOK_SECONDS <= 60, "a deleted queue is noticed within a minute"
 
 
+async def test_a_deleted_queue_of_dead_letters_is_told_as_what_it_is(broker: PrivateBroker, topology: Topology) -> None:
+    crm, _ = topology.queues
+    told: list[Missed] = []
+    watch = QueueWatch(topology, on_missed=told.append, clock=lambda: AT)
+    async with connected(broker) as connection:
+        await watch.provide(connection)
+        async with await connection.channel() as channel:
+            await channel.queue_delete(f"{crm}.dead")
+        await watch.provide(connection)
+        await watch.provide(connection)
+        async with await connection.channel() as channel:
+            await channel.declare_queue(f"{crm}.dead", passive=True)
+    assert told == [Missed(f"{crm}.dead", AT, AT, dead_letters_of=crm)], "once"
+    assert "what was put aside in it is gone" in told[0].words
+    assert told[0].words.endswith(f"account-bridge snapshot --queue {crm}")
+
+
 async def test_a_queue_that_was_deleted_between_two_sessions_is_told_as_well(
     broker: PrivateBroker, topology: Topology
 ) -> None:

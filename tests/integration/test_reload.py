@@ -21,10 +21,11 @@ from bridge.ops import control_socket
 from bridge.pbx.inbound.identity import Identity
 from bridge.runtime import secret_files
 from bridge.runtime.bridge import Bridge
-from bridge.runtime.wiring import serve_inbound
+from bridge.runtime.listening import serve_inbound
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import keep_calling
 from tests.support.fleet import PASSWORD, Fleet, assert_told_once, fleet, until
+from tests.support.proxy import Proxy
 from tests.support.rabbit import PrivateBroker
 from tests.support.settings import load
 
@@ -159,12 +160,13 @@ async def test_whoever_is_removed_in_the_midst_of_its_walk_leaves_nothing_behind
         assert_told_once(await place.witness(6 * 400), place.served)
 
 
-@pytest.mark.parametrize("by", ["reload", "restart"])
+@pytest.mark.parametrize("by", ["reload", "reload while the broker is away", "restart"])
 async def test_a_pbx_that_another_bridge_followed_meanwhile_begins_behind_what_that_told(
     tmp_path: Path, broker: PrivateBroker, by: str
 ) -> None:
     """Under numbers that come before those no subscriber would hear of it; and no other PBX is told anew for that."""
-    async with fleet(tmp_path, broker, pbxs=2, accounts=5) as place:
+    async with fleet(tmp_path, broker, pbxs=2, accounts=5) as place, Proxy(broker.port) as way:
+        place.broker_url = broker.url.replace(f":{broker.port}", f":{way.port}")
         (tmp_path / "elsewhere").mkdir()
         elsewhere = Fleet(tmp_path / "elsewhere", broker, place.served)
         elsewhere.exchange = place.exchange
@@ -186,7 +188,13 @@ async def test_a_pbx_that_another_bridge_followed_meanwhile_begins_behind_what_t
             async with elsewhere.running([1]) as other:
                 await until(lambda: is_read(other.board.sources[P1]))
                 await tells_a_change(other)
-            if by == "reload":
+            if by == "reload while the broker is away":
+                way.refuse()
+                await place.reload(place.text([0, 1]))
+                await asyncio.sleep(1)  # time for a look that fails
+                assert bridge.board.sources[P1].caught_up_at is None, "or it would have numbers before anybody looked"
+                way.reset()
+            if by != "restart":
                 await place.reload(place.text([0, 1]))
                 await tells_a_change(bridge)
         if by == "restart":

@@ -2,14 +2,17 @@
 
 import hashlib
 import ssl
+from datetime import datetime
 from pathlib import Path
 
 import trustme
 
 
-def written(authority: trustme.CA, folder: Path, name: str, *, as_name: str = "server") -> tuple[Path, Path]:
+def written(
+    authority: trustme.CA, folder: Path, name: str, *, as_name: str = "server", not_after: datetime | None = None
+) -> tuple[Path, Path]:
     """Write a certificate for *name* and its key, and return their files."""
-    issued = authority.issue_cert(name)
+    issued = authority.issue_cert(name, not_after=not_after)
     certificate, key = folder / f"{as_name}.pem", folder / f"{as_name}.key"
     issued.private_key_pem.write_to_path(str(key))
     issued.cert_chain_pems[0].write_to_path(str(certificate))

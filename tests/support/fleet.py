@@ -4,18 +4,22 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from bridge.config.loading import load_settings
+from bridge.model import SourceName
 from bridge.runtime.bridge import Bridge
-from bridge.runtime.reload import Reloaded, Reloader
+from bridge.runtime.reloaded import Reloaded
 from bridge.runtime.wiring import build_bridge, build_reloader
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.server import Served, serve
 from tests.support.rabbit import PrivateBroker
 from tests.support.settings import load
 from tests.support.witness import Witness, bind, read
+
+if TYPE_CHECKING:
+    from bridge.runtime.reload import Reloader
 
 PASSWORD = "pl4nted-s3cret"
 
@@ -26,6 +30,7 @@ class Fleet:
     def __init__(self, folder: Path, broker: PrivateBroker, served: Sequence[Served]) -> None:
         self.folder = folder
         self.broker = broker
+        self.broker_url = broker.url
         self.served = served
         self.reloader: Reloader
         self.exchange = f"fleet.{uuid4().hex[:8]}"
@@ -41,7 +46,7 @@ class Fleet:
     def text(self, names: Sequence[int], *, walk: str = "") -> str:
         tables = (self.table(f"p{number}", self.served[number].url) for number in names)
         head = (
-            f'[rabbitmq]\nurl = "{self.broker.url}"\nexchange = "{self.exchange}"\n'
+            f'[rabbitmq]\nurl = "{self.broker_url}"\nexchange = "{self.exchange}"\n'
             f"log_stream = {str(self.has_log).lower()}\n"
             f'[store]\nurl = "sqlite:///{self.folder / "bridge.db"}"\n[status]\nenabled = false\n'
             f'[walk]\nnightly_at = "never"\n{walk}'
@@ -89,6 +94,16 @@ async def until(is_so: Callable[[], object]) -> None:
         await asyncio.sleep(0.01)
 
 
+async def until_read(bridge: Bridge, served: Sequence[Served]) -> None:
+    """Wait until everything that the PBXs have to tell now is durable and sent: their cursors are at the newest."""
+    for number, each in enumerate(served):
+        newest = each.pbx.accounts.newest
+        assert newest is not None
+        part = bridge.board.sources[SourceName(f"p{number}")]
+        usn = f'"{newest.usn}"'
+        await until(lambda: part.cursor.usn == usn and not part.unsent)  # noqa: B023 - called at once
+
+
 def assert_told_once(witness: Witness, served: Sequence[Served]) -> None:
     """Every account is as its PBX has it, and each event came once and in order, whatever was changed meanwhile."""
     assert len(witness.ids) == len(set(witness.ids))
@@ -102,7 +117,7 @@ def assert_told_once(witness: Witness, served: Sequence[Served]) -> None:
         latest = {event["subject"]: event for event in told}
         present = {guid for guid, event in latest.items() if event["data"]["change"] != "deleted"}
         truth = each.pbx.truth()
-        assert present == truth.keys()
+        assert present == truth.keys(), f"p{number}: {present ^ truth.keys()}"
         assert {guid: latest[guid]["data"]["account"]["h323"] for guid in present} == {
             guid: record.h323 for guid, record in truth.items()
         }

@@ -88,7 +88,7 @@ def letters(crm: Crm) -> list[tuple[int, int]]:
 def follow(  # noqa: PLR0913 - by name
     url: str, stream: str, crm: Crm, until: int, *, replica_of: str | None = None, freeze_at: int | None = None
 ) -> None:
-    """Write a letter for each change, until that with the sequence *until*; freeze behind that with *freeze_at*."""
+    """Write a letter for each change, until one at *until* or behind it; freeze behind the sequence *freeze_at*."""
     with closing(crm.connect()) as connection:
         position = crm.position(connection, stream)
         position.create_tables()
@@ -102,7 +102,7 @@ def follow(  # noqa: PLR0913 - by name
                     connection.execute(f"INSERT INTO letter (sequence, writer) {values}")
             if entry.event.sequence == freeze_at:
                 os.kill(os.getpid(), signal.SIGSTOP)
-            if entry.event.sequence == until:
+            if entry.event.sequence >= until:
                 reader.stop()
 
         asyncio.run(reader.run(apply))

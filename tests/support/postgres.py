@@ -14,6 +14,7 @@ from typing import Literal, Self
 
 import psycopg
 
+from tests.support.frozen import freeze, thaw
 from tests.support.planted import leaks
 from tests.support.rabbit import free_port
 
@@ -152,18 +153,16 @@ class PrivatePostgres:
 
     def pause(self) -> None:
         """Freeze it: connections stay open and nothing answers."""
-        self._signal_all(signal.SIGSTOP)
+        freeze(self._processes())
 
     def go_on(self) -> None:
         """End ``pause``."""
-        self._signal_all(signal.SIGCONT)
+        thaw(self._processes())
 
-    def _signal_all(self, sent: signal.Signals) -> None:
-        """Signal it and its children, each of which is a group of its own."""
+    def _processes(self) -> set[int]:
+        """Return it and its children, each of which is a group of its own."""
         assert self._process is not None
-        for pid in {self._process.pid, *_children(self.data)}:
-            with suppress(ProcessLookupError):
-                os.kill(pid, sent)
+        return {self._process.pid, *_children(self.data)}
 
     def cut_all(self, database: str = "bridge") -> None:
         """End every session on a database, as an administrator would."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.frozen import freeze
 from tests.support.planted import planted_in
 
 PATIENCE_SECONDS = 60
@@ -115,7 +116,7 @@ class Command:
 
     def pause(self) -> None:
         """Freeze it."""
-        self._process.send_signal(signal.SIGSTOP)
+        freeze([self._process.pid])
 
     def go_on(self) -> None:
         self._process.send_signal(signal.SIGCONT)

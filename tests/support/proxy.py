@@ -40,7 +40,7 @@ class Proxy:
         self._pipes: set[_Pipe] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        self._is_black_hole = False
+        self._is_black_hole = self._is_refusing = False
         self._delay_seconds = 0.0
         self._drip_seconds = 0.0
         self._cut: asyncio.Event | None = None
@@ -64,7 +64,8 @@ class Proxy:
 
     def reset(self) -> None:
         """Cut every connection, and pass everything on from now on."""
-        self._is_black_hole, self._delay_seconds, self._drip_seconds = False, 0.0, 0.0
+        self._is_black_hole = self._is_refusing = False
+        self._delay_seconds = self._drip_seconds = 0.0
         self._cut = self._chunks_left = None
         for pipe in list(self._pipes):
             pipe.abort()
@@ -79,6 +80,11 @@ class Proxy:
         self._is_black_hole = True
         for pipe in self._pipes:
             pipe.is_silent = True
+
+    def refuse(self) -> None:
+        """Cut every connection, and each new one at once. Ended by ``reset``."""
+        self.reset()
+        self._is_refusing = True
 
     def freeze_after(self, chunks: int) -> None:
         """Pass on so many more chunks of the dialling ends, and then take nothing more, until ``reset``."""
@@ -124,6 +130,8 @@ class Proxy:
         pipe = _Pipe(near, is_silent=self._is_black_hole)
         self._pipes.add(pipe)
         try:
+            if self._is_refusing:
+                return
             if pipe.is_silent:
                 await self._pump(pipe, reader, None)
                 return

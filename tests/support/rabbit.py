@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from tests.support.frozen import freeze, of_group, thaw
 from tests.support.planted import leaks
 
 START_SECONDS = 90
@@ -22,9 +23,10 @@ SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 """The server itself, rather than the wrapper in the path, which insists on being another user."""
 
 LANES: Final = 32
-"""Runs of tests beside each other, so many at most, have ports of their own."""
+"""Runs of tests beside each other, so many at most, have ports of their own; the upper half is for programs."""
 
-_lane = int(os.environ.get("PYTEST_XDIST_WORKER", f"gw{LANES - 1}").removeprefix("gw")) % LANES
+_program = f"gw{LANES // 2 + os.getpid() % (LANES // 2)}"
+_lane = int(os.environ.get("PYTEST_XDIST_WORKER", _program).removeprefix("gw")) % LANES
 _lane_ports = range(10_000 + _lane, 32_768, LANES)
 _ports = itertools.cycle(random.sample(_lane_ports, len(_lane_ports)))
 
@@ -175,11 +177,12 @@ class PrivateBroker:
     def pause(self) -> None:
         """Freeze it: connections stay open and nothing answers."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGSTOP)
+        freeze(of_group(self._process.pid))
 
     def go_on(self) -> None:
+        """End ``pause``."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGCONT)
+        thaw(of_group(self._process.pid))
 
     def alarm(self) -> None:
         """Raise the memory alarm: publishers are blocked."""

@@ -12,14 +12,14 @@ from bridge.pbx.wire import messages as m
 from bridge.simulator.pbx import Pbx
 from bridge.simulator.recorded import prepare
 from bridge.simulator.session import Close, Reply
-from bridge.store.sqlite.store import SqliteStore
+from bridge.store.tables.store import TableStore
 from tests.support.world import World
 
 
 class RecordedWorld(World):
     """A world in which somebody hears along."""
 
-    def __init__(self, store: SqliteStore, name: str, pbx: Pbx, chance: random.Random, pseudonyms: Pseudonyms) -> None:
+    def __init__(self, store: TableStore, name: str, pbx: Pbx, chance: random.Random, pseudonyms: Pseudonyms) -> None:
         self.now = 1000.0
         self.notebook = Notebook(pseudonyms, lambda: self.now)
         super().__init__(store, name, pbx, chance)

@@ -9,6 +9,8 @@ import aio_pika
 
 from tests.support.rabbit import PrivateBroker
 
+_END = b"the end of this queue"
+
 
 @dataclass
 class Witness:
@@ -44,7 +46,10 @@ async def bind(broker: PrivateBroker, exchange: str, queue: str, key: str = "*.a
 
 
 async def read(broker: PrivateBroker, queue: str, *, until: int) -> Witness:
-    """Read until *until* different events came and nothing more does."""
+    """Read until *until* different events came, and then to the end of the queue.
+
+    A last message of our own says where that is: a queue that is empty may have sent what did not arrive yet.
+    """
     witness = Witness()
     connection = await aio_pika.connect(broker.url)
     async with connection, asyncio.timeout(60):
@@ -55,12 +60,7 @@ async def read(broker: PrivateBroker, queue: str, *, until: int) -> Witness:
         await declared.consume(arrived.put, no_ack=True)
         while len(set(witness.ids)) < until:
             witness.deliveries.append(json.loads((await arrived.get()).body))
-        while (
-            await channel.declare_queue(queue, passive=True)
-        ).declaration_result.message_count or not arrived.empty():
-            witness.deliveries.append(json.loads((await arrived.get()).body))
+        await channel.default_exchange.publish(aio_pika.Message(_END), queue)
+        while (last := (await arrived.get()).body) != _END:
+            witness.deliveries.append(json.loads(last))
     return witness
-
-
-async def _count(channel: aio_pika.abc.AbstractChannel, queue: str) -> int:
-    return (await channel.declare_queue(queue, passive=True)).declaration_result.message_count or 0

@@ -37,6 +37,7 @@ from bridge.simulator.playing import connect
 from bridge.simulator.session import Close, Connection, Reply
 from bridge.store.records import LogContents
 from bridge.store.sqlite.store import SqliteStore
+from bridge.store.tables.store import TableStore
 from tests.support.subscribers import IdTable, Inbox
 
 EPOCH = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -61,11 +62,17 @@ async def at_once(call: Callable[..., Result], /, *args: Any) -> Result:
     return call(*args)
 
 
+def hurried(store: TableStore) -> None:
+    """Have *store* not wait for its disk: nobody pulls this plug."""
+    if isinstance(store, SqliteStore):
+        store._db.execute("PRAGMA synchronous=OFF")  # noqa: SLF001 - no setting, since nobody should
+
+
 class World:
     """One PBX and one bridge; *chance* decides about all that is left to chance."""
 
     def __init__(
-        self, store: SqliteStore, name: str, pbx: Pbx, chance: random.Random, *, pbx_dials: bool = False
+        self, store: TableStore, name: str, pbx: Pbx, chance: random.Random, *, pbx_dials: bool = False
     ) -> None:
         self.pbx_dials = pbx_dials
         self.store = store
@@ -158,7 +165,7 @@ class World:
         self.store.close()
         replace()
         self.store.open()
-        self.store._db.execute("PRAGMA synchronous=OFF")  # noqa: SLF001 - nobody pulls this plug
+        hurried(self.store)
         try:
             self.store.compare(*((LogContents(self._newest_in_log()),) if is_log_read else (None, "it cannot be read")))
         except StoreOutdated:  # which ends the process; something starts it again
@@ -199,10 +206,7 @@ class World:
     def mirror(self) -> dict[str, Mirrored]:
         with self.store.transaction() as transaction:
             transaction.place(self.name)
-            rows = self.store._db.execute(  # noqa: SLF001 - a test looks inside
-                "SELECT key FROM account JOIN source ON source.id = source_id WHERE name = ?", (self.name,)
-            ).fetchall()
-            return dict(transaction.mirrored(self.name, [row["key"] for row in rows]))
+            return dict(transaction.mirrored(self.name, self._keys()))
 
     def events(self) -> list[AccountChanged]:
         """Return all account changes in the order in which they were published first."""
@@ -217,6 +221,15 @@ class World:
         return read_account(row, None, RULES)
 
     # ------------------------------------------------------------------ how it works
+
+    def _keys(self) -> Sequence[str]:
+        number = self.store.source_id(self.name)
+        if isinstance(self.store, SqliteStore):
+            every = "SELECT source_id, key FROM account WHERE source_id = ?"
+            rows: Sequence[Any] = self.store._db.execute(every, (number,)).fetchall()  # noqa: SLF001 - a test looks inside
+        else:
+            rows = self.store.query("known_accounts", after_source=number, after_key="", limit=1000)
+        return [row["key"] for row in rows if row["source_id"] == number]
 
     def _start_bridge(self) -> None:
         self.schedule = WalkSchedule(self.name, Habits(nightly_at=None), self.store.verified_at(self.name))

@@ -123,6 +123,15 @@ class StreamConnection:
         )
         return await self.query_last(name, stream)
 
+    async def delete_publisher(self, number: int) -> None:
+        """Be the producer of that number no more, so that the number is free.
+
+        Raises:
+            BridgeError: what the broker refused, or it broke.
+
+        """
+        await self.ask(schema.DeletePublisher(self._number(), publisher_id=number), schema.DeletePublisherResponse)
+
     async def query_last(self, name: str, stream: str) -> int:
         """Return the last publishing id that the broker has of the producer *name*; 0 where it knows none.
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import mmh3
 
-from bridge.model import OutboxRow
+from bridge.model import OutboxRow, SourceName
 
 _SEED: Final = 104729
 
@@ -17,6 +17,11 @@ _SEED: Final = 104729
 def choose_partition(row: OutboxRow, partitions: int) -> int:
     """Return the number of the stream, from 0; what is about no account goes where its source's name says."""
     return 0 if partitions == 1 else _hashed(row.account or row.source, partitions)
+
+
+def choose_partition_of_source(source: SourceName, partitions: int) -> int:
+    """Return the number of the stream, from 0, that has all of *source*, where several bridges write the log."""
+    return 0 if partitions == 1 else _hashed(source, partitions)
 
 
 @lru_cache(maxsize=4096)

@@ -141,13 +141,17 @@ class StreamPublisher:
         ):
             self._on_progress()
             self._on_differences(await provide_log(amqp, self._topology, is_declaring=self._is_declaring))
-            session = StreamSession(amqp, streams, self._topology, self._on_state, self._on_progress)
-            session.fences = LateFences(amqp, self._topology, self._name_fence)
-            await session.claim(self._sources)  # before the broker is asked what it has of us
-            await session.open(self._producer())
+            session = await self._begin(amqp, streams)
             self._on_state("connected")
             async with session.watched(self._confirm_deadline_seconds):
                 yield session
+
+    async def _begin(self, amqp: AbstractConnection, streams: StreamConnection) -> "StreamSession":
+        session = StreamSession(amqp, streams, self._topology, self._on_state, self._on_progress)
+        session.fences = LateFences(amqp, self._topology, self._name_fence)
+        await session.claim(self._sources)  # before the broker is asked what it has of us
+        await session.open(self._producer())
+        return session
 
 
 async def provide_log(connection: AbstractConnection, topology: Topology, *, is_declaring: bool) -> Sequence[str]:
@@ -207,16 +211,19 @@ class StreamSession(ConfirmSession):
             BridgeError: what the broker refused, or a connection broke.
 
         """
+        self._listen()
+        self._lasts = [
+            await self._streams.declare_publisher(number, producer, stream)
+            for number, stream in enumerate(self._topology.log_streams)
+        ]
+
+    def _listen(self) -> None:
         self._streams.on_frame = self._on_frame
         self._streams.on_end = self.end
         transport: Any = self._amqp.transport
         if transport is None:
             raise BrokerUnreachable("the connection to the broker broke")
         transport.connection.closing.add_done_callback(self._on_fence_lost)
-        self._lasts = [
-            await self._streams.declare_publisher(number, producer, stream)
-            for number, stream in enumerate(self._topology.log_streams)
-        ]
 
     @property
     def lasts(self) -> Sequence[int]:
@@ -241,15 +248,15 @@ class StreamSession(ConfirmSession):
 
     async def _write(self, rows: Sequence[OutboxRow]) -> None:
         self._goes_out(rows)
-        messages: list[list[schema.Message]] = [[] for _ in self._lasts]
+        messages: dict[int, list[schema.Message]] = {}
         first = self._ledger.sent_count - len(rows) + 1
         for tag, row in enumerate(rows, first):
             data = stream_message(row, exchange=self._topology.exchange)
             self._tags[row.position] = tag
             message = schema.Message(publishing_id=row.position, filter_value=None, data=data)
-            messages[self.choose_stream(row)].append(message)
+            messages.setdefault(self._choose_producer(row), []).append(message)
         frame_max = self._streams.frame_max
-        frames = [frame for number, some in enumerate(messages) for frame in publish_frames(number, some, frame_max)]
+        frames = [frame for number, some in messages.items() for frame in publish_frames(number, some, frame_max)]
         # The wait ends with the session at the latest, which the watchdog ends if nothing else does.
         await self._unless_ended(self._streams.write(b"".join(frames)))
 
@@ -258,7 +265,7 @@ class StreamSession(ConfirmSession):
             self._on_confirm([self._tags.pop(number) for number in frame.publishing_ids if number in self._tags])
         elif isinstance(frame, schema.PublishError):
             code = frame.errors[0].response_code if frame.errors else 0
-            self.end(refusal(code, "the stream port", self._topology.log_streams[frame.publisher_id]))
+            self.end(refusal(code, "the stream port", self._name_stream(frame.publisher_id)))
         elif isinstance(frame, schema.MetadataUpdate):
             self.end(
                 BrokerUnreachable(
@@ -266,6 +273,13 @@ class StreamSession(ConfirmSession):
                     "node takes over"
                 )
             )
+
+    def _choose_producer(self, row: OutboxRow) -> int:
+        """Return the number of the producer that *row* is written under; here each stream has one."""
+        return self.choose_stream(row)
+
+    def _name_stream(self, producer: int) -> str:
+        return self._topology.log_streams[producer]
 
     def _on_confirm(self, tags: list[int]) -> None:
         tags.sort()

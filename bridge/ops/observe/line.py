@@ -1,11 +1,12 @@
 """What an observer needs of connections to a PBX, and a real one over a WebSocket."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
+from functools import partial
 from typing import Protocol
 
+from bridge.clock import steady
 from bridge.errors import BridgeError, PbxBrokeProtocol
 from bridge.model import Cursor
 from bridge.pbx.outbound import PbxSource
@@ -77,7 +78,7 @@ class SourceLine:
         self._prepare()
         connecting = self._source.connection()
         socket, conversation, early = await connecting.__aenter__()
-        return SourceContact(connecting, socket, conversation, early)
+        return SourceContact(partial(connecting.__aexit__, None, None, None), socket, conversation, early)
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
@@ -85,16 +86,16 @@ class SourceLine:
 
 
 class SourceContact:
-    """One connection over a WebSocket."""
+    """One connection over a WebSocket, that *hang_up* closes."""
 
     def __init__(
         self,
-        connecting: AbstractAsyncContextManager[object],
+        hang_up: Callable[[], Awaitable[object]],
         socket: WebSocket,
         conversation: Conversation,
-        early: list[Event],
+        early: Sequence[Event],
     ) -> None:
-        self._connecting = connecting
+        self._hang_up = hang_up
         self._socket = socket
         self._conversation = conversation
         self._answer: asyncio.Future[Heard] | None = None
@@ -131,7 +132,7 @@ class SourceContact:
 
     async def close(self) -> None:
         """Say goodbye."""
-        await self._connecting.__aexit__(None, None, None)
+        await self._hang_up()
 
     def _heard(self, data: bytes) -> None:
         try:
@@ -157,18 +158,18 @@ class SourceContact:
 
 
 async def reopened(line: Line, *, within_seconds: float) -> Contact:
-    """Return a new connection, tried again for so long.
+    """Return a new connection, tried again for so long, an attempt that takes long included.
 
     Raises:
         BridgeError: the last attempt came to nothing, too.
 
     """
-    pause, waited = 1.0, 0.0
+    pause, waited, began_at = 1.0, 0.0, steady()
     while True:
         try:
             return await line.open()
         except BridgeError:
-            if waited >= within_seconds:
+            if max(waited, steady() - began_at) >= within_seconds:
                 raise
         await line.sleep(pause)
         waited, pause = waited + pause, min(2 * pause, 15.0)

@@ -17,6 +17,7 @@ NOT_LOOKED_AT: Final = (
     "how it refuses a login, and whether it wants every field of one (no wrong login is sent)",
     "what it does when asked too fast (it is not)",
     "what becomes of a place older than its history (nobody can wait for that)",
+    "whether a PBX that dials, or a proxy before us, cuts a connection without pings (one is sent every 40 seconds)",
     "white space and escapes of its JSON, and whether a message is several frames (they are not recorded)",
 )
 """What an observation says nothing about."""

@@ -184,11 +184,11 @@ class Observer:
             await self._ask(self._places[len(self._places) // 2])
 
     async def _open_second(self) -> None:
-        self._tell("opening a second connection beside the first")
+        self._tell("asking on another connection")
         try:
             second = await self._line.open()
         except BridgeError as problem:
-            self._tell(f"a second connection is not let in: {problem}")
+            self._tell(f"another connection is not to be had: {problem}")
             return
         try:
             for cursor in (START, START):

@@ -6,7 +6,41 @@ from collections.abc import Callable
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
-from bridge.pbx.websocket import Allowance, WebSocket
+from bridge.clock import steady
+from bridge.pbx.websocket import Allowance, Tap, WebSocket
+
+MakeTap = Callable[[float], Tap]
+"""Makes what hears along on a connection that began at a time of the steady clock."""
+
+
+class HeldTap:
+    """Holds what passes on a connection, from now on, until it is known who hears along, if anybody does."""
+
+    def __init__(self) -> None:
+        self._since = steady()
+        self._held: list[Callable[[Tap], None]] = []
+
+    def sent(self, text: str, *, at: float | None = None) -> None:
+        """Hold a message of ours."""
+        at = at or steady()
+        self._held.append(lambda tap: tap.sent(text, at=at))
+
+    def received(self, data: bytes, *, at: float | None = None) -> None:
+        """Hold one of the other end's."""
+        at = at or steady()
+        self._held.append(lambda tap: tap.received(data, at=at))
+
+    def ended(self, code: int, *, is_ours: bool, at: float | None = None) -> None:
+        """Hold that the connection is no more."""
+        at = at or steady()
+        self._held.append(lambda tap: tap.ended(code, is_ours=is_ours, at=at))
+
+    def handed_over(self, make: MakeTap) -> Tap:
+        """Return what *make* makes, once it was told what was held."""
+        tap = make(self._since)
+        for tell in self._held:
+            tell(tap)
+        return tap
 
 
 class AcceptedWebSocket(WebSocket):

@@ -81,6 +81,8 @@ def confirmed(claim: Identity, info: PbxInfo | None) -> Identity:
         raise PbxBrokeProtocol("neither the login nor PbxInfo tells System Name and PBX name")
     if max(len(identity.domain), len(identity.pbx)) > MAX_CHARACTERS:
         raise PbxBrokeProtocol(f"System Name or PBX name have more than {MAX_CHARACTERS} characters")
+    if "\0" in f"{identity.domain}{identity.pbx}":
+        raise PbxBrokeProtocol("System Name or PBX name have U+0000 in them, which not every store can keep")
     return identity
 
 

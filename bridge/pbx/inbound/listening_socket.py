@@ -80,7 +80,7 @@ class ListeningSocket(socket.socket):
             self.close()
             raise BadConfig(
                 f"PBXs cannot dial {host}:{port}, since it cannot be listened on: {problem.strerror}. "
-                "Set listen.host and listen.port to what is free"
+                "Set listen.host and listen.port to what is free, or stop what listens there"
             ) from problem
         self._gate = gate
         self._on_refused = on_refused

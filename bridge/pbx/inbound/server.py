@@ -9,8 +9,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from http import HTTPStatus
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
@@ -19,12 +20,12 @@ from bridge.errors import BridgeError, FileUnusable, PbxBrokeProtocol
 from bridge.logs import get_logger
 from bridge.pbx.inbound.admission import Claim, ConnectionLimiter, Ticket
 from bridge.pbx.inbound.authentication import Authenticator, Verdict, new_challenge
-from bridge.pbx.inbound.connection import AcceptedWebSocket
+from bridge.pbx.inbound.connection import AcceptedWebSocket, HeldTap
 from bridge.pbx.inbound.identity import Visit, claimed, confirmed
 from bridge.pbx.inbound.listening_socket import ACCEPTS_A_TURN, ListeningSocket
 from bridge.pbx.inbound.memory import give_back, keep_buffers_small, spare_what_stays
 from bridge.pbx.inbound.refusals import RefusalLog
-from bridge.pbx.inbound.source import InboundConnection, InboundSource
+from bridge.pbx.inbound.source import InboundConnection
 from bridge.pbx.websocket import GOING_AWAY, LOGIN_BYTES, NOT_ALLOWED, OUR_FAULT, TOO_BIG, Allowance
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.protocol import Conversation, Event, Party
@@ -78,8 +79,15 @@ class ListenAddress:
     """Proxies say by the PROXY protocol from where somebody dials, and not by headers."""
 
 
+class Attachable(Protocol):
+    """What a connection is for."""
+
+    def attach(self, call: InboundConnection) -> None:
+        """Use *call* from now on, until it is over."""
+
+
 class Listener:
-    """Lets PBXs in. *source_for* returns the source of a PBX that has logged in, or raises a ``BridgeError``."""
+    """Lets PBXs in. *source_for* returns what a PBX that has logged in is for, or raises a ``BridgeError``."""
 
     def __init__(  # noqa: PLR0913 - its parts
         self,
@@ -87,7 +95,7 @@ class Listener:
         *,
         judge: Authenticator,
         gate: ConnectionLimiter,
-        source_for: Callable[[Visit], Awaitable[InboundSource]],
+        source_for: Callable[[Visit], Awaitable[Attachable]],
         certificate: ServerCertificate | None = None,
         proxies: Proxies | None = None,
     ) -> None:
@@ -105,6 +113,10 @@ class Listener:
 
     def __repr__(self) -> str:
         return f"<Listener on port {self.port}, {self._gate!r}>"
+
+    def certificate_trouble(self, now: datetime) -> str:
+        """Return what is wrong with the certificate that PBXs are shown, as sentences; empty where nothing is."""
+        return "" if self._certificate is None else self._certificate.trouble(now)
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -255,6 +267,7 @@ class Listener:
                 socket.send(conversation.say(m.LoginRefused()))
             raise _LoginRefused
         socket.trust(INTRODUCTION_FRAMES)
+        socket.tap = HeldTap()
         socket.send(conversation.say(m.LoginAccepted()))
         early: list[Event] = []
         info = await _introduction(socket, conversation, early)

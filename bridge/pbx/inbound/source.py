@@ -8,9 +8,10 @@ from typing import Final, NoReturn
 
 from websockets.exceptions import ConnectionClosed
 
+from bridge.clock import steady
 from bridge.errors import PbxUnreachable
 from bridge.model import Cursor
-from bridge.pbx.inbound.connection import AcceptedWebSocket
+from bridge.pbx.inbound.connection import AcceptedWebSocket, HeldTap, MakeTap
 from bridge.pbx.inbound.identity import Identity, confirmed
 from bridge.pbx.reader import Deliver, Reader, TryDeliver, find_reason
 from bridge.pbx.turnstile import Turnstile
@@ -40,6 +41,12 @@ class InboundConnection:
     """What the PBX is told when it is over."""
     guid: str = ""
     """Of the App object in its login."""
+    since: float = field(default_factory=steady)
+
+    def let_hear(self, make: MakeTap | None) -> None:
+        """Have what *make* makes hear along, also what came since the login was good; ``None`` for nobody."""
+        held = self.socket.tap
+        self.socket.tap = held.handed_over(make) if make is not None and isinstance(held, HeldTap) else None
 
     def replace(self) -> None:
         """Give it up for a newer one, without waiting for a goodbye: it may be half dead."""
@@ -56,7 +63,8 @@ class InboundConnection:
 class InboundSource:
     """One PBX that dials us. It is read by one task and on one connection at a time, so no two walks ever overlap.
 
-    *on_state* is told ``waiting for the PBX to dial``, once a minute, and what the reader says.
+    *on_state* is told ``waiting for the PBX to dial``, once a minute, and what the reader says; *on_event* what the PBX
+    says. *tap* makes what hears along on a connection.
     """
 
     def __init__(  # noqa: PLR0913 - what may be said about reading
@@ -68,6 +76,8 @@ class InboundSource:
         on_noise: Callable[[str], None] = lambda _reason: None,
         turnstile: Turnstile | None = None,
         on_info: Callable[[m.PbxInfo], None] = lambda _info: None,
+        tap: MakeTap | None = None,
+        on_event: Callable[[Event], None] = lambda _event: None,
     ) -> None:
         self.identity = identity
         self._peer = f"PBX {identity.pbx} of {identity.domain}"
@@ -76,9 +86,13 @@ class InboundSource:
         )
         self._on_state = on_state
         self._on_info = on_info
+        self._tap = tap
+        self._on_event = on_event
         self._next: InboundConnection | None = None
         self._current: InboundConnection | None = None
         self._news = asyncio.Event()
+        self._is_let_go = False
+        """True once nobody reads it any more, for good."""
 
     def __repr__(self) -> str:
         return f"<InboundSource {self.identity}, {'connected' if self.is_connected else 'away'}>"
@@ -94,13 +108,32 @@ class InboundSource:
 
     def attach(self, call: InboundConnection) -> None:
         """Read *call* from now on; an older connection is given up, since a PBX that dials again has lost it."""
+        if self._is_let_go:  # while it logged in
+            call.code = GOING_AWAY
+            call.over.set()
+            return
         for older in (self._current, self._next):
             if older is not None:
                 older.replace()
+        call.let_hear(self._tap)
         self._next = call
         self._news.set()
         if call.info is not None:
             self._on_info(call.info)
+
+    def hang_up(self) -> None:
+        """Give up whatever connection there is, and any that comes: the PBX dials again, whoever reads it then."""
+        self._is_let_go = True
+        for call in (self._current, self._next):
+            if call is not None:
+                call.code = GOING_AWAY
+                call.over.set()
+
+    @property
+    def connected_seconds(self) -> float | None:
+        """For how long it has been connected; ``None`` where it is not."""
+        calls = [call for call in (self._current, self._next) if call is not None and not call.over.is_set()]
+        return steady() - calls[-1].since if calls else None
 
     async def read(self, since: Cursor, deliver: Deliver, try_deliver: TryDeliver | None = None) -> NoReturn:
         """Wait for the PBX to dial, and read on from *since* on that connection until it is of no more use.
@@ -140,3 +173,4 @@ class InboundSource:
         if isinstance(event, m.PbxInfo):
             confirmed(self.identity, event)
             self._on_info(event)
+        self._on_event(event)

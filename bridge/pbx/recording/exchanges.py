@@ -9,6 +9,9 @@ from bridge.pbx.recording.frames import Frame
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.parser import read_message
 
+CUT: Final = 1006
+"""The code of an end without a goodbye; once more, since nothing here may know of connections."""
+
 _NOTHING: Final[dict[str, Any]] = {}
 _STRANGE: Final = (m.Other, m.Unreadable, m.AccountReply)
 
@@ -124,8 +127,13 @@ class _Writer:
         talk = self._talk
         if frame.what == "closed":
             talk.closed_at, talk.code, talk.is_ours = frame.at, frame.code, frame.by == "bridge"
-            for exchange in self._open if frame.by == "pbx" else []:
-                exchange.closed_with = frame.code if exchange.given_up_at is None else None
+            for exchange in self._open:
+                if exchange.given_up_at is not None:
+                    continue
+                if frame.by == "pbx":
+                    exchange.closed_with = frame.code
+                elif frame.code == CUT:
+                    talk.exchanges.remove(exchange)  # for a newer connection, say: nobody waited for an answer
         elif frame.by == "bridge":
             self._bridge_said(read_message(frame.text), frame.at)
         elif frame.what == "message":

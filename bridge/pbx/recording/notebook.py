@@ -34,10 +34,10 @@ class Notebook:
         """Whether anything was asked about accounts."""
         return any(frame.by == "bridge" and "PbxAccountApi" in frame.text for frame in self.frames)
 
-    def connection(self) -> ConnectionTap:
-        """Return what hears along on a new connection."""
+    def connection(self, *, at: float | None = None) -> ConnectionTap:
+        """Return what hears along on a new connection, or on one that was opened *at* a time of the clock."""
         self._connections += 1
-        return ConnectionTap(self, self._connections)
+        return ConnectionTap(self, self._connections, at=at)
 
     def lines(self, modes: Iterable[str]) -> Iterator[str]:
         """Yield the whole recording, with the words that were found for how this PBX behaves."""
@@ -49,8 +49,11 @@ class Notebook:
         """Note that an operator is about to do something in the PBX."""
         self.keep(0, "act", text=name)
 
-    def keep(self, connection: int, what: What, by: str = "", text: str = "", code: int = 0) -> None:
+    def keep(  # noqa: PLR0913, PLR0917 - what a frame is made of
+        self, connection: int, what: What, by: str = "", text: str = "", code: int = 0, at: float | None = None
+    ) -> None:
         """Note what happened."""
-        frame = disguised(Frame(self._clock() - self._began, connection, what, by, text, code), self._pseudonyms)
+        now = (self._clock() if at is None else at) - self._began
+        frame = disguised(Frame(now, connection, what, by, text, code), self._pseudonyms)
         self.frames.append(frame)
         self._write(frame_line(frame))

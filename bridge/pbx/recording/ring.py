@@ -23,27 +23,33 @@ class FrameRing:
         self._size = size
         self._pseudonyms = Pseudonyms(key)
         self._clock = clock
-        self._began = clock()
         self._characters = 0
         self._connections = 0
 
     def __repr__(self) -> str:
         return f"<FrameRing {len(self._frames)} of {self._size} frames>"
 
-    def connection(self) -> ConnectionTap:
-        """Return what hears along on a new connection."""
+    def connection(self, *, at: float | None = None) -> ConnectionTap:
+        """Return what hears along on a new connection, or on one that was opened *at* a time of the clock."""
         self._connections += 1
-        return ConnectionTap(self, self._connections)
+        return ConnectionTap(self, self._connections, at=at)
 
-    def keep(self, connection: int, what: What, by: str = "", text: str = "", code: int = 0) -> None:
+    def keep(  # noqa: PLR0913, PLR0917 - what a frame is made of
+        self, connection: int, what: What, by: str = "", text: str = "", code: int = 0, at: float | None = None
+    ) -> None:
         """Keep a frame, and let the oldest go."""
-        now = self._clock() - self._began
+        now = self._clock() if at is None else at
         self._frames.append(Frame(now, connection, what, by, text, code))
         self._characters += len(text)
         while len(self._frames) > self._size or self._characters > MAX_CHARACTERS:
             self._characters -= len(self._frames.popleft().text)
 
     def lines(self) -> Iterator[str]:
-        """Yield the recording."""
+        """Return the lines of what is kept now; any thread may make them.
+
+        The recording begins with the oldest frame: a PBX that dials may have said it before we were.
+        """
         header = Header(made_by="run", key=self._pseudonyms.key_id)
-        yield from write(header, tuple(self._frames), self._pseudonyms)
+        began_at = min((frame.at for frame in self._frames), default=0.0)
+        frames = [frame._replace(at=frame.at - began_at) for frame in self._frames]
+        return write(header, frames, self._pseudonyms)

@@ -1,13 +1,12 @@
 """What a ``Walker`` decides, as values that ``reader`` carries out, and the pace it keeps."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from bridge.model import AccountGuid, Cursor, Row
+from bridge.model import AccountGuid, Cursor, Row, value
 from bridge.pbx.wire import messages as m
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pace:
     """How patiently and how often a PBX is asked; all in seconds."""
 
@@ -35,21 +34,21 @@ class Reached(NamedTuple):
     """What led there."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ask:
     """Send this question."""
 
     cursor: Cursor
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Say:
     """Send this message."""
 
     message: m.Message
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RowRead:
     """Hand this row on; once it is durable the cursor stands at *until*."""
 
@@ -57,26 +56,26 @@ class RowRead:
     until: Cursor
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Sighted:
     """A full walk saw this row. The cursor does not move, and what is news in it is for the live cursor to tell."""
 
     row: Row
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EpochBegan:
     """The PBX's list is another one than before; the cursor stands at its start, and a full walk begins."""
 
     start: Cursor
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WalkBegan:
     """A full walk beside the live cursor begins; one that was under way is void."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WalkEnded:
     """A full walk came to its end; the cursor stands at *until*.
 
@@ -87,7 +86,7 @@ class WalkEnded:
     until: Cursor
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CaughtUp:
     """Nothing further at the moment; proven by an answer, or only likely after silence or errors."""
 
@@ -96,7 +95,7 @@ class CaughtUp:
     """The error that the PBX gives instead of an answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Compare:
     """Compare this row with the mirror, and do nothing else with it; what does not agree means ``Doubted``."""
 
@@ -105,7 +104,7 @@ class Compare:
     """True where the mirror must not have the account at these numbers, False where it must have it just like that."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Doubted:
     """The PBX may have been set back under the same guid, so that our place lies ahead of it."""
 

@@ -14,6 +14,9 @@ class Step(StrEnum):
     CYCLE = "cycle"
 
 
+FORWARD, REPEATED, CYCLE = Step.FORWARD, Step.REPEATED, Step.CYCLE
+
+
 class CycleFinder:
     """Notices a list that bites its own tail, in constant memory (Brent's algorithm)."""
 
@@ -47,10 +50,10 @@ class Chain:
         is_same_place = row.cursor == self.cursor
         last, self.last_account = self.last_account, row.account_guid
         if is_same_place and last == row.account_guid:
-            return Step.REPEATED
+            return REPEATED
         if not is_same_place:
             self.before, self.cursor = self.cursor, row.cursor
-        return Step.CYCLE if self.cycle.closes_with(row.cursor) else Step.FORWARD
+        return CYCLE if self.cycle.closes_with(row.cursor) else FORWARD
 
     def rest(self) -> None:
         """Forget the way here; the next question begins a new stretch."""

@@ -45,7 +45,7 @@ from bridge.pbx.walk.actions import (
     WalkBegan,
     WalkEnded,
 )
-from bridge.pbx.walk.chain import Chain, Step
+from bridge.pbx.walk.chain import CYCLE, REPEATED, Chain
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.protocol import Answer, Event, Stray
 
@@ -89,6 +89,12 @@ class Phase(StrEnum):
     IDLE = "idle"
 
 
+# By names of their own, as those of ``Step``: to look a member up in its enum takes 900 instructions, and a row needs
+# eight of them.
+PROBING, CHECKING, READING = Phase.PROBING, Phase.CHECKING, Phase.READING
+WALKING, WAITING, IDLE = Phase.WALKING, Phase.WAITING, Phase.IDLE
+
+
 @dataclass(slots=True)
 class _Walk:
     """A full walk under way."""
@@ -123,7 +129,7 @@ class Walker:
         reached: Reached | None = None,
         has_turn: bool = True,
     ) -> None:
-        self.phase = Phase.PROBING
+        self.phase = PROBING
         is_known = reached is not None and reached.cursor == since
         self._live = Chain(since, reached.before if reached is not None and is_known else None)
         self._led_here = reached.account if reached is not None and is_known else None
@@ -205,13 +211,13 @@ class Walker:
         """Begin to read the list that waits, if one does; the turn counts until ``give_turn_back``."""
         self._has_turn = True
         actions: list[Action] = []
-        if self.phase is Phase.WAITING and self._awaited is not None:
+        if self.phase is WAITING and self._awaited is not None:
             guid, since = self._awaited
             if now - since > FRESH_SECONDS:
                 self._probe(now)
             else:
                 actions += self._begin_epoch(guid, now)
-        elif self.phase is Phase.IDLE:
+        elif self.phase is IDLE:
             actions += self._start_walk(now)
         return [*actions, *self._act(now)]
 
@@ -228,21 +234,14 @@ class Walker:
     def want_walk(self, now: float) -> Sequence[Action]:
         """Begin a full walk as soon as nothing else is under way; nothing happens where one is."""
         self._walk_wanted = not self.is_walking and self._awaited is None
-        return [*self._start_walk(now), *self._act(now)] if self.phase is Phase.IDLE else []
+        return [*self._start_walk(now), *self._act(now)] if self.phase is IDLE else []
 
     def heard(self, event: Event, now: float) -> Sequence[Action]:
         """Take what the PBX said."""
+        if isinstance(event, Answer):
+            return [*self._heard_answer(event, now), *self._act(now)]
         actions: list[Action] = []
         match event:
-            case Answer(reply=reply, question=question, is_certain=is_certain):
-                is_repeated = self._is_repeated(reply) and not question.cursor.is_start
-                self._may_be_shifted |= not is_certain and (self._was_silent or is_repeated)
-                self._rest(now)
-                self._asked = None
-                self._silences = 0
-                self._unreadable = ""
-                if self.phase is not Phase.WAITING:  # what came too late then is asked once more
-                    actions += self._answered(reply, now)
             case Stray(reply=m.AccountRow(row=row)):
                 actions += self._strayed(row, now)
             case m.AppInfo(app=app, src=src):
@@ -252,6 +251,17 @@ class Walker:
             case m.Unreadable(reason=reason):
                 self._unreadable = reason
         return [*actions, *self._act(now)]
+
+    def _heard_answer(self, answer: Answer, now: float) -> Sequence[Action]:
+        reply, question, is_certain = answer
+        is_repeated = self._is_repeated(reply) and not question.cursor.is_start
+        self._may_be_shifted |= not is_certain and (self._was_silent or is_repeated)
+        self._rest(now)
+        self._asked = None
+        self._silences = 0
+        self._unreadable = ""
+        # What came too late while a list waits for its turn is asked once more.
+        return [] if self.phase is WAITING else self._answered(reply, now)
 
     def _is_repeated(self, reply: m.AccountReply) -> bool:
         """Tell whether *reply* is the account of the answer before, as only the start of a list may be."""
@@ -283,7 +293,7 @@ class Walker:
             return  # an answer beyond its deadline was held on purpose, not slow
         took = now - self._last_asked
         self._fastest = min(self._fastest, took)
-        if took > max(self._pace.slow_answer, SLOW_FACTOR * self._fastest):
+        if took > self._pace.slow_answer and took > SLOW_FACTOR * self._fastest:
             self._rest_until = now + min(took, MAX_REST)
 
     def _act(self, now: float) -> list[Action]:
@@ -297,22 +307,22 @@ class Walker:
         self._deadline = now + self._pace.answer_timeout
         self._last_asked = self._last_said = now
         self._heeds_strays |= now >= self._next_live
-        if self.phase is Phase.IDLE:
-            self.phase = Phase.READING
+        if self.phase is IDLE:
+            self.phase = READING
         return [Ask(cursor)]
 
     def _answered(self, reply: m.AccountReply, now: float) -> list[Action]:
         if isinstance(reply, m.RequestError):
             return self._refused(reply.error, now)
-        if self.phase is Phase.PROBING:
+        if self.phase is PROBING:
             return self._probe_answered(reply, now)
         self._errors = 0
         cursor = reply.row.cursor if isinstance(reply, m.AccountRow) else reply.cursor
         if cursor.guid is not None and cursor.guid != self._live.cursor.guid:
             return self._new_epoch(cursor.guid, now)
-        if self.phase is Phase.WALKING and self._walk is not None:
+        if self.phase is WALKING and self._walk is not None:
             return self._walk_answered(self._walk, reply, now)
-        if self.phase is Phase.CHECKING:
+        if self.phase is CHECKING:
             return self._check_answered(reply, now)
         return self._read(reply.row, now) if isinstance(reply, m.AccountRow) else self._caught_up(now, is_proven=True)
 
@@ -324,7 +334,7 @@ class Walker:
         self._probed.append(guid)
         if len(self._probed) == 1:
             return self._check(now) if guid == self._live.cursor.guid else self._probe_again(now)
-        self.phase = Phase.READING
+        self.phase = READING
         if guid != self._live.cursor.guid:
             return self._new_epoch(guid, now)
         self._awaited = None
@@ -332,7 +342,7 @@ class Walker:
         return []
 
     def _probe_again(self, when: float) -> list[Action]:
-        self.phase = Phase.PROBING
+        self.phase = PROBING
         self._plan(when, START)
         return []
 
@@ -344,7 +354,7 @@ class Walker:
         if self._live.before is None:
             why = "it is not known what came before the account that was read last, which could be asked for"
             return [Doubted(why, is_evident=False), *self._probe_again(now)]
-        self.phase = Phase.CHECKING
+        self.phase = CHECKING
         self._plan(now, self._live.before)
         return []
 
@@ -394,7 +404,7 @@ class Walker:
         was_walking, self._walk, self._is_first_reading = self.is_walking, None, False
         self._walk_wanted = False
         self._awaited = guid, now
-        self.phase = Phase.WAITING
+        self.phase = WAITING
         return [WalkEnded(is_proven=False, until=self._live.cursor)] if was_walking else []
 
     def _begin_epoch(self, guid: Token, now: float) -> list[Action]:
@@ -408,7 +418,7 @@ class Walker:
         self._is_first_reading = True
         self._is_check_due = self._is_first_row = False
         self._expected = self._owed = self._led_here = None
-        self.phase = Phase.READING
+        self.phase = READING
         self._plan(now, self._live.cursor)
         return [EpochBegan(self._live.cursor)]
 
@@ -428,14 +438,14 @@ class Walker:
         row = self._own(row, self._live)
         since = self._live.cursor
         step = self._live.take(row)
-        if step is Step.REPEATED:
+        if step is REPEATED:
             return self._caught_up(now, is_proven=True)
         self._heeds_strays = True
         deliver = RowRead(row, self._live.cursor)
         wary: list[Action] = []
         if self._is_first_row or self._owed is not None:
             wary = self._wary(row, has_moved=row.cursor != since)
-        if step is Step.CYCLE:
+        if step is CYCLE:
             self._heeds_strays = False
             return [*wary, deliver, *self._caught_up(now, is_proven=False)]
         self._plan(now, self._live.cursor)
@@ -443,7 +453,7 @@ class Walker:
 
     def _caught_up(self, now: float, *, is_proven: bool, trouble: str = "") -> list[Action]:
         is_proven = is_proven and not self._may_be_shifted
-        self.phase = Phase.IDLE
+        self.phase = IDLE
         self._epochs = 0
         self._live.rest()
         varied = 1 + self._pace.poll_jitter * (2 * self._chance() - 1)
@@ -474,23 +484,23 @@ class Walker:
         return [WalkBegan()]
 
     def _go_on_walking(self, walk: _Walk, now: float) -> None:
-        self.phase = Phase.WALKING
+        self.phase = WALKING
         self._plan(now, walk.chain.cursor)
 
     def _walk_answered(self, walk: _Walk, reply: m.AccountRow | m.NoAccount, now: float) -> list[Action]:
         actions: list[Action] = []
-        step = Step.REPEATED
+        step = REPEATED
         walk.was_silent = False
         walk.errors = 0
         if isinstance(reply, m.AccountRow):
             row = self._own(reply.row, walk.chain)
             step = walk.chain.take(row)
-            if step is not Step.REPEATED:
+            if step is not REPEATED:
                 actions.append(Sighted(row))
-        if step is Step.CYCLE:
+        if step is CYCLE:
             self._walk = None
             return [*actions, WalkEnded(is_proven=False, until=self._live.cursor), *self._ask_live(now)]
-        walk.is_read = step is Step.REPEATED
+        walk.is_read = step is REPEATED
         walk.rows_since_live += 1
         if walk.is_read or walk.rows_since_live >= WALK_STRETCH_ROWS or now >= self._next_live:
             return [*actions, *self._ask_live(now)]
@@ -498,30 +508,30 @@ class Walker:
         return actions
 
     def _ask_live(self, now: float) -> list[Action]:
-        self.phase = Phase.READING
+        self.phase = READING
         self._plan(now, self._live.cursor)
         return []
 
     def _strayed(self, row: Row, now: float) -> list[Action]:
-        if self.phase is Phase.IDLE and self._heeds_strays:
+        if self.phase is IDLE and self._heeds_strays:
             # Once only: a PBX that repeats old accounts after each answer would be asked for ever.
             self._heeds_strays = False
             self._plan(now, self._live.cursor)
-        if row.is_deleted and self.phase not in {Phase.PROBING, Phase.WAITING}:
+        if row.is_deleted and self.phase not in {PROBING, WAITING}:
             row = row._replace(cursor=Cursor(self._live.cursor.guid, row.cursor.usn, row.cursor.ausn))
             return [RowRead(row, self._live.cursor)]
         return []
 
     def _refused(self, error: str, now: float) -> list[Action]:
-        if self.phase is Phase.WALKING and self._walk is not None:
+        if self.phase is WALKING and self._walk is not None:
             return self._walk_refused(self._walk, now)
         trouble = f"the PBX answers questions about accounts with an error: {quoted(error)}"
-        if self.phase is Phase.CHECKING:
+        if self.phase is CHECKING:
             return [
                 Doubted(f"asked for the account that was read last, {trouble}"),
                 *self._probe_again(now + FIRST_ERROR_PAUSE),
             ]
-        if self.phase is Phase.PROBING:
+        if self.phase is PROBING:
             self._probe_errors += 1
             if self._probe_errors >= MAX_ERRORS:
                 raise PbxRefusedRequest(trouble)
@@ -548,7 +558,7 @@ class Walker:
         return self._ask_live(now)
 
     def _probe(self, when: float) -> None:
-        self.phase = Phase.PROBING
+        self.phase = PROBING
         self._probed.clear()
         self._plan(when, START)
 
@@ -557,7 +567,7 @@ class Walker:
         self._was_silent = True
         if self._unreadable:
             raise PbxBrokeProtocol(f"the PBX's answers cannot be read: {self._unreadable}")
-        if self.phase is Phase.PROBING:
+        if self.phase is PROBING:
             if self._silences >= MAX_SILENT_POLLS:
                 raise PbxUnreachable(
                     f"the PBX let {self._silences} questions about accounts pass without an answer. Does its firmware "
@@ -566,13 +576,13 @@ class Walker:
             self._plan(now, START)
             return []
         self._asked = None  # but it stays open at the other end: should the answer come after all, it still counts
-        if self.phase is Phase.CHECKING:
+        if self.phase is CHECKING:
             # No second probe: where answers come strictly in order, it would wait behind this question for ever.
             self._silences = 0
-            self.phase = Phase.READING
+            self.phase = READING
             self._plan(now, self._live.cursor)
             return [Doubted("asked for the account that was read last, it says nothing")]
-        if self.phase is Phase.WALKING and self._walk is not None:
+        if self.phase is WALKING and self._walk is not None:
             if not self._walk.was_silent:
                 self._walk.was_silent = True
                 self._go_on_walking(self._walk, now)

@@ -8,19 +8,20 @@ nothing to tell (``NoAccount``), or a refusal (``RequestError``). A message that
 ``Unreadable``, not an exception: a PBX that stammers must not stop us.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
+from json.encoder import encode_basestring
 from typing import Any, ClassVar
 
 import orjson
 
-from bridge.model import Cursor, Row
+from bridge.model import Cursor, Row, value
 
 START = Cursor()
 
 API = "PbxAccountApi"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Message:
     """One WebSocket text message."""
 
@@ -31,18 +32,18 @@ class Message:
         return {}
 
     def to_json(self) -> str:
-        """Return the JSON text; an AccountInfo's cursor parts are echoed as they came, character by character."""
+        """Return the JSON text."""
         return orjson.dumps({"mt": self.mt, **self._properties()}).decode()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AppChallenge(Message):
     """Caller: let me log in."""
 
     mt = "AppChallenge"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AppChallengeResult(Message):
     """Callee: prove it with this."""
 
@@ -53,7 +54,7 @@ class AppChallengeResult(Message):
         return {"challenge": self.challenge}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AppLogin(Message):
     """Caller: here is my proof."""
 
@@ -76,7 +77,7 @@ class AppLogin(Message):
         return {**told, "digest": self.digest}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LoginAccepted(Message):
     """Callee: you are in. Only ``ok: true`` says so."""
 
@@ -86,7 +87,7 @@ class LoginAccepted(Message):
         return {"ok": True}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LoginRefused(Message):
     """Callee: you are not; anything but ``ok: true``."""
 
@@ -97,7 +98,7 @@ class LoginRefused(Message):
         return {"error": self.error} if self.error else {}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PbxInfo(Message):
     """PBX: who I am. Documented only for connections that the PBX opens."""
 
@@ -112,7 +113,7 @@ class PbxInfo(Message):
         return {**told, "version": self.version} if self.version else told
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AppInfo(Message):
     """PBX: what does your app offer?"""
 
@@ -124,7 +125,7 @@ class AppInfo(Message):
         return {"app": self.app, **_src(self.src)}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AppInfoResult(Message):
     """Bridge: nothing that a user's home screen should show."""
 
@@ -137,7 +138,7 @@ class AppInfoResult(Message):
         return {"app": self.app, "info": info, "serviceInfo": {"apis": {}}, **_src(self.src)}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CheckBuild(Message):
     """Either: is your page still current? A browser-cache matter that may come before the login."""
 
@@ -148,21 +149,21 @@ class CheckBuild(Message):
         return {"url": self.url}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CheckBuildResult(Message):
     """Either: no ``url`` means yes."""
 
     mt = "CheckBuildResult"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class KeepAlive(Message):
     """Either: still here. Needs no answer."""
 
     mt = "KeepAlive"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AccountInfo(Message):
     """Bridge: which account changed next after this cursor?
 
@@ -173,15 +174,13 @@ class AccountInfo(Message):
     src: str
     cursor: Cursor = START
 
-    def _properties(self) -> dict[str, Any]:
-        asked: dict[str, Any] = {"api": API, "src": self.src}
-        for name, token in (("guid", self.cursor.guid), ("usn", self.cursor.usn), ("ausn", self.cursor.ausn)):
-            if token is not None:
-                asked[name] = orjson.Fragment(token)
-        return asked
+    def to_json(self) -> str:
+        """Return the JSON text; the cursor's parts are echoed as they came, character by character."""
+        src = encode_basestring(self.src)
+        return f'{{"mt":"AccountInfo","api":"{API}","src":{src}{self.cursor.members}}}'
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AccountRow(Message):
     """PBX: this account changed next."""
 
@@ -201,7 +200,7 @@ class AccountRow(Message):
         return {**told, **_src(self.src)}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NoAccount(Message):
     """PBX: my guid, or nothing further at the moment."""
 
@@ -213,7 +212,7 @@ class NoAccount(Message):
         return {"api": API, **_cursor(self.cursor), **_src(self.src)}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RequestError(Message):
     """PBX: I cannot answer that. Never to be mistaken for having nothing further."""
 
@@ -225,14 +224,14 @@ class RequestError(Message):
         return {"error": self.error, **_src(self.src)}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Other(Message):
     """A message of another API, or of a firmware younger than this page. Ignored."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unreadable(Message):
     """Not a message at all; *reason* quotes nothing of it, since anything may stand there."""
 

@@ -14,6 +14,8 @@ from bridge.store.postgres.sql import queries
 OLDEST_VERSION: Final = 130_000
 LONG_SECONDS: Final = 600.0
 """For which a snapshot may be held: behind an older one, what was updated often gets slower and slower."""
+MANY_TRANSACTIONS: Final = 20_000
+"""The same in what a user may know of the sessions of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ def check_database(database: Database, *, loses_nothing: bool) -> tuple[str, lis
     """
     try:
         with database.connect(to_write=True) as connection:
-            (facts,) = connection.execute(queries()["facts"]).fetchall()
+            (facts,) = database.ask(connection, queries()["facts"]).fetchall()
     except psycopg.Error as problem:
         raise as_ours(database.place, problem) from problem
     return f"PostgreSQL {facts['version_name']}", list(_remarks(facts, loses_nothing=loses_nothing))
@@ -54,12 +56,15 @@ def _remarks(facts: Row, *, loses_nothing: bool) -> Iterator[Remark]:
         yield Remark("synchronous_commit is off, whatever the bridge says: a crash loses commits", is_fatal=True)
     if facts["autovacuum"] == "off":
         yield Remark("autovacuum is off: the tables of the store grow and get slow")
-    if loses_nothing and not facts["synchronous_standbys"]:
+    is_synchronous = bool(facts["synchronous_standby_names"])  # each user sees that; not what a standby does at present
+    if loses_nothing and not is_synchronous:
         yield Remark("failover_loses_nothing is true, but no standby is synchronous: take it back", is_fatal=True)
-    elif facts["standbys"] and not facts["synchronous_standbys"]:
+    elif facts["standbys"] and not is_synchronous:
         yield Remark("its standbys are asynchronous: after a failover that lost commits everything is told anew")
-    if facts["oldest_seconds"] > LONG_SECONDS:
+    seconds, transactions = facts["oldest_seconds"], facts["oldest_transactions"]
+    if seconds > LONG_SECONDS or transactions > MANY_TRANSACTIONS:
+        long = f"{seconds / 60:.0f} minutes" if seconds > LONG_SECONDS else f"{transactions} transactions"
         yield Remark(
-            f"session {facts['oldest_pid']} has held a snapshot for {facts['oldest_seconds'] / 60:.0f} minutes: until "
-            "it ends, no dead row can go, and the store gets slower"
+            f"session {facts['oldest_pid']} has held a snapshot for {long}: until it ends, no dead row can go, and the "
+            "store gets slower"
         )

@@ -33,21 +33,25 @@ class PostgresReader(TableReader):
         return f"<PostgresReader of {self._database.place}>"
 
     def __enter__(self) -> Self:
-        place, known = self._database.place, migrations()[-1].number
-        with self._translated():
-            self._connection = self._database.connect(to_write=False)
-            self._connection.execute("SET default_transaction_read_only = on")
-            applied, oldest = read_tables(self._connection)
-        if not applied:
+        try:
+            with self._translated():
+                self._connection = self._database.connect(to_write=False)
+                applied, oldest = read_tables(self._database, self._connection)
+            self._refuse_others(applied, oldest)
+        except BaseException:
             self.__exit__()
+            raise
+        return self
+
+    def _refuse_others(self, applied: int, oldest: int) -> None:
+        place, known = self._database.place, migrations()[-1].number
+        if not applied:
             raise StoreUnusable(f"there is no store in {place} yet: account-bridge run makes it")
         if not oldest <= known <= applied:
-            self.__exit__()
             raise StoreUnusable(
                 f"the store {place} was written by another version of the bridge (tables {applied}, this one knows "
                 f"{known}). Ask with that version, or start this one first"
             )
-        return self
 
     def __exit__(self, *_: object) -> None:
         connection, self._connection = self._connection, None
@@ -59,7 +63,7 @@ class PostgresReader(TableReader):
         if self._connection is None:
             raise StoreUnusable(f"the store {self._database.place} is not open")
         with self._translated():
-            return self._connection.execute(queries()[query], parameters, binary=True).fetchall()
+            return self._database.ask(self._connection, queries()[query], parameters).fetchall()
 
     def _page_of_accounts(self, last: Row | None) -> Sequence[Row]:
         source, key = (0, "") if last is None else (last["source_id"], last["key"])

@@ -1,15 +1,14 @@
 """A session with the database in which a transaction survives its connection.
 
 A transaction is a list of statements, and the first of them counts it, on the condition that nobody else wrote since
-the last one. So where a connection ends in its midst, the same statements are repeated on another one and find what
-they found before. Where it ends in the commit, so that nobody knows whether that happened, the count says so. A count
-that is lower than what was committed says that the database went back in time.
+the last one. So where a connection ends in its midst, the same statements are repeated on another one. They find what
+they found before, or it fails: on what others share, they may have come in between. Where a connection ends in the
+commit, so that nobody knows whether that happened, the count says so. A count that is lower than what was committed
+says that the database went back in time.
 """
 
 import contextlib
-import os
 import random
-import socket
 import threading
 import time
 from collections import Counter
@@ -18,19 +17,23 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 
-from bridge.errors import StoreInUse, StoreUnreachable
+from bridge.errors import LeaseLost, StoreInUse, StoreUnreachable, StoreUnusable
 from bridge.logs import get_logger
-from bridge.store.postgres.connecting import ANSWER_SECONDS, Connection, Database
-from bridge.store.postgres.errors import Trouble, as_ours, classify, describe, taken
+from bridge.store.postgres.connecting import Connection, Database
+from bridge.store.postgres.errors import Trouble, as_ours, classify, describe, late, life_over, not_as_found, taken
 from bridge.store.postgres.rows import Row
 from bridge.store.postgres.sql import queries
 
 MAX_PAUSE_SECONDS: Final = 5.0
 FIRST_PAUSE_SECONDS: Final = 0.05
 AT_ONCE_TRIES: Final = 3
+MOST_TIMES: Final = 64.0
+TOO_SLOW: Final = "57014"
+LOCKED: Final = "55P03"
 
 Result = TypeVar("Result")
 Statement = tuple[bytes, Mapping[str, Any]]
+Answer = Callable[[psycopg.Cursor[Row]], Any]
 
 log = get_logger(__name__)
 
@@ -42,30 +45,43 @@ class SetBack(Exception):  # noqa: N818 - what was found; never leaves the store
 class Session:
     """One connection, and another one whenever that breaks. Blocks; called from one thread at a time.
 
-    *me* is the life of this bridge, as far as it writes. What keeps it waiting is told to *on_wait*, and an empty text
-    when that is over; it waits for *patience_seconds* at most.
+    *me* is the life of this bridge, as far as it writes; *is_shared*: others live beside it. What keeps it waiting is
+    told to *on_wait*, and an empty text when that is over; it waits for *patience_seconds* at most, and for an answer
+    for *answer_seconds*.
     """
 
-    def __init__(
-        self, database: Database, me: str, *, patience_seconds: float, on_wait: Callable[[str], None] = lambda _: None
+    def __init__(  # noqa: PLR0913 - what makes a session
+        self,
+        database: Database,
+        me: str,
+        *,
+        patience_seconds: float,
+        on_wait: Callable[[str], None] = lambda _: None,
+        is_shared: bool = False,
+        answer_seconds: float | None = None,
     ) -> None:
         self._database = database
         self._me = me
         self._patience_seconds = patience_seconds
         self._on_wait = on_wait
+        self._is_shared = is_shared
+        self._answer_seconds = answer_seconds
         self._connection: Connection | None = None
         self._pipeline: psycopg.Pipeline | None = None
         """Open in a transaction: what is not asked back is sent along with what comes next."""
         self._leaving = contextlib.ExitStack()
-        self._done: list[Statement] = []
-        """What the transaction did so far."""
+        self._done: list[tuple[Statement, Answer, Any]] = []
+        """What the transaction did so far, and what came of it."""
         self._commits = 0
         self._is_in_doubt = False
+        self._was_left_in_doubt = False
+        """True where a former commit was given up before there was an answer."""
         self.is_inside = False
         """True in a transaction."""
         self._was_connected = False
         self._no_more_waiting = threading.Event()
-        self._busy_since: float | None = None
+        self._times = 1.0
+        """How much longer a statement may take than usual: twice as long after one that took too long."""
         self.is_new = False
         """Set with every new connection, until somebody takes note."""
         self.troubles: Counter[str] = Counter()
@@ -89,16 +105,6 @@ class Session:
         """Have whatever waits for the database fail from now on; may be called from any thread."""
         self._no_more_waiting.set()
 
-    def cut_if_stuck(self) -> None:
-        """End a connection that has given no answer for too long; called from another thread."""
-        since, connection = self._busy_since, self._connection
-        if since is not None and connection is not None and time.monotonic() - since > ANSWER_SECONDS:
-            log.warning("store.no_answer", store=self._database.place, seconds=ANSWER_SECONDS)
-            with contextlib.suppress(OSError, psycopg.Error):
-                handle = socket.socket(fileno=os.dup(connection.fileno()))
-                with handle:
-                    handle.shutdown(socket.SHUT_RDWR)
-
     # ------------------------------------------------------------------ outside of transactions
 
     def look(self, name: str, parameters: Mapping[str, Any]) -> Sequence[Row]:
@@ -113,7 +119,7 @@ class Session:
             return self.rows(name, parameters)
         for trial in self._trials():
             with trial:
-                return self._connect().execute(queries()[name], parameters, binary=True).fetchall()
+                return self._database.ask(self._connect(), queries()[name], parameters).fetchall()
         raise AssertionError  # trials end by returning or raising
 
     def do(self, name: str, parameters: Mapping[str, Any]) -> int:
@@ -125,13 +131,14 @@ class Session:
         """
         for trial in self._trials():
             with trial:
-                return self._connect().execute(queries()[name], parameters).rowcount
+                return self._database.ask(self._connect(), queries()[name], parameters).rowcount
         raise AssertionError  # trials end by returning or raising
 
     # ------------------------------------------------------------------ transactions
 
     def begin(self) -> None:
         """Begin a transaction; the database hears of it with its first statement."""
+        self._was_left_in_doubt |= self._is_in_doubt
         self._done, self.is_inside, self._is_in_doubt = [], True, False
 
     def rows(self, name: str, parameters: Mapping[str, Any]) -> Sequence[Row]:
@@ -144,7 +151,7 @@ class Session:
 
     def send(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Have a statement done, at the latest with the commit; the server begins while we go on."""
-        self._step((queries()[name], parameters), lambda cursor: cursor.connection.pgconn.flush())
+        self._step((queries()[name], parameters), _have_begun)
 
     def commit(self) -> None:
         """Make all of it durable; where the connection breaks, until it is known to be."""
@@ -158,8 +165,11 @@ class Session:
                     self._leave_pipeline()
                     break
                 if self._has_happened(trial.problem):
+                    trial.problem = None
                     break
             self._commits += 1
+            self._be_quick_again()
+            self._is_in_doubt = self._was_left_in_doubt = False
             self.commit_seconds = time.perf_counter() - began
         self.is_inside = False
 
@@ -173,15 +183,16 @@ class Session:
             except psycopg.Error:
                 self.drop()
 
-    def stand_at(self, commits: int) -> None:
-        """Go on from another count than was left behind."""
-        self._commits = commits
+    def live_anew(self, me: str) -> None:
+        """Go on as another life, with whatever connection there is; not in a transaction."""
+        self._me, self._commits = me, 0
+        self._is_in_doubt = self._was_left_in_doubt = False
 
     def _step(self, statement: Statement, answer: Callable[[psycopg.Cursor[Row]], Result]) -> Result:
         for trial in self._trials():
             with trial:
                 found = answer(self._in_transaction().execute(*statement, binary=True))
-                self._done.append(statement)
+                self._done.append((statement, answer, found))
                 return found
             self._has_happened(trial.problem)
         raise AssertionError  # trials end by returning or raising
@@ -192,48 +203,78 @@ class Session:
         return cursor.rowcount
 
     def _in_transaction(self) -> Connection:
-        """Return the connection, with the transaction begun on it and all done in it that was done before."""
+        """Return the connection, with the transaction begun on it and all done in it that was done before.
+
+        Raises:
+            LeaseLost: what was found before is not so any more, and what follows rests on that.
+
+        """
         connection = self._connect()
         if self._pipeline is None:
             self._leaving = contextlib.ExitStack()
             self._pipeline = self._leaving.enter_context(connection.pipeline())
-            for statement in self._database.begin():
+            for statement in self._database.begin(connection):
                 connection.execute(statement)
             connection.execute(queries()["count_commit"], {"me": self._me, "commits": self._commits})
-            for statement, parameters in self._done:
-                connection.execute(statement, parameters, binary=True)
+            for done, answer, found in self._done:
+                if answer(connection.execute(*done, binary=True)) != found:
+                    raise LeaseLost(not_as_found(self._database.place))
         return connection
 
     def _has_happened(self, problem: psycopg.Error | None) -> bool:
         """Look, where the database says that we are not where we left off; True where the commit in doubt happened.
 
+        Where a lock is in the way, end a former session of ours that has it and stands still.
+
         Raises:
             StoreInUse: somebody else has the store now.
+            LeaseLost: the others took us to be dead.
+            StoreUnreachable: a former commit that was given up happened after all, and is not in our memory.
             SetBack: what was committed is not there any more.
 
         """
+        if problem is not None and problem.sqlstate == LOCKED:
+            with contextlib.suppress(StoreUnusable):  # where it may not, the lock is waited for
+                self._look_outside("cut_stranded")
         if problem is None or classify(problem) is not Trouble.NOT_OURS:
             return False
-        is_inside, self.is_inside = self.is_inside, False
-        found = self.look("my_commits", {"me": self._me})
-        self.is_inside = is_inside
-        if not found or found[0]["is_over"]:
-            raise StoreInUse(taken(self._database.place))
+        found = self._look_outside("my_commits")
+        if not found:
+            raise SetBack
+        if found[0]["is_over"]:
+            raise LeaseLost(life_over()) if self._is_shared else StoreInUse(taken(self._database.place))
         commits = found[0]["commits"]
         if commits == self._commits + 1 and self._is_in_doubt:
             return True
+        if commits == self._commits + 1 and self._was_left_in_doubt:
+            raise StoreUnreachable(late(self._database.place))
         if commits != self._commits:
             self._commits = commits
             raise SetBack
         return False
 
+    def _look_outside(self, name: str) -> Sequence[Row]:
+        """Return the rows of a statement about us, in the midst of a transaction that is not open at the moment."""
+        is_inside, self.is_inside = self.is_inside, False
+        try:
+            return self.look(name, {"me": self._me})
+        finally:
+            self.is_inside = is_inside
+
     # ------------------------------------------------------------------ connections
 
     def _connect(self) -> Connection:
         if self._connection is None:
-            self._connection = self._database.connect(to_write=True)
+            self._connection = self._database.connect(to_write=True, times=self._times)
+            self._connection.answer_seconds = self._answer_seconds
             self._was_connected = self.is_new = True
         return self._connection
+
+    def _be_quick_again(self) -> None:
+        """Wait for the next statement no longer than usual; a connection on which that is longer is left."""
+        self._times = 1.0
+        if self._connection is not None and self._connection.times > 1:
+            self.drop()
 
     def _leave_pipeline(self) -> None:
         self._pipeline = None
@@ -255,12 +296,10 @@ class Session:
         at_once = AT_ONCE_TRIES
         pause = FIRST_PAUSE_SECONDS
         while True:
-            trial = _Trial(self)
-            self._busy_since = time.monotonic()
+            trial, is_old = _Trial(self), self._connection is not None
             try:
                 yield trial
             finally:
-                self._busy_since = None
                 if trial.problem is None and told:
                     self._on_wait("")
                     log.info("store.available", store=self._database.place)
@@ -269,14 +308,18 @@ class Session:
                 return
             self.troubles[problem.sqlstate or "connection"] += 1
             trouble = classify(problem)
-            if trouble is Trouble.FATAL or (trouble is Trouble.REFUSED and not self._was_connected):
+            if problem.sqlstate == TOO_SLOW:
+                self._times = min(MOST_TIMES, 2 * self._times)
+            if trouble in {Trouble.FATAL, Trouble.LOST} or (trouble is Trouble.REFUSED and not self._was_connected):
                 raise as_ours(self._database.place, problem) from problem
             if trouble is Trouble.NOT_OURS:
                 continue
             if trouble is Trouble.IN_THE_WAY and at_once:
                 at_once -= 1
                 continue
-            if time.monotonic() > until or self._no_more_waiting.is_set():
+            is_over = time.monotonic() > until or self._no_more_waiting.is_set()
+            is_stale = is_old and trouble is Trouble.AWAY  # and says nothing about the database
+            if is_over and not is_stale:
                 raise StoreUnreachable(describe(self._database.place, problem)) from problem
             words = describe(self._database.place, problem)
             if words != told:
@@ -285,6 +328,11 @@ class Session:
                 self._on_wait(words)
             self._no_more_waiting.wait(pause * random.uniform(0.5, 1))  # noqa: S311 - so that not all come at once
             pause = min(MAX_PAUSE_SECONDS, 2 * pause)
+
+
+def _have_begun(cursor: psycopg.Cursor[Row]) -> None:
+    """Have the server begin with a statement whose answer nobody waits for."""
+    cursor.connection.pgconn.flush()
 
 
 class _Trial:

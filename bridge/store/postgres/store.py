@@ -15,7 +15,7 @@ import orjson
 import psycopg
 
 from bridge.clock import utc_now
-from bridge.errors import StoreInUse, StoreOutdated, StoreUnreachable, StoreUnusable
+from bridge.errors import BridgeError, StoreInUse, StoreOutdated, StoreUnreachable, StoreUnusable
 from bridge.logs import get_logger
 from bridge.store.postgres.connecting import Connection, Database
 from bridge.store.postgres.errors import as_ours, taken
@@ -23,6 +23,7 @@ from bridge.store.postgres.lease import Lease
 from bridge.store.postgres.opening import begin_life, migrate
 from bridge.store.postgres.rows import Row
 from bridge.store.postgres.session import Session, SetBack
+from bridge.store.postgres.shared_log import write_as_one
 from bridge.store.postgres.transaction import PostgresTransaction
 from bridge.store.records import StoreFigures
 from bridge.store.tables.notes import COPIED, PARTITIONS
@@ -63,6 +64,10 @@ class PostgresStore(TableStore):
         self.lease: Lease | None = None
         """What says that we live, while it is open."""
         self._me = ""
+        self._is_whole = False
+        """True once it is open as it should be: only then may a stop be recorded as clean."""
+        self._outdated = ""
+        """Why nothing is written any more, whoever heard of it and took it for a refusal."""
 
     def __repr__(self) -> str:
         return f"<PostgresStore {self._database.place}, {'open' if self._open_session else 'closed'}>"
@@ -77,33 +82,43 @@ class PostgresStore(TableStore):
             StoreUnusable: it cannot be read or written, or a younger bridge wrote it.
 
         """
-        self._me, self.is_proven = self._take(), False
-        session = Session(
-            self._database, self._me, patience_seconds=self._options.patience_seconds, on_wait=self._waits
-        )
-        self._open_session = session
-        self.lease = Lease(self._database, self._me, self._options.lease_seconds, [session])
+        self.is_proven = self._is_whole = False
+        self._begin()
         try:
             self._read()
             self._refuse_moved()
-            for sink in self._sinks_with_rows:
-                sink.load(list(self._sources.values()))
-            if self._meta.get("open"):
-                with self.together():
-                    self.exchange.doubt_first()
-            self._note("open", b"yes")
+            self._load()
             why, doubt = self._compare_checked()
             self._recognise(why, doubt)
             self.leavers.remove_retired()
             if self.is_proven:
                 self._note_checked()
+            self._is_whole = True
         except BaseException:
             self.close()
             raise
 
+    def _begin(self) -> None:
+        """Begin a life, and what says that we live."""
+        self._me = self._take()
+        session = Session(
+            self._database, self._me, patience_seconds=self._options.patience_seconds, on_wait=self._waits
+        )
+        self._open_session = session
+        self.lease = Lease(self._database, self._me, self._options.lease_seconds)
+
+    def _load(self) -> None:
+        """Count what waits, and see whether the last stop was clean."""
+        write_as_one(self, self.log.last_given(), self._clock())
+        for sink in self._sinks_with_rows:
+            sink.load(list(self._sources.values()))
+        self._recover()
+        self._note_open(b"yes")
+
     def close(self) -> None:
         """Say that the stop was clean, and let go. Does nothing where it is not open."""
         session, lease, self.lease = self._open_session, self.lease, None
+        self._outdated = ""
         if lease is not None:
             lease.close()
         if session is not None:
@@ -118,13 +133,11 @@ class PostgresStore(TableStore):
     def _end(self, session: Session) -> None:
         """Free the store for the next one, if it can be reached; otherwise that waits for the end of the lease."""
         try:
-            session.begin()
-            session.send("set_meta_value", {"name": "open", "value": b""})
-            session.commit()
+            if self._is_whole:
+                self._note_open(b"")
             session.do("end_life", {"me": self._me, "commits": session.commits})
-        except (StoreUnreachable, StoreInUse, SetBack) as problem:
+        except BridgeError as problem:
             log.warning("store.not_released", problem=str(problem))
-            session.rollback()
 
     def wait_no_more(self) -> None:
         """Have whatever waits for the database fail from now on; may be called from any thread."""
@@ -152,11 +165,26 @@ class PostgresStore(TableStore):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """All changes made inside become durable together, or none does; inside another one, with that."""
-        session = self.session
-        if session.is_inside:
+        """All changes made inside become durable together, or none does; inside another one, with that.
+
+        Raises:
+            StoreOutdated: the database is an older state of itself; from then on each time.
+
+        """
+        if self.session.is_inside:
             yield
             return
+        if self._outdated:
+            raise StoreOutdated(self._outdated)
+        try:
+            with self._in_transaction(self.session):
+                yield
+        except StoreOutdated as problem:
+            self._outdated = str(problem)
+            raise
+
+    @contextmanager
+    def _in_transaction(self, session: Session) -> Iterator[None]:
         session.begin()
         try:
             yield
@@ -168,7 +196,7 @@ class PostgresStore(TableStore):
             session.rollback()
             raise
         if session.is_new and self.is_proven:
-            self._note_checked()
+            self._reconnected()
 
     def erasing(self) -> Any:
         """Return the same: nobody can overwrite the blocks of another machine's disk; VACUUM reuses them in time."""
@@ -176,7 +204,8 @@ class PostgresStore(TableStore):
 
     def figures(self) -> StoreFigures:
         """Return how the store is doing; whether there is room is told by the database when there is none."""
-        return StoreFigures(None, self.session.commit_seconds, dict(self.session.troubles))
+        session = self._open_session
+        return StoreFigures() if session is None else StoreFigures(None, session.commit_seconds, dict(session.troubles))
 
     def empty_write_ahead(self) -> bool:
         """Nothing to be done: its write-ahead log is the server's, and so are its archives."""
@@ -205,6 +234,12 @@ class PostgresStore(TableStore):
     def _waits(self, words: str) -> None:
         self.locked = words
 
+    def _recover(self) -> None:
+        """Look after a store whose bridge was killed: what may have been on its way?"""
+        if self._meta.get("open") and not self.is_moving:
+            with self.together():
+                self.exchange.doubt_first()
+
     # ------------------------------------------------------------------ whose is it, and is it the newest state?
 
     def _take(self) -> str:
@@ -214,8 +249,8 @@ class PostgresStore(TableStore):
         while True:
             try:
                 with self._connected() as connection:
-                    migrate(connection, self._database.place)
-                    return begin_life(connection, self._database.place, self._options.lease_seconds)
+                    migrate(self._database, connection)
+                    return self._begin_life(connection)
             except (StoreUnreachable, StoreInUse) as problem:
                 if time.monotonic() > until:
                     raise
@@ -223,6 +258,9 @@ class PostgresStore(TableStore):
                     told = str(problem)[:40]
                     log.warning("store.waits", problem=str(problem))
                 time.sleep(OPENING_PAUSE_SECONDS)
+
+    def _begin_life(self, connection: Connection) -> str:
+        return begin_life(self._database, connection, self._options.lease_seconds)
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
@@ -247,6 +285,10 @@ class PostgresStore(TableStore):
     def _proven(self) -> None:
         self._note_checked()
 
+    def _reconnected(self) -> None:
+        """Take note of another connection on which we are where we left off: only we could have lost commits."""
+        self._note_checked()
+
     def _note_checked(self) -> None:
         """Note by what the database is recognised: it is known to be the newest state of itself."""
         self.session.is_new = False
@@ -262,7 +304,8 @@ class PostgresStore(TableStore):
 
         """
         why = "an older state of itself: commits of this bridge are missing (a failover, or a restored backup)"
-        self._note(COPIED, orjson.dumps({"why": why}))
+        # By itself: in a database from before this life there is nothing where a transaction could be counted.
+        self.session.do("set_meta_value", {"name": COPIED, "value": orjson.dumps({"why": why})})
         raise StoreOutdated(
             f"the store {self._database.place} has gone back in time: commits of this bridge are missing in it. Start "
             "the bridge again: it then tells everything anew, under a new lineage"

@@ -91,7 +91,7 @@ class SqliteStore(TableStore):
                 with self._translated(), closing(connection):
                     if was_whole:
                         self._begin_life()
-                        self._note("open", b"")
+                        self._note_open(b"")
         finally:
             self._connection = None
             self._lock.release()
@@ -219,9 +219,10 @@ class SqliteStore(TableStore):
             found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]  # measured: 0.25 s for 300 MB
             if found != "ok":
                 raise StoreUnusable(damaged(self._path, found))
-            with self.together():
-                self.exchange.doubt_first()
-        self._note("open", b"yes")
+            if not self.is_moving:
+                with self.together():
+                    self.exchange.doubt_first()
+        self._note_open(b"yes")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

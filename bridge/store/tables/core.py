@@ -33,6 +33,9 @@ class Tables(ABC):
     *clock* is for what a store notes about itself.
     """
 
+    is_shared = False
+    """True where several bridges work on it at a time."""
+
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
         self.locked = ""
@@ -180,6 +183,18 @@ class Tables(ABC):
         if transaction.renamed is not None:
             self.reload()
 
+    def own(self, source: int) -> None:  # noqa: B027 - most have all sources
+        """Make sure, in the open transaction, that a source is ours to change; where one bridge has all, it is.
+
+        Raises:
+            LeaseLost: another bridge has it.
+
+        """
+
+    def lock_free(self, source: int) -> bool:  # noqa: ARG002 - most have all sources
+        """Keep others from a source until the open transaction is over; False where another bridge has it."""
+        return True
+
     def has_source(self, name: SourceName) -> bool:
         """Tell whether a source is known."""
         return name in self._sources
@@ -221,6 +236,14 @@ class Tables(ABC):
             )
         if MOVING in self._meta:
             self._drop(MOVING)  # it goes on here, so what was copied so far is no copy of it any more
+
+    def _note_open(self, value: bytes) -> None:
+        """Note that it is open, or was closed as it should be; what ``migrate-store`` does to it is neither.
+
+        Whether the last bridge stopped well is part of what is moved, and so is what it left in doubt.
+        """
+        if not self.is_moving:
+            self._note("open", value)
 
     def note(self, name: str) -> str:
         """Return what was noted under that name; empty where nothing was."""

@@ -37,8 +37,8 @@ class Database(Protocol):
 class Placing(Protocol):
     """A transaction of it."""
 
-    def place(self, source: SourceName) -> object:
-        """Return where *source* stands; one never seen before is made."""
+    def meet(self, source: SourceName) -> object:
+        """Have a source there; one never seen before is made."""
 
 
 class InboundRegister:
@@ -115,7 +115,7 @@ class InboundRegister:
         return Admission.KNOWN
 
     def _add(self, transaction: Placing, caller: InboundPbx, at: datetime) -> Admission:
-        transaction.place(caller.source)  # a source never seen before is made
+        transaction.meet(caller.source)  # a source never seen before is made
         is_its_own = self._database.change(
             "add_caller",
             name=caller.source,

@@ -50,6 +50,9 @@ class Database(Protocol):
     def renew(self, source: int) -> None:
         """Begin a source anew, in the open transaction: nothing is known of it, and a new lineage begins."""
 
+    def lock_free(self, source: int) -> bool:
+        """Keep others from a source until the open transaction is over; False where another bridge has it."""
+
     def keep_floor(self) -> None:
         """Keep the newest lineage that was given, whatever becomes of its source."""
 
@@ -109,24 +112,29 @@ class Leavers:
                 self._database.change("drop_meta_value", name=f"{kind}{source}")
 
     def remove_retired(self, *, at_once: SourceName | None = None) -> Sequence[SourceName]:
-        """Remove the retired sources of which nothing waits any more, and return them.
+        """Remove the retired sources of which nothing waits any more and that no other bridge has, and return them.
 
         *at_once* one of which something may wait, which is never sent then; not while anybody sends it.
         """
-        if not (retired := self._retired()):
+        if not self._retired():
             return []
         numbers = {SourceName(row["name"]): row["id"] for row in self._database.query("source_ids")}
-        gone = [name for name in retired & numbers.keys() if name == at_once or not self._is_waiting(numbers[name])]
-        if not gone:
+        if not (gone := self._that_may_go(numbers, at_once)):
             return gone
         with self._database.erasing():
             self._database.keep_floor()
+            locked = {name: numbers[name] for name in gone if self._database.lock_free(numbers[name])}
+            gone = self._that_may_go(locked, at_once)  # up to then another bridge may have told of it, or kept it
             for name in gone:
                 for statement in _ROWS_OF_A_SOURCE:
                     self._database.change(statement, source_id=numbers[name])
                 self._database.change("drop_notes", suffix=f":{name}")
         self._database.reload()
         return gone
+
+    def _that_may_go(self, numbers: Mapping[SourceName, int], at_once: SourceName | None) -> Sequence[SourceName]:
+        retired = sorted(self._retired() & numbers.keys())
+        return [name for name in retired if name == at_once or not self._is_waiting(numbers[name])]
 
     def _retired(self) -> frozenset[SourceName]:
         rows = self._database.query("meta_values", pattern=f"{RETIRED}*")

@@ -47,6 +47,9 @@ class Database(Protocol):
     def tell_confirmed(self, told: Mapping[str, Any], before: int | None) -> None:
         """Append a line about what a sink has, or have the one that tells of *before* tell that."""
 
+    def own(self, source: int) -> None:
+        """Make sure, in the open transaction, that a source is ours to change."""
+
     def has_source(self, name: SourceName) -> bool:
         """Tell whether a source is known."""
 
@@ -140,10 +143,14 @@ class TableOutbox:
 
     def mark_published(self, rows: Sequence[OutboxRow], at: datetime) -> None:
         """Record that the sink has *rows*, the next ones of their lanes, and with them all before them."""
-        reached = {self._lane(self.find_lane(row.source)): row.position for row in rows}
+        reached: dict[int, int] = {}
+        for source, position in {row.source: row.position for row in rows}.items():
+            lane = self._lane(self.find_lane(source))
+            reached[lane] = max(position, reached.get(lane, 0))
         self._confirm(reached, at)
         self._count(-len(rows), -sum(len(row.body) for row in rows))
-        self._waiting.subtract(self._database.source_id(row.source) for row in rows)
+        for source, count in Counter(row.source for row in rows).items():
+            self._waiting[self._database.source_id(source)] -= count
 
     def _confirm(self, reached: Mapping[int, int], at: datetime) -> None:
         moment = as_text(at)
@@ -164,6 +171,7 @@ class TableOutbox:
         reached = {self._lane(row.source): row.position for row in rows}
         with self._database.together():
             for lane, through in reached.items():
+                self._database.own(lane)
                 self._database.change("doubt", lane=lane, through=through)
 
     def park(self, row: OutboxRow, reason: str, at: datetime) -> None:
@@ -171,6 +179,7 @@ class TableOutbox:
         source = self._database.source_id(row.source)
         found = {one["sink"]: one["state"] for one in self._database.query("aside_of_event", position=row.position)}
         with self._database.together():
+            self._database.own(source)
             self.set_aside(row.position, "parked", reason, at)
             held = self.hold(source, row.position, at)
         if self.sink in found:  # it was not waiting any more, whoever had it put aside
@@ -207,7 +216,7 @@ class TableOutbox:
         Only of the log; the first *limit* of them.
         """
         reach = {"after": after, "through": position, "limit": limit}
-        aside = map(_bare, self._database.query("aside_ids", sink=self.sink, **reach))
+        aside = map(bare, self._database.query("aside_ids", sink=self.sink, **reach))
         unsent = self.unsent_through(position, after=after, limit=limit)
         found = sorted([*unsent, *aside], key=attrgetter("position"))
         return found if limit < 0 else found[:limit]
@@ -276,7 +285,7 @@ class TableOutbox:
         if state is not None:
             return state in {"parked", "held", "fenced"}
         lane = 0 if self._has_one_lane else self._database.query("source_of_position", position=position)[0][0]
-        return position > self._through.get(lane, 0)
+        return position > self.through_of(lane)
 
     def set_aside(self, position: int, state: str, reason: str | None, at: datetime) -> None:
         """Record that the sink does not get the event at *position* in its turn; see ``aside`` in the tables."""
@@ -359,13 +368,13 @@ class TableOutbox:
         """Return what is to be sent behind *after* and up to *position*, without bodies; only of the log."""
         behind = max(after, self.through)
         rows = self._database.query("unsent_ids", sink=self.sink, after=behind, through=position, limit=limit)
-        return list(map(_bare, rows))
+        return list(map(bare, rows))
 
     def newest_confirmed(self, limit: int) -> Sequence[OutboxRow]:
         """Return the newest rows that the sink has confirmed, without their bodies; only of the log."""
         reach = {"after": self.since, "through": self.through}
         rows = self._database.query("confirmed_ids", sink=self.sink, **reach, limit=limit)
-        return list(map(_bare, rows))
+        return list(map(bare, rows))
 
     def mark_sent(self, positions: Sequence[int], at: datetime) -> None:
         """Record that the sink had what is at *positions* before, wherever that is in its order."""
@@ -412,6 +421,7 @@ class TableOutbox:
             if self._database.change("change_parked", **decision) != 1:
                 return False
             (row,) = self._database.query("source_of_position", position=position)
+            self._database.own(row["source_id"])
             rows, size = self.release(row["source_id"], at)
         self._count_held((-rows, -size))
         self._count_parked(row["source_id"], -1)
@@ -458,7 +468,7 @@ def _made(row: Any) -> tuple[str, int, bool, int]:
     return lineage, row["sequence"], row["account"] is None, row["position"]
 
 
-def _bare(row: Any) -> OutboxRow:
+def bare(row: Any) -> OutboxRow:
     """Return a row without what only sending needs."""
     return OutboxRow(
         row["position"], SourceName(row["source"]), 0, row["event_id"], "", "", b"", _NEVER, account=row["account"]

@@ -18,7 +18,7 @@ from bridge.store.tables.core import Tables
 from bridge.store.tables.erasure import forget
 from bridge.store.tables.leavers import ELSEWHERE
 from bridge.store.tables.moments import as_moment
-from bridge.store.tables.notes import COPIED, DOUBT, FLOOR, GENERATION, PARTITIONS, PLACES, RENEWED, SINCE, UNSETTLED
+from bridge.store.tables.notes import COPIED, DOUBT, GENERATION, PARTITIONS, PLACES, RENEWED, SINCE, UNSETTLED
 from bridge.store.tables.reader import PAUSED, pauses_in
 from bridge.store.tables.sentences import MAY_BE_IN_THE_LOG, NOT_YET_EVERYWHERE, OTHER_PARTITIONS
 
@@ -64,7 +64,7 @@ class TableStore(Tables):
                 self._lineages |= {lineage for lineage, _, _ in found if read_birth(lineage) is not None}
                 for source in find_beyond(log.others, self.given()):
                     self._note(f"{ELSEWHERE}{source}", log.others[source][0].encode())
-                self._note(FLOOR, max(self._lineages).encode())
+                self.keep_floor()
                 self.note_places(log)
                 if not ahead and self._looking.is_complete:
                     self._drop(UNSETTLED)
@@ -237,7 +237,7 @@ class TableStore(Tables):
         """Forget up to *limit* events that every sink has had since before that time, and return how many that were."""
         self.leavers.remove_retired()
         pruned = 0
-        for source in list(self._sources.values()):
+        for source in self._sources_to_prune():
             through = min(sink.confirmed_before(source, before, self._clock()) for sink in self._sinks)
             if through and pruned < limit:
                 with self.together():
@@ -249,3 +249,7 @@ class TableStore(Tables):
                             sink.prune_lines(source, through)
                     pruned += count
         return pruned
+
+    def _sources_to_prune(self) -> Sequence[int]:
+        """Return the numbers of the sources whose events are ours to forget."""
+        return list(self._sources.values())

@@ -58,34 +58,34 @@ class TableTransaction(ABC):
 
     def place(self, source: SourceName) -> SourceState:
         """Return where *source* stands; a source never seen before stands at the start."""
+        return state_in(self.meet(source))
+
+    def meet(self, source: SourceName) -> Any:
+        """Have a source there, whether it was seen before or not, and return its row."""
         found = self._query("source", name=source)
         if not found:
             self._run("add_source", name=source, lineage=self._new_lineage())
             found = self._query("source", name=source)
             self.made.append(source)
-        row = found[0]
-        self._sources[source] = row["id"]
-        return SourceState(
-            cursor_in(row),
-            row["sequence"],
-            row["walk"],
-            row["lineage"],
-            is_initial=bool(row["is_initial"]),
-            is_complete=bool(row["is_complete"]),
-        )
+        self._sources[source] = found[0]["id"]
+        return found[0]
+
+    def _number(self, source: SourceName) -> int:
+        """Return the number of a source that this transaction is about."""
+        return self._sources[source]
 
     def mirrored(self, source: SourceName, keys: Sequence[str]) -> Mapping[str, Mirrored]:
         """Return what the mirror knows of accounts, by key; it does not know all of them."""
-        found = self._query("accounts", source_id=self._sources[source], keys=orjson.dumps(keys).decode())
+        found = self._query("accounts", source_id=self._number(source), keys=orjson.dumps(keys).decode())
         return {row["key"]: _mirrored(row) for row in found}
 
     def remember(self, source: SourceName, accounts: Mapping[str, Mirrored], walk: int) -> None:
         """Put accounts, by key, into the mirror, as seen during this walk."""
-        self._save_accounts(self._sources[source], accounts, walk)
+        self._save_accounts(self._number(source), accounts, walk)
 
     def add_events(self, source: SourceName, events: Sequence[NewEvent]) -> None:
         """Append events to the outbox, in order; what comes behind a parked one of its account is held."""
-        source_id = self._sources[source]
+        source_id = self._number(source)
         holding = [sink for sink in self._sinks if sink.is_holding(source_id)]
         before = self._query("positions_given") if holding else ()
         self._append_events(source_id, events)
@@ -98,45 +98,45 @@ class TableTransaction(ABC):
 
     def mark_seen(self, source: SourceName, keys: Sequence[str], walk: int) -> None:
         """Record that these accounts were seen during this walk, unchanged."""
-        self._run("mark_seen", source_id=self._sources[source], keys=orjson.dumps(keys).decode(), walk=walk)
+        self._run("mark_seen", source_id=self._number(source), keys=orjson.dumps(keys).decode(), walk=walk)
 
     def begin_walk(self, source: SourceName, walk: int, *, is_new_epoch: bool) -> None:
         """Record the number of the full walk that begins now; a new epoch is not verified."""
-        self._run("begin_walk", source_id=self._sources[source], walk=walk, is_new_epoch=is_new_epoch)
+        self._run("begin_walk", source_id=self._number(source), walk=walk, is_new_epoch=is_new_epoch)
 
     def end_initial(self, source: SourceName) -> None:
         """Record that its reader was caught up: what appears from now on is new."""
-        self._run("end_initial", source_id=self._sources[source])
+        self._run("end_initial", source_id=self._number(source))
 
     def count_missed(self, source: SourceName, walk: int) -> None:
         """Add one to the missed walks of every present account that this walk did not see."""
-        self._run("count_missed", source_id=self._sources[source], walk=walk)
+        self._run("count_missed", source_id=self._number(source), walk=walk)
 
     def count_accounts(self, source: SourceName, missed: int) -> int:
         """Return how many present accounts missed at least so many proven walks."""
-        return int(self._query("count_accounts", source_id=self._sources[source], missed=missed)[0][0])
+        return int(self._query("count_accounts", source_id=self._number(source), missed=missed)[0][0])
 
     def revisions(self, source: SourceName) -> Iterator[tuple[str, int]]:
         """Return key and revision of each present account, in any order; to be read before the transaction goes on."""
         after = ""
-        while page := self._query("revisions", source_id=self._sources[source], after=after, limit=PAGE_ACCOUNTS):
+        while page := self._query("revisions", source_id=self._number(source), after=after, limit=PAGE_ACCOUNTS):
             yield from ((row["key"], row["revision"]) for row in page)
             after = page[-1]["key"]
 
     def missing(self, source: SourceName, missed: int, limit: int) -> Mapping[str, Mirrored]:
         """Return present accounts, by key, that missed at least so many proven walks."""
-        found = self._query("missing", source_id=self._sources[source], missed=missed, limit=limit)
+        found = self._query("missing", source_id=self._number(source), missed=missed, limit=limit)
         return {row["key"]: _mirrored(row) for row in found}
 
     def begin_lineage(self, source: SourceName) -> None:
         """Begin a new lineage of *source*, in which nothing is told yet; cursor and mirror stay."""
-        self._run("begin_lineage", source_id=self._sources[source], lineage=self._new_lineage())
+        self._run("begin_lineage", source_id=self._number(source), lineage=self._new_lineage())
 
     def rename(self, source: SourceName, name: SourceName) -> None:
         """Have *source* go on as *name*, with its cursor, its lineage and its present accounts."""
-        self._run("rename_source", source_id=self._sources[source], name=name)
-        self._run("drop_deleted_accounts", source_id=self._sources[source])
-        self._run("drop_caller", source_id=self._sources[source])
+        self._run("rename_source", source_id=self._number(source), name=name)
+        self._run("drop_deleted_accounts", source_id=self._number(source))
+        self._run("drop_caller", source_id=self._number(source))
         self._run("rename_notes", before=f":{source}", after=f":{name}")
         self.renamed = source, name
         self._sources[name] = self._sources.pop(source)
@@ -146,7 +146,7 @@ class TableTransaction(ABC):
         content = orjson.dumps(certificate, option=orjson.OPT_UTC_Z)
         self._run(
             "certify",
-            source_id=self._sources[certificate.source],
+            source_id=self._number(certificate.source),
             verified_at=as_text(certificate.verified_at),
             certificate=content,
         )
@@ -156,7 +156,7 @@ class TableTransaction(ABC):
         return (
             self._change(
                 "move_cursor",
-                source_id=self._sources[source],
+                source_id=self._number(source),
                 guid=until.cursor.guid,
                 usn=until.cursor.usn,
                 ausn=until.cursor.ausn,
@@ -187,6 +187,18 @@ class TableTransaction(ABC):
     @abstractmethod
     def _append_events(self, source_id: int, events: Sequence[NewEvent]) -> None:
         """Write events, in order."""
+
+
+def state_in(row: Any) -> SourceState:
+    """Return where the source of a row stands."""
+    return SourceState(
+        cursor_in(row),
+        row["sequence"],
+        row["walk"],
+        row["lineage"],
+        is_initial=bool(row["is_initial"]),
+        is_complete=bool(row["is_complete"]),
+    )
 
 
 def _mirrored(row: Any) -> Mirrored:

@@ -9,14 +9,6 @@ from tests.support.engines import PostgresEngine
 from tests.support.postgres import PrivatePostgres, is_installed
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[PrivatePostgres]:
-    if not is_installed():
-        pytest.skip("PostgreSQL is not installed here (Debian: postgresql)")
-    with PrivatePostgres(is_durable=False) as started:
-        yield started
-
-
 @pytest.fixture
 def engine(server: PrivatePostgres) -> PostgresEngine:
     return PostgresEngine(server)
@@ -26,3 +18,17 @@ def engine(server: PrivatePostgres) -> PostgresEngine:
 def store(engine: PostgresEngine) -> Iterator[TableStore]:
     with engine.store() as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def private() -> Iterator[PrivatePostgres]:
+    """Return a server that is broken, and mended again."""
+    if not is_installed():
+        pytest.skip("PostgreSQL is not installed here (Debian: postgresql)")
+    with PrivatePostgres() as started:
+        yield started
+
+
+@pytest.fixture
+def own(private: PrivatePostgres) -> PostgresEngine:
+    return PostgresEngine(private)

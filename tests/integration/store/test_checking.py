@@ -52,6 +52,35 @@ def test_who_holds_an_old_snapshot_is_named(own: PrivatePostgres, monkeypatch: p
         assert [f"session {other.info.backend_pid} has held a snapshot" in one.words for one in remarks(own)] == [True]
 
 
+def test_the_snapshot_of_another_user_is_seen_by_what_happened_since(
+    own: PrivatePostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "MANY_TRANSACTIONS", 2)
+    with psycopg.connect(host="127.0.0.1", port=own.port, user="postgres", dbname="bridge") as other:
+        other.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        other.execute("SELECT 1")
+        for number in range(3):
+            own.run(f"CREATE TABLE more_{number} ()", "bridge")
+        told = [one.words for one in remarks(own)]
+        assert [f"session {other.info.backend_pid} has held a snapshot for 3 transactions" in one for one in told] == [
+            True
+        ]
+
+
+def test_what_standbys_are_is_told_to_a_user_without_rights(own: PrivatePostgres) -> None:
+    standby = PrivatePostgres()
+    try:
+        standby.copy_from(own)
+        standby.start()
+        assert ["standbys are asynchronous" in one.words for one in remarks(own)] == [True]
+        own.configure(synchronous_standby_names="*")
+        assert remarks(own, loses_nothing=True) == []
+        assert remarks(own) == []
+    finally:
+        own.configure(synchronous_standby_names="")
+        standby.__exit__()
+
+
 def test_who_may_make_no_tables_hears_it(own: PrivatePostgres) -> None:
     own.run("REVOKE CREATE ON SCHEMA public FROM PUBLIC", "bridge")
     own.run("ALTER DATABASE bridge OWNER TO postgres")

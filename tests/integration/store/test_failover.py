@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+import psycopg
 import pytest
 
 from bridge.delivery.ingest import Ingested, ingest
@@ -12,6 +13,7 @@ from bridge.errors import StoreOutdated
 from bridge.events.normalize import Rules
 from bridge.security.database_url import read_database_url
 from bridge.store.postgres.connecting import Database
+from bridge.store.postgres.reader import PostgresReader
 from bridge.store.postgres.store import PostgresStore
 from tests.support import pgbouncer
 from tests.support.engines import QUICK, PostgresEngine
@@ -58,6 +60,29 @@ def test_behind_a_pooler_every_transaction_may_have_another_session(server: Priv
             assert not unsent(again.exchange)
 
 
+@pytest.mark.skipif(not pgbouncer.is_installed(), reason="pgbouncer is not installed here (Debian: pgbouncer)")
+def test_behind_a_pooler_no_session_is_left_otherwise_nor_believed_to_be_as_it_was(server: PrivatePostgres) -> None:
+    engine = PostgresEngine(server)
+    with pgbouncer.PgBouncer(server, sessions=1) as pooler:
+        url = server.url(engine.name, port=pooler.port)
+        database = Database(lambda: read_database_url(url).parameters(), "postgresql://pooler", is_pooled=True)
+        with PostgresStore(database, QUICK) as store:
+            tell(store, 1)
+            with PostgresReader(database) as reader:
+                assert reader.last_position() == 1
+            number = 2
+            tell(store, number)
+            for left in ("search_path TO ''", "default_transaction_read_only TO on"):
+                with psycopg.connect(url, autocommit=True, prepare_threshold=None) as other:
+                    other.execute(f"SET {left}".encode())  # as pg_dump leaves it, or a person
+                number += 1
+                tell(store, number)
+                assert len(unsent(store.exchange)) == number
+                with PostgresReader(database) as reader:
+                    assert reader.last_position() == number
+            assert not store.session.troubles
+
+
 @contextmanager
 def pair(*, is_synchronous: bool) -> Iterator[tuple[PrivatePostgres, PrivatePostgres]]:
     """Yield a primary and its standby."""
@@ -96,6 +121,20 @@ def test_a_synchronous_failover_loses_nothing_and_is_no_reason_for_a_new_lineage
         with store:
             assert not store.compare(None, ""), "it was seen that nothing is missing"
             assert store.place(HQ).lineage == lineage
+
+
+def test_after_a_switchover_a_stop_sees_that_nothing_is_missing() -> None:
+    with pair(is_synchronous=True) as (primary, standby):
+        store = store_of(primary, standby)
+        with store:
+            tell(store, 1)
+            store.compare(None, "")
+            primary.stop("fast")
+            standby.promote()
+            until(lambda: standby.run("SELECT pg_is_in_recovery()") == [(False,)])
+            standby.configure(synchronous_standby_names="")
+        with store:
+            assert not store.compare(None, "")
 
 
 def test_a_failover_that_lost_commits_begins_a_new_lineage_and_gives_no_id_twice() -> None:

@@ -62,7 +62,7 @@ def of_lineage(lineage: str, *sequences: int, fault: int) -> list[Arrival]:
 def test_what_went_with_a_store_is_no_loss_where_the_other_sink_was_ahead() -> None:
     queue = History("q", [*of_lineage("1", 1, 2, 3, 4, fault=0), *of_lineage("2", 1, fault=1)])
     behind = History("log", [*of_lineage("1", 1, 2, fault=0), *of_lineage("2", 1, fault=1)], is_of_log=True)
-    result = count([queue, behind], [Fault(Kind.STORE_LOST)], window=WINDOW)
+    result = count([queue, behind], [Fault(Kind.STORE_LOST, gone=2)], window=WINDOW)
     assert (result.total.lost, result.lost_with_store) == (0, 2)
     assert list(missing([queue, behind])) == [
         "log: 2 of the 4 changes of hq in 1 never came, number 3 to 4; its last is 2"
@@ -70,18 +70,22 @@ def test_what_went_with_a_store_is_no_loss_where_the_other_sink_was_ahead() -> N
 
 
 def test_with_a_store_goes_no_more_than_that() -> None:
-    """Neither what is missing in the midst, nor of one queue, nor more than may be on its way, nor without a reason."""
+    """Neither what is missing in the midst, nor of one queue, nor more than waited, nor without a reason."""
     whole = History("q", [*of_lineage("1", 1, 2, 3, 4, fault=0), *of_lineage("2", 1, fault=1)])
     with_gap = History("log", [*of_lineage("1", 1, 3, 4, fault=0), *of_lineage("2", 1, fault=1)], is_of_log=True)
     short = [*of_lineage("1", 1, 2, fault=0), *of_lineage("2", 1, fault=1)]
-    lost_store, log = [Fault(Kind.STORE_LOST)], History("log", short, is_of_log=True)
+    lost_store, log = [Fault(Kind.STORE_LOST, gone=2)], History("log", short, is_of_log=True)
     assert count([whole, with_gap], lost_store, window=WINDOW).total.lost == 1
     assert count([whole, History("r", short)], lost_store, window=WINDOW).total.lost == 2
     assert count([whole, History("r", short), log], lost_store, window=WINDOW).by_queue["r"].lost == 2
-    assert count([whole, log], lost_store, window=1).by_queue["log"].lost == 2
+    assert count([whole, log], lost_store, window=WINDOW).by_queue["log"].lost == 0
+    assert count([whole, log], [Fault(Kind.STORE_LOST, gone=1)], window=WINDOW).by_queue["log"].lost == 2
     assert count([whole, log], [KILL], window=WINDOW).by_queue["log"].lost == 2
     at_the_end = History("log", of_lineage("1", 1, 2, 3, fault=0), is_of_log=True)
-    assert count([History("q", of_lineage("1", 1, 2, 3, 4, fault=0)), at_the_end], lost_store, window=1).total.lost == 1
+    assert (
+        count([History("q", of_lineage("1", 1, 2, 3, 4, fault=0)), at_the_end], lost_store, window=WINDOW).total.lost
+        == 1
+    )
 
 
 def test_a_queue_that_received_nothing_lost_everything() -> None:
@@ -155,6 +159,15 @@ def test_more_than_a_window_after_one_fault_breaks_the_promise() -> None:
     assert result.total.delivered_twice < result.total.delivered_twice_bound
     assert result.most_after_one_fault == 5
     assert verdict(result) == ["After one fault 5 changes came twice, more than a window."]
+
+
+def test_what_waited_in_a_store_that_was_put_back_may_come_twice_beside_a_window() -> None:
+    arrivals = came(*range(1, WINDOW + 4))
+    for unsent, beyond in ((3, 0), (2, 1)):
+        put_back = Fault(Kind.STORE_SET_BACK, unsent=unsent)
+        result = judged(*arrivals, *map(again, arrivals), faults=(put_back, KILL, KILL))
+        assert result.most_after_one_fault == WINDOW + beyond
+        assert len(verdict(result)) == 2 * beyond, "neither more than after all of them, nor more after one"
 
 
 def test_a_repetition_that_nobody_announced_is_found() -> None:

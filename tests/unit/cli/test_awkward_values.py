@@ -11,6 +11,7 @@ import pytest
 
 from bridge.cli.main import commands, main
 from bridge.errors import BridgeError
+from tests.support.commands import commands_in
 
 AWKWARD = [
     "",
@@ -41,7 +42,7 @@ AWKWARD = [
 
 def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Yield every command with the words that lead to it."""
-    for name, command in group.commands.items():
+    for name, command in commands_in(group).items():
         if isinstance(command, click.Group):
             yield from leaves(command, (*path, name))
         if not isinstance(command, click.Group) or command.invoke_without_command:

@@ -23,6 +23,7 @@ from bridge.simulator.modes import Modes
 from bridge.simulator.scenario import names
 from bridge.store.sqlite.store import SqliteStore
 from tests.support.boards import NOW
+from tests.support.commands import commands_in
 from tests.support.outbox import send_all
 from tests.support.rows import batch, row
 
@@ -46,7 +47,7 @@ def options(command: click.Command, name: str = "account-bridge") -> Iterator[tu
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             yield f"{name} {parameter.opts[0]}", parameter
-    for under, each in getattr(command, "commands", {}).items():
+    for under, each in (commands_in(command) if isinstance(command, click.Group) else {}).items():
         yield from options(each, f"{name} {under}")
 
 

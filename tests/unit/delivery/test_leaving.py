@@ -20,6 +20,7 @@ from bridge.model import Batch, ChangeKind, Cursor, OutboxRow, SourceName
 from bridge.store.records import LogContents, Pause
 from bridge.store.sqlite.reader import StoreReader
 from bridge.store.sqlite.store import SqliteStore
+from bridge.store.tables.store import TableStore
 from tests.support.outbox import send_all, unsent
 from tests.support.rows import HQ, batch, cursor, row
 
@@ -36,13 +37,17 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(path: Path) -> Iterator[SqliteStore]:
     with SqliteStore(path) as opened:
-        ingest(opened, batch(row("a", 1), row("b", 2), row("c", 3)), rules=RULES, now=NOW)
-        ingest(
-            opened, batch(row("b", 4, dn="other"), row("c", 5, is_deleted=True), since=cursor(3)), rules=RULES, now=NOW
-        )
-        with opened.transaction() as transaction:
-            transaction.end_initial(HQ)
+        tell(opened)
         yield opened
+
+
+def tell(store: TableStore) -> None:
+    """Have a PBX with two accounts there, and one that is gone."""
+    ingest(store, batch(row("a", 1), row("b", 2), row("c", 3)), rules=RULES, now=NOW)
+    changes = batch(row("b", 4, dn="other"), row("c", 5, is_deleted=True), since=cursor(3))
+    ingest(store, changes, rules=RULES, now=NOW)
+    with store.transaction() as transaction:
+        transaction.end_initial(HQ)
 
 
 def events(rows: list[OutboxRow]) -> list[AccountChanged]:

@@ -29,6 +29,7 @@ from bridge.errors import (
     EventForbidden,
     EventUnroutable,
     FenceHeld,
+    LeaseLost,
 )
 from bridge.events.normalize import Rules
 from bridge.model import Batch, NewEvent, OutboxRow, SourceName
@@ -321,6 +322,88 @@ async def test_a_session_that_breaks_while_a_fence_is_given_back_has_none_any_mo
         await site.broker.tell(1)
         await site.until(lambda: not site.waiting)
     assert site.broker.released == []
+
+
+# ---------------------------------------------------------------------- sources that another bridge takes
+
+
+async def test_who_is_withdrawn_sends_nothing_more_and_is_quiet_once_all_is_confirmed(site: Site) -> None:
+    site.take(HQ, "a", "b")
+    site.take(BRANCH, "c")
+    async with site.running():
+        await site.broker.has_sent(3)
+        quiet = asyncio.create_task(asyncio.wait_for(site.relay.withdraw(HQ), SECONDS))
+        site.take(HQ, "d")
+        await site.broker.tell(*(tag for tag, (name, _) in enumerate(site.sent, 1) if name == BRANCH))
+        await site.until(lambda: (BRANCH, 1) not in site.waiting)
+        assert not quiet.done()
+        await site.broker.tell(*(tag for tag, (name, _) in enumerate(site.sent, 1) if name == HQ))
+        assert await quiet
+        assert site.waiting == of_hq(3)
+        assert HQ not in site.relay.sources_in_flight
+        site.relay.take_up(HQ)
+        await site.broker.has_sent(4)
+        await site.broker.tell(4)
+        await site.until(lambda: not site.waiting)
+
+
+async def test_one_of_whom_nothing_is_on_its_way_is_quiet_at_once(site: Site) -> None:
+    await asyncio.wait_for(site.relay.withdraw(HQ), SECONDS)
+    site.take(HQ, "a")
+    site.take(BRANCH, "b")
+    async with site.running():
+        await site.broker.has_sent(1)
+        await site.broker.tell(1)
+        await site.until(lambda: site.waiting == of_hq(1))
+        assert site.sent == [(BRANCH, 1)]
+
+
+async def test_a_withdrawn_lane_is_quiet_when_the_session_ends_and_its_rows_are_in_doubt(site: Site) -> None:
+    site.take(HQ, "a")
+    async with site.failing(BrokerUnreachable):
+        await site.broker.has_sent(1)
+        quiet = site.relay.withdraw(HQ)  # awaited once it is too late
+        await site.broker.fail()
+    assert not await asyncio.wait_for(quiet, SECONDS), "and it is said that the broker may still have some"
+    assert site.in_doubt == [1]
+
+
+async def test_what_is_abandoned_ends_the_session_and_nothing_is_recorded_of_it(site: Site) -> None:
+    """It may be another bridge's now: that knows what is in doubt, and this one would be refused."""
+    site.take(HQ, "a", "b")
+    async with site.failing(LeaseLost):
+        await site.broker.has_sent(2)
+        site.relay.abandon(LeaseLost("taken over"))
+        assert site.relay.in_flight == 0
+    assert site.in_doubt == []
+    async with site.running():
+        site.relay.take_up(HQ)
+        await site.broker.has_sent(2)
+        await site.broker.tell(1, 2)
+        await site.until(lambda: not site.waiting)
+
+
+async def test_confirms_of_what_was_forgotten_change_nothing(site: Site) -> None:
+    site.take(HQ, "a")
+    site.take(BRANCH, "b")
+    async with site.running():
+        await site.broker.has_sent(2)
+        site.relay.forget([HQ])
+        assert site.relay.in_flight == 1
+        await site.broker.tell(1, 2)
+        await site.until(lambda: site.waiting == of_hq(1) and not site.relay.in_flight)
+
+
+async def test_after_a_while_in_which_nothing_ran_nothing_is_sent(store: SqliteStore) -> None:
+    site, may_send = Site(store), [True]
+    site.relay._may_send = lambda: may_send[0]  # noqa: SLF001 - as it is wired where bridges share
+    site.take(HQ, "a")
+    async with site.failing(LeaseLost):
+        await site.broker.has_sent(1)
+        await site.broker.tell(1)
+        may_send[0] = False
+        site.take(HQ, "b")
+    assert site.sent == of_hq(1)
 
 
 # ---------------------------------------------------------------------- window, order, progress

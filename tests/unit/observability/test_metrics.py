@@ -2,16 +2,18 @@ from datetime import timedelta
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from bridge.observability.cluster_status import ClusterStatus, PeerStatus
 from bridge.observability.component_status import Level
 from bridge.observability.metrics import FAMILIES, PREFIX, exposition
 from bridge.observability.source_status import WalkProgress
 from tests.support.boards import NOW, board
 
 
-def scraped(*, is_all: bool = True) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+def scraped(*, is_all: bool = True, is_leased: bool = True) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     told = board()
     part = told.sources["hq"]
     if is_all:
+        told.cluster = ClusterStatus("a", is_leased=is_leased, peers=[PeerStatus("host", "a", 1, 5.0, is_ready=True)])
         part.last_change_at = part.last_confirm_at = part.caught_up_at = part.verified_at = NOW
         part.accounts, part.walk = 412, WalkProgress(NOW, NOW, 17)
         told.broker.last_progress_at = NOW
@@ -29,6 +31,14 @@ def scraped(*, is_all: bool = True) -> dict[tuple[str, tuple[tuple[str, str], ..
 def test_every_family_has_a_sample_once_everything_has_happened() -> None:
     names = {name.removesuffix("_total") for name, _ in scraped()}
     assert {PREFIX + name for name in FAMILIES} <= names
+
+
+def test_who_cannot_reach_the_database_does_not_tell_of_the_others() -> None:
+    """What it saw last would be taken for what is: for a bridge that is missed, and for PBXs that two have."""
+    names = {name.removesuffix("_total") for name, _ in scraped(is_leased=False)}
+    assert {PREFIX + name for name in FAMILIES} - names == {
+        PREFIX + name for name in ("bridges", "pbxs_held", "pbxs_without_bridge")
+    }
 
 
 def test_what_has_not_happened_yet_is_absent_and_not_1970() -> None:

@@ -21,6 +21,7 @@ from bridge.observability.report import (
     without_people,
 )
 from bridge.observability.source_status import LastChange, WalkProgress
+from bridge.observability.status import ListenerStatus
 from bridge.store.records import Left
 from tests.support.boards import NOW, board, wait
 from tests.support.rows import HQ
@@ -33,6 +34,15 @@ def test_somebody_in_a_hurry_reads_three_sentences() -> None:
     assert told[0] == "Everything sent."
     assert told[1] == f"Last change {NOW.astimezone():%H:%M}, Erika Mustermann, new extension."
     assert told[2] == "Last answer from hq 20 s ago."
+
+
+def test_a_certificate_of_ours_that_ends_is_a_warning_of_the_door() -> None:
+    shown = board()
+    shown.listener = ListenerStatus("wss://x", certificate_trouble="The certificate that PBXs are shown ends soon")
+    assert [(problem.where, problem.cause, problem.level) for problem in problems(shown, NOW)] == [
+        ("door", "file_unusable", Level.WARN)
+    ]
+    assert "The certificate that PBXs are shown ends soon." in sentences(shown, NOW)
 
 
 def test_of_several_pbxs_the_longest_silent_one_and_the_latest_change_are_told() -> None:
@@ -67,7 +77,7 @@ def test_what_matters_is_said_before_what_is_well() -> None:
     assert headline(told, NOW)[0] == ("The broker takes nothing at the moment; everything heard is sent.",)
     told = board(NOW, "hq", "branch")
     told.full = "the outbox is full"
-    assert headline(told, NOW)[0] == ("No PBX is read until there is room in the outbox; everything heard is sent.",)
+    assert headline(told, NOW)[0] == ("No PBX is read until there is room; everything heard is sent.",)
     told = board(NOW, *(f"pbx{number}" for number in range(40)))
     for number in range(28):
         told.sources[f"pbx{number}"].failed("the password is wrong", Level.ERROR, NOW, cause="pbx_refused_login")

@@ -129,7 +129,7 @@ async def test_behind_what_was_not_asked_for_a_connection_rests_and_loses_nothin
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     due = "bridge.pbx.reader.Rest.due"
-    monkeypatch.setattr(due, lambda _rest, _spent, _now, *, is_answer: 0.0 if is_answer else 0.05)
+    monkeypatch.setattr(due, lambda _rest, _spent, _now, *, is_answer, **_more: 0.0 if is_answer else 0.05)
     reading = Reading()
     async with reading.going_on() as task:
         reading.arrive(m.KeepAlive())
@@ -151,7 +151,7 @@ async def test_frames_are_paid_for_with_their_message_and_those_of_none_on_the_n
     """Of one PBX it is all the same, on whatever connection it was."""
     paid: list[tuple[Rest, float, bool]] = []
 
-    def due(rest: Rest, spent: float, _now: float, *, is_answer: bool) -> float:
+    def due(rest: Rest, spent: float, _now: float, *, is_answer: bool, **_more: bool) -> float:
         paid.append((rest, spent, is_answer))
         return 0.0
 
@@ -168,6 +168,23 @@ async def test_frames_are_paid_for_with_their_message_and_those_of_none_on_the_n
     reading.said.clear()
     async with reading.going_on():
         assert paid[-1][0] is rest
+
+
+async def test_the_last_account_again_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many PBXs may say so at each poll, and nobody else is to rest because of that."""
+    news: list[bool] = []
+
+    def due(_rest: Rest, _spent: float, _now: float, *, is_news: bool = False, **_more: bool) -> float:
+        news.append(is_news)
+        return 0.0
+
+    monkeypatch.setattr("bridge.pbx.reader.Rest.due", due)
+    reading = Reading()
+    async with reading.going_on():
+        reading.arrive(account(1, reading.src))
+        reading.arrive(account(1, reading.src))
+        assert any(isinstance(heard, CaughtUp) for heard in reading.heard)
+        assert news == [False, False, True, False]
 
 
 async def test_while_the_other_end_does_not_read_it_is_asked_nothing_more() -> None:

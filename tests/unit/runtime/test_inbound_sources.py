@@ -18,7 +18,7 @@ from bridge.observability.status import MAX_WAITING, BridgeStatus, ListenerStatu
 from bridge.pbx.inbound.identity import Identity, Visit
 from bridge.pbx.walk.actions import Pace
 from bridge.runtime.bridge import Bridge, BrokerSide
-from bridge.runtime.inbound_sources import InboundSources
+from bridge.runtime.inbound_sources import Hearing, InboundSources
 from bridge.runtime.options import Options
 from bridge.store.records import InboundPbx, Newcomers
 from bridge.store.sqlite.store import SqliteStore
@@ -47,7 +47,7 @@ async def callers(path: Path, newcomers: Newcomers | None = None) -> AsyncIterat
     with SqliteStore(path / "bridge.db") as store:
         bridge = Bridge(store, [], BrokerSide(NoBroker()), Options(Rules(b"k")), board=board)  # type: ignore[arg-type]
         made = InboundSources(
-            bridge, Pace(), taken={"dialled"}, build_unreadable_counter=lambda _name, _part: lambda _reason: None,
+            bridge, Pace(), taken={"dialled"}, build_hearing=lambda _name, _part: Hearing(),
             newcomers=newcomers or Newcomers(),
         )  # fmt: skip
         made.expect(await bridge.callers(LONG_AGO))

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.runtime.reload import Reloaded, compare
+from bridge.runtime.reload import compare
+from bridge.runtime.reloaded import Reloaded
 from tests.support.settings import load
 
 HEAD = '[rabbitmq]\nurl = "amqp://bridge:br0ker-s3cret@broker/"\n'

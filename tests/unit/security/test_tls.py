@@ -1,6 +1,7 @@
 import hashlib
 import ssl
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from bridge.errors import FileUnusable
 from bridge.security.tls import ClientTls, ServerCertificate, Trust, as_text, client_context, read_fingerprint
 from tests.support.certificates import authority_file, written
 
+NOW = datetime(2026, 11, 29, tzinfo=UTC)
 DIGEST = hashlib.sha256(b"x").digest()
 
 
@@ -78,9 +80,28 @@ def test_what_is_half_replaced_changes_nothing_and_is_tried_again(tmp_path: Path
     for _ in range(2):
         with pytest.raises(FileUnusable):
             shown.refresh()
+        assert shown.trouble(NOW).endswith("Both have to be PEM text and belong together. The former one stays in use")
     key.write_text(good)
     assert shown.refresh()
+    assert shown.trouble(NOW) == ""
     assert not shown.refresh()
+
+
+@pytest.mark.parametrize(
+    ("days", "words"),
+    [(30, ""), (20, "are shown ends on 2026-12-19; put a new one into "), (-1, "has expired: it ended on 2026-11-28;")],
+)
+def test_a_certificate_of_ours_that_ends_soon_is_told_of_until_there_is_another(
+    tmp_path: Path, days: int, words: str
+) -> None:
+    authority, now = trustme.CA(), NOW
+    certificate, key = written(authority, tmp_path, "a.example", not_after=now + timedelta(days=days))
+    shown = ServerCertificate(certificate, key)
+    assert words in shown.trouble(now)
+    assert bool(words) == (str(certificate) in shown.trouble(now))
+    written(authority, tmp_path, "a.example", not_after=now + timedelta(days=90))
+    assert shown.refresh()
+    assert shown.trouble(now) == ""
 
 
 def test_a_ca_file_is_read_at_once(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ UPDATE account SET missed = missed + 1 WHERE source_id = :source_id AND last_wal
 
 -- missing: what enough walks did not see
 SELECT key, account_guid, guid, usn, ausn, digest, content, revision, is_deleted
-FROM account WHERE source_id = :source_id AND missed >= :missed AND NOT is_deleted ORDER BY key LIMIT :limit;
+FROM account WHERE source_id = :source_id AND missed >= :missed AND NOT is_deleted ORDER BY key LIMIT nullif(:limit::bigint, -1);
 
 -- certificate: the latest of a source in the present epoch
 SELECT certificate FROM source WHERE name = :name AND verified_at IS NOT NULL;
@@ -65,11 +65,12 @@ SELECT count(*) FROM account WHERE source_id = :source_id AND missed >= :missed 
 SELECT key, revision FROM account WHERE source_id = :source_id AND key > :after AND NOT is_deleted
 ORDER BY key LIMIT :limit;
 
--- add_event: in one JSON text, as above; the body is taken out of it byte by byte as it was put in
+-- add_event: in one JSON text, as above; the body in base64, since a PBX may say U+0000, which PostgreSQL takes out of no
+-- JSON
 INSERT INTO outbox (source_id, sequence, event_id, event_type, account, routing_key, body, created_at)
-SELECT :source_id, sequence, event_id, event_type, account, routing_key, convert_to(body::text, 'UTF8'), created_at
+SELECT :source_id, sequence, event_id, event_type, account, routing_key, decode(body, 'base64'), created_at
 FROM ROWS FROM (json_to_recordset(:events::json) AS (sequence bigint, event_id text, event_type text, account text,
-    routing_key text, body json, created_at timestamptz)) WITH ORDINALITY ORDER BY ordinality;
+    routing_key text, body text, created_at timestamptz)) WITH ORDINALITY ORDER BY ordinality;
 
 -- progress: how far each lane of a sink is confirmed
 SELECT lane, max(through) AS through FROM confirmed WHERE sink = :sink GROUP BY lane;
@@ -218,13 +219,14 @@ WHERE sink = :sink AND aside.source_id = :source_id AND state = 'again';
 
 -- copy_again: tried again behind what is sent now, with the same id and bytes, in the order in which they were made. Their
 -- positions do not tell that: what was tried again and parked once more stands behind what it holds. A certificate has
--- the sequence of the last change that it covers
+-- the sequence of the last change that it covers. The lineage is taken out as text, for the same reason as above; what a
+-- PBX said comes behind it, and its quotation marks have a backslash
 INSERT INTO outbox (source_id, sequence, event_id, event_type, account, routing_key, body, created_at, sinks)
 SELECT outbox.source_id, sequence, event_id, event_type, outbox.account, routing_key, body, created_at, :sink
 FROM aside JOIN outbox ON outbox.position = aside.position
 WHERE sink = :sink AND aside.source_id = :source_id AND state = 'again'
-ORDER BY convert_from(body, 'UTF8')::json ->> 'lineage' COLLATE "C" NULLS FIRST, sequence, outbox.account IS NULL,
-    outbox.position;
+ORDER BY substring(convert_from(body, 'UTF8') FROM '"lineage":"([^"]*)"') COLLATE "C" NULLS FIRST, sequence,
+    outbox.account IS NULL, outbox.position;
 
 -- mark_moved: and stands at its new position from now on
 UPDATE aside SET state = 'moved', reason = NULL, at = :at
@@ -415,8 +417,8 @@ FROM source ORDER BY name;
 SELECT source_id, source.name AS source, account_guid, is_deleted
 FROM account JOIN source ON source.id = source_id WHERE key = :key;
 
--- forget_account: numbers and digest stay, so that nothing is taken for news
-UPDATE account SET content = convert_from(:content, 'UTF8') WHERE source_id = :source_id AND key = :key;
+-- forget_account: numbers and digest stay, so that nothing is taken for news; not of one that is there again by now
+UPDATE account SET content = convert_from(:content, 'UTF8') WHERE source_id = :source_id AND key = :key AND is_deleted;
 
 -- newest_event: what a clock has to be behind
 SELECT created_at FROM outbox ORDER BY position DESC LIMIT 1;
@@ -454,9 +456,10 @@ SELECT id, :domain, :pbx, :at, :at, :guid, :addresses FROM source WHERE name = :
 UPDATE caller SET seen_at = :seen_at, guid = :guid, addresses = :addresses, odd = :odd
 WHERE source_id = (SELECT id FROM source WHERE name = :name);
 
--- end_lapsed: who did not say that it still lives, for good; it waits for the transaction that such a one has open
-UPDATE bridge SET is_over = true WHERE NOT is_over
-    AND id IN (SELECT bridge FROM lease WHERE until < clock_timestamp() FOR UPDATE);
+-- end_lapsed: who did not say that it still lives, for good; it waits for the transaction that such a one has open. What
+-- a late renewal would change is gone
+WITH lapsed AS (DELETE FROM lease WHERE until < clock_timestamp() RETURNING bridge)
+UPDATE bridge SET is_over = true, over_at = clock_timestamp() WHERE NOT is_over AND id IN (SELECT bridge FROM lapsed);
 
 -- alive: who has the store, and for how many seconds unless it says so again
 SELECT bridge.id::text, name, version, tables, extract(epoch FROM until - clock_timestamp())::float8 AS seconds
@@ -472,11 +475,17 @@ INSERT INTO lease (bridge, until) VALUES (:me, clock_timestamp() + make_interval
 UPDATE lease SET until = clock_timestamp() + make_interval(secs => :seconds)
 WHERE bridge = :me AND EXISTS (SELECT 1 FROM bridge WHERE id = :me AND NOT is_over);
 
+-- disbelieve_leases: nobody asks for more than two minutes, so who has more asked before the clock was set back, and says
+-- so again if it lives
+UPDATE lease SET until = clock_timestamp() + make_interval(secs => :seconds)
+WHERE until > clock_timestamp() + interval '2 minutes';
+
 -- end_life: a clean stop
-UPDATE bridge SET is_over = true WHERE id = :me AND NOT is_over AND commits = :commits;
+UPDATE bridge SET is_over = true, over_at = clock_timestamp() WHERE id = :me AND NOT is_over AND commits = :commits;
 
 -- forget_lives: of which nobody will ask any more
-DELETE FROM bridge WHERE is_over AND started_at < clock_timestamp() - interval '30 days';
+DELETE FROM bridge WHERE is_over AND coalesce(over_at, started_at) < clock_timestamp() - interval '30 days'
+    AND NOT EXISTS (SELECT 1 FROM source WHERE holder = bridge.id OR former = bridge.id);
 
 -- count_commit: first in every transaction: it fails where we may not write, or are not where we left off
 WITH mine AS (UPDATE bridge SET commits = commits + 1 WHERE id = :me AND NOT is_over AND commits = :commits RETURNING 1)
@@ -485,13 +494,22 @@ SELECT 1 / count(*) FROM mine;
 -- my_commits: what became of us
 SELECT commits, is_over FROM bridge WHERE id = :me;
 
+-- cut_stranded: ends a session of ours that has our row locked and hears nothing more, since the network forgot it: in a
+-- pipeline the server would wait for ever, as it counts neither as idle nor as slow. Not one whose commit waits for a
+-- standby
+SELECT pg_terminate_backend(pid) FROM bridge
+    JOIN pg_locks ON locktype = 'transactionid' AND granted AND mode = 'ExclusiveLock' AND transactionid = bridge.xmax
+    JOIN pg_stat_activity USING (pid)
+WHERE bridge.id = :me AND wait_event = 'ClientRead' AND pid <> pg_backend_pid();
+
 -- checked: what a database can be recognised by. A standby that was promoted and a restored backup are on another timeline,
--- a restored dump has other tables. Not from pg_control_checkpoint(), which shows the old one until the next checkpoint
+-- a restored dump has other tables, a copy made as TEMPLATE has the same ones and is another database. Not from pg_control_checkpoint(), which shows the old one until the next checkpoint
 SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8)
+    || '/' || (SELECT oid FROM pg_database WHERE datname = current_database())::text
     || '/' || 'outbox'::regclass::oid::text AS checked;
 
 -- has_tables: whether anything was made here before
-SELECT to_regclass('schema_version') IS NOT NULL AS has_any;
+SELECT to_regclass('schema_version') IS NOT NULL AS has_any, current_setting('server_encoding') AS encoding;
 
 -- tables: which there are, and the oldest whose bridges can work with them
 SELECT tables, works_for FROM schema_version;

@@ -394,8 +394,8 @@ FROM source ORDER BY name;
 SELECT source_id, source.name AS source, account_guid, is_deleted
 FROM account JOIN source ON source.id = source_id WHERE key = :key;
 
--- forget_account: numbers and digest stay, so that nothing is taken for news
-UPDATE account SET content = :content WHERE source_id = :source_id AND key = :key;
+-- forget_account: numbers and digest stay, so that nothing is taken for news; not of one that is there again by now
+UPDATE account SET content = :content WHERE source_id = :source_id AND key = :key AND is_deleted;
 
 -- newest_event: what a clock has to be behind
 SELECT created_at FROM outbox ORDER BY position DESC LIMIT 1;

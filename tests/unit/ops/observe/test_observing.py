@@ -261,3 +261,18 @@ async def test_a_pbx_that_says_nothing_is_not_known_and_is_asked_gently() -> Non
     known = {word for word in observation.words if not word.startswith(("second", "keepalive", "pbxinfo", "appinfo"))}
     assert known == set()
     assert pbx.oracle.load.questions < 20
+
+
+@pytest.mark.parametrize(("code", "told"), [(1006, False), (1000, True)])
+async def test_a_question_on_a_connection_that_was_replaced_says_nothing_about_silence(
+    code: int, *, told: bool
+) -> None:
+    """A PBX that dials anew has lost it; where we said goodbye, we had waited for the answer before."""
+    _, recording = await observed(pretend("idle-bare"))
+    frames = list(recording.frames)
+    answers = [index for index, frame in enumerate(frames) if frame.by == "pbx" and "AccountInfoResult" in frame.text]
+    end = next(index for index in answers if '"guid"' not in frames[index].text and '"usn"' not in frames[index].text)
+    lost = [*frames[:end], frames[end]._replace(what="closed", by="bridge", text="", code=code)]
+    later = [frame._replace(at=frame.at + 100.0, connection=frame.connection + 9) for frame in frames]
+    ends = next(finding for finding in conclude_from([*lost, *later]).findings if finding.unknown == "U1")
+    assert ("says nothing at all" in ends.does) is told

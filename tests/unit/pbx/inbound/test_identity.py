@@ -68,3 +68,6 @@ def test_a_pbx_without_a_name_is_nobody(info: str | None) -> None:
 def test_a_name_has_its_limits() -> None:
     with pytest.raises(PbxBrokeProtocol, match="more than 200"):
         confirmed(Identity("example.com", "x" * 201), None)
+    for identity in (Identity("example\0.com", "x"), Identity("example.com", "x\0")):
+        with pytest.raises(PbxBrokeProtocol, match=r"U\+0000"):
+            confirmed(identity, None)

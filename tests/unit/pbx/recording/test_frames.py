@@ -72,6 +72,26 @@ def test_a_ring_keeps_the_last_frames() -> None:
     assert [json.loads(frame.text)["usn"] for frame in frames] == [2, 3, 4]
 
 
+def test_what_passed_before_there_was_a_ring_is_where_its_recording_begins() -> None:
+    """A PBX that dials has said something before anybody knows which one it is."""
+    kept = ring(9)
+    kept.connection(at=2.0).sent('{"mt":"AppLoginResult"}', at=2.5)
+    kept.connection(at=1.5)
+    lines = list(kept.lines())
+    assert [frame.at for frame in read(lines).frames] == [0.5, 1.0, 0.0]
+    for line in lines:
+        Draft202012Validator(SCHEMA).validate(json.loads(line))
+
+
+def test_what_a_ring_gives_out_is_what_it_had_when_it_was_asked() -> None:
+    """Somebody writes it down beside the event loop, in which more comes."""
+    kept = ring(9)
+    tap = kept.connection()
+    lines = kept.lines()
+    tap.sent('{"mt":"KeepAlive"}')
+    assert len(read(lines).frames) == 1
+
+
 def test_a_ring_gives_out_pseudonyms_only() -> None:
     kept = ring(9)
     tap = kept.connection()

@@ -3,6 +3,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,8 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
+valid_text = st.text(st.characters(exclude_categories=["Cs"]))
+"""As orjson reads it: without half a surrogate pair."""
 MESSAGE_TYPES = [
     "AppChallenge", "AppChallengeResult", "AppLogin", "AppLoginResult", "PbxInfo", "AppInfo", "AppInfoResult",
     "CheckBuild", "CheckBuildResult", "KeepAlive", "AccountInfo", "AccountInfoResult", "AccountInfoDel", "Error",
@@ -140,6 +143,26 @@ def test_cursor_parts_are_echoed_character_by_character(token: str) -> None:
     assert f'"usn":{token}' in asked
     assert f'"ausn":{token}' in asked
     assert "guid" not in asked, "what the PBX left out is left out"
+
+
+@given(valid_text.filter(bool) | st.integers(-(2**63), 2**64 - 1) | st.booleans())
+def test_a_cursor_part_is_kept_as_orjson_writes_it(value: str | int) -> None:
+    """Stores of running bridges have them like that, and the cursor moves only from where it was left."""
+    read = read_message(orjson.dumps({"mt": "AccountInfoResult", "account-guid": "x", "usn": value}))
+    assert isinstance(read, m.AccountRow)
+    assert read.row.cursor.usn == orjson.dumps(value).decode()
+
+
+@settings(max_examples=200, deadline=None)
+@given(spoilt(), valid_text)
+def test_a_question_is_written_as_orjson_writes_it(data: bytes, src: str) -> None:
+    """It is put together by hand; what the PBX gets is what it would get from a dict."""
+    read = read_message(data)
+    cursor = read.row.cursor if isinstance(read, m.AccountRow) else getattr(read, "cursor", Cursor())
+    members = {"guid": cursor.guid, "usn": cursor.usn, "ausn": cursor.ausn}
+    told = {name: orjson.Fragment(token) for name, token in members.items() if token is not None}
+    question = {"mt": "AccountInfo", "api": m.API, "src": src, **told}
+    assert m.AccountInfo(src, cursor).to_json() == orjson.dumps(question).decode()
 
 
 @given(st.text(min_size=1) | st.integers())

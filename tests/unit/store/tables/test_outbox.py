@@ -10,9 +10,13 @@ import orjson
 import pytest
 from hypothesis import strategies as st
 
+from bridge.delivery.ingest import ingest
 from bridge.errors import BridgeError
 from bridge.events.cloudevents import ACCOUNT_CHANGED, encode, event_id, routing_key
-from bridge.model import MAX_WINDOW_ROWS, NewEvent, OutboxRow, Sink, SourceName
+from bridge.events.normalize import Rules
+from bridge.model import MAX_WINDOW_ROWS, Batch, NewEvent, OutboxRow, Sink, SourceName
+from bridge.pbx.wire.messages import AccountRow
+from bridge.pbx.wire.parser import read_message
 from bridge.store.tables.outbox import TableOutbox
 from bridge.store.tables.store import TableStore
 from tests.support.engines import Engine
@@ -203,6 +207,36 @@ def test_what_is_put_back_is_a_copy_with_the_same_id_and_bytes_behind_everything
     rows = unsent(store.exchange)
     assert [row.position for row in rows] == [2, 3]
     assert rows[1]._replace(position=1, is_in_doubt=False) == first
+
+
+@pytest.mark.parametrize("said", [
+    {"account-guid": "acc\0ount"},
+    {"account-guid": "e\u0301-\u2028"},
+    {"guid": "\0", "usn": "1\0"},
+    {"account-h323": "x\0y", "info": '{"cn": "a\\u0000", "emails": [{"email": "\\u0000@b"}]}'},
+])  # fmt: skip
+def test_whatever_a_pbx_says_is_kept_sent_and_tried_again(store: TableStore, said: dict[str, object]) -> None:
+    whole = {
+        "mt": "AccountInfoResult",
+        "guid": "g",
+        "usn": "1",
+        "ausn": "1",
+        "account-guid": "one",
+        "account-h323": "x",
+    } | said
+    read = read_message(orjson.dumps(whole))
+    assert isinstance(read, AccountRow)
+    since = store.place(HQ).cursor
+    for _ in range(2):
+        ingest(store, Batch(HQ, since, read.row.cursor, [read.row]), rules=Rules(key=b"k"), now=NOW)
+        since = read.row.cursor
+    (first,) = unsent(store.exchange)
+    assert orjson.loads(first.body)["data"]["cursor"]["guid"] == whole["guid"]
+    store.exchange.park(first, "too large", NOW)
+    assert store.unpark(first.position)
+    (again,) = unsent(store.exchange)
+    assert (again.event_id, again.body) == (first.event_id, first.body)
+    assert store.place(HQ).cursor == read.row.cursor
 
 
 def test_a_certificate_waits_for_what_was_tried_again_and_refused_once_more(store: TableStore) -> None:

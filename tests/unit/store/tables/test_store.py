@@ -5,10 +5,10 @@ import pytest
 
 from bridge.delivery.ingest import ingest
 from bridge.events.normalize import Rules
-from bridge.model import Cursor, NewEvent, Token
+from bridge.model import MAX_WINDOW_ROWS, Cursor, NewEvent, Token
 from bridge.store.tables.store import TableStore
 from tests.support.engines import Engine
-from tests.support.outbox import unsent
+from tests.support.outbox import send_all, unsent
 from tests.support.rows import HQ, batch, cursor, row
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -92,4 +92,26 @@ def certify(store: TableStore) -> None:
         body = orjson.dumps({"lineage": transaction.place(HQ).lineage})
         transaction.add_events(
             HQ, [NewEvent(3, "certificate", "pbx.source.verified", None, "hq.source.verified", body, NOW)]
+        )
+
+
+def test_with_a_store_goes_what_one_sink_had_and_the_other_not_however_much_and_its_outcome_is_told(
+    engine: Engine,
+) -> None:
+    told = [row(f"account {number}", number) for number in range(MAX_WINDOW_ROWS + 50)]
+    with engine.store(NOW) as store:
+        store.begin_log(1)
+        ingest(store, batch(*told), rules=RULES, now=NOW)
+        of_exchange = send_all(store.exchange, NOW)
+        store.log.mark_published(unsent(store.log)[:3], NOW)
+    with engine.emptied().store(NOW + timedelta(days=1)) as store:
+        store.begin_log(1)
+        ingest(store, batch(*told[1:]), rules=RULES, now=NOW)  # the first account is gone meanwhile
+        again = unsent(store.log)
+        assert not {found.event_id for found in again} & {found.event_id for found in of_exchange}
+        assert [found.account for found in again] == [found.account for found in of_exchange[1:]]
+        assert {orjson.loads(found.body)["data"]["change"] for found in again} == {"initial"}
+        lineages = [orjson.loads(found.body)["lineage"] for found in (of_exchange[-1], again[0])]
+        assert lineages[0] < lineages[1], (
+            "with the certificate that completes it, subscribers see that the first is gone"
         )
