@@ -23,6 +23,7 @@ from bridge.errors import (
     TopologyMismatch,
 )
 from bridge.security.secret import scrub
+from bridge.security.tls import name_distrust
 
 
 @contextmanager
@@ -135,15 +136,7 @@ _TRANSLATIONS: Final[Sequence[tuple[type[BaseException], str, type[BridgeError],
         "{what} does not exist. Is its name right? What is configured is made where rabbitmq.declare = true",
     ),
     (amqp.ChannelClosed, "", TopologyMismatch, "the broker refused {what}: {text}"),
-    (
-        ssl.SSLCertVerificationError,
-        "",
-        BrokerRefusedLogin,
-        (
-            "the certificate of {where} does not verify: {text}. Set rabbitmq.ca_file to the CA that signed it, "
-            "rabbitmq.server_name to the name it carries, or rabbitmq.fingerprint (account-bridge check shows it)"
-        ),
-    ),
+    (ssl.SSLCertVerificationError, "", BrokerRefusedLogin, "the certificate of {where} does not verify: {text}"),
     (amqp.AuthenticationError, "", BrokerRefusedLogin, _WRONG_LOGIN),
     (amqp.ProbableAuthenticationError, "", BrokerRefusedLogin, _WRONG_LOGIN),
     (
@@ -231,7 +224,7 @@ def _place(url: str) -> str:
 def _text(problem: BaseException) -> str:
     """Return the broker's words, which the client library keeps as the last argument of what it raises."""
     if isinstance(problem, ssl.SSLCertVerificationError):
-        return problem.verify_message
+        return name_distrust(problem, "rabbitmq.")
     told = _words_of_close(problem) or (str(problem.args[-1]) if problem.args else "")
     return scrub(told.split("\n", 1)[0][:300]) or type(problem).__name__
 

@@ -154,7 +154,7 @@ async def _shown_by(urls: Sequence[str], usual_port: int, trust: Trust) -> str:
         if shown is not None:
             until = valid_until(shown)
             if until is not None and until < utc_now():
-                words += f". The certificate of {parts.hostname} expired on {until:%Y-%m-%d}: put a new one there"
+                words += f". The certificate of {parts.hostname} expired on {until:%Y-%m-%d}"
             words += (
                 f". {parts.hostname} shows a certificate with the fingerprint {fingerprint_of(shown)}; if that is the "
                 "right one, which only a look at the other end can tell, pin it as fingerprint"

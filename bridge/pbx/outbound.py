@@ -20,6 +20,7 @@ from bridge.pbx.websocket import GOING_AWAY, LOGIN_BYTES, NORMAL, OUR_FAULT, Tap
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.login import login_digest
 from bridge.pbx.wire.protocol import Conversation, Event, Party
+from bridge.security.tls import name_distrust
 
 MAX_EARLY: Final = 64
 """Messages beside the login, before it is good."""
@@ -178,10 +179,8 @@ class PbxSource:
                 write_seconds=self._pace.answer_timeout,
             )
         except ssl.SSLCertVerificationError as problem:
-            raise PbxNotTrusted(
-                f"the certificate of {self._url} does not verify: {problem.verify_message}. Set ca_file to the CA that "
-                "signed it, server_name to the name it carries, or fingerprint (account-bridge check shows it)"
-            ) from problem
+            words = f"the certificate of {self._url} does not verify: {name_distrust(problem)}"
+            raise PbxNotTrusted(words) from problem
         except InvalidStatus as problem:
             raise PbxUnreachable(
                 f"{self._url} answered with HTTP status {problem.response.status_code} instead of a WebSocket. Is the "

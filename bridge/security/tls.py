@@ -214,6 +214,24 @@ def read_fingerprint(text: str) -> bytes:
     return fingerprint
 
 
+def name_distrust(problem: ssl.SSLCertVerificationError, table: str = "") -> str:
+    """Return why a certificate does not verify and what to do, with keys of a *table* such as ``rabbitmq.``."""
+    code = getattr(problem, "verify_code", 0)
+    return f"{problem.verify_message}. {_REMEDIES.get(code, _REMEDIES[0]).format(table=table)}"
+
+
+_NOT_PINNED: Final = -1
+# By OpenSSL's numbers (X509_V_ERR_…, x509_vfy.h), and one of ours.
+_REMEDIES: Final = {
+    _NOT_PINNED: "If it is a new one of theirs, set {table}fingerprint to it (account-bridge check shows it)",
+    0: "Set {table}ca_file to the CA that signed it, or {table}fingerprint (account-bridge check shows it)",
+    9: "Is the clock right, here and where it was made?",
+    10: "Put a new one there",
+    62: "Set {table}server_name to the name it carries",
+    64: "Set {table}server_name to the name it carries",
+}
+
+
 class _ClientContext(ssl.SSLContext):
     """A context that knows which name to look for and which certificates are pinned."""
 
@@ -244,6 +262,7 @@ class _PinnedObject(ssl.SSLObject):
         certificate = self.getpeercert(binary_form=True) or b""
         if pins and hashlib.sha256(certificate).digest() not in pins:
             mismatch = ssl.SSLCertVerificationError(1, "the certificate is not the pinned one")
+            mismatch.verify_code = _NOT_PINNED
             mismatch.verify_message = "it is not the one whose fingerprint is configured"
             raise mismatch
 

@@ -27,6 +27,7 @@ from rstream.encoding import decode_frame, encode_frame
 
 from bridge.broker.stream.errors import refusal
 from bridge.errors import BridgeError, BrokerRefusedLogin, BrokerUnreachable
+from bridge.security.tls import name_distrust
 
 DEADLINE_SECONDS: Final = 10.0
 """For one answer of the broker."""
@@ -365,8 +366,7 @@ async def _connected(  # noqa: PLR0913 - private, and called once
             reader, writer = await asyncio.open_connection(host, port, ssl=context if is_secret else None)
     except ssl.SSLCertVerificationError as problem:
         raise BrokerRefusedLogin(
-            f"the certificate of the broker at {where} does not verify: {problem.verify_message}. Set rabbitmq.ca_file "
-            "to the CA that signed it"
+            f"the certificate of the broker at {where} does not verify: {name_distrust(problem, 'rabbitmq.')}"
         ) from problem
     except (OSError, TimeoutError) as problem:
         raise BrokerUnreachable(
