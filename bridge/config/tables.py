@@ -17,10 +17,10 @@ from bridge.config.base import (
     Time,
     TimeOrNever,
     TlsTable,
+    can_be_kept_back,
     check_name,
     checked,
     holding,
-    keep_guid,
     parse_url,
     parse_urls,
     short,
@@ -226,8 +226,8 @@ class PublishTable(Table):
     """Fields of which only a keyed hash leaves: it shows that they changed, not what they are."""
 
     @model_validator(mode="after")
-    def _guid_stays(self) -> Self:
-        keep_guid(self.exclude, self.mask)
+    def _may_be_kept_back(self) -> Self:
+        can_be_kept_back(self.exclude, self.mask)
         return self
 
 
