@@ -145,8 +145,8 @@ class AccountChanged:
     """When the bridge learnt of the change, in UTC."""
     reason: Reason | None
     cursor: Mapping[str, Any]
-    """The PBX's own numbers: guid, usn, ausn. Opaque; what is no clean text, or longer than a guid may be, is told as a
-    text that ends with a digest of it."""
+    """The PBX's own numbers: guid, usn, ausn. Opaque. What is no number and no clean text, or longer than a
+    guid may be, is told as a text."""
 
     @property
     def account_guid(self) -> AccountGuid:
@@ -247,7 +247,8 @@ def _numbers(cursor: Cursor) -> str:
     Only the PBX gets them back as they came.
     """
     members = cursor.members
-    if len(members) <= MAX_TOLD_CHARACTERS and members.isascii() and members.isprintable() and "\\" not in members:
+    is_clean = len(members) <= MAX_TOLD_CHARACTERS and members.isascii() and members.isprintable()
+    if is_clean and "\\" not in members and ":true" not in members and ":false" not in members:
         return members
     return Cursor(*(token and _clean_token(token) for token in (cursor.guid, cursor.usn, cursor.ausn))).members
 
@@ -255,7 +256,7 @@ def _numbers(cursor: Cursor) -> str:
 def _clean_token(token: Token) -> Token:
     value = orjson.loads(token) if token.startswith('"') else token
     clean = clean_guid(value)
-    return token if clean == value else Token(orjson.dumps(clean).decode())
+    return token if clean == value and token not in {"true", "false"} else Token(orjson.dumps(clean).decode())
 
 
 def without_person(body: bytes) -> bytes:

@@ -91,17 +91,17 @@ def test_two_guids_are_two_accounts_however_odd_they_are(tmp_path: Path, one: st
 
 
 @pytest.mark.parametrize("name", ["guid", "usn", "ausn", "account-guid"])
-@pytest.mark.parametrize("value", ['"a\\ud800"', "true", "false"])
-def test_what_cannot_be_told_apart_from_another_one_is_not_read(name: str, value: str) -> None:
-    """Half a character becomes a replacement, and two of those are the same; and an event has texts and numbers."""
-    read = read_message(f'{{"mt":"AccountInfoResult","usn":"1","account-guid":"x","{name}":{value}}}')
+def test_what_cannot_be_told_apart_from_another_one_is_not_read(name: str) -> None:
+    """Half a character becomes a replacement, and two of those are the same."""
+    read = read_message(f'{{"mt":"AccountInfoResult","usn":"1","account-guid":"x","{name}":"a\\ud800"}}')
     assert isinstance(read, m.Unreadable)
     assert name in read.reason
 
 
 def test_numbers_are_published_clean_and_as_different_as_they_were(tmp_path: Path) -> None:
     """No database with JSON takes a NUL in an event; the bridge asks with the very same numbers all the same."""
-    odd = ['"a\\u0000"', '"a\\u0001"', f'"{"9" * 500}"', f"0.{'1' * 500}", '"\\"\\\\"', '"é"', '"e\\u0301"', '"\x7f"']
+    odd = ["true", '"a\\u0000"', '"a\\u0001"', f'"{"9" * 500}"', f"0.{'1' * 500}"]
+    odd += ['"\\"\\\\"', '"é"', '"e\\u0301"', '"\x7f"']
     with SqliteStore(tmp_path / "bridge.db") as store:
         for usn in odd:
             read = read_message(f'{{"mt":"AccountInfoResult","usn":{usn},"account-guid":"x","account-h323":"e"}}')
@@ -111,6 +111,6 @@ def test_numbers_are_published_clean_and_as_different_as_they_were(tmp_path: Pat
             )
             ingest(store, batch(read.row, since=store.place(HQ).cursor), rules=Rules(key=b"k"), now=BEGIN)
         numbers = [event["data"]["cursor"]["usn"] for event in told(store)]
-    assert numbers[4:7] == ['"\\', "é", "é"], "clean as they are"
+    assert numbers[5:8] == ['"\\', "é", "é"], "clean as they are"
     assert len({*numbers}) == len(odd) - 1
     assert all(number.isprintable() and len(number) <= MAX_GUID_CHARACTERS for number in numbers)

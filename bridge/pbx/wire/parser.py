@@ -98,7 +98,7 @@ def _token(name: str, value: Any, data: bytes | str) -> Token | None:
         return None
     if isinstance(value, _Written):
         return Token(str(value))
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int):
         return Token(orjson.dumps(value).decode())
     raise _Unusable(f"{name} is neither text nor number")
 
