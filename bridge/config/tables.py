@@ -223,7 +223,7 @@ class PublishTable(Table):
     exclude: FieldNames = ()
     """Fields that never leave."""
     mask: FieldNames = ()
-    """Fields of which only a keyed hash leaves: it shows that they changed, not what they are."""
+    """Fields of which only a keyed hash leaves: it shows that they changed, not what they are. Not hidden."""
 
     @model_validator(mode="after")
     def _may_be_kept_back(self) -> Self:
