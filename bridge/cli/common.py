@@ -140,7 +140,10 @@ def not_followed(name: str) -> str:
 
 def run_now(work: Coroutine[Any, Any, Result]) -> Result:
     """Return what *work* returns."""
-    return asyncio.run(work)
+    try:
+        return asyncio.run(work)
+    finally:
+        work.close()  # which Ctrl-C may have kept from beginning
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")

@@ -1,14 +1,15 @@
 """``observe``: how one PBX behaves where the vendor's page says nothing."""
 
 import asyncio
+import errno
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from secrets import token_bytes
 from threading import Thread
-from typing import Final, TextIO
+from typing import Final, Self, TextIO
 
 import click
 
@@ -94,22 +95,17 @@ def observe(  # noqa: PLR0913, PLR0917 - the options of a command, which are pas
         answer_seconds=answer_seconds or table.answer_timeout_seconds,
         quiet_seconds=quiet_seconds,
     )
-    with _written(record) as recording:
-        notebook = Notebook(Pseudonyms(token_bytes(KEY_BYTES)), steady, _writer(recording))
+    with _NewFile(record) as recording, _NewFile(html) as page:
+        notebook = Notebook(Pseudonyms(token_bytes(KEY_BYTES)), steady, recording.write)
         trouble = run_now(_observed(table, source, plan, notebook, _asked if with_me else None))
         if not notebook.has_asked:
-            if record is not None:
-                record.unlink()  # the next try may have that name
             raise trouble or BridgeError("it was stopped before the PBX was asked anything, so nothing was learnt")
         observation = conclude_from(notebook.frames)
-        if recording is not None:
-            recording.seek(0)
-            recording.truncate()
-            recording.writelines(notebook.lines(observation.words))
-    if html is not None:
-        with _written(html) as page:
-            if page is not None:
-                page.write(as_html(observation, source))
+        try:
+            recording.write("".join(notebook.lines(observation.words)), is_all=True)
+            page.write(as_html(observation, source))
+        except BridgeError as problem:  # what was learnt is shown all the same
+            trouble = trouble or problem
     _show(observation, source, as_json=as_json)
     if trouble is not None:
         raise trouble
@@ -194,30 +190,55 @@ def _tell(sentence: str) -> None:
     click.echo(scrub(sentence), err=True)
 
 
-@contextmanager
-def _written(file: Path | None) -> Iterator[TextIO | None]:
-    """Yield *file*, new and for its owner only; ``None`` where none is named."""
-    if file is None:
-        yield None
-        return
-    try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as problem:
-        raise BridgeError(f"{file} cannot be written: {problem.strerror}. Name another one") from problem
-    with os.fdopen(descriptor, "w", encoding="utf-8") as written:
-        yield written
+class _NewFile:
+    """A file, if one is named, that is not there before something is written: whatever ends earlier leaves none.
 
+    That it can be made is looked at first, since what it is for takes minutes.
+    """
 
-def _writer(recording: TextIO | None) -> Callable[[str], object]:
-    """Return what writes a line at once, so that it is there whatever happens next."""
-    if recording is None:
-        return lambda _line: None
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._opened: TextIO | None = None
+        if path is None:
+            return
+        if os.path.lexists(path):
+            raise self._unusable(errno.EEXIST)
+        if not path.parent.is_dir():
+            raise self._unusable(errno.ENOENT)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise self._unusable(errno.EACCES)
 
-    def write(line: str) -> None:
-        recording.write(line)
-        recording.flush()
+    def __enter__(self) -> Self:
+        return self
 
-    return write
+    def __exit__(self, *_: object) -> None:
+        if self._opened is not None:
+            with suppress(OSError):
+                self._opened.close()
+
+    def write(self, text: str, *, is_all: bool = False) -> None:
+        """Write *text* at once, so that it is there whatever happens next; in place of what is there if it *is_all*.
+
+        Raises:
+            BridgeError: that is not possible.
+
+        """
+        if self._path is None:
+            return
+        try:
+            if self._opened is None:
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+                self._opened = os.fdopen(descriptor, "w", encoding="utf-8")
+            if is_all:
+                self._opened.seek(0)
+                self._opened.truncate()
+            self._opened.write(text)
+            self._opened.flush()
+        except OSError as problem:
+            raise self._unusable(problem.errno) from problem
+
+    def _unusable(self, number: int | None) -> BridgeError:
+        return BridgeError(f"{self._path} cannot be written: {os.strerror(number or errno.EIO)}. Name another one")
 
 
 def _show(observation: Observation, name: str, *, as_json: bool) -> None:

@@ -66,10 +66,12 @@ def of_the_form(pattern: str, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def keep_guid(*lists: Sequence[str] | None) -> None:
-    """Refuse *lists* of fields to be kept back that have the one field nobody can do without."""
-    if any("guid" in (names or ()) for names in lists):
+def can_be_kept_back(excluded: Sequence[str] | None, masked: Sequence[str] | None) -> None:
+    """Refuse to keep back the one field nobody can do without, and to mask one that no mask would hide."""
+    if any("guid" in (names or ()) for names in (excluded, masked)):
         raise ValueError("guid can be neither excluded nor masked: it is what an event is about")
+    if "hidden" in (masked or ()):
+        raise ValueError("hidden cannot be masked: of yes and no, a mask hides neither. Exclude it")
 
 
 def _names_fields(names: Sequence[str]) -> Sequence[str]:

@@ -15,8 +15,8 @@ from bridge.config.base import (
     OwnSecretFile,
     Table,
     TlsTable,
+    can_be_kept_back,
     checked,
-    keep_guid,
     parse_url,
     usable,
 )
@@ -104,8 +104,8 @@ class PbxTable(TlsTable, PaceTable):
         return file
 
     @model_validator(mode="after")
-    def _guid_stays(self) -> Self:
-        keep_guid(self.exclude, self.mask)
+    def _may_be_kept_back(self) -> Self:
+        can_be_kept_back(self.exclude, self.mask)
         return self
 
     @model_validator(mode="after")

@@ -17,10 +17,10 @@ from bridge.config.base import (
     Time,
     TimeOrNever,
     TlsTable,
+    can_be_kept_back,
     check_name,
     checked,
     holding,
-    keep_guid,
     parse_url,
     parse_urls,
     short,
@@ -223,11 +223,11 @@ class PublishTable(Table):
     exclude: FieldNames = ()
     """Fields that never leave."""
     mask: FieldNames = ()
-    """Fields of which only a keyed hash leaves: it shows that they changed, not what they are."""
+    """Fields of which only a keyed hash leaves: it shows that they changed, not what they are. Not hidden."""
 
     @model_validator(mode="after")
-    def _guid_stays(self) -> Self:
-        keep_guid(self.exclude, self.mask)
+    def _may_be_kept_back(self) -> Self:
+        can_be_kept_back(self.exclude, self.mask)
         return self
 
 

@@ -93,6 +93,10 @@ def _field(name: str, plain: Mapping[str, Any], projections: Sequence[Projection
 
 def _as_masked(plain: Mapping[str, Any]) -> Mapping[str, Any]:
     what = f"{plain.get('description', '')} Masked: a keyed hash shows that it changed, not what it is.".strip()
+    if plain["type"] == "array" and plain["items"]["type"] == "object":
+        fields = plain["items"]["properties"]
+        mask = {next(iter(fields)): {"type": "string", "pattern": _MASKED}}
+        return {**plain, "items": {**plain["items"], "properties": {**fields, **mask}}, "description": what}
     if plain["type"] == "array":
         return {"type": "array", "items": {"type": "string", "pattern": _MASKED}, "description": what}
     return {"type": ["string", "null"], "pattern": _MASKED, "description": what}

@@ -22,7 +22,19 @@ from uuid import NAMESPACE_URL, uuid5
 import orjson
 
 from bridge.errors import BadEvent
-from bridge.model import AccountChange, AccountGuid, Certificate, ChangeKind, Published, Reason, SourceName
+from bridge.events.normalize import MAX_GUID_CHARACTERS as MAX_TOLD_CHARACTERS
+from bridge.events.normalize import clean_guid
+from bridge.model import (
+    AccountChange,
+    AccountGuid,
+    Certificate,
+    ChangeKind,
+    Cursor,
+    Published,
+    Reason,
+    SourceName,
+    Token,
+)
 
 APP_ID: Final = "pbx-account-bridge"
 CONTENT_TYPE: Final = "application/cloudevents+json"
@@ -133,7 +145,8 @@ class AccountChanged:
     """When the bridge learnt of the change, in UTC."""
     reason: Reason | None
     cursor: Mapping[str, Any]
-    """The PBX's own numbers: guid, usn, ausn. Opaque."""
+    """The PBX's own numbers: guid, usn, ausn. Opaque. What is no number and no clean text, or longer than a
+    guid may be, is told as a text."""
 
     @property
     def account_guid(self) -> AccountGuid:
@@ -207,7 +220,7 @@ def encode(change: AccountChange, *, identity: str, sequence: int, lineage: str,
         "changed": change.changed,
         "previous": change.previous,
         "revision": change.revision,
-        "cursor": orjson.Fragment(f"{{{change.cursor.members[1:]}}}"),
+        "cursor": orjson.Fragment(f"{{{_numbers(change.cursor)[1:]}}}"),
     }
     if change.reason is not None:
         data["reason"] = change.reason
@@ -226,6 +239,24 @@ def encode(change: AccountChange, *, identity: str, sequence: int, lineage: str,
         "data": data,
     }
     return orjson.dumps(event, option=orjson.OPT_UTC_Z)
+
+
+def _numbers(cursor: Cursor) -> str:
+    """Return the members of *cursor* as they are published: clean, not too long, and different where they were.
+
+    Only the PBX gets them back as they came.
+    """
+    members = cursor.members
+    is_clean = len(members) <= MAX_TOLD_CHARACTERS and members.isascii() and members.isprintable()
+    if is_clean and "\\" not in members and ":true" not in members and ":false" not in members:
+        return members
+    return Cursor(*(token and _clean_token(token) for token in (cursor.guid, cursor.usn, cursor.ausn))).members
+
+
+def _clean_token(token: Token) -> Token:
+    value = orjson.loads(token) if token.startswith('"') else token
+    clean = clean_guid(value)
+    return token if clean == value and token not in {"true", "false"} else Token(orjson.dumps(clean).decode())
 
 
 def without_person(body: bytes) -> bytes:

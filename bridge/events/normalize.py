@@ -96,12 +96,15 @@ class Rules:
 def clean_guid(account_guid: str) -> AccountGuid:
     """Return a guid as it is published: clean text, not too long, and never that of another one.
 
-    Where that takes something away, a digest of the whole takes its place, so that two guids do not become one.
+    Where that takes something away, a digest of the whole takes its place, so that two guids do not become one; and
+    where there are only dashes, which a key has not, it is added.
     """
-    if account_guid.isascii() and account_guid.isprintable() and len(account_guid) <= MAX_GUID_CHARACTERS:
+    is_short = len(account_guid) <= MAX_GUID_CHARACTERS
+    has_key = account_guid.strip("-") != ""
+    if is_short and has_key and account_guid.isascii() and account_guid.isprintable():
         return AccountGuid(account_guid)
     clean = _clean(account_guid, MAX_GUID_CHARACTERS)
-    if len(account_guid) <= MAX_GUID_CHARACTERS and unicodedata.normalize("NFC", account_guid) == clean:
+    if is_short and has_key and unicodedata.normalize("NFC", account_guid) == clean:
         return AccountGuid(clean)
     told = hashlib.blake2b(account_guid.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return AccountGuid(f"{clean[: MAX_GUID_CHARACTERS - len(told) - 1]}~{told}")
@@ -279,7 +282,11 @@ def _masked(name: str, value: Any, rules: Rules) -> Any:
     if name not in rules.projection.masked or value in (None, "", []):
         return value
     digest = hashlib.blake2b(orjson.dumps([name, value]), key=rules.key, digest_size=8).hexdigest()
-    return [f"masked:{digest}"] if isinstance(value, list) else f"masked:{digest}"
+    mask = f"masked:{digest}"
+    if not isinstance(value, list):
+        return mask
+    item = _MASKED_ITEMS.get(name)
+    return [mask if item is None else {**item, next(iter(item)): mask}]
 
 
 def _text(value: Any, most: int = MAX_TEXT_CHARACTERS) -> str | None:
@@ -443,7 +450,16 @@ _FINDERS: Final[dict[str, Callable[[Row, Mapping[str, Any]], Any]]] = {
     "devices": _devices,
 }
 
-_EMPTY: Final[dict[str, Any]] = {"numbers": [], "emails": [], "groups": [], "apps": [], "devices": []}
+_EMPTY: Final[dict[str, Any]] = {
+    **{name: [] for name in ("numbers", "emails", "groups", "apps", "devices")},
+    "hidden": False,
+}
+
+_MASKED_ITEMS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "groups": {"name": "", "active": True},
+    "devices": {"text": "", "app": None},
+}
+"""The one item of a masked list of objects; the mask goes into its first text."""
 
 _MAX_NAME_CHARACTERS: Final = 40
 _MAX_NAMES_AT_ONCE: Final = 100

@@ -111,6 +111,18 @@ async def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path) -> None:
     assert len(read(record.read_text("utf-8").splitlines(keepends=True)).frames) > 10
 
 
+@pytest.mark.parametrize("option", ["--record", "--html"])
+async def test_a_file_that_is_there_already_is_refused_before_anything_is_asked(tmp_path: Path, option: str) -> None:
+    """Or else minutes of questions would end with nothing to show for them."""
+    there = tmp_path / "there"
+    there.write_text("something")
+    async with pretend() as (pbx, settings):
+        code, observed = await asyncio.to_thread(run, "observe", "hq", option, str(there), *QUICK, environment=settings)
+    assert (code, pbx.oracle.load.questions) == (1, 0)
+    assert "File exists. Name another one" in observed.printed
+    assert there.read_text("utf-8") == "something"
+
+
 async def test_with_me_asks_for_each_act_and_takes_no_answer_for_no() -> None:
     """Where nobody is at the terminal, every act is left out, and the rest is observed."""
     async with pretend() as (_, settings):

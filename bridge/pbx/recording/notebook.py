@@ -1,4 +1,7 @@
-"""A recording as it is made: every frame is under pseudonyms before anybody sees it, and written down at once."""
+"""A recording as it is made: every frame is under pseudonyms before anybody sees it, and written down at once.
+
+Nothing is written before something was asked: what ends earlier tells nobody anything, and leaves nothing behind.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -9,9 +12,10 @@ from bridge.pbx.recording.tap import ConnectionTap
 
 
 class Notebook:
-    """Takes down what passes on all connections of one observation; *write* gets each line, the header first.
+    """Takes down what passes on all connections of one observation.
 
-    *clock* returns seconds of any steady clock.
+    *write* gets each line, the header first, once something was asked about accounts. *clock* returns seconds of any
+    steady clock.
     """
 
     def __init__(
@@ -24,15 +28,11 @@ class Notebook:
         self._began = clock()
         self._write = write
         self._connections = 0
-        write(header_line(self.header))
+        self.has_asked = False
+        """Whether anything was asked about accounts."""
 
     def __repr__(self) -> str:
         return f"<Notebook with {len(self.frames)} frames>"
-
-    @property
-    def has_asked(self) -> bool:
-        """Whether anything was asked about accounts."""
-        return any(frame.by == "bridge" and "PbxAccountApi" in frame.text for frame in self.frames)
 
     def connection(self, *, at: float | None = None) -> ConnectionTap:
         """Return what hears along on a new connection, or on one that was opened *at* a time of the clock."""
@@ -56,4 +56,9 @@ class Notebook:
         now = (self._clock() if at is None else at) - self._began
         frame = disguised(Frame(now, connection, what, by, text, code), self._pseudonyms)
         self.frames.append(frame)
-        self._write(frame_line(frame))
+        if self.has_asked:
+            self._write(frame_line(frame))
+        elif frame.by == "bridge" and "PbxAccountApi" in frame.text:
+            self.has_asked = True
+            for line in self.lines(()):
+                self._write(line)

@@ -72,13 +72,16 @@ def _read_text(data: bytes | str) -> str:
 def _cursor(content: Mapping[str, Any], data: bytes | str) -> Cursor:
     guid, usn, ausn = content.get("guid"), content.get("usn"), content.get("ausn")
     if float in (type(guid), type(usn), type(ausn)):
-        # Also an integer beyond 64 bits. Its text, not its value, is what we owe back.
-        written = json.loads(_read_text(data), parse_float=_Written, parse_int=_Written)
-        guid, usn, ausn = (
-            written[name] if isinstance(value, float) else value
-            for name, value in (("guid", guid), ("usn", usn), ("ausn", ausn))
-        )
-    return Cursor(_token("guid", guid), _token("usn", usn), _token("ausn", ausn))
+        guid, usn, ausn = (_as_written(content, name, data) for name in ("guid", "usn", "ausn"))
+    return Cursor(_token("guid", guid, data), _token("usn", usn, data), _token("ausn", ausn, data))
+
+
+def _as_written(content: Mapping[str, Any], name: str, data: bytes | str) -> Any:
+    """Return a property; of a float, or an integer beyond 64 bits, what was written, since its value is another one."""
+    value = content.get(name)
+    if not isinstance(value, float):
+        return value
+    return json.loads(_read_text(data), parse_float=_Written, parse_int=_Written)[name]
 
 
 class _Written(str):
@@ -87,8 +90,9 @@ class _Written(str):
     __slots__ = ()
 
 
-def _token(name: str, value: Any) -> Token | None:
+def _token(name: str, value: Any, data: bytes | str) -> Token | None:
     if type(value) is str:
+        _refuse_spoilt(name, value, data)
         return Token(encode_basestring(value)) if value else None  # it writes what orjson does, in half the time
     if value is None:
         return None
@@ -97,6 +101,16 @@ def _token(name: str, value: Any) -> Token | None:
     if isinstance(value, int):
         return Token(orjson.dumps(value).decode())
     raise _Unusable(f"{name} is neither text nor number")
+
+
+def _refuse_spoilt(name: str, value: str, data: bytes | str) -> None:
+    """Refuse a text that tells one thing from another, where characters were put in place of what could not be read."""
+    if "\N{REPLACEMENT CHARACTER}" not in value:
+        return
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise _Unusable(f"{name} is no valid text") from None
 
 
 def _read_account_result(content: dict[str, Any], data: bytes | str) -> m.Message:
@@ -108,11 +122,13 @@ def _read_account_result(content: dict[str, Any], data: bytes | str) -> m.Messag
     if api is not None and not (isinstance(api, str) and api in API_NAMES):
         return m.Other(f"{content['mt']} of another api")
     cursor = _cursor(content, data)
-    account_guid = content.get("account-guid")
+    account_guid = _as_written(content, "account-guid", data)
     if account_guid is None or account_guid == "":
         return m.NoAccount(cursor, src)
     if isinstance(account_guid, (bool, dict, list)):
         raise _Unusable("account-guid is neither text nor number")
+    if isinstance(account_guid, str):
+        _refuse_spoilt("account-guid", account_guid, data)
     h323 = content.get("account-h323")
     info, unread = _info(content.get("info"))
     row = Row(

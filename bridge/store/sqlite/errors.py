@@ -21,6 +21,15 @@ def missing(path: Path) -> str:
     )
 
 
+def taken_away(path: Path) -> str:
+    """Return that the file of an open store is not at its place any more, and what follows."""
+    return (
+        f"the store {path} was moved, deleted or replaced while it was open, so what is kept from now on would be "
+        "lost with this process. Put a backup back with account-bridge restore, or start on what is there; everything "
+        "is told once more then"
+    )
+
+
 def is_busy(problem: sqlite3.Error) -> bool:
     """Tell whether somebody else has locked the file."""
     return getattr(problem, "sqlite_errorname", "").startswith("SQLITE_BUSY")

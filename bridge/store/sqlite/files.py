@@ -29,6 +29,20 @@ def open_own(path: Path, flags: int) -> int:
     return file
 
 
+def inode_of(path: Path) -> tuple[int, int] | None:
+    """Return which file is at *path*, ``None`` where none is.
+
+    Raises:
+        OSError: that cannot be told at the moment.
+
+    """
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
 def close_to_others(store: Path) -> list[str]:
     """Take from other users what they may do with the files of *store*, and return what was done, in sentences.
 

@@ -20,7 +20,8 @@ from bridge.logs import get_logger
 from bridge.store.lineage import read_birth
 from bridge.store.records import StoreFigures
 from bridge.store.sqlite.erasure import empty_write_ahead, overwriting
-from bridge.store.sqlite.errors import damaged, is_busy, locked, missing, of_sqlite
+from bridge.store.sqlite.errors import damaged, is_busy, locked, missing, of_sqlite, taken_away
+from bridge.store.sqlite.files import inode_of
 from bridge.store.sqlite.lock import StoreLock
 from bridge.store.sqlite.opening import connect, migrate
 from bridge.store.sqlite.sql import queries
@@ -47,6 +48,8 @@ class SqliteStore(TableStore):
         self._life = ""
         self._commit_seconds = 0.0
         self._connection: sqlite3.Connection | None = None
+        self._inode: tuple[int, int] | None = None
+        """Which file it is, whatever is at its place."""
         self._is_inside = False
         """True while changes are made together."""
         self._is_whole = False
@@ -69,6 +72,7 @@ class SqliteStore(TableStore):
             self._refuse_if_missing()
             with self._translated():
                 self._connection = connect(self._path)
+                self._inode = inode_of(self._path)
                 migrate(self._connection, self._path)
                 self._read()
                 self._refuse_moved()
@@ -157,8 +161,19 @@ class SqliteStore(TableStore):
             return empty_write_ahead(self._db)
 
     def figures(self) -> StoreFigures:
-        """Return how the store is doing."""
-        disk = os.statvfs(self._path.parent)
+        """Return how the store is doing.
+
+        Raises:
+            StoreUnusable: its file is no longer where it was, so whatever is kept is in no store.
+
+        """
+        try:
+            is_taken_away = self._connection is not None and inode_of(self._path) != self._inode
+            disk = None if is_taken_away else os.statvfs(self._path.parent)
+        except OSError:  # of the disk itself, perhaps for a moment; the next commit will tell
+            return StoreFigures(None, self._commit_seconds)
+        if disk is None:
+            raise StoreUnusable(taken_away(self._path))
         return StoreFigures(disk.f_bavail * disk.f_frsize, self._commit_seconds)
 
     def _begin_transaction(self) -> SqliteTransaction:

@@ -61,6 +61,7 @@ def test_lists_come_from_the_environment_with_commas() -> None:
             "line 2: publish.mask: 'emial' is no field of an account; did you mean 'emails'?",
         ),
         ("[publish]\nexclude = ['guid']", "line 1: publish: guid can be neither excluded nor masked"),
+        ("[publish]\nmask = ['hidden']", "line 1: publish: hidden cannot be masked"),
         ("[status]\nhost = '0.0.0.0'", "line 1: status: token is missing"),
         ("[[pbx]]\nname = 'HQ'\n", "line 2: pbx[0].name: must be lower-case letters, digits and dashes"),
         ("[[pbx]]\nurl = 'http://x'\n", "line 2: pbx[0].url: must look like wss://pbx.example.com/PBX0/APPS/websocket"),

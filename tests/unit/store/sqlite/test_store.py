@@ -1,5 +1,7 @@
+import errno
 import os
 import re
+import shutil
 import sqlite3
 import stat
 import time
@@ -108,3 +110,33 @@ def test_a_lock_that_stays_makes_the_store_unusable_in_the_end(path: Path, monke
             store.place(HQ)
         other.execute("ROLLBACK")
         assert store.place(HQ).sequence == 0
+
+
+@pytest.mark.parametrize("by", ["deleted", "replaced", "folder deleted"])
+def test_a_file_that_is_taken_away_while_it_is_open_is_noticed(tmp_path: Path, by: str) -> None:
+    """What is written then goes into a file that nobody can open again."""
+    path = tmp_path / "folder" / "bridge.db"
+    path.parent.mkdir()
+    with SqliteStore(path) as store:
+        assert store.figures().free_bytes
+        path.rename(tmp_path / "elsewhere")
+        if by == "replaced":
+            path.write_bytes(b"a copy of last week")
+        if by == "folder deleted":
+            shutil.rmtree(path.parent)
+        with pytest.raises(StoreUnusable, match="moved, deleted or replaced while it was open"):
+            store.figures()
+        path.parent.mkdir(exist_ok=True)
+        (tmp_path / "elsewhere").rename(path)
+        assert store.figures().free_bytes
+
+
+def test_a_disk_that_cannot_be_looked_at_for_a_moment_is_no_reason_to_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with SqliteStore(path) as store, monkeypatch.context() as patched:
+        patched.setattr(os, "statvfs", stale)
+        assert store.figures().free_bytes is None

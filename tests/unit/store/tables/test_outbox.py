@@ -231,7 +231,7 @@ def test_whatever_a_pbx_says_is_kept_sent_and_tried_again(store: TableStore, sai
         ingest(store, Batch(HQ, since, read.row.cursor, [read.row]), rules=Rules(key=b"k"), now=NOW)
         since = read.row.cursor
     (first,) = unsent(store.exchange)
-    assert orjson.loads(first.body)["data"]["cursor"]["guid"] == whole["guid"]
+    assert b"\\u00" not in first.body
     store.exchange.park(first, "too large", NOW)
     assert store.unpark(first.position)
     (again,) = unsent(store.exchange)
