@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from bridge.config.descriptions import describe, tables_below, tables_of
 from bridge.config.diagnostics import Key
 from bridge.config.settings import Settings
 
@@ -88,26 +88,28 @@ def commented() -> str:
         "# Every key is also a variable, BRIDGE_<TABLE>_<KEY>, which wins over this file.",
         "# What is in effect, and why: account-bridge config show. Whether it works: account-bridge check.",
     ]
+    words = describe(Settings)
     for table, field in Settings.model_fields.items():
-        lines += _table(table, field, is_wanted=table not in {"subscriber", "listen"})
+        lines += _table(table, field, words[table], is_wanted=table not in {"subscriber", "listen"})
     return "\n".join(lines) + "\n"
 
 
-def _table(name: str, field: FieldInfo, *, is_wanted: bool) -> Iterator[str]:
+def _table(name: str, field: FieldInfo, words: str, *, is_wanted: bool) -> Iterator[str]:
     header = f"[[{name}]]" if _is_list(field) else f"[{name}]"
-    yield from ("", *_comment(str(field.description)), header if is_wanted else f"#{header}")
+    yield from ("", *_comment(words), header if is_wanted else f"#{header}")
     inner: list[tuple[str, FieldInfo]] = []
-    settings = _model(field).model_fields.items()
+    (table,) = tables_of(field)
+    settings, described = table.model_fields.items(), describe(table)
     for key, setting in sorted(settings, key=lambda each: not _is_to_be_filled_in(name, each[0])):
-        if _models(setting):
-            inner.append((f"{name}.{key}", setting))  # TOML wants them behind all plain keys
+        if tables_of(setting):
+            inner.append((key, setting))  # TOML wants them behind all plain keys
             continue
-        yield from _comment(str(setting.description))
+        yield from _comment(described[key])
         begun = _BEGINNING.get((name, key))
         value = begun if begun is not None else _EXAMPLES.get((name, key), setting.default)
         yield f"{'' if begun is not None else '#'}{key} = {_toml(value)}"
-    for path, setting in inner:
-        yield from _table(path, setting, is_wanted=is_wanted)
+    for key, setting in inner:
+        yield from _table(f"{name}.{key}", setting, described[key], is_wanted=is_wanted)
 
 
 def _is_to_be_filled_in(table: str, key: str) -> bool:
@@ -130,10 +132,15 @@ def _from_a_file(key: Key, origins: Mapping[Key, str]) -> str:
 
 def schema() -> Mapping[str, Any]:
     """Return a JSON Schema of the file, for editors."""
+    made = Settings.model_json_schema()
+    for table in tables_below(Settings):
+        described = made if table is Settings else made["$defs"][table.__name__]
+        for name, words in describe(table).items():
+            described["properties"][name]["description"] = words
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": SCHEMA_ID,
-        **Settings.model_json_schema(),
+        **made,
         "title": "Settings of account-bridge",
     }
 
@@ -159,16 +166,6 @@ def _flat(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
             yield from _flat(inner, (*key, number))
     elif len(key) > 1:  # an empty list of tables says nothing
         yield key, value
-
-
-def _model(field: FieldInfo) -> type[BaseModel]:
-    """Return the table behind a field, be it one or a list of them."""
-    return _models(field)[0]
-
-
-def _models(field: FieldInfo) -> list[type[BaseModel]]:
-    candidates = (field.annotation, *getattr(field.annotation, "__args__", ()))
-    return [each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)]
 
 
 def _is_list(field: FieldInfo) -> bool:

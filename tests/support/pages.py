@@ -17,6 +17,7 @@ from typing import Final
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from bridge.config.descriptions import describe, tables_of
 from bridge.config.settings import Settings
 from bridge.pbx.wire.protocol import TABLE
 from bridge.simulator.modes import DEFAULT
@@ -103,8 +104,9 @@ def _settings() -> Iterator[str]:
     for table, names in sorted(_tables().items(), key=lambda each: len(each[1])):
         yield from (f"### {' and '.join(f'`{name}`' for name in names)}", "", str(table.__doc__).replace("``", "`"), "")
         yield from ("| key | default | may be | what it says |", "| --- | --- | --- | --- |")
+        described = describe(table)
         for name, field in _own_fields(table).items():
-            words = " ".join(str(field.description).split()).replace("<", "&lt;")
+            words = " ".join(described[name].split()).replace("<", "&lt;")
             yield f"| `{name}` | {_default(field)} | {_limits(field)} | {words} |"
         yield ""
 
@@ -118,7 +120,7 @@ def _tables() -> Mapping[type[BaseModel], list[str]]:
 
 def _look_below(table: type[BaseModel], path: str, found: dict[type[BaseModel], list[str]]) -> None:
     for name, field in table.model_fields.items():
-        for inner in _tables_in(field):
+        for inner in tables_of(field):
             is_list = getattr(field.annotation, "__origin__", None) is tuple
             for each in inner.__mro__:
                 if issubclass(each, BaseModel) and _own_fields(each):
@@ -128,12 +130,7 @@ def _look_below(table: type[BaseModel], path: str, found: dict[type[BaseModel], 
 
 def _own_fields(table: type[BaseModel]) -> Mapping[str, FieldInfo]:
     own = inspect.get_annotations(table)
-    return {name: field for name, field in table.model_fields.items() if name in own and not _tables_in(field)}
-
-
-def _tables_in(field: FieldInfo) -> list[type[BaseModel]]:
-    candidates = (field.annotation, *getattr(field.annotation, "__args__", ()))
-    return [each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)]
+    return {name: field for name, field in table.model_fields.items() if name in own and not tables_of(field)}
 
 
 def _default(field: FieldInfo) -> str:

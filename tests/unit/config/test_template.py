@@ -7,6 +7,7 @@ import pytest
 import trustme
 from jsonschema import Draft202012Validator, ValidationError
 
+from bridge.config.descriptions import describe, tables_below
 from bridge.config.loading import load_settings, origins
 from bridge.config.settings import Settings
 from bridge.config.template import commented, in_effect, schema, toml
@@ -71,12 +72,12 @@ def test_every_line_of_it_may_be_switched_on(tmp_path: Path) -> None:
 
 def test_it_names_every_setting_and_says_what_it_is_for() -> None:
     text = commented()
-    for table, field in Settings.model_fields.items():
-        assert field.description, table
-    for table in (Settings.model_fields, *(definition["properties"] for definition in schema()["$defs"].values())):
-        for name, setting in table.items():
-            described = setting["description"] if isinstance(setting, dict) else setting.description
-            assert described, name
+    for table in tables_below(Settings):
+        assert describe(table).keys() == table.model_fields.keys()
+    made = schema()
+    for table in (made, *made["$defs"].values()):
+        for name, setting in table["properties"].items():
+            assert setting["description"], name
             assert name in text
 
 
