@@ -158,12 +158,11 @@ class Proxy:
             self._tasks.discard(task)
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        for _ in range(len(self._target_ports) - 1):
+        for _ in range(len(self._target_ports)):
             self._target_ports.rotate(-1)
             with suppress(OSError):
                 return await asyncio.open_connection("127.0.0.1", self._target_ports[0])
-        self._target_ports.rotate(-1)
-        return await asyncio.open_connection("127.0.0.1", self._target_ports[0])
+        raise ConnectionRefusedError
 
     async def _pump(self, pipe: _Pipe, reader: asyncio.StreamReader, to: asyncio.StreamWriter | None) -> None:
         with suppress(OSError):
