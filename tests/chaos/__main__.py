@@ -50,6 +50,13 @@ KINDS = ("quorum", "classic")
     help="postgresql: the store is in a server of its own, which is disturbed as well.",
 )
 @click.option(
+    "--standby",
+    type=click.Choice(["synchronous", "asynchronous"]),
+    default="synchronous",
+    show_default=True,
+    help="Of the database; an asynchronous one lacks commits when it takes over.",
+)
+@click.option(
     "--bridges", type=click.IntRange(1), default=1, show_default=True, help="So many share a store in postgresql."
 )
 @click.option("--also", help="Start this command as another consumer of every type of queue.")
@@ -65,6 +72,7 @@ def main(  # noqa: PLR0913, PLR0917 - its options
     queues: str,
     log: str,
     store: str,
+    standby: str,
     bridges: int,
     also: str | None,
     keep: Path | None,
@@ -82,7 +90,18 @@ def main(  # noqa: PLR0913, PLR0917 - its options
     if not is_database and at_least.keys() & OF_A_DATABASE:
         raise click.UsageError("there is no database that could be disturbed: say --store postgresql")
     wish = Wish(
-        bridge_kills, broker_kills, seed, wanted, kinds, also, log == "native", is_database, at_least, alone, bridges
+        bridge_kills,
+        broker_kills,
+        seed,
+        wanted,
+        kinds,
+        also,
+        log == "native",
+        is_database,
+        at_least,
+        alone,
+        bridges,
+        standby == "synchronous",
     )
     began = time.monotonic()
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what is done to the broker on purpose is no news

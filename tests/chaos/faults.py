@@ -25,7 +25,7 @@ class Kind(StrEnum):
     DATABASE_CUT = "database_cut"
     """An administrator ends all sessions of the store."""
     DATABASE_FAILOVER = "database_failover"
-    """The server that has the store is gone, and its synchronous standby is promoted."""
+    """The server that has the store is gone, and its standby is promoted."""
     CONNECTIONS_USED_UP = "connections_used_up"
     """All sessions of the store end, and somebody else has every connection that the server allows, for seconds."""
     OLD_SNAPSHOT = "old_snapshot"
@@ -82,7 +82,7 @@ class Fault:
 
 
 _ENDS_SESSIONS: Final = frozenset({Kind.BRIDGE_SIGKILL, Kind.BROKER_KILL, Kind.STORE_SET_BACK, Kind.STORE_LOST})
-TAKES_STORE: Final = frozenset({Kind.STORE_SET_BACK, Kind.STORE_LOST})
+TAKES_STORE: Final = frozenset({Kind.STORE_SET_BACK, Kind.STORE_LOST, Kind.DATABASE_FAILOVER})
 TO_A_PBX: Final = frozenset({Link.PBX, Link.DIALLED})
 OF_A_BRIDGE: Final = frozenset({Kind.BRIDGE_SIGKILL, Kind.BRIDGE_SIGTERM, Kind.BRIDGE_SIGSTOP})
 _OUTLASTS_LEASES: Final = frozenset(

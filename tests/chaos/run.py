@@ -22,6 +22,7 @@ from tests.chaos.counting import History, Result, count, differing, final_revisi
 from tests.chaos.errors import StandstillError
 from tests.chaos.faults import OF_A_BRIDGE, OF_A_DATABASE, TO_A_PBX, Fault, Kind, Link, plan
 from tests.chaos.readers import Reader
+from tests.chaos.servers import Servers
 from tests.chaos.site import ANSWER_SECONDS, HEARTBEAT_SECONDS, Site, built
 
 DEADLINE_SECONDS = 60.0
@@ -82,6 +83,7 @@ class Wish:
     at_least: Mapping[Kind, int] | None = None
     is_alone: bool = False
     bridges: int = 1
+    is_standby_synchronous: bool = True
 
 
 class Run:
@@ -417,11 +419,32 @@ class Run:
                 await asyncio.sleep(self._chance.uniform(0, 2))
                 await asyncio.to_thread(servers.primary.start)
             case Kind.DATABASE_FAILOVER:
-                await asyncio.to_thread(servers.fail_over, self._chance.uniform(0, 1))
+                await self._fail_over(servers)
             case Kind.CONNECTIONS_USED_UP:
                 await asyncio.to_thread(servers.use_up, self._chance.uniform(0, LONGEST_WITHOUT_SECONDS))
             case Kind.OLD_SNAPSHOT:
                 await asyncio.to_thread(servers.hold_snapshot)
+
+    async def _fail_over(self, servers: Servers) -> None:
+        """Have a standby take over; without the last commits where it is not synchronous, which ends all bridges."""
+        await asyncio.to_thread(servers.stand_by)
+        if servers.is_synchronous:
+            await asyncio.sleep(self._chance.uniform(0, 1))
+            await asyncio.to_thread(servers.fail_over)
+            return
+        await self._progress()
+        running = self._site.pause_bridges()
+        gone = max((await asyncio.to_thread(self._site.waiting_in_store)).values())
+        await asyncio.to_thread(servers.fail_over)
+        unsent = (await asyncio.to_thread(self._site.waiting_in_store))[Sink.EXCHANGE]
+        self._faults[-1] = replace(self._faults[-1], unsent=unsent, gone=gone)
+        self._site.let_bridges_go_on()
+        until = time.monotonic() + DEADLINE_SECONDS
+        while running > 0:
+            running -= await asyncio.to_thread(self._site.start_ended)
+            if time.monotonic() > until:
+                raise StandstillError(f"{running} bridges did not see that commits of theirs are gone")
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _disturb_link(self, fault: Fault) -> None:
         assert fault.link is not None
@@ -565,6 +588,7 @@ async def chaos(wish: Wish, folder: Path) -> tuple[Result, list[str]]:
         also=wish.also,
         is_log_native=wish.is_log_native,
         is_store_a_database=wish.is_store_a_database,
+        is_standby_synchronous=wish.is_standby_synchronous,
         bridges=wish.bridges,
     )
     async with build as site:

@@ -21,7 +21,9 @@ PAUSE_SECONDS = 0.05
 class Servers:
     """Starts the primary with ``with``; the way to whichever is the primary is among *links*."""
 
-    def __init__(self, links: dict[Link, Proxy]) -> None:
+    def __init__(self, links: dict[Link, Proxy], *, is_synchronous: bool) -> None:
+        self.is_synchronous = is_synchronous
+        """A standby has all that was committed."""
         self.primary = self._first = PrivatePostgres()
         self._spare = PrivatePostgres()
         self._links = links
@@ -55,14 +57,19 @@ class Servers:
         """A folder with a short name for the sockets of bridges."""
         return self._first.runtime
 
-    def fail_over(self, seconds: float) -> None:
-        """Make a synchronous standby while all goes on, and have it take over so many seconds later."""
+    def stand_by(self) -> None:
+        """Make a standby while all goes on; one that is asynchronous hears of nothing more once it is there."""
+        self._spare.copy_from(self.primary)
+        self._spare.start()
+        if self.is_synchronous:
+            self.primary.configure(synchronous_standby_names="*")
+            _until(lambda: self.primary.run("SELECT sync_state FROM pg_stat_replication") == [("sync",)])
+        else:
+            self._spare.configure(primary_conninfo="")
+
+    def fail_over(self) -> None:
+        """Have the standby take over from a primary that is gone."""
         lost, standby = self.primary, self._spare
-        standby.copy_from(lost)
-        standby.start()
-        lost.configure(synchronous_standby_names="*")
-        _until(lambda: lost.run("SELECT sync_state FROM pg_stat_replication") == [("sync",)])
-        time.sleep(seconds)
         lost.kill()
         standby.promote()
         _until(lambda: standby.run("SELECT pg_is_in_recovery()") == [(False,)])

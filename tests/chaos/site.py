@@ -229,6 +229,25 @@ class Site:
             log.write(bridge.printed + "\n")
         return code
 
+    def pause_bridges(self) -> int:
+        """Freeze all that run, and return how many."""
+        for bridge in self._bridges.values():
+            bridge.pause()
+        return len(self._bridges)
+
+    def let_bridges_go_on(self) -> None:
+        """End that."""
+        for bridge in self._bridges.values():
+            bridge.go_on()
+
+    def start_ended(self) -> int:
+        """Start bridges again that ended by themselves, as whoever looks after them does, and return how many."""
+        ended = [number for number, bridge in self._bridges.items() if not bridge.is_running]
+        for number in ended:
+            self._end(number, is_killed=True)
+        self.start_bridge()
+        return len(ended)
+
     def copy_store(self) -> Path:
         """Copy the store while the bridge goes on, as an operator would."""
         return self._store.copy(self._environment | self._own(1), self.faults)
@@ -390,12 +409,14 @@ async def built(  # noqa: PLR0913 - what there may be
     also: str | None,
     is_log_native: bool,
     is_store_a_database: bool,
+    is_standby_synchronous: bool = True,
     bridges: int = 1,
 ) -> AsyncIterator[Site]:
     """Build everything and start it; what runs is ended behind the caller.
 
     With *is_log_native* the bridge writes the log by the stream protocol, and a reader of the log is there too. With
-    *is_store_a_database* its store is in PostgreSQL, where several *bridges* may share it.
+    *is_store_a_database* its store is in PostgreSQL, where several *bridges* may share it, and whose standbys are
+    synchronous with *is_standby_synchronous*.
 
     Raises:
         CannotRunError: RabbitMQ or PostgreSQL cannot be started.
@@ -426,7 +447,7 @@ async def built(  # noqa: PLR0913 - what there may be
         if is_store_a_database:
             if not is_installed():
                 raise CannotRunError("PostgreSQL is needed; on Debian: apt-get install postgresql")
-            database = Servers(links)
+            database = Servers(links, is_synchronous=is_standby_synchronous)
             await asyncio.to_thread(stack.enter_context, database)
             await database.open_ways(stack, seed)
         site = Site(folder, broker, (pbx, branch), links, ports, database)

@@ -94,7 +94,7 @@ class DatabaseStore:
     def environment(self) -> Mapping[str, str]:
         return {
             "BRIDGE_STORE_URL": self._servers.url,
-            "BRIDGE_STORE_FAILOVER_LOSES_NOTHING": "true",
+            "BRIDGE_STORE_FAILOVER_LOSES_NOTHING": str(self._servers.is_synchronous).lower(),
             "BRIDGE_STORE_LEASE_SECONDS": f"{LEASE_SECONDS:g}",
             "BRIDGE_STORE_SHARED": str(self._is_shared).lower(),
             "XDG_RUNTIME_DIR": str(self._servers.runtime),
