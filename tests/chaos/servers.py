@@ -90,7 +90,8 @@ class Servers:
 
     def _end_sessions(self) -> None:
         others = f"datname = 'bridge' AND application_name <> '{GUEST}'"
-        self.primary.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")  # noqa: S608 - ours
+        with suppress(psycopg.OperationalError):  # there may be none left for the administrator, either
+            self.primary.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")  # noqa: S608 - ours
 
     def hold_snapshot(self) -> None:
         """Look at the store in a transaction that stays open, in place of the former one."""

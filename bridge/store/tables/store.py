@@ -33,7 +33,12 @@ class TableStore(Tables):
 
         Returns how far that is, and 0 behind the last.
         """
-        return self._looking.note(after, int(self._meta.get(UNSETTLED, b"0")) if self.log.is_on else 0)
+        return self._looking.note(after, self._unsettled())
+
+    def _unsettled(self) -> int:
+        """Return up to which position an earlier generation may have written, whoever noted that; 0: nothing."""
+        found = self.query("meta_value", name=UNSETTLED) if self.log.is_on else ()
+        return int(bytes(found[0]["value"])) if found else 0
 
     def found_in_log(self, ids: Sequence[str]) -> None:
         """Take the news that the log has the events with these ids: what is noted of them is not written again."""
@@ -69,7 +74,7 @@ class TableStore(Tables):
                     self._note(f"{ELSEWHERE}{source}", log.others[source][0].encode())
                 self.keep_floor()
                 self.note_places(log)
-                if not ahead and self._looking.is_complete:
+                if not ahead and self._looking.is_for_all(self._unsettled()):
                     self._drop(UNSETTLED)
             if ahead and not self.is_proven:
                 self._renew(ahead)

@@ -477,6 +477,33 @@ def test_a_lineage_is_newer_than_what_any_bridge_gave_to_a_source_that_is_gone(
     assert str(engine.select(lineage)) > str(before)
 
 
+def test_what_the_log_may_have_is_looked_for_by_each_bridge_that_finds_it_not_settled(engine: PostgresEngine) -> None:
+    """One that has read the log, but looked for nothing there, does not say that nothing is left to be found."""
+    with SharedStore(engine.database, OPTIONS) as store:
+        store.compare(None)
+        store.begin_log(1)
+        store.add_sources([HQ])
+        store.claim([HQ])
+        tell(store, 1)
+        (waiting,) = store.log.unpublished({HQ: 0}, 10, 10)
+        log = LogContents({HQ: (store.place(HQ).lineage, 2, 0)})
+    first, second = SharedStore(engine.database, OPTIONS), SharedStore(engine.database, OPTIONS)
+    with first, second:
+        for bridge in (first, second):
+            bridge.begin_log(1)
+            assert not bridge.note_looked_for(0)
+        assert first.compare(log), "the log is ahead"
+        second.compare(log)
+        for bridge in (second, first):
+            assert bridge.note_looked_for(0) == waiting.position
+            assert not bridge.note_looked_for(waiting.position)
+        second.found_in_log([waiting.event_id])
+        second.compare(log)
+        assert not second.note_looked_for(0)
+        second.claim([HQ])
+        assert not second.log.unpublished({HQ: 0}, 10, 10)
+
+
 def test_a_pbx_that_dials_before_any_bridge_has_read_the_log_is_told_behind_what_that_has(
     engine: PostgresEngine,
 ) -> None:
