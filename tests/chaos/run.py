@@ -26,8 +26,8 @@ from tests.chaos.servers import Servers
 from tests.chaos.site import ANSWER_SECONDS, HEARTBEAT_SECONDS, Site, built
 
 DEADLINE_SECONDS = 180.0
-"""From a fault that is over until changes arrive again. The bridge waits 15 s at most between two attempts; on a machine
-that is busy with other things, a log of thousands takes it 20 s, and a list of a thousand accounts a minute."""
+"""From a fault that is over until changes arrive again. The bridge waits 15 s at most between two attempts; where the
+machine is busy, a log of thousands takes it 20 s, and a list of a thousand accounts a minute."""
 
 QUIET_SECONDS = 20.0
 """Without a delivery while nobody disturbs anything: longer than any pause of the bridge."""
@@ -159,6 +159,8 @@ class Run:
     def _say_what_took_long(self) -> None:
         each = [f"{kind} {seconds / self._done(kind):.1f}" for kind, seconds in sorted(self._seconds.items())]
         say(f"seconds for each: {', '.join(each)}")
+        if self._site.restarts:
+            say(f"bridges that asked to be started again, and were: {self._site.restarts}")
         for kind, seconds in sorted(self._taken_over.items()):
             say(
                 f"taken over after {kind}: {median(seconds):.2f} s, at most {max(seconds):.2f} s ({len(seconds)} times)"

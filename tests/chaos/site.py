@@ -47,6 +47,7 @@ WALK_SECONDS = 240
 KEEP_MINUTES = 3
 """How long the bridge keeps what is published: so short that it also forgets while all this goes on."""
 
+START_AGAIN = "start the bridge again"
 REDIAL_SECONDS = 0.2
 LOOK_SECONDS = 0.02
 
@@ -86,6 +87,8 @@ class Site:
         self._kinds: dict[str, str] = {}
         """Queues, and of what type each is."""
         self.faults = 0
+        self.restarts = 0
+        """Of bridges that found themselves on another state of their store, and said so."""
         self._ports = dict(enumerate(ports, 1))
         """Where each bridge listens for PBXs that dial, by its number."""
         for number in self._ports:
@@ -270,7 +273,7 @@ class Site:
         await self._declare_queues()
 
     def check(self) -> None:
-        """Look whether everything lives that should.
+        """Look whether everything lives that should; who asks to be started again is, as everywhere.
 
         Raises:
             StandstillError: the bridge or a consumer of ours ended by itself.
@@ -279,7 +282,10 @@ class Site:
         for number, bridge in list(self._bridges.items()):
             if not bridge.is_running:
                 self._end(number, is_killed=True)
-                raise StandstillError(f"the bridge ended by itself: {bridge.printed.splitlines()[-1:]}")
+                if START_AGAIN not in bridge.printed.lower():
+                    raise StandstillError(f"the bridge ended by itself: {bridge.printed.splitlines()[-1:]}")
+                self.restarts += 1
+                self.start_bridge()
         for applier in self.appliers:
             applier.check()
         for task in self._tasks:
