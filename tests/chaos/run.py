@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from bridge.config.tables import RabbitMqTable
-from bridge.model import Sink
+from bridge.model import Sink, SourceName
 from bridge.simulator.directory import NoSuchAccount
 from bridge.simulator.pbx import Pbx
 from tests.chaos.appliers import Applier
@@ -23,7 +23,7 @@ from tests.chaos.errors import StandstillError
 from tests.chaos.faults import OF_A_BRIDGE, OF_A_DATABASE, TO_A_PBX, Fault, Kind, Link, plan
 from tests.chaos.readers import Reader
 from tests.chaos.servers import Servers
-from tests.chaos.site import ANSWER_SECONDS, HEARTBEAT_SECONDS, Site, built
+from tests.chaos.site import ANSWER_SECONDS, HEARTBEAT_SECONDS, SOURCE, Site, built
 
 DEADLINE_SECONDS = 180.0
 """From a fault that is over until changes arrive again. The bridge waits 15 s at most between two attempts; where the
@@ -217,16 +217,16 @@ class Run:
                 raise StandstillError(f"{what} within {DEADLINE_SECONDS:g} s {last}.")
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _progress(self) -> None:
-        """Wait until every reader has a change that is made from now on at each PBX.
+    async def _progress(self, sources: Sequence[SourceName] = ()) -> None:
+        """Wait until every reader has a change that is made from now on at each PBX, or at that of each of *sources*.
 
         Rows are published in order: whatever is published again after a fault has then come.
         """
-        await self._to_the_end(self._told())
+        await self._to_the_end(self._told(sources or [*self._site.pbxs]))
         await self._wait(lambda: max(self._lags(), default=0) < LONGEST_LAG, "A consumer with an inbox fell behind")
 
-    async def _told(self) -> None:
-        for name, new in [(name, NewAccount(pbx)) for name, pbx in self._site.pbxs.items()]:
+    async def _told(self, sources: Sequence[SourceName]) -> None:
+        for name, new in [(name, NewAccount(self._site.pbxs[name])) for name in sources]:
             await self._wait(partial(new.is_told, self._site.readers), f"No new change of {name} reached every queue")
 
     async def _to_the_end(self, reading: Coroutine[Any, Any, None]) -> None:
@@ -306,7 +306,9 @@ class Run:
         await self._wait(lambda: self._site.holder not in {None, bridge.number}, "No other bridge has the PBX")
         self._taken_over[kind].append(time.monotonic() - began)
         if kind is Kind.BRIDGE_SIGSTOP:
-            await self._progress()
+            await self._progress(
+                [SourceName(SOURCE)]
+            )  # the other PBX may hold its connection to that bridge to be good
             bridge.go_on()
         elif kind is Kind.BRIDGE_SIGTERM:
             await ending
