@@ -94,6 +94,8 @@ _OUTLASTS_LEASES: Final = frozenset(
         Kind.CONNECTIONS_USED_UP,
     }
 )
+OF_SEVERAL: Final = frozenset({Kind.CLOCK_OFF})
+"""Where there are several bridges; a single one plays them where they are asked for."""
 OF_A_DATABASE: Final = _OUTLASTS_LEASES - OF_A_BRIDGE | {Kind.OLD_SNAPSHOT}
 _BREAKS_LINKS: Final = frozenset({Kind.CUT_MID_FRAME, Kind.BLACK_HOLE, Kind.HALF_OPEN})
 
@@ -139,11 +141,14 @@ def plan(  # noqa: PLR0913 - what there may be of each
     connection happens to all *links* in turn. With every other kill of the broker the bridge is killed too.
     """
     at_least = at_least or {}
+    left_out = (frozenset() if Link.STORE in links else OF_A_DATABASE) | (
+        frozenset() if is_shared else OF_SEVERAL - at_least.keys()
+    )
     together = min(bridge_kills, broker_kills // 2)
     faults = [Fault(Kind.BRIDGE_SIGKILL)] * (bridge_kills - together)
     faults += [Fault(Kind.BROKER_KILL, with_bridge=number < together) for number in range(broker_kills)]
     for kind, one_in in _ONE_IN.items():
-        if (kind in OF_A_DATABASE and Link.STORE not in links) or (is_alone and kind not in at_least):
+        if kind in left_out or (is_alone and kind not in at_least):
             continue
         count = max(1, bridge_kills // one_in, at_least.get(kind, 0))
         if kind in _BREAKS_LINKS or kind is Kind.DELAY:
