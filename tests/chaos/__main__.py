@@ -11,6 +11,7 @@ import logging
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import click
 
 from tests.chaos.counting import Result, verdict
 from tests.chaos.errors import CannotRunError, StandstillError
+from tests.chaos.faults import OF_A_DATABASE, Kind
 from tests.chaos.run import Wish, chaos, say
 
 KEPT, BROKEN, COULD_NOT_RUN = 0, 1, 2
@@ -28,7 +30,8 @@ KINDS = ("quorum", "classic")
 @click.command(help="Disturb a bridge in every way there is, and count what its consumers saw.")
 @click.option("--bridge-kills", type=click.IntRange(0), default=200, show_default=True, help="SIGKILLs of the bridge.")
 @click.option("--broker-kills", type=click.IntRange(0), default=20, show_default=True, help="SIGKILLs of the broker.")
-@click.option("--reloads", type=click.IntRange(0), default=0, help="At least so many bursts of them; one for 5 kills.")
+@click.option("--fault", "named", multiple=True, metavar="KIND=COUNT", help="At least so many of a kind; repeatable.")
+@click.option("--alone", is_flag=True, help="Nothing but kills and the kinds of --fault.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of everything that is left to chance.")
 @click.option("--changes", type=click.IntRange(1), help=f"At least so many; {CHANGES_PER_KILL} for every kill.")
 @click.option("--queues", default=",".join(KINDS), show_default=True, help="Types of queues, all in one run.")
@@ -47,6 +50,13 @@ KINDS = ("quorum", "classic")
     help="postgresql: the store is in a server of its own, which is disturbed as well.",
 )
 @click.option(
+    "--standby",
+    type=click.Choice(["synchronous", "asynchronous"]),
+    default="synchronous",
+    show_default=True,
+    help="Of the database; an asynchronous one lacks commits when it takes over.",
+)
+@click.option(
     "--bridges", type=click.IntRange(1), default=1, show_default=True, help="So many share a store in postgresql."
 )
 @click.option("--also", help="Start this command as another consumer of every type of queue.")
@@ -55,12 +65,14 @@ KINDS = ("quorum", "classic")
 def main(  # noqa: PLR0913, PLR0917 - its options
     bridge_kills: int,
     broker_kills: int,
-    reloads: int,
+    named: Sequence[str],
+    alone: bool,  # noqa: FBT001 - a flag of the command line
     seed: int,
     changes: int | None,
     queues: str,
     log: str,
     store: str,
+    standby: str,
     bridges: int,
     also: str | None,
     keep: Path | None,
@@ -74,8 +86,23 @@ def main(  # noqa: PLR0913, PLR0917 - its options
     if bridges > 1 and store != "postgresql":
         raise click.UsageError("several bridges share a store in PostgreSQL only: say --store postgresql")
     wanted = changes or CHANGES_PER_KILL * (bridge_kills + broker_kills)
-    is_database = store == "postgresql"
-    wish = Wish(bridge_kills, broker_kills, seed, wanted, kinds, also, log == "native", is_database, reloads, bridges)
+    is_database, at_least = store == "postgresql", read_faults(named)
+    if not is_database and at_least.keys() & OF_A_DATABASE:
+        raise click.UsageError("there is no database that could be disturbed: say --store postgresql")
+    wish = Wish(
+        bridge_kills,
+        broker_kills,
+        seed,
+        wanted,
+        kinds,
+        also,
+        log == "native",
+        is_database,
+        at_least,
+        alone,
+        bridges,
+        standby == "synchronous",
+    )
     began = time.monotonic()
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what is done to the broker on purpose is no news
     logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
@@ -105,6 +132,14 @@ def main(  # noqa: PLR0913, PLR0917 - its options
     sys.exit(BROKEN if broken else KEPT)
 
 
+def read_faults(named: Sequence[str]) -> Mapping[Kind, int]:
+    """Return how many of each kind somebody wants at least; raises ``click.UsageError``."""
+    told = [one.partition("=") for one in named]
+    if wrong := [kind for kind, _, count in told if kind not in set(Kind) or not count.isdigit()]:
+        raise click.UsageError(f"--fault takes KIND=COUNT (not {', '.join(wrong)}) of {', '.join(Kind)}")
+    return {Kind(kind): int(count) for kind, _, count in told}
+
+
 def table(result: Result, seconds: float) -> str:
     """Return the counts for people."""
     rows = [
@@ -114,10 +149,10 @@ def table(result: Result, seconds: float) -> str:
     ]
     lines = [f"{result.changes} changes, {len(result.faults)} faults, {seconds:g} s", ""]
     lines.append(
-        f"{'':<16}{'faults':>8}{'lost':>8}{'disorder':>10}{'applied 2x':>12}{'delivered 2x':>14}{'at most':>10}"
+        f"{'':<20}{'faults':>8}{'lost':>8}{'disorder':>10}{'applied 2x':>12}{'delivered 2x':>14}{'at most':>10}"
     )
     lines += [
-        f"{name:<16}{injected:>8}{tally.lost:>8}{tally.out_of_order:>10}{tally.applied_twice:>12}"
+        f"{name:<20}{injected:>8}{tally.lost:>8}{tally.out_of_order:>10}{tally.applied_twice:>12}"
         f"{tally.delivered_twice:>14}{tally.delivered_twice_bound:>10}"
         for name, tally, injected in rows
     ]

@@ -1,8 +1,8 @@
 """A consumer for ``--also`` in its simplest form: what it applied and what it remembers are the same file.
 
-The file is named by ``CHAOS_EFFECTS`` and has a line for each effect: event id, lineage, sequence, account and
-revision, with tabs between them. A delivery that comes again after a kill finds its id there. Ends when the broker
-does; the run starts it again.
+The file is named by ``CHAOS_EFFECTS`` and has a line for each effect: event id, source, lineage, sequence,
+account and revision, with tabs between them. A delivery that comes again after a kill finds its id there. Ends when
+the broker does; the run starts it again.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ async def apply_all(effects: BinaryIO) -> None:
             applied.add(event["id"])
             columns = (
                 event["id"],
+                event["source"],
                 event["lineage"],
                 event["sequence"],
                 event["subject"],

@@ -12,11 +12,11 @@ from typing import Protocol
 
 from tests.chaos.counting import Arrival, States
 from tests.chaos.errors import CannotRunError, StandstillError
-from tests.chaos.readers import comparable
+from tests.chaos.readers import SOURCE_PREFIX, comparable
 from tests.support.process import Command
 
-COLUMNS = 5
-WITH_STATE = 6
+COLUMNS = 6
+WITH_STATE = 7
 PAUSE_SECONDS = 0.5
 """Before a consumer that ended by itself is started again."""
 
@@ -72,15 +72,14 @@ class SqliteEffects:
 
 
 class TextEffects:
-    """A file with a line for every effect: event id, lineage, sequence, account and revision, with tabs between them.
+    """A file with a line for every effect: event id, source, lineage, sequence, account, revision; tabs between them.
 
-    A sixth column may tell the account as it is then, as JSON, or nothing where it is gone. An account that is gone by
-    a certificate has a line as well, with revision 0 and an id that no event has.
+    A seventh column may tell the account as it is then, as JSON, or nothing where it is gone. An account that is gone
+    by a certificate has a line as well, with revision 0 and an id that no event has.
     """
 
-    def __init__(self, path: Path, source: str) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._source = source
         self._offset = 0
         self._states: dict[str, dict[str, Hashable]] = defaultdict(dict)
 
@@ -101,17 +100,18 @@ class TextEffects:
 
     def _effect(self, line: str, fault: int) -> Arrival:
         columns = line.split("\t")
-        if len(columns) not in {COLUMNS, WITH_STATE} or not (columns[2].isdigit() and columns[4].isdigit()):
+        if len(columns) not in {COLUMNS, WITH_STATE} or not (columns[3].isdigit() and columns[5].isdigit()):
             raise CannotRunError(
-                f"{self._path} has the line {line!r}: not an event id, a lineage, a sequence, an account and a "
-                "revision with tabs between them"
+                f"{self._path} has the line {line!r}: not an event id, a source, a lineage, a sequence, an account "
+                "and a revision with tabs between them"
             )
         if len(columns) == WITH_STATE:
-            self._states["its rule"].pop(columns[3], None)
-            if columns[5]:
-                self._states["its rule"][columns[3]] = comparable(json.loads(columns[5]))
-        event_id, lineage, sequence, account, revision = columns[:COLUMNS]
-        return Arrival(event_id, self._source, int(sequence), account, int(revision), fault, lineage=lineage)
+            self._states["its rule"].pop(columns[4], None)
+            if columns[6]:
+                self._states["its rule"][columns[4]] = comparable(json.loads(columns[6]))
+        event_id, source, lineage, sequence, account, revision = columns[:COLUMNS]
+        name = source.removeprefix(SOURCE_PREFIX)
+        return Arrival(event_id, name, int(sequence), account, int(revision), fault, lineage=lineage)
 
 
 class Applier:

@@ -36,8 +36,9 @@ function writeLines() {
   if (missing.length) fs.appendFileSync(CHAOS_EFFECTS, missing.map((row) => row.line).join(""));
 }
 
-function noted(id, lineage, sequence, guid, revision, account) {
-  const line = [id, lineage, sequence, guid, revision, account === null ? "" : JSON.stringify(account)].join("\t") + "\n";
+function noted(id, source, lineage, sequence, guid, revision, account) {
+  const told = account === null ? "" : JSON.stringify(account);
+  const line = [id, source, lineage, sequence, guid, revision, told].join("\t") + "\n";
   effect.run(line);
   return line;
 }
@@ -46,7 +47,9 @@ const apply = database.transaction((event) => {
   const { source, lineage, sequence, id, data } = event;
   if (event.type === "pbx.source.verified") {
     if (!data.completes_lineage || complete.run({ source, lineage }).changes === 0) return "";
-    const lines = gone.all({ source, lineage }).map(({ guid }) => noted(`${id} ${guid}`, lineage, sequence, guid, 0, null));
+    const lines = gone
+      .all({ source, lineage })
+      .map(({ guid }) => noted(`${id} ${guid}`, source, lineage, sequence, guid, 0, null));
     forget.run({ source, lineage });
     return lines.join("");
   }
@@ -55,7 +58,7 @@ const apply = database.transaction((event) => {
   const account = guid.replaceAll("-", "").toLowerCase();
   const is_deleted = data.change === "deleted" ? 1 : 0;
   if (accept.run({ source, account, guid, lineage, revision: data.revision, is_deleted }).changes === 0) return "";
-  return noted(id, lineage, sequence, guid, data.revision, is_deleted ? null : data.account);
+  return noted(id, source, lineage, sequence, guid, data.revision, is_deleted ? null : data.account);
 });
 
 async function main() {

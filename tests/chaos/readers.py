@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import aio_pika
@@ -20,7 +19,6 @@ SOURCE_PREFIX = "/pbx/"
 PREFETCH = 500
 DEADLINE_SECONDS = 10.0
 PAUSE_SECONDS = 0.1
-LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Reader(Protocol):
@@ -35,10 +33,6 @@ class Reader(Protocol):
     @property
     def deliveries(self) -> Sequence[Arrival]:
         """Everything that came, in order."""
-
-    @property
-    def newest(self) -> datetime:
-        """When the bridge learnt of the latest change that came for the first time."""
 
     @property
     def states(self) -> Mapping[str, Hashable]:
@@ -60,7 +54,6 @@ class Notes:
 
     def __init__(self, fault: Callable[[], int]) -> None:
         self.deliveries: list[Arrival] = []
-        self.newest = LONG_AGO
         self.states: dict[str, Hashable] = {}
         self.revisions: dict[str, int] = {}
         self.distinct = 0
@@ -94,7 +87,6 @@ class Notes:
             return
         self._seen.add(identity)
         self.distinct += 1
-        self.newest = max(self.newest, datetime.fromisoformat(event["time"]))
         self.revisions[account] = data["revision"]
         self._lineages[account] = (event["source"], event["lineage"])
         if data["change"] == "deleted":

@@ -5,24 +5,29 @@ import random
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bridge.config.tables import RabbitMqTable
-from bridge.model import Sink
+from bridge.model import Sink, SourceName
+from bridge.simulator.directory import NoSuchAccount
+from bridge.simulator.pbx import Pbx
 from tests.chaos.appliers import Applier
 from tests.chaos.counting import History, Result, count, differing, final_revisions, missing
 from tests.chaos.errors import StandstillError
-from tests.chaos.faults import OF_A_BRIDGE, Fault, Kind, Link, plan
-from tests.chaos.site import ANSWER_SECONDS, HEARTBEAT_SECONDS, Site, built
+from tests.chaos.faults import OF_A_BRIDGE, OF_A_DATABASE, TO_A_PBX, Fault, Kind, Link, plan
+from tests.chaos.readers import Reader
+from tests.chaos.servers import Servers
+from tests.chaos.site import ANSWER_SECONDS, HEARTBEAT_SECONDS, SOURCE, Site, built
 
-DEADLINE_SECONDS = 60.0
-"""From a fault that is over until changes arrive again; the bridge waits 15 s at most between two attempts."""
+DEADLINE_SECONDS = 180.0
+"""From a fault that is over until changes arrive again. The bridge waits 15 s at most between two attempts; where the
+machine is busy, a log of thousands takes it 20 s, and a list of a thousand accounts a minute."""
 
 QUIET_SECONDS = 20.0
 """Without a delivery while nobody disturbs anything: longer than any pause of the bridge."""
@@ -47,6 +52,14 @@ RELOAD_SECONDS = 0.2
 WALK_BESIDE_CHANGES_SECONDS = 10.0
 """A bridge with little of the machine, one row at a time, never comes to the end of a list that changes as fast."""
 
+MOST_REDIALS = 5
+REDIALS_SECONDS = 0.5
+"""The same of the PBX that dials."""
+
+MOST_HOURS_OFF = 12
+LONGEST_WITHOUT_SECONDS = 8.0
+"""A connection to the database: longer than a lease."""
+
 ASK_AHEAD = (1, 7, 64, 256)
 
 BURST = 100
@@ -68,8 +81,10 @@ class Wish:
     also: str | None = None
     is_log_native: bool = False
     is_store_a_database: bool = False
-    reloads: int = 0
+    at_least: Mapping[Kind, int] | None = None
+    is_alone: bool = False
     bridges: int = 1
+    is_standby_synchronous: bool = True
 
 
 class Run:
@@ -104,7 +119,8 @@ class Run:
             broker_kills=self._wish.broker_kills,
             seed=self._wish.seed,
             links=list(self._site.links),
-            reloads=self._wish.reloads,
+            at_least=self._wish.at_least,
+            is_alone=self._wish.is_alone,
             is_shared=self._site.is_shared,
         )
         async with (
@@ -112,12 +128,12 @@ class Run:
             aside(self._keep_reading()),
             aside(self._keep_reporting(sum(1 + fault.with_bridge for fault in faults))),
         ):
-            await self._progress(datetime.now(UTC))
+            await self._progress()
             for number, fault in enumerate(faults):
                 began = time.monotonic()
                 await self._until_the_moment(len(faults) - number)
                 await self._disturb(fault)
-                await self._progress(datetime.now(UTC))
+                await self._progress()
                 self._seconds[fault.kind] += time.monotonic() - began
             await self._enough_changes()
             changing.cancel()
@@ -143,6 +159,8 @@ class Run:
     def _say_what_took_long(self) -> None:
         each = [f"{kind} {seconds / self._done(kind):.1f}" for kind, seconds in sorted(self._seconds.items())]
         say(f"seconds for each: {', '.join(each)}")
+        if self._site.restarts:
+            say(f"bridges that asked to be started again, and were: {self._site.restarts}")
         for kind, seconds in sorted(self._taken_over.items()):
             say(
                 f"taken over after {kind}: {median(seconds):.2f} s, at most {max(seconds):.2f} s ({len(seconds)} times)"
@@ -155,7 +173,7 @@ class Run:
             burst = min(self._due, self._chance.randint(1, BURST))
             self._due -= burst
             for _ in range(burst or 1):
-                self._site.pbx.random_mutation()
+                self._chance.choice([*self._site.pbxs.values()]).random_mutation()
             await asyncio.sleep(self._chance.uniform(0, TRICKLE_SECONDS) if burst else TRICKLE_SECONDS)
 
     async def _keep_reading(self) -> None:
@@ -199,15 +217,28 @@ class Run:
                 raise StandstillError(f"{what} within {DEADLINE_SECONDS:g} s {last}.")
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _progress(self, since: datetime) -> None:
-        """Wait until every reader has a change of which the bridge learnt after *since*.
+    async def _progress(self, sources: Sequence[SourceName] = ()) -> None:
+        """Wait until every reader has a change that is made from now on at each PBX, or at that of each of *sources*.
 
         Rows are published in order: whatever is published again after a fault has then come.
         """
-        await self._wait(
-            lambda: all(reader.newest > since for reader in self._site.readers), "No new change reached every queue"
-        )
+        await self._to_the_end(self._told(sources or [*self._site.pbxs]))
         await self._wait(lambda: max(self._lags(), default=0) < LONGEST_LAG, "A consumer with an inbox fell behind")
+
+    async def _told(self, sources: Sequence[SourceName]) -> None:
+        for name, new in [(name, NewAccount(self._site.pbxs[name])) for name in sources]:
+            await self._wait(partial(new.is_told, self._site.readers), f"No new change of {name} reached every queue")
+
+    async def _to_the_end(self, reading: Coroutine[Any, Any, None]) -> None:
+        """Wait for what has lists read to their end, and change nothing more where that takes long."""
+        task = asyncio.create_task(reading)
+        await asyncio.wait([task], timeout=WALK_BESIDE_CHANGES_SECONDS)
+        if not task.done():
+            self._is_changing.clear()
+        try:
+            await task
+        finally:
+            self._is_changing.set()
 
     async def _until_the_moment(self, rounds_left: int) -> None:
         """Make this round's share of changes, more or less, and wait until some part of them has arrived."""
@@ -222,7 +253,7 @@ class Run:
         while self._changes < self._wish.changes:
             self._due += self._wish.changes - self._changes
             await self._wait(lambda: not self._due, "The PBX was not read")
-            await self._progress(datetime.now(UTC))
+            await self._progress()
 
     # Faults
 
@@ -275,7 +306,9 @@ class Run:
         await self._wait(lambda: self._site.holder not in {None, bridge.number}, "No other bridge has the PBX")
         self._taken_over[kind].append(time.monotonic() - began)
         if kind is Kind.BRIDGE_SIGSTOP:
-            await self._progress(datetime.now(UTC))
+            await self._progress(
+                [SourceName(SOURCE)]
+            )  # the other PBX may hold its connection to that bridge to be good
             bridge.go_on()
         elif kind is Kind.BRIDGE_SIGTERM:
             await ending
@@ -293,6 +326,16 @@ class Run:
             self._site.hang_up()
             await asyncio.sleep(self._chance.expovariate(1 / RELOAD_SECONDS))
 
+    async def _redial(self) -> None:
+        """Have the PBX dial anew, a few times; the bridge it leaves may not hear of that."""
+        link = self._site.links[Link.DIALLED]
+        for _ in range(self._chance.randint(1, MOST_REDIALS)):
+            if self._chance.random() < 1 / 2:
+                link.half_open("far")
+            else:
+                link.reset()
+            await asyncio.sleep(self._chance.expovariate(1 / REDIALS_SECONDS))
+
     async def _disturb_others(self, kind: Kind) -> None:
         """Do what happens neither to the bridge nor to a connection of its own."""
         match kind:
@@ -304,8 +347,12 @@ class Run:
                 await self._replace_store(kind)
             case Kind.BROKER_EMPTIED:
                 await self._empty_broker()
-            case Kind.DATABASE_RESTART | Kind.DATABASE_CUT:
+            case _ if kind in OF_A_DATABASE:
                 await self._disturb_database(kind)
+            case Kind.PBX_REDIALS:
+                await self._redial()
+            case Kind.CLOCK_OFF:
+                self._site.set_clock(self._chance.uniform(-1, 1) * MOST_HOURS_OFF * 3600)
             case _:
                 await self._turn_back_pbx(kind)
 
@@ -327,7 +374,7 @@ class Run:
         """Kill the bridge, put an older copy in the place of its store, or nothing, and start it again."""
         copy = await asyncio.to_thread(self._site.copy_store) if kind is Kind.STORE_SET_BACK else None
         if copy is not None:
-            await self._progress(datetime.now(UTC))
+            await self._progress()
         await asyncio.to_thread(self._site.end_bridges, is_killed=True)
         gone = max((await asyncio.to_thread(self._site.waiting_in_store)).values())
         await asyncio.to_thread(self._site.replace_store, copy)
@@ -364,14 +411,7 @@ class Run:
             pbx.fail_back_as_it_was()
         else:
             pbx.failover_to_standby()
-        walking = asyncio.create_task(asyncio.to_thread(self._site.walk))
-        await asyncio.wait([walking], timeout=WALK_BESIDE_CHANGES_SECONDS)
-        if not walking.done():
-            self._is_changing.clear()
-        try:
-            await walking
-        finally:
-            self._is_changing.set()
+        await self._to_the_end(asyncio.to_thread(self._site.walk))
 
     async def _kill_consumer(self) -> None:
         applier = self._chance.choice(self._site.appliers)
@@ -381,20 +421,48 @@ class Run:
         applier.start()
 
     async def _disturb_database(self, kind: Kind) -> None:
-        server = self._site.database
-        assert server is not None
-        if kind is Kind.DATABASE_CUT:
-            await asyncio.to_thread(server.cut_all)
-        else:
-            await asyncio.to_thread(server.stop, self._chance.choice(["fast", "immediate"]))
-            await asyncio.sleep(self._chance.uniform(0, 2))
-            await asyncio.to_thread(server.start)
+        servers = self._site.database
+        assert servers is not None
+        match kind:
+            case Kind.DATABASE_CUT:
+                await asyncio.to_thread(servers.primary.cut_all)
+            case Kind.DATABASE_RESTART:
+                await asyncio.to_thread(servers.primary.stop, self._chance.choice(["fast", "immediate"]))
+                await asyncio.sleep(self._chance.uniform(0, 2))
+                await asyncio.to_thread(servers.primary.start)
+            case Kind.DATABASE_FAILOVER:
+                await self._fail_over(servers)
+            case Kind.CONNECTIONS_USED_UP:
+                await asyncio.to_thread(servers.use_up, self._chance.uniform(0, LONGEST_WITHOUT_SECONDS))
+            case Kind.OLD_SNAPSHOT:
+                await asyncio.to_thread(servers.hold_snapshot)
+
+    async def _fail_over(self, servers: Servers) -> None:
+        """Have a standby take over; without the last commits where it is not synchronous, which ends all bridges."""
+        await asyncio.to_thread(servers.stand_by)
+        if servers.is_synchronous:
+            await asyncio.sleep(self._chance.uniform(0, 1))
+            await asyncio.to_thread(servers.fail_over)
+            return
+        await self._progress()
+        running = self._site.pause_bridges()
+        gone = max((await asyncio.to_thread(self._site.waiting_in_store)).values())
+        await asyncio.to_thread(servers.fail_over)
+        unsent = (await asyncio.to_thread(self._site.waiting_in_store))[Sink.EXCHANGE]
+        self._faults[-1] = replace(self._faults[-1], unsent=unsent, gone=gone)
+        self._site.let_bridges_go_on()
+        until = time.monotonic() + DEADLINE_SECONDS
+        while running > 0:
+            running -= await asyncio.to_thread(self._site.start_ended)
+            if time.monotonic() > until:
+                raise StandstillError(f"{running} bridges did not see that commits of theirs are gone")
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _disturb_link(self, fault: Fault) -> None:
         assert fault.link is not None
         link = self._site.links[fault.link]
         # What the bridge must notice by itself it is given the time for, but not for more than is needed.
-        silence = 2 * ANSWER_SECONDS if fault.link is Link.PBX else 5 * HEARTBEAT_SECONDS
+        silence = 2 * ANSWER_SECONDS if fault.link in TO_A_PBX else 5 * HEARTBEAT_SECONDS
         match fault.kind:
             case Kind.CUT_MID_FRAME:
                 cut = link.cut_mid_frame()
@@ -426,8 +494,8 @@ class Run:
         unreported = {guid for differs in self._differing.values() for guid in differs if guid not in truth}
         if unreported:
             say(f"{len(unreported)} deletions were not reported; two full walks look for them")
-            for _ in range(2):
-                await asyncio.to_thread(self._site.walk)
+            for source in [*self._site.pbxs] * 2:
+                await asyncio.to_thread(self._site.walk, source)
             await self._calm()
             self._found_by_walks = len(unreported)
         for reader in self._site.readers:
@@ -439,7 +507,9 @@ class Run:
             await asyncio.sleep(EFFECTS_SECONDS)
         left = await self._site.waiting()
         broken = [f"{left} messages are left in the queues."] if left else []
-        return broken + [f"The PBX complains: {mistake}" for mistake in self._site.pbx.oracle.mistakes]
+        return broken + [
+            f"The PBX complains: {mistake}" for pbx in self._site.pbxs.values() for mistake in pbx.oracle.mistakes
+        ]
 
     async def _calm(self) -> None:
         """Wait until every reader has the truth, or nothing has come for a while."""
@@ -485,6 +555,24 @@ class Run:
         return [f"{guid} by {rule}" for rule, final in states.items() for guid in differing(final, truth)]
 
 
+class NewAccount:
+    """An account that is made at *pbx*, for which readers can be waited; another one where somebody deletes it."""
+
+    def __init__(self, pbx: Pbx) -> None:
+        self._pbx = pbx
+        self._guid = pbx.create()
+
+    def is_told(self, readers: Sequence[Reader]) -> bool:
+        """Tell whether each of *readers* has heard of it."""
+        if all(self._guid in reader.revisions for reader in readers):
+            return True
+        try:
+            self._pbx.record(self._guid)
+        except NoSuchAccount:
+            self._guid = self._pbx.create()
+        return False
+
+
 def say(words: str) -> None:
     """Tell people how it goes."""
     print(f"chaos: {words}", file=sys.stderr, flush=True)  # noqa: T201 - its output
@@ -512,6 +600,7 @@ async def chaos(wish: Wish, folder: Path) -> tuple[Result, list[str]]:
         also=wish.also,
         is_log_native=wish.is_log_native,
         is_store_a_database=wish.is_store_a_database,
+        is_standby_synchronous=wish.is_standby_synchronous,
         bridges=wish.bridges,
     )
     async with build as site:

@@ -12,7 +12,8 @@ from typing import Final, Protocol
 from bridge.model import Sink
 from bridge.store.sqlite.backup import put_back
 from tests.chaos.errors import CannotRunError, StandstillError
-from tests.support.postgres import BINARIES, PASSWORD, USER, PrivatePostgres
+from tests.chaos.servers import Servers
+from tests.support.postgres import BINARIES, PASSWORD, USER
 from tests.support.process import run
 
 COPY_SECONDS = 60
@@ -82,21 +83,21 @@ class FileStore:
 
 
 class DatabaseStore:
-    """A database of *server*, which the bridge reaches at *port*; copies are dumps in *folder*."""
+    """A database of *servers*; copies are dumps in *folder*."""
 
-    def __init__(self, server: PrivatePostgres, port: int, folder: Path, *, is_shared: bool = False) -> None:
+    def __init__(self, servers: Servers, folder: Path, *, is_shared: bool = False) -> None:
         self._is_shared = is_shared
-        self._server = server
-        self._port = port
+        self._servers = servers
         self._folder = folder
 
     @property
     def environment(self) -> Mapping[str, str]:
         return {
-            "BRIDGE_STORE_URL": self._server.url(port=self._port),
+            "BRIDGE_STORE_URL": self._servers.url,
+            "BRIDGE_STORE_FAILOVER_LOSES_NOTHING": str(self._servers.is_synchronous).lower(),
             "BRIDGE_STORE_LEASE_SECONDS": f"{LEASE_SECONDS:g}",
             "BRIDGE_STORE_SHARED": str(self._is_shared).lower(),
-            "XDG_RUNTIME_DIR": str(self._server.runtime),
+            "XDG_RUNTIME_DIR": str(self._servers.runtime),
         }
 
     def copy(self, environment: Mapping[str, str], number: int) -> Path:  # noqa: ARG002 - PostgreSQL copies by itself
@@ -105,11 +106,11 @@ class DatabaseStore:
         return copy
 
     def waiting(self, sink: Sink) -> int:
-        return int(str(self._server.run(_WAITING.format(sink=sink.value), "bridge")[0][0]))
+        return int(str(self._servers.primary.run(_WAITING.format(sink=sink.value), "bridge")[0][0]))
 
     def replace(self, copy: Path | None, number: int) -> None:  # noqa: ARG002 - always by the command there is for it
-        self._server.drop_database("bridge")
-        self._server.create_database("bridge")
+        self._servers.primary.drop_database("bridge")
+        self._servers.primary.create_database("bridge")
         if copy is None:
             return
         self._call("pg_restore", "--no-owner", "-d", "bridge", str(copy))
@@ -119,7 +120,7 @@ class DatabaseStore:
         if BINARIES is None:
             raise CannotRunError("PostgreSQL is needed; on Debian: apt-get install postgresql")
         done = subprocess.run(
-            [str(BINARIES / command), "-h", "127.0.0.1", "-p", str(self._server.port), "-U", USER, *arguments],
+            [str(BINARIES / command), "-h", "127.0.0.1", "-p", str(self._servers.primary.port), "-U", USER, *arguments],
             env={**os.environ, "PGPASSWORD": PASSWORD},
             capture_output=True,
             text=True,

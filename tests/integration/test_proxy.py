@@ -174,3 +174,18 @@ async def test_where_nobody_listens_the_proxy_hangs_up() -> None:
         assert await ended(reader)
         await near.hang_up()
         await until(lambda: not proxy.connections)
+
+
+async def test_of_several_targets_each_connection_goes_to_the_next_at_which_somebody_listens() -> None:
+    first, second = Far(), Far()
+    servers = [await asyncio.start_server(far.talk, "127.0.0.1", 0) for far in (first, second)]
+    async with servers[0], servers[1], Proxy(*(server.sockets[0].getsockname()[1] for server in servers)) as proxy:
+        near = Near(proxy)
+        for _ in range(4):
+            await near.dial()
+        assert (first.heard, second.heard) == (b"hellohello", b"hellohello")
+        servers[0].close()
+        for _ in range(2):
+            await near.dial()
+        assert second.heard == b"hello" * 4
+        await near.hang_up()

@@ -180,7 +180,8 @@ class PrivatePostgres:
         return (self._folder / "log").read_text("utf-8", errors="replace")
 
     def copy_from(self, other: "PrivatePostgres") -> None:
-        """Take all that *other* has, as its standby: instead of ``with``, and then ``start``."""
+        """Take all that *other* has, and nothing else, as its standby: instead of ``with``, and then ``start``."""
+        shutil.rmtree(self.data, ignore_errors=True)
         self._make_folder()
         _run(
             "pg_basebackup",

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,11 +32,14 @@ class _Pipe:
 
 
 class Proxy:
-    """Listens on ``port`` and passes everything on to *target_port*, until told otherwise; used by ``async with``."""
+    """Listens on ``port`` and passes everything on to a target, until told otherwise; used by ``async with``.
 
-    def __init__(self, target_port: int, *, seed: int = 0) -> None:
+    Of several *target_ports* each new connection goes to the next one at which somebody listens.
+    """
+
+    def __init__(self, *target_ports: int, seed: int = 0) -> None:
         self.port = 0
-        self._target_port = target_port
+        self._target_ports = deque(target_ports)
         self._chance = random.Random(f"proxy {seed}")  # noqa: S311 - where to cut, no secret
         self._pipes: set[_Pipe] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -136,7 +140,7 @@ class Proxy:
                 await self._pump(pipe, reader, None)
                 return
             async with asyncio.timeout(DIAL_SECONDS):
-                answers, pipe.far = await asyncio.open_connection("127.0.0.1", self._target_port)
+                answers, pipe.far = await self._dial()
             pumps = [
                 asyncio.create_task(self._pump(pipe, reader, pipe.far)),
                 asyncio.create_task(self._pump(pipe, answers, near)),
@@ -152,6 +156,13 @@ class Proxy:
             pipe.abort()
             self._pipes.discard(pipe)
             self._tasks.discard(task)
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        for _ in range(len(self._target_ports)):
+            self._target_ports.rotate(-1)
+            with suppress(OSError):
+                return await asyncio.open_connection("127.0.0.1", self._target_ports[0])
+        raise ConnectionRefusedError
 
     async def _pump(self, pipe: _Pipe, reader: asyncio.StreamReader, to: asyncio.StreamWriter | None) -> None:
         with suppress(OSError):

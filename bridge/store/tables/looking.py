@@ -27,11 +27,15 @@ class Looking:
     def __init__(self, outbox: TableOutbox) -> None:
         self._outbox = outbox
         self._noted: sqlite3.Connection | None = None
-        self.is_complete = False
-        """True once all are noted, so that a log read to its end tells of all."""
+        self._through = 0
+        self._is_complete = False
 
     def __repr__(self) -> str:
-        return f"<Looking {'for all' if self.is_complete else 'for nothing yet'}>"
+        return f"<Looking {f'through {self._through}' if self._is_complete else 'for nothing yet'}>"
+
+    def is_for_all(self, through: int) -> bool:
+        """Tell whether all up to *through* are noted, so that a log read to its end tells of all."""
+        return self._is_complete and self._through >= through
 
     def note(self, after: int, through: int) -> int:
         """Note the next events behind *after* (0: begin), up to *through*.
@@ -42,7 +46,7 @@ class Looking:
             self.end()
         page = self._outbox.undone_through(through, after=after, limit=PAGE_ROWS) if through else ()
         if not page:
-            self.is_complete = True
+            self._through, self._is_complete = through, True
             return 0
         if self._noted is None:
             self._noted = sqlite3.connect(":memory:", check_same_thread=False)
@@ -63,4 +67,4 @@ class Looking:
         """Look for nothing any more."""
         if self._noted is not None:
             self._noted.close()
-        self._noted, self.is_complete = None, False
+        self._noted, self._is_complete = None, False

@@ -33,7 +33,12 @@ class TableStore(Tables):
 
         Returns how far that is, and 0 behind the last.
         """
-        return self._looking.note(after, int(self._meta.get(UNSETTLED, b"0")) if self.log.is_on else 0)
+        return self._looking.note(after, self._unsettled())
+
+    def _unsettled(self) -> int:
+        """Return up to which position an earlier generation may have written, whoever noted that; 0: nothing."""
+        found = self.query("meta_value", name=UNSETTLED) if self.log.is_on else ()
+        return int(bytes(found[0]["value"])) if found else 0
 
     def found_in_log(self, ids: Sequence[str]) -> None:
         """Take the news that the log has the events with these ids: what is noted of them is not written again."""
@@ -53,20 +58,23 @@ class TableStore(Tables):
             StoreOutdated: the log is ahead of a store that has given numbers already. The next start sees to that.
 
         """
-        ahead = (
-            doubt or self._meta.get(DOUBT, b"").decode()
-            if log is None
-            else find_lead(log, self.given(), self.exchange.last_given())
-        )
         with self.together():
             if log is not None:
                 found = (*log.newest.values(), *log.others.values())
                 self._lineages |= {lineage for lineage, _, _ in found if read_birth(lineage) is not None}
+                if not self.exchange.last_given():
+                    self._begin_behind(log)
+            ahead = (
+                doubt or self._meta.get(DOUBT, b"").decode()
+                if log is None
+                else find_lead(log, self.given(), self.exchange.last_given())
+            )
+            if log is not None:
                 for source in find_beyond(log.others, self.given()):
                     self._note(f"{ELSEWHERE}{source}", log.others[source][0].encode())
                 self.keep_floor()
                 self.note_places(log)
-                if not ahead and self._looking.is_complete:
+                if not ahead and self._looking.is_for_all(self._unsettled()):
                     self._drop(UNSETTLED)
             if ahead and not self.is_proven:
                 self._renew(ahead)
@@ -85,6 +93,12 @@ class TableStore(Tables):
         self.is_proven = True
         self._proven()
         return RENEWED in self._meta
+
+    def _begin_behind(self, log: LogContents) -> None:
+        """Have all that is told here come behind what *log* has; nothing is told yet, and the clock may be behind."""
+        for source in find_beyond(log.newest, self.given()):
+            for row in self.query("source", name=source):
+                self.change("begin_lineage", source_id=row["id"], lineage=self._new_lineage())
 
     def given(self) -> Mapping[SourceName, Numbers]:
         """Return the highest numbers that were given, by source."""

@@ -15,10 +15,12 @@ from bridge.delivery.ingest import Ingested, ingest
 from bridge.errors import BadConfig, LeaseLost, StoreInUse, StoreOutdated
 from bridge.events.normalize import Rules
 from bridge.model import SourceName
+from bridge.store.lineage import new_lineage
 from bridge.store.postgres.shared import SharedStore
 from bridge.store.postgres.sql import queries
 from bridge.store.postgres.store import PostgresStore, StoreOptions
 from bridge.store.postgres.transaction import SharedTransaction
+from bridge.store.records import LogContents
 from bridge.store.sharing import WISHED_SECONDS
 from tests.support.engines import QUICK, PostgresEngine
 from tests.support.rows import HQ, batch, row
@@ -473,6 +475,50 @@ def test_a_lineage_is_newer_than_what_any_bridge_gave_to_a_source_that_is_gone(
     assert second.leavers.remove_retired() == [HQ]
     second.add_sources([HQ])
     assert str(engine.select(lineage)) > str(before)
+
+
+def test_what_the_log_may_have_is_looked_for_by_each_bridge_that_finds_it_not_settled(engine: PostgresEngine) -> None:
+    """One that has read the log, but looked for nothing there, does not say that nothing is left to be found."""
+    with SharedStore(engine.database, OPTIONS) as store:
+        store.compare(None)
+        store.begin_log(1)
+        store.add_sources([HQ])
+        store.claim([HQ])
+        tell(store, 1)
+        (waiting,) = store.log.unpublished({HQ: 0}, 10, 10)
+        log = LogContents({HQ: (store.place(HQ).lineage, 2, 0)})
+    first, second = SharedStore(engine.database, OPTIONS), SharedStore(engine.database, OPTIONS)
+    with first, second:
+        for bridge in (first, second):
+            bridge.begin_log(1)
+            assert not bridge.note_looked_for(0)
+        assert first.compare(log), "the log is ahead"
+        second.compare(log)
+        for bridge in (second, first):
+            assert bridge.note_looked_for(0) == waiting.position
+            assert not bridge.note_looked_for(waiting.position)
+        second.found_in_log([waiting.event_id])
+        second.compare(log)
+        assert not second.note_looked_for(0)
+        second.claim([HQ])
+        assert not second.log.unpublished({HQ: 0}, 10, 10)
+
+
+def test_a_pbx_that_dials_before_any_bridge_has_read_the_log_is_told_behind_what_that_has(
+    engine: PostgresEngine,
+) -> None:
+    """In a new database in place of one that is lost, where the clock of one bridge is behind."""
+    before = new_lineage(NOW, ())
+    late, right = (
+        SharedStore(engine.database, OPTIONS, clock=lambda at=at: at) for at in (NOW - timedelta(hours=5), NOW)
+    )
+    with late, right:
+        late.add_sources([HQ])
+        assert late.given()[HQ][0] < before
+        for store in (right, late):
+            assert not store.compare(LogContents({HQ: (before, 99, 0)}))
+        assert late.claim([HQ]) == [HQ]
+        assert late.place(HQ).lineage > before
 
 
 def test_who_began_beside_a_bridge_that_writes_the_log_in_another_way_does_not_go_on(

@@ -13,9 +13,9 @@ from tests.support.events import LATER_LINEAGE, change, event, verified
 
 def test_a_text_of_effects_is_read_on_in_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "effects"
-    effects = TextEffects(path, "hq")
+    effects = TextEffects(path)
     assert effects.read_on(0) == []
-    path.write_bytes(b"one\tL\t00000000000000000001\tanna\t1\ntwo\tL\t2\tan")
+    path.write_bytes(b"one\t/pbx/hq\tL\t00000000000000000001\tanna\t1\ntwo\t/pbx/hq\tL\t2\tan")
     assert effects.read_on(3) == [Arrival("one", "hq", 1, "anna", 1, 3, lineage="L")]
     with path.open("ab") as file:
         file.write(b"na\t2\n")
@@ -23,14 +23,12 @@ def test_a_text_of_effects_is_read_on_in_whole_lines(tmp_path: Path) -> None:
     assert effects.read_on(5) == []
 
 
-@pytest.mark.parametrize(
-    "line", ["", "one\tL\t1\tanna", "one\tL\tx\tanna\t1", "one\tL\t1\tanna\t", "one\tL\t1\tanna\t1\t{}\t"]
-)
+@pytest.mark.parametrize("line", ["", "L\t1\tanna", "L\tx\tanna\t1", "L\t1\tanna\t", "L\t1\tanna\t1\t{}\t"])
 def test_a_line_that_is_no_effect_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "effects"
-    path.write_text(f"{line}\n")
+    path.write_text(f"one\t/pbx/hq\t{line}\n" if line else "\n")
     with pytest.raises(CannotRunError, match="effects has the line"):
-        TextEffects(path, "hq").read_on(0)
+        TextEffects(path).read_on(0)
 
 
 def test_a_table_of_effects_is_read_on_behind_what_was_read(tmp_path: Path) -> None:
@@ -51,12 +49,14 @@ def test_a_table_of_effects_is_read_on_behind_what_was_read(tmp_path: Path) -> N
 
 def test_a_text_may_tell_how_each_account_stands(tmp_path: Path) -> None:
     path = tmp_path / "effects"
-    effects = TextEffects(path, "hq")
-    path.write_text('one\tL\t1\tanna\t1\t{"h323": "a", "guid": "anna"}\ntwo\tL\t2\tbert\t1\t{"guid": "bert"}\n')
+    effects = TextEffects(path)
+    path.write_text(
+        'one\t/pbx/hq\tL\t1\tanna\t1\t{"h323": "a", "guid": "anna"}\ntwo\t/pbx/hq\tL\t2\tbert\t1\t{"guid": "bert"}\n'
+    )
     assert len(effects.read_on(0)) == 2
     assert effects.states() == {"its rule": {"anna": b'{"guid":"anna","h323":"a"}', "bert": b'{"guid":"bert"}'}}
     with path.open("a") as file:
-        file.write("three\tL\t3\tanna\t2\t\n")
+        file.write("three\t/pbx/hq\tL\t3\tanna\t2\t\n")
     effects.read_on(0)
     assert effects.states() == {"its rule": {"bert": b'{"guid":"bert"}'}}
 

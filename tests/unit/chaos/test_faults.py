@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.chaos.faults import OF_A_DATABASE, Fault, Kind, Link, plan
+from tests.chaos.faults import OF_A_DATABASE, OF_SEVERAL, Fault, Kind, Link, plan
 
 
 def test_a_plan_kills_as_often_as_it_is_told_and_does_everything_else_too() -> None:
@@ -13,16 +13,26 @@ def test_a_plan_kills_as_often_as_it_is_told_and_does_everything_else_too() -> N
         together = sum(fault.with_bridge for fault in faults)
         assert kinds[Kind.BRIDGE_SIGKILL] + together == bridge_kills
         assert kinds[Kind.BROKER_KILL] == broker_kills
-        assert set(Kind) - {Kind.BRIDGE_SIGKILL, Kind.BROKER_KILL} - OF_A_DATABASE <= kinds.keys()
+        assert set(Kind) - {Kind.BRIDGE_SIGKILL, Kind.BROKER_KILL} - OF_A_DATABASE - OF_SEVERAL <= kinds.keys()
         assert not OF_A_DATABASE & kinds.keys(), "where there is none"
-    assert {fault.kind for fault in plan(bridge_kills=1, broker_kills=0, seed=1, links=list(Link))} >= OF_A_DATABASE
+    every = plan(bridge_kills=1, broker_kills=0, seed=1, links=list(Link), is_shared=True)
+    assert {fault.kind for fault in every} >= OF_A_DATABASE | OF_SEVERAL
 
 
-@pytest.mark.parametrize("links", [(Link.BROKER, Link.PBX), tuple(Link)])
+@pytest.mark.parametrize("links", [(Link.BROKER, Link.PBX, Link.DIALLED), tuple(Link)])
 def test_every_connection_is_disturbed_in_every_way(links: Sequence[Link]) -> None:
     faults = plan(bridge_kills=1, broker_kills=0, seed=1, links=links)
     for kind in (Kind.CUT_MID_FRAME, Kind.BLACK_HOLE, Kind.HALF_OPEN, Kind.DELAY):
         assert {fault.link for fault in faults if fault.kind is kind} == set(links)
+
+
+def test_of_a_kind_there_may_be_more_and_nothing_else_but_kills() -> None:
+    faults = plan(
+        bridge_kills=2, broker_kills=1, seed=1, at_least={Kind.PBX_REDIALS: 3, Kind.CLOCK_OFF: 2}, is_alone=True
+    )
+    kills = {Kind.BRIDGE_SIGKILL: 2, Kind.BROKER_KILL: 1}
+    assert Counter(fault.kind for fault in faults) == {**kills, Kind.PBX_REDIALS: 3, Kind.CLOCK_OFF: 2}
+    assert len(plan(bridge_kills=2, broker_kills=1, seed=1, at_least={Kind.RELOAD: 9})) > 2 + 1 + 9
 
 
 def test_the_same_seed_makes_the_same_plan() -> None:

@@ -511,6 +511,20 @@ def test_a_store_that_has_given_numbers_already_ends_where_the_log_is_ahead_of_i
         assert lineage_of(store) > lineage
 
 
+def test_what_is_told_for_the_first_time_comes_behind_what_the_log_has_though_the_clock_was_set_back(
+    path: Path,
+) -> None:
+    """A new store in place of one that is lost, which PBXs dial before the log was read."""
+    before = new_lineage(NOW, ())
+    with opened(path, now=NOW - timedelta(hours=5)) as store:
+        for source in (HQ, BRANCH):
+            assert lineage_of(store, source) < before
+        assert not store.compare(LogContents({HQ: (before, 99, 0)}))
+        assert lineage_of(store) > before
+        tell(store, 1)
+        assert not store.compare(LogContents({HQ: (lineage_of(store), 1, 0)}))
+
+
 def test_a_position_that_only_the_broker_of_the_log_knows_makes_the_store_an_older_one(path: Path) -> None:
     """What is tried again takes a position, and neither a sequence nor a walk."""
     with opened(path) as store:
