@@ -353,6 +353,7 @@ class Bridge:
         if self._is_stopping:
             return
         if self._is_proven:
+            self._outbox_monitor.count_of(pbx.name)  # of a time when it was followed before
             self._start_reading([pbx])
         elif self._group is not None:
             self._group.create_task(self._show_waiting(pbx.name), name=f"show {pbx.name}")

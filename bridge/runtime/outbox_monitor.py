@@ -50,7 +50,7 @@ class OutboxMonitor:
     def told(self, told: Committed) -> None:
         """Count what has become durable."""
         self.count()
-        self._count_of(told.source)
+        self.count_of(told.source)
 
     def published(self, rows: Sequence[OutboxRow], now: datetime) -> None:
         """Count what the broker confirmed."""
@@ -60,7 +60,7 @@ class OutboxMonitor:
         for source in {row.source for row in rows}:
             if (part := board.sources.get(source)) is not None:  # it may not be followed any more
                 part.confirmed(now)
-                self._count_of(source)
+                self.count_of(source)
         if board.in_doubt:
             self.doubt()
 
@@ -99,7 +99,7 @@ class OutboxMonitor:
         """Bring the board up to date with the outbox, and with what waits in it of each source."""
         self.count()
         for name in self._board.sources:
-            self._count_of(SourceName(name))
+            self.count_of(SourceName(name))
 
     def count(self) -> None:
         """Bring the board up to date with the outbox, and look whether there is still room in it."""
@@ -118,7 +118,8 @@ class OutboxMonitor:
             log.info("outbox.has_room")
         board.full = full
 
-    def _count_of(self, source: SourceName) -> None:
+    def count_of(self, source: SourceName) -> None:
+        """Bring the board up to date with what waits of *source*."""
         self._board.sources[source].has_waiting(self._store.exchange.waiting(source))
 
     async def _count_doubts(self) -> None:

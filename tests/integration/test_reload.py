@@ -105,6 +105,20 @@ async def test_a_walk_that_a_reload_broke_off_is_shown_no_more(tmp_path: Path, b
             assert part.walk is None
 
 
+async def test_of_a_pbx_that_is_added_again_what_waits_is_shown_at_once(tmp_path: Path) -> None:
+    """Or everything would seem to be sent, until it is counted the next time."""
+    with PrivateBroker() as own:
+        async with fleet(tmp_path, own, pbxs=2, accounts=3) as place, place.running([0, 1]) as bridge:
+            await until(lambda: all(is_read(part) for part in bridge.board.sources.values()))
+            await asyncio.to_thread(own.kill)
+            pbx = place.served[0].pbx
+            pbx.change_display_name(next(iter(pbx.truth())))
+            await until(lambda: bridge.board.sources[P0].unsent)
+            await place.reload(place.text([1]))
+            await place.reload(place.text([0, 1]))
+            assert bridge.board.sources[P0].unsent == 1
+
+
 async def test_a_pbx_that_dials_gets_no_name_that_a_reload_is_giving(tmp_path: Path, broker: PrivateBroker) -> None:
     """Two would write one cursor, and one of them would be read on although the bridge was told to stop."""
     more = (

@@ -52,7 +52,8 @@ class TableStore(Tables):
         """Compare with what the log has, and return whether everything is told anew, under a new lineage.
 
         *log* is ``None`` where it could not be read to its end, and *doubt* says why: that proves nothing, so a store
-        that is not proven begins a new lineage, as it does where the log is ahead of it.
+        that is not proven begins a new lineage, as it does where the log is ahead of it. One that has given no number
+        needs none.
 
         Raises:
             StoreOutdated: the log is ahead of a store that has given numbers already. The next start sees to that.
@@ -64,11 +65,9 @@ class TableStore(Tables):
                 self._lineages |= {lineage for lineage, _, _ in found if read_birth(lineage) is not None}
                 if not self.exchange.last_given():
                     self._begin_behind(log)
-            ahead = (
-                doubt or self._meta.get(DOUBT, b"").decode()
-                if log is None
-                else find_lead(log, self.given(), self.exchange.last_given())
-            )
+            last = self.exchange.last_given()
+            in_doubt = (doubt or self._meta.get(DOUBT, b"").decode()) if last else ""
+            ahead = in_doubt if log is None else find_lead(log, self.given(), last)
             if log is not None:
                 for source in find_beyond(log.others, self.given()):
                     self._note(f"{ELSEWHERE}{source}", log.others[source][0].encode())
@@ -139,7 +138,7 @@ class TableStore(Tables):
                 self._renew(why)
             elif doubt:
                 self._note(DOUBT, doubt.encode())
-        self.is_proven = bool(why) or not self._sources
+        self.is_proven = bool(why)
         self._read()
 
     # ------------------------------------------------------------------ the log, where the bridge writes it

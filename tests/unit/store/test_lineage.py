@@ -263,6 +263,7 @@ def test_a_log_that_gets_ahead_while_numbers_are_given_ends_the_bridge_and_the_n
     path: Path,
 ) -> None:
     with opened(path) as store:
+        assert not store.compare(LogContents({}))
         tell(store, 1)
         before = lineage_of(store)
         with pytest.raises(StoreOutdated, match=r"hq 9 of .* instead of 1 of .*start the bridge again"):
@@ -345,10 +346,13 @@ def test_a_log_that_cannot_be_read_proves_nothing(older: Path) -> None:
         assert lineage_of(store) == again, "it is the newest state of itself by now"
 
 
-def test_a_new_store_needs_no_log_to_be_new(path: Path) -> None:
+def test_a_new_store_gives_no_number_before_the_log_was_asked(path: Path) -> None:
+    """The clock may be behind the log of a store that is lost; and where nobody can tell, there is nothing to doubt."""
     with opened(path) as store:
-        assert store.is_proven
+        proven = [store.is_proven]
         assert not store.compare(None, "the log did not answer")
+        assert [*proven, store.is_proven] == [False, True]
+        assert not store.restored
 
 
 def test_a_missing_store_whose_lock_file_knows_one_is_refused_with_a_sentence(path: Path) -> None:
@@ -502,6 +506,7 @@ def test_a_certificate_that_only_the_log_knows_makes_the_store_an_older_one(path
 def test_a_store_that_has_given_numbers_already_ends_where_the_log_is_ahead_of_it(path: Path) -> None:
     """What it made since then has numbers that were given before: the next start begins a new lineage."""
     with opened(path) as store:
+        assert not store.compare(LogContents({}))
         tell(store, 1)
         lineage = lineage_of(store)
         with pytest.raises(StoreOutdated, match="start the bridge again"):
