@@ -17,6 +17,8 @@ from tests.support.witness import bind, read
 PASSWORD = "pl4nted-s3cret"
 ACCOUNTS = 3000
 NOWHERE = "amqp://127.0.0.1:1/"
+WITHOUT_LOG = {"BRIDGE_RABBITMQ_LOG_STREAM": "false"}
+"""With one, nothing is read before the broker was asked."""
 
 
 class Disk:
@@ -77,7 +79,7 @@ async def everything_arrives(broker: PrivateBroker, settings: dict[str, str], pb
 async def test_a_full_disk_stops_the_bridge_with_a_sentence_and_loses_nothing(disk: Disk) -> None:
     pbx = Pbx(accounts=ACCOUNTS, app="app", password=PASSWORD)
     async with serve(pbx) as served:
-        settings = environment(disk.folder, served.url, NOWHERE, BRIDGE_RABBITMQ_LOG_STREAM="false")
+        settings = environment(disk.folder, served.url, NOWHERE, **WITHOUT_LOG)
         with Command("run", environment=settings) as bridge:
             assert await asyncio.to_thread(bridge.wait) == 1
         assert "is full. Make room and start the bridge again; nothing is lost" in bridge.err[-1]
@@ -95,7 +97,7 @@ async def test_before_the_disk_is_full_reading_stops_and_it_goes_on_once_there_i
     ballast.write_bytes(b"x" * 50_000_000)
     pbx = Pbx(accounts=50, app="app", password=PASSWORD)
     async with serve(pbx) as served:
-        settings = environment(disk.folder, served.url, NOWHERE, BRIDGE_STORE_MIN_FREE_BYTES="20000000")
+        settings = environment(disk.folder, served.url, NOWHERE, BRIDGE_STORE_MIN_FREE_BYTES="20000000", **WITHOUT_LOG)
         with Command("run", environment=settings) as bridge:
             full = await asyncio.to_thread(bridge.wait_for_log, "outbox.full")
             assert "almost full" in full["problem"]
@@ -126,7 +128,7 @@ async def test_a_store_damaged_under_a_killed_bridge_is_refused_each_time(tmp_pa
     pbx = Pbx(accounts=ACCOUNTS, app="app", password=PASSWORD)
     file = tmp_path / "bridge.db"
     async with serve(pbx) as served:
-        settings = environment(tmp_path, served.url, NOWHERE)
+        settings = environment(tmp_path, served.url, NOWHERE, **WITHOUT_LOG)
         with Command("run", environment=settings) as bridge:
             await asyncio.to_thread(bridge.wait_for_log, "source.verified")
             bridge.kill()
