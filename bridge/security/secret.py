@@ -49,11 +49,11 @@ class _Known:
             self.secrets.add(secret)
             if secret in self._public:
                 continue
-            self._is_sorted = False
             if _is_word(secret):
                 self._words.add(secret)
             else:
                 self._forms.update(_forms(secret))
+            self._is_sorted = False  # last: another thread may be at it
 
     def make_public(self, text: str) -> None:
         """Take up what everybody may read."""

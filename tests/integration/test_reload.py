@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from bridge.broker.fence import hold_fences
 from bridge.broker.topology import Topology
 from bridge.clock import utc_now
 from bridge.config.loading import load_settings
+from bridge.config.settings import Settings
 from bridge.errors import BadConfig, BridgeError
 from bridge.model import SourceName
 from bridge.observability.source_status import SourceStatus
@@ -103,6 +105,26 @@ async def test_a_walk_that_a_reload_broke_off_is_shown_no_more(tmp_path: Path, b
             await place.reload(place.text([0]).replace("0.2", "0.3"))
             await until(lambda: part.caught_up_at)
             assert part.walk is None
+
+
+async def test_pbxs_are_read_while_the_configuration_is(tmp_path: Path, broker: PrivateBroker) -> None:
+    async with fleet(tmp_path, broker, pbxs=1, accounts=3) as place, place.running([0]) as bridge:
+        part, pbx = bridge.board.sources[P0], place.served[0].pbx
+        await until(lambda: is_read(part))
+        has_heard, load_at_once = threading.Event(), place.reloader._load  # noqa: SLF001 - a file that takes long
+
+        def load_slowly() -> Settings:
+            assert has_heard.wait(30)
+            return load_at_once()
+
+        place.reloader._load = load_slowly  # noqa: SLF001 - see above
+        reloading = asyncio.create_task(place.reload(place.text([0])))
+        await asyncio.sleep(0)
+        before = part.cursor
+        pbx.change_display_name(next(iter(pbx.truth())))
+        await until(lambda: part.cursor != before)
+        has_heard.set()
+        await reloading
 
 
 async def test_of_a_pbx_that_is_added_again_what_waits_is_shown_at_once(tmp_path: Path) -> None:
