@@ -247,8 +247,9 @@ def _numbers(cursor: Cursor) -> str:
     Only the PBX gets them back as they came.
     """
     members = cursor.members
-    is_clean = len(members) <= MAX_TOLD_CHARACTERS and members.isascii() and members.isprintable()
-    if is_clean and "\\" not in members and ":true" not in members and ":false" not in members:
+    # All other characters that cannot be printed are written with a backslash.
+    is_clean = members.isascii() and "\\" not in members and "\x7f" not in members
+    if is_clean and len(members) <= MAX_TOLD_CHARACTERS and ":true" not in members and ":false" not in members:
         return members
     return Cursor(*(token and _clean_token(token) for token in (cursor.guid, cursor.usn, cursor.ausn))).members
 

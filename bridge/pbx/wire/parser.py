@@ -58,7 +58,20 @@ def _decode(data: bytes | str) -> Any:
     except orjson.JSONDecodeError:
         # A PBX that cuts a name in the middle of a character sends invalid UTF-8 or half a surrogate pair; the
         # rest of such a message is still worth reading.
-        text = _read_text(data)
+        content = _mended(_read_text(data))
+    mt = content.get("mt") if isinstance(content, dict) else None
+    if isinstance(mt, str) and mt in _READERS:
+        for name in _KEYS:
+            if "\N{REPLACEMENT CHARACTER}" in str(content.get(name)):
+                raise _Unusable(f"{mt}: {name} is no valid text")
+    return content
+
+
+_KEYS: Final = ("guid", "usn", "ausn", "account-guid")
+"""What tells one thing from another: of two that were mended nobody could tell any more which is which."""
+
+
+def _mended(text: str) -> Any:
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(text)
     mended = json.dumps(json.loads(text), ensure_ascii=False)
@@ -73,7 +86,7 @@ def _cursor(content: Mapping[str, Any], data: bytes | str) -> Cursor:
     guid, usn, ausn = content.get("guid"), content.get("usn"), content.get("ausn")
     if float in (type(guid), type(usn), type(ausn)):
         guid, usn, ausn = (_as_written(content, name, data) for name in ("guid", "usn", "ausn"))
-    return Cursor(_token("guid", guid, data), _token("usn", usn, data), _token("ausn", ausn, data))
+    return Cursor(_token("guid", guid), _token("usn", usn), _token("ausn", ausn))
 
 
 def _as_written(content: Mapping[str, Any], name: str, data: bytes | str) -> Any:
@@ -90,9 +103,8 @@ class _Written(str):
     __slots__ = ()
 
 
-def _token(name: str, value: Any, data: bytes | str) -> Token | None:
+def _token(name: str, value: Any) -> Token | None:
     if type(value) is str:
-        _refuse_spoilt(name, value, data)
         return Token(encode_basestring(value)) if value else None  # it writes what orjson does, in half the time
     if value is None:
         return None
@@ -101,16 +113,6 @@ def _token(name: str, value: Any, data: bytes | str) -> Token | None:
     if isinstance(value, int):
         return Token(orjson.dumps(value).decode())
     raise _Unusable(f"{name} is neither text nor number")
-
-
-def _refuse_spoilt(name: str, value: str, data: bytes | str) -> None:
-    """Refuse a text that tells one thing from another, where characters were put in place of what could not be read."""
-    if "\N{REPLACEMENT CHARACTER}" not in value:
-        return
-    try:
-        orjson.loads(data)
-    except orjson.JSONDecodeError:
-        raise _Unusable(f"{name} is no valid text") from None
 
 
 def _read_account_result(content: dict[str, Any], data: bytes | str) -> m.Message:
@@ -122,13 +124,13 @@ def _read_account_result(content: dict[str, Any], data: bytes | str) -> m.Messag
     if api is not None and not (isinstance(api, str) and api in API_NAMES):
         return m.Other(f"{content['mt']} of another api")
     cursor = _cursor(content, data)
-    account_guid = _as_written(content, "account-guid", data)
+    account_guid = content.get("account-guid")
+    if isinstance(account_guid, float):
+        account_guid = _as_written(content, "account-guid", data)
     if account_guid is None or account_guid == "":
         return m.NoAccount(cursor, src)
     if isinstance(account_guid, (bool, dict, list)):
         raise _Unusable("account-guid is neither text nor number")
-    if isinstance(account_guid, str):
-        _refuse_spoilt("account-guid", account_guid, data)
     h323 = content.get("account-h323")
     info, unread = _info(content.get("info"))
     row = Row(

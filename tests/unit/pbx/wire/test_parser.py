@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -124,6 +125,18 @@ def test_a_login_has_so_many_properties_and_no_more() -> None:
     many = "".join(f',"k{number}":1' for number in range(101))
     assert isinstance(read_message(f'{{"mt":"AppLogin","info":{{}}{many}}}'), m.Unreadable)
     assert isinstance(read_message('{"mt":"AppLogin","info":{}' + ',"info":{}' * 101 + "}"), m.Unreadable)
+
+
+@pytest.mark.parametrize("name", ["guid", "usn", "ausn", "account-guid"])
+@pytest.mark.parametrize("spoilt", [b"a\xff", b"a\\ud800"])
+def test_what_tells_one_thing_from_another_is_not_guessed(name: str, spoilt: bytes) -> None:
+    content = b'{"mt":"AccountInfoResult","guid":"a","usn":"1","ausn":"1","account-guid":"b","info":{}}'
+    key = b'"' + name.encode() + b'":"'
+    written = re.sub(key + b'[^"]*', lambda _: key + spoilt, content)
+    assert isinstance(read_message(content), m.AccountRow)
+    assert read_message(written) == m.Unreadable(f"AccountInfoResult: {name} is no valid text")
+    other = written.replace(b'"AccountInfoResult"', b'["AccountInfoResult"]')
+    assert read_message(other) == m.Unreadable("no message type (mt)")
 
 
 @pytest.mark.parametrize("depth", [10, 300, 1000, 100_000])
