@@ -66,7 +66,7 @@ def of_the_form(pattern: str, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def can_be_kept_back(excluded: Sequence[str] | None, masked: Sequence[str] | None) -> None:
+def check_kept_back(excluded: Sequence[str] | None, masked: Sequence[str] | None) -> None:
     """Refuse to keep back the one field nobody can do without, and to mask one that no mask would hide."""
     if any("guid" in (names or ()) for names in (excluded, masked)):
         raise ValueError("guid can be neither excluded nor masked: it is what an event is about")

@@ -15,7 +15,7 @@ from bridge.config.base import (
     OwnSecretFile,
     Table,
     TlsTable,
-    can_be_kept_back,
+    check_kept_back,
     checked,
     parse_url,
     usable,
@@ -104,8 +104,8 @@ class PbxTable(TlsTable, PaceTable):
         return file
 
     @model_validator(mode="after")
-    def _may_be_kept_back(self) -> Self:
-        can_be_kept_back(self.exclude, self.mask)
+    def _keeps_back_what_it_can(self) -> Self:
+        check_kept_back(self.exclude, self.mask)
         return self
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from bridge.config.base import (
     Time,
     TimeOrNever,
     TlsTable,
-    can_be_kept_back,
+    check_kept_back,
     check_name,
     checked,
     holding,
@@ -226,8 +226,8 @@ class PublishTable(Table):
     """Fields of which only a keyed hash leaves: it shows that they changed, not what they are. Not hidden."""
 
     @model_validator(mode="after")
-    def _may_be_kept_back(self) -> Self:
-        can_be_kept_back(self.exclude, self.mask)
+    def _keeps_back_what_it_can(self) -> Self:
+        check_kept_back(self.exclude, self.mask)
         return self
 
 
