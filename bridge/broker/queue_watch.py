@@ -1,7 +1,9 @@
 """Looks after the queues of subscribers and the log: one that is deleted is seen within a minute and made again.
 
 What was published meanwhile a deleted queue never got, and what waited in it is gone, so that is told with its times.
-This has a connection of its own: that of the publisher is blocked where the broker has an alarm.
+A broker does not say whether it had what is declared, so one that is deleted in the milliseconds between a look and the
+declaration behind it is made again and not told of. This has a connection of its own: that of the publisher is blocked
+where the broker has an alarm.
 """
 
 import asyncio

@@ -56,7 +56,8 @@ async def test_a_deleted_queue_is_made_again_and_since_when_it_missed_is_told(
         looking = asyncio.create_task(watch.keep_looking(lambda: [broker.url], look_seconds=0.2))
         await asyncio.sleep(0)
         for queue in (crm, topology.log):
-            async with await connection.channel() as channel:
+            # Between looks: in the midst of one it would be made again unseen.
+            async with watch._turn, await connection.channel() as channel:  # noqa: SLF001 - see above
                 await channel.queue_delete(queue)
             async with asyncio.timeout(30):
                 while not told or told[-1].queue != queue:

@@ -91,7 +91,7 @@ class PostgresStore(TableStore):
             why, doubt = self._compare_checked()
             self._recognise(why, doubt)
             self.leavers.remove_retired()
-            if self.is_proven:
+            if self.is_proven or not self.exchange.last_given():  # of a new one nothing can be missing
                 self._note_checked()
             self._is_whole = True
         except BaseException:

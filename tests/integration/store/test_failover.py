@@ -109,6 +109,7 @@ def test_a_synchronous_failover_loses_nothing_and_is_no_reason_for_a_new_lineage
     with pair(is_synchronous=True) as (primary, standby):
         store = store_of(primary, standby)
         with store:
+            store.compare(None, "")
             for number in range(1, 6):
                 tell(store, number)
             lineage = store.place(HQ).lineage
