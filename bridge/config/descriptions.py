@@ -1,7 +1,7 @@
 """What every setting is for: the text under it in the class of its table.
 
-It is read when it is asked for. Pydantic would read it whenever the tables are loaded (``use_attribute_docstrings``),
-which took a sixth of the CPU that each command needs to start.
+It is read when it is asked for. Pydantic would read it whenever the tables are loaded (``use_attribute_docstrings``):
+260 of the 3022 million instructions that ``run`` needs to be loaded.
 """
 
 import ast
