@@ -223,7 +223,10 @@ class PublishTable(Table):
     exclude: FieldNames = ()
     """Fields that never leave."""
     mask: FieldNames = ()
-    """Fields of which only a keyed hash leaves: it shows that they changed, not what they are. Not hidden."""
+    """Fields of which only a keyed hash leaves: it shows that they changed, not what they are.
+
+    The field hidden cannot be one of them: of yes and no a mask hides neither.
+    """
 
     @model_validator(mode="after")
     def _keeps_back_what_it_can(self) -> Self:

@@ -1,6 +1,6 @@
 """Processes that are frozen, and are so when the call returns: a signal that was sent has not yet arrived.
 
-A broker with work on another core was seen to confirm ten messages behind the ``kill`` that stopped it.
+Inferred from a run in which ten messages that were sent behind the signal must have been confirmed.
 """
 
 import os

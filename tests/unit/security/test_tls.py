@@ -9,7 +9,15 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 from bridge.errors import FileUnusable
-from bridge.security.tls import ClientTls, ServerCertificate, Trust, as_text, client_context, read_fingerprint
+from bridge.security.tls import (
+    ClientTls,
+    ServerCertificate,
+    Trust,
+    as_text,
+    client_context,
+    name_distrust,
+    read_fingerprint,
+)
 from tests.support.certificates import authority_file, written
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
@@ -161,3 +169,22 @@ def test_where_no_file_is_needed_many_share_one_context() -> None:
     one, other = ClientTls(Trust()), ClientTls(Trust())
     one.refresh()
     assert one.context is other.context
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (9, "Is the clock right"),
+        (10, "Put a new one there"),
+        (18, "Set rabbitmq.ca_file to the CA that signed it, or rabbitmq.fingerprint"),
+        (20, "Set rabbitmq.ca_file to the CA that signed it, or rabbitmq.fingerprint"),
+        (62, "Set rabbitmq.server_name"),
+        (64, "Set rabbitmq.server_name"),
+    ],
+)
+def test_of_a_certificate_that_does_not_verify_only_what_helps_is_told(code: int, remedy: str) -> None:
+    problem = ssl.SSLCertVerificationError(1, "no")
+    problem.verify_code, problem.verify_message = code, "why"
+    words = name_distrust(problem, "rabbitmq.")
+    assert words.startswith(f"why. {remedy}")
+    assert words.count(". ") == 1
