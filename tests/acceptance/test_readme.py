@@ -39,7 +39,7 @@ from tests.support.witness import bind
 async def test_the_ten_lines_of_the_first_page_apply_every_change(tmp_path: Path, broker: PrivateBroker) -> None:
     script = tmp_path / "subscriber.py"
     script.write_text(blocks(README, "python")[0].replace("amqp://guest:guest@localhost/", broker.url))
-    await bind(broker, "pbx.accounts", "pbx.accounts.crm")
+    await an_empty_queue(broker, "pbx.accounts.crm")
     with Command(cwd=tmp_path, program=(sys.executable, str(script))) as subscriber:
 
         async def has(guid: str) -> None:
@@ -64,7 +64,7 @@ async def test_the_python_subscriber_applies_every_change_and_a_certificate_remo
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "readme"}
     exec(compile(blocks(CONSUMER, "python")[0], title(CONSUMER), "exec"), namespace)  # noqa: S102 - that is the point
-    await bind(broker, "pbx.accounts", "pbx.accounts.crm")
+    await an_empty_queue(broker, "pbx.accounts.crm")
     subscribing = asyncio.create_task(namespace["main"](broker.url))
     try:
         await all_people(tmp_path, broker, lambda: people(tmp_path / "crm.db"))
@@ -88,7 +88,7 @@ async def test_the_javascript_subscriber_does_the_same(tmp_path: Path, broker: P
         (tmp_path / "node_modules").symlink_to(CACHE / "node_modules")
         script = tmp_path / "subscriber.mjs"
         script.write_text(blocks(CONSUMER, "js")[0])
-        await bind(broker, "pbx.accounts", "pbx.accounts.others")
+        await an_empty_queue(broker, "pbx.accounts.others")
         url = f"{POSTGRES}{'&' if '?' in POSTGRES else '?'}options=-c%20search_path%3D{crm.schema}"
         environment = {"DATABASE_URL": url, "AMQP_URL": broker.url}
 
@@ -162,6 +162,13 @@ def seen(database: Path) -> list[str]:
             return [guid for (guid,) in audit.execute("SELECT guid FROM seen")]
         except sqlite3.OperationalError:
             return []
+
+
+async def an_empty_queue(broker: PrivateBroker, queue: str) -> None:
+    """Make the queue of a page, with nothing in it of a test before, which called it the same."""
+    async with await aio_pika.connect(broker.url) as connection:
+        await (await connection.channel()).queue_delete(queue)
+    await bind(broker, "pbx.accounts", queue)
 
 
 async def all_people(folder: Path, broker: PrivateBroker, found: Callable[[], set[str]]) -> None:
