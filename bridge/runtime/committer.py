@@ -46,6 +46,7 @@ PROGRESS_ROWS: Final = 1000
 """Between two lines in the log about a long walk."""
 
 _ROWS: Final = (RowRead, Sighted)
+_BEGINNINGS: Final = (EpochBegan, WalkBegan)
 
 Result = TypeVar("Result")
 
@@ -240,8 +241,8 @@ class Committer:
 
     def _take_group(self) -> list[WalkEvent]:
         """Return what is to be made durable next: all there is, unless other walks wait for the store, too."""
-        is_shared = self._walk is not None and self._budget.walk_turn.locked()
-        most = SHARED_GROUP_ROWS if is_shared else len(self._waiting)
+        is_walking = self._walk is not None or isinstance(self._waiting[0], _BEGINNINGS)
+        most = SHARED_GROUP_ROWS if is_walking and self._budget.is_shared else len(self._waiting)
         group, self._waiting = self._waiting[:most], self._waiting[most:]
         return group
 
@@ -290,8 +291,9 @@ class Committer:
     async def _keep_rows(self, keep: Offload, call: Callable[[], Result]) -> Result:
         """Have rows made durable; those of a walk take turns with other walks, so that few are in anybody's way."""
         if self._walk is None:
+            self._budget.note_changes()
             return await keep(call)
-        async with self._budget.walk_turn:
+        async with self._budget.walk_turn():
             return await keep(call)
 
     async def _deliver(self, group: Sequence[RowRead]) -> None:
@@ -388,18 +390,19 @@ class Committer:
             self._part.walk_ended_unproven()
             self._walk_is_over(is_proven=False)
             return
-        certificate, deleted = await self._keep(
-            partial(
-                delete_missing,
-                self._store,
-                self._name,
-                walk,
-                rules=self._rules,
-                now=self._clock(),
-                deletion_limit=self._deletion_limit,
-                is_accepted=self.accepts_deletions,
+        async with self._budget.walk_turn():
+            certificate, deleted = await self._keep(
+                partial(
+                    delete_missing,
+                    self._store,
+                    self._name,
+                    walk,
+                    rules=self._rules,
+                    now=self._clock(),
+                    deletion_limit=self._deletion_limit,
+                    is_accepted=self.accepts_deletions,
+                )
             )
-        )
         self.accepts_deletions = False
         if self._rules.is_new:  # they were as long as this walk took, so everybody is told by them
             await self._run(self._on_retold)

@@ -1,8 +1,11 @@
 """One transaction of the SQLite store: how its statements are run."""
 
+import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import cache
+from itertools import chain
+from typing import Any, Final
 
 import orjson
 
@@ -10,6 +13,18 @@ from bridge.model import Mirrored, NewEvent, SourceName
 from bridge.store.sqlite.sql import queries
 from bridge.store.tables.moments import as_text
 from bridge.store.tables.transaction import Holding, TableTransaction
+
+ROWS_AT_ONCE: Final = 8
+"""Written by one statement: with each that runs, its thread has to get the interpreter's lock back from the one that
+reads. A first start of 300 PBXs took 22.1 s so, and 24.7 s with a statement for each row; 64 rows make nothing faster.
+"""
+
+
+@cache
+def _repeated(name: str, times: int) -> str:
+    """Return the statement of that name, which writes one row, for so many of them."""
+    before, values, after = re.split(r"(?<=VALUES )(\([?, ]+\))", queries()[name])
+    return f"{before}{', '.join([values] * times)}{after}"
 
 
 class SqliteTransaction(TableTransaction):
@@ -35,9 +50,17 @@ class SqliteTransaction(TableTransaction):
     def _change(self, name: str, /, **parameters: Any) -> int:
         return self._db.execute(queries()[name], parameters).rowcount
 
+    def _write(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write rows in order; in powers of two, so that few statements have to be prepared."""
+        done = 0
+        while left := len(rows) - done:
+            times = min(ROWS_AT_ONCE, 1 << left.bit_length() - 1)
+            self._db.execute(_repeated(name, times), list(chain.from_iterable(rows[done : done + times])))
+            done += times
+
     def _save_accounts(self, source_id: int, accounts: Mapping[str, Mirrored], walk: int) -> None:
-        self._db.executemany(
-            queries()["save_account"],
+        self._write(
+            "save_account",
             [
                 (
                     source_id,
@@ -57,8 +80,8 @@ class SqliteTransaction(TableTransaction):
         )
 
     def _append_events(self, source_id: int, events: Sequence[NewEvent]) -> None:
-        self._db.executemany(
-            queries()["add_event"],
+        self._write(
+            "add_event",
             [
                 (
                     source_id,

@@ -245,28 +245,29 @@ async def test_the_rows_of_a_walk_wait_for_those_of_other_walks_and_changes_do_n
     first, second = row("a1", 1), row("a2", 2)
     with SqliteStore(tmp_path / "bridge.db") as store:
         committer = intake_of(store, run=at_once, budget=budget)
-        await budget.walk_turn.acquire()
-        async with asyncio.timeout(30):
-            await committer.commit([RowRead(first, first.cursor), WalkBegan()])
-        waiting = asyncio.create_task(committer.commit([Sighted(first), RowRead(second, second.cursor)]))
-        await asyncio.sleep(0.05)
-        assert store.place(HQ).cursor == first.cursor
-        budget.walk_turn.release()
+        async with budget.walk_turn():
+            async with asyncio.timeout(30):
+                await committer.commit([RowRead(first, first.cursor), WalkBegan()])
+            waiting = asyncio.create_task(committer.commit([Sighted(first), RowRead(second, second.cursor)]))
+            await asyncio.sleep(0.05)
+            assert store.place(HQ).cursor == first.cursor
         async with asyncio.timeout(30):
             await waiting
         assert store.place(HQ).cursor == second.cursor
 
 
-@pytest.mark.parametrize("is_shared", [False, True])
-async def test_groups_of_a_walk_are_small_while_other_walks_wait_and_nothing_of_it_is_left_behind(
-    tmp_path: Path, *, is_shared: bool
+@pytest.mark.parametrize("are_there_changes", [False, True])
+@pytest.mark.parametrize("has_begun", [False, True])
+async def test_groups_of_a_walk_are_small_while_there_are_changes_and_nothing_of_it_is_left_behind(
+    tmp_path: Path, *, are_there_changes: bool, has_begun: bool
 ) -> None:
     budget = RowBudget()
     rows = [row(f"a{number}", number) for number in range(1, 151)]
     sizes: list[int] = []
     with SqliteStore(tmp_path / "bridge.db") as store:
         committer = intake_of(store, run=at_once, budget=budget)
-        await committer.commit([WalkBegan()])
+        beginning: Sequence[WalkEvent] = [] if has_begun else [WalkBegan()]
+        await committer.commit([WalkBegan()] if has_begun else [])
         commit = committer.commit
 
         async def noted(group: Sequence[WalkEvent]) -> None:
@@ -274,20 +275,15 @@ async def test_groups_of_a_walk_are_small_while_other_walks_wait_and_nothing_of_
             await commit(group)
 
         committer.commit = noted  # type: ignore[method-assign]
-        for each in rows:
-            assert committer.take_at_once(RowRead(each, each.cursor))
-        if is_shared:
-            await budget.walk_turn.acquire()
+        for each in [*beginning, *(RowRead(each, each.cursor) for each in rows)]:
+            assert committer.take_at_once(each)
+        if are_there_changes:
+            budget.note_changes()
         committing = asyncio.create_task(committer.keep_committing())
         async with asyncio.timeout(30):
-            while not sizes:
-                await asyncio.sleep(0)
-            if is_shared:
-                assert sizes == [SHARED_GROUP_ROWS]
-                budget.walk_turn.release()
             await committer.settle()
         committing.cancel()
         await asyncio.wait([committing])
-        assert sum(sizes) == 150
-        assert sizes[0] == (SHARED_GROUP_ROWS if is_shared else 150)
+        assert sum(sizes) == len(beginning) + 150
+        assert max(sizes) == (SHARED_GROUP_ROWS if are_there_changes else sum(sizes))
         assert (budget.rows, store.place(HQ).cursor) == (0, rows[-1].cursor)

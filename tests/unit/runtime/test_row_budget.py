@@ -1,6 +1,9 @@
 import asyncio
+import time
 
-from bridge.runtime.row_budget import HEAVY_BYTES, RowBudget, weight
+import pytest
+
+from bridge.runtime.row_budget import HEAVY_BYTES, MAX_REST_SECONDS, REST_SHARE, RowBudget, weight
 from tests.support.rows import row
 
 
@@ -36,3 +39,52 @@ async def test_who_found_no_room_waits_until_rows_are_given_back() -> None:
     async with asyncio.timeout(10):
         await waiting
     assert budget.take(is_walking=True)
+
+
+async def test_walks_take_turns() -> None:
+    budget, inside, most = RowBudget(), 0, 0
+
+    async def walk() -> None:
+        nonlocal inside, most
+        async with budget.walk_turn():
+            assert budget.is_shared
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0)
+            inside -= 1
+
+    assert not budget.is_shared
+    async with asyncio.timeout(10):
+        await asyncio.gather(*[walk() for _ in range(5)])
+    assert (most, budget.is_shared) == (1, False)
+
+
+async def test_walks_rest_only_while_there_are_changes_and_never_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rests = 1000.0, []
+
+    async def rested(seconds: float) -> None:
+        rests.append(seconds)
+
+    budget = RowBudget()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(asyncio, "sleep", rested)
+    for taken, is_changing in ((0.01, False), (0.01, True), (60.0, True)):
+        async with budget.walk_turn():
+            now += taken
+            if is_changing:
+                budget.note_changes()
+    assert rests == [pytest.approx(0.01 * REST_SHARE), MAX_REST_SECONDS]
+    now += 11.0
+    async with budget.walk_turn():
+        now += 0.01
+    assert len(rests) == 2, "nobody has changed anything for a while"
+
+
+async def test_a_group_that_fails_lets_the_next_one_come_at_once() -> None:
+    budget = RowBudget()
+    budget.note_changes()
+    with pytest.raises(ValueError, match="no disk"):
+        async with budget.walk_turn():
+            raise ValueError("no disk")
+    async with asyncio.timeout(10), budget.walk_turn():
+        pass

@@ -4,6 +4,7 @@ import orjson
 import pytest
 
 from bridge.delivery.ingest import ingest
+from bridge.events.cloudevents import decode
 from bridge.events.normalize import Rules
 from bridge.model import MAX_WINDOW_ROWS, Cursor, NewEvent, Token
 from bridge.store.tables.store import TableStore
@@ -115,3 +116,19 @@ def test_with_a_store_goes_what_one_sink_had_and_the_other_not_however_much_and_
         assert lineages[0] < lineages[1], (
             "with the certificate that completes it, subscribers see that the first is gone"
         )
+
+
+def test_however_many_accounts_a_group_has_each_is_written_and_their_events_are_in_order(engine: Engine) -> None:
+    known: list[str] = []
+    with engine.store(NOW) as store:
+        for size in (1, 2, 3, 7, 8, 9, 23, 40):
+            names = [f"account {number}" for number in range(len(known), len(known) + size)]
+            told = [row(name, number) for number, name in enumerate(names, len(known) + 1)]
+            ingest(store, batch(*told, since=store.place(HQ).cursor), rules=RULES, now=NOW)
+            known += names
+        events = unsent(store.exchange)
+        assert [event.sequence for event in events] == list(range(1, len(known) + 1))
+        assert [decode(event.body).account_guid for event in events] == known
+        with store.transaction() as transaction:
+            mirrored = transaction.mirrored(HQ, [event.account or "" for event in events])
+        assert sorted(found.account_guid for found in mirrored.values()) == sorted(known)
