@@ -87,8 +87,7 @@ def main(  # noqa: PLR0913, PLR0917 - its options
         raise click.UsageError("several bridges share a store in PostgreSQL only: say --store postgresql")
     wanted = changes or CHANGES_PER_KILL * (bridge_kills + broker_kills)
     is_database, at_least = store == "postgresql", read_faults(named)
-    if not is_database and at_least.keys() & OF_A_DATABASE:
-        raise click.UsageError("there is no database that could be disturbed: say --store postgresql")
+    _refuse_impossible(at_least, is_database=is_database, bridges=bridges)
     wish = Wish(
         bridge_kills,
         broker_kills,
@@ -130,6 +129,13 @@ def main(  # noqa: PLR0913, PLR0917 - its options
     for sentence in broken:
         say(sentence)
     sys.exit(BROKEN if broken else KEPT)
+
+
+def _refuse_impossible(at_least: Mapping[Kind, int], *, is_database: bool, bridges: int) -> None:
+    if not is_database and at_least.keys() & OF_A_DATABASE:
+        raise click.UsageError("there is no database that could be disturbed: say --store postgresql")
+    if bridges == 1 and Kind.BRIDGE_ADDED in at_least:
+        raise click.UsageError("there can be one more of several bridges only: say --bridges 3 --store postgresql")
 
 
 def read_faults(named: Sequence[str]) -> Mapping[Kind, int]:

@@ -40,6 +40,8 @@ class Kind(StrEnum):
     RELOAD = "reload"
     CLOCK_OFF = "clock_off"
     """The clock of one bridge is set, by hours, while it runs."""
+    BRIDGE_ADDED = "bridge_added"
+    """There is one bridge more; the next time that one is stopped, and stays away."""
 
 
 class Link(StrEnum):
@@ -94,8 +96,8 @@ _OUTLASTS_LEASES: Final = frozenset(
         Kind.CONNECTIONS_USED_UP,
     }
 )
-OF_SEVERAL: Final = frozenset({Kind.CLOCK_OFF})
-"""Where there are several bridges; a single one plays them where they are asked for."""
+OF_SEVERAL: Final = frozenset({Kind.CLOCK_OFF, Kind.BRIDGE_ADDED})
+"""Where there are several bridges; a single one plays the first where that is asked for."""
 OF_A_DATABASE: Final = _OUTLASTS_LEASES - OF_A_BRIDGE | {Kind.OLD_SNAPSHOT}
 _BREAKS_LINKS: Final = frozenset({Kind.CUT_MID_FRAME, Kind.BLACK_HOLE, Kind.HALF_OPEN})
 
@@ -116,6 +118,7 @@ _ONE_IN: Final[dict[Kind, int]] = {
     Kind.OLD_SNAPSHOT: 20,
     Kind.PBX_REDIALS: 5,
     Kind.CLOCK_OFF: 10,
+    Kind.BRIDGE_ADDED: 10,
     Kind.STORE_SET_BACK: 50,
     Kind.STORE_LOST: 100,
     Kind.BROKER_EMPTIED: 250,

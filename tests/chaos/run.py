@@ -353,6 +353,8 @@ class Run:
                 await self._redial()
             case Kind.CLOCK_OFF:
                 self._site.set_clock(self._chance.uniform(-1, 1) * MOST_HOURS_OFF * 3600)
+            case Kind.BRIDGE_ADDED:
+                await self._add_or_remove_bridge()
             case _:
                 await self._turn_back_pbx(kind)
 
@@ -365,6 +367,13 @@ class Run:
         code = await asyncio.to_thread(self._site.end_bridge, is_killed=False)
         if code:
             raise StandstillError(f"the bridge ended with exit code {code} after SIGTERM: {bridge.err[-1:]}")
+
+    async def _add_or_remove_bridge(self) -> None:
+        self._site.check()
+        if not self._site.has_one_more:
+            self._site.add_bridge()
+        elif code := await asyncio.to_thread(self._site.remove_bridge):
+            raise StandstillError(f"the bridge that was added ended with exit code {code} after SIGTERM")
 
     async def _stop_all(self) -> None:
         while self._site.is_running:

@@ -91,6 +91,7 @@ class Site:
         """Of bridges that found themselves on another state of their store, and said so."""
         self._ports = dict(enumerate(ports, 1))
         """Where each bridge listens for PBXs that dial, by its number."""
+        self._usual = len(ports)
         for number in self._ports:
             self._set_clock(number, 0)
         self._bridges: dict[int, Command] = {}
@@ -188,6 +189,23 @@ class Site:
             if number not in self._bridges:
                 environment = self._environment | self._own(number)
                 self._bridges[number] = Command("run", environment=environment, cwd=self.folder)
+
+    @property
+    def has_one_more(self) -> bool:
+        """True while there is a bridge that was added."""
+        return len(self._ports) > self._usual
+
+    def add_bridge(self) -> None:
+        """Start one bridge more; no PBX dials it."""
+        number = self._usual + 1
+        self._ports[number] = free_port()
+        self._set_clock(number, 0)
+        self.start_bridge()
+
+    def remove_bridge(self) -> int:
+        """Stop that one, and return its exit code."""
+        number, _ = self._ports.popitem()
+        return self._end(number, is_killed=False)
 
     def _own(self, number: int) -> dict[str, str]:
         """Return what only the bridge of that number is told: its clock, its port, the folder of its socket."""
