@@ -149,7 +149,7 @@ class Site:
     def hang_up(self) -> None:
         """Have all bridges read their configuration again; one that was just started may not listen yet."""
         for bridge in self._bridges.values():
-            if bridge.logs("broker.state"):
+            if _listens(bridge):
                 bridge.hang_up()
 
     @property
@@ -201,6 +201,11 @@ class Site:
         self._ports[number] = free_port()
         self._set_clock(number, 0)
         self.start_bridge()
+
+    @property
+    def may_be_removed(self) -> bool:
+        """True once that one listens to signals."""
+        return (bridge := self._bridges.get(self._usual + 1)) is not None and _listens(bridge)
 
     def remove_bridge(self) -> int:
         """Stop that one, and return its exit code."""
@@ -418,6 +423,10 @@ class Site:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _listens(bridge: Command) -> bool:
+    return bool(bridge.logs("broker.state"))
 
 
 def _verified(bridge: Command, source: str) -> Sequence[Mapping[str, object]]:
