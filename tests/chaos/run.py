@@ -369,11 +369,11 @@ class Run:
             raise StandstillError(f"the bridge ended with exit code {code} after SIGTERM: {bridge.err[-1:]}")
 
     async def _add_or_remove_bridge(self) -> None:
-        if not self._site.has_one_more:
+        is_there = self._site.has_one_more
+        if not is_there:
             self._site.add_bridge()
-            return
         await self._wait(lambda: self._site.may_be_removed, "The bridge that was added does not begin")
-        if code := await asyncio.to_thread(self._site.remove_bridge):
+        if is_there and (code := await asyncio.to_thread(self._site.remove_bridge)):
             raise StandstillError(f"the bridge that was added ended with exit code {code} after SIGTERM")
 
     async def _stop_all(self) -> None:
