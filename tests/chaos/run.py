@@ -372,11 +372,12 @@ class Run:
         is_there = self._site.has_one_more
         if not is_there:
             self._site.add_bridge()
-        await self._wait(lambda: self._site.may_be_removed, "The bridge that was added does not begin")
+        await self._wait(lambda: self._site.is_begun, "The bridge that was added does not begin")
         if is_there and (code := await asyncio.to_thread(self._site.remove_bridge)):
             raise StandstillError(f"the bridge that was added ended with exit code {code} after SIGTERM")
 
     async def _stop_all(self) -> None:
+        await self._wait(lambda: self._site.is_begun, "A bridge does not begin")  # before, SIGTERM just ends it
         while self._site.is_running:
             await self._stop_bridge()
 

@@ -203,9 +203,9 @@ class Site:
         self.start_bridge()
 
     @property
-    def may_be_removed(self) -> bool:
-        """True once that one listens to signals."""
-        return (bridge := self._bridges.get(self._usual + 1)) is not None and _listens(bridge)
+    def is_begun(self) -> bool:
+        """True where every bridge listens to signals."""
+        return all(_listens(bridge) for bridge in self._bridges.values())
 
     def remove_bridge(self) -> int:
         """Stop that one, and return its exit code."""
