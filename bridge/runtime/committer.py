@@ -189,7 +189,8 @@ class Committer:
     async def settle(self) -> None:
         """Wait until everything taken is durable."""
         self._is_enough.set()
-        await self._all_durable.wait()
+        with self._budget.hurry():
+            await self._all_durable.wait()
 
     def abandon_walk(self) -> None:
         """Forget the full walk under way: its connection is gone, and with it what it would have proven."""

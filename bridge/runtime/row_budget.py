@@ -7,8 +7,8 @@ there are such changes, walks leave the store and the interpreter to them for a 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from bridge.model import Row
@@ -56,6 +56,7 @@ class RowBudget:
         self._walking = asyncio.Lock()
         """Held by who makes a group of a walk durable; in the order in which they came."""
         self._changed_at = -CHANGES_SECONDS
+        self._hurried = 0
 
     def __repr__(self) -> str:
         return f"<RowBudget {self._rows} of {self._most}>"
@@ -89,7 +90,16 @@ class RowBudget:
         return self._walking.locked() or self._has_changes(time.monotonic())
 
     def _has_changes(self, now: float) -> bool:
-        return now - self._changed_at < CHANGES_SECONDS
+        return now - self._changed_at < CHANGES_SECONDS and not self._hurried
+
+    @contextmanager
+    def hurry(self) -> Iterator[None]:
+        """Have no walk rest meanwhile: somebody waits until all that was read is durable."""
+        self._hurried += 1
+        try:
+            yield
+        finally:
+            self._hurried -= 1
 
     @asynccontextmanager
     async def walk_turn(self) -> AsyncIterator[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import pgbouncer
 from tests.support.cluster import LEASE_SECONDS, Cluster, cluster
 from tests.support.postgres import PrivatePostgres, is_installed
 from tests.support.process import run
@@ -53,20 +54,36 @@ async def started(place: Cluster, count: int) -> None:
     once_and_in_order(witness)
 
 
+async def killed_one_after_the_other(place: Cluster) -> None:
+    for _ in range(2):
+        number = next(iter(place.holders().values()))
+        place.bridges[number].kill()
+        changes = place.change(5)
+        seconds = await place.until(partial(is_taken_over, number))
+        assert 1 < seconds <= TAKEN_OVER_SECONDS
+        once_and_in_order(await read(place.broker, place.queue, until=changes))
+    (left,) = set(place.holders().values())
+    assert await stopped(place.bridges[left]) == 0
+
+
 async def test_two_of_three_are_killed_and_nothing_is_lost_doubled_or_stuck(
     server: PrivatePostgres, tmp_path: Path, broker: PrivateBroker
 ) -> None:
     async with cluster(tmp_path, broker, server, names=NAMES, accounts=ACCOUNTS) as place:
         await started(place, 3)
-        for _ in range(2):
-            number = next(iter(place.holders().values()))
-            place.bridges[number].kill()
-            changes = place.change(5)
-            seconds = await place.until(partial(is_taken_over, number))
-            assert 1 < seconds <= TAKEN_OVER_SECONDS
-            once_and_in_order(await read(broker, place.queue, until=changes))
-        (left,) = set(place.holders().values())
-        assert await stopped(place.bridges[left]) == 0
+        await killed_one_after_the_other(place)
+
+
+@pytest.mark.skipif(not pgbouncer.is_installed(), reason="pgbouncer is not installed here (Debian: pgbouncer)")
+async def test_the_same_behind_a_pooler_with_fewer_sessions_than_the_bridges_would_have(
+    server: PrivatePostgres, tmp_path: Path, broker: PrivateBroker
+) -> None:
+    with pgbouncer.PgBouncer(server, sessions=4) as pooler:
+        async with cluster(tmp_path, broker, server, names=NAMES, accounts=ACCOUNTS) as place:
+            place.store_url = server.url(place.database, port=pooler.port)
+            place.settings["BRIDGE_STORE_THROUGH_POOLER"] = "true"
+            await started(place, 3)
+            await killed_one_after_the_other(place)
 
 
 async def test_a_bridge_that_stops_hands_over_at_once(

@@ -74,6 +74,12 @@ async def test_walks_rest_only_while_there_are_changes_and_never_for_long(monkey
             if is_changing:
                 budget.note_changes()
     assert rests == [pytest.approx(0.01 * REST_SHARE), MAX_REST_SECONDS]
+    with budget.hurry():
+        shared = [budget.is_shared]
+        async with budget.walk_turn():
+            now += 0.01
+    assert len(rests) == 2, "somebody waits until all is durable"
+    assert [*shared, budget.is_shared] == [False, True]
     now += 11.0
     async with budget.walk_turn():
         now += 0.01
