@@ -19,6 +19,8 @@ from tests.support.frozen import freeze, of_group, thaw
 from tests.support.planted import leaks
 
 START_SECONDS = 90
+TICK_SECONDS = 8
+"""Nodes of a cluster take another one to be gone that was silent for so long, or a quarter more."""
 SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 """The server itself, rather than the wrapper in the path, which insists on being another user."""
 
@@ -61,16 +63,24 @@ class PrivateBroker:
     """Starts with ``with``; ``stop`` and ``kill`` leave the data in place for the next ``start``.
 
     *configuration* is added to its ``rabbitmq.conf``, *environment* to its environment. With *streams* it speaks the
-    stream protocol too, on a port of its own.
+    stream protocol too, on a port of its own. It joins the cluster of *first*, where that is given.
     """
 
     def __init__(
-        self, configuration: str = "", environment: Mapping[str, str] | None = None, *, streams: bool = False
+        self,
+        configuration: str = "",
+        environment: Mapping[str, str] | None = None,
+        *,
+        streams: bool = False,
+        first: Self | None = None,
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="rabbit-"))
         self.port = free_port()
         self.stream_port = free_port()
-        self._epmd_port = free_port()
+        self._first = first
+        self.epmd_port: int = free_port() if first is None else first.epmd_port
+        self.home: Path = self._folder if first is None else first.home
+        """With the cookie by which nodes know each other."""
         self._process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         if streams:
@@ -82,11 +92,12 @@ class PrivateBroker:
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\nloopback_users = none\nlog.file.level = warning\n"
             f"{configuration}\n"
         )
+        (self._folder / "advanced.config").write_text(f"[{{kernel, [{{net_ticktime, {TICK_SECONDS}}}]}}].\n")
         (self._folder / "enabled_plugins").write_text("[rabbitmq_stream].\n" if streams else "[].\n")
         self._environment = {
             **os.environ,
-            "HOME": str(self._folder),
-            "RABBITMQ_NODENAME": f"test{self.port}@localhost",
+            "HOME": str(self.home),
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_MNESIA_BASE": str(self._folder / "data"),
             "RABBITMQ_LOG_BASE": str(self._folder / "log"),
             "RABBITMQ_CONFIG_FILE": str(self._folder / "rabbitmq.conf"),
@@ -95,15 +106,18 @@ class PrivateBroker:
             "RABBITMQ_PID_FILE": str(self._folder / "pid"),
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
             "RABBITMQ_DIST_PORT": str(free_port()),
-            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_PORT": str(self.epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             **(environment or {}),
         }
 
     def __enter__(self) -> Self:
         try:
-            self._start_epmd()
+            if self._first is None:
+                self._start_epmd()
             self.start()
+            if self._first is not None:
+                self._join(self._first)
         except BaseException:
             self.__exit__()
             raise
@@ -127,12 +141,23 @@ class PrivateBroker:
         until = time.monotonic() + START_SECONDS
         while time.monotonic() < until:
             try:
-                socket.create_connection(("127.0.0.1", self._epmd_port), timeout=2).close()
+                socket.create_connection(("127.0.0.1", self.epmd_port), timeout=2).close()
             except OSError:
                 time.sleep(0.02)
             else:
                 return
         raise RuntimeError("epmd did not start")
+
+    def _join(self, first: "PrivateBroker") -> None:
+        self.ctl("stop_app")
+        self.ctl("join_cluster", first.node)
+        self.ctl("start_app")
+        self._wait_until_it_answers()
+
+    @property
+    def node(self) -> str:
+        """Its name in the cluster."""
+        return f"test{self.port}@localhost"
 
     @property
     def url(self) -> str:
