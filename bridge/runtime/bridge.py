@@ -196,6 +196,7 @@ class Bridge:
                 log.info("bridge.stopping")
                 self._is_stopping = True
                 self.board.expect_nothing()
+                self._budget.hurry()
                 await self._stop_sharing()
                 readers = list(self._readers.values())
                 for task in (beginning, *readers, pruning, walking, measuring):

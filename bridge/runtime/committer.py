@@ -380,7 +380,7 @@ class Committer:
 
     async def _end_walk(self, *, is_proven: bool, until: Cursor) -> None:
         await self._move(until)
-        walk, self._walk = self._walk, None
+        walk = self._walk
         self._part.walk_ended()
         self._rest(is_proven=is_proven)
         if walk is None:
@@ -388,6 +388,7 @@ class Committer:
         if not is_proven:
             log.info("walk.ended_unproven", source=self._name, accounts=self._rows_of_walk, deletions="unknown")
             self._part.walk_ended_unproven()
+            self._walk = None
             self._walk_is_over(is_proven=False)
             return
         async with self._budget.walk_turn():
@@ -410,6 +411,7 @@ class Committer:
             self._part.retold()
         self._certify(certificate)
         self._note_changes(deleted)
+        self._walk = None  # not before: where the store failed it is abandoned, and another one is due
         self._walk_is_over(is_proven=True, absent=certificate.absent - certificate.held)
         at = certificate.verified_at
         self._on_committed(Committed(self._name, deleted, certificate, at, self._lineage, certificate.sequence))

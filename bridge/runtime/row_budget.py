@@ -8,7 +8,7 @@ there are such changes, walks leave the store and the interpreter to them for a 
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from bridge.model import Row
@@ -24,7 +24,7 @@ SHARED_GROUP_ROWS: Final = 32
 time it needs the store. A walk that is alone makes larger ones, which cost less."""
 
 REST_SHARE: Final = 2.0
-"""Walks rest so many times as long as a group of theirs took, while there are changes. A first start of 300 PBXs with
+"""Walks rest so many times as long as the group before took, while there are changes. A first start of 300 PBXs with
 300 accounts each took 34 s so instead of 22 s, and a change meanwhile 7 ms (p50) and 31 ms (p99) instead of 54 and
 105."""
 
@@ -56,6 +56,9 @@ class RowBudget:
         self._walking = asyncio.Lock()
         """Held by who makes a group of a walk durable; in the order in which they came."""
         self._changed_at = -CHANGES_SECONDS
+        self._rests_until = 0.0
+        self._hurries = asyncio.Event()
+        """Set once nobody waits for anything but that all that was read is durable."""
 
     def __repr__(self) -> str:
         return f"<RowBudget {self._rows} of {self._most}>"
@@ -86,20 +89,34 @@ class RowBudget:
     @property
     def is_shared(self) -> bool:
         """True while somebody would wait for a large group of a walk: other walks, or changes."""
-        return self._walking.locked() or self._has_changes(time.monotonic())
+        return not self._hurries.is_set() and (self._walking.locked() or self._has_changes(time.monotonic()))
+
+    def hurry(self) -> None:
+        """Have walks rest no more, and make durable at once what they have: the bridge is stopping."""
+        self._hurries.set()
 
     def _has_changes(self, now: float) -> bool:
         return now - self._changed_at < CHANGES_SECONDS
 
     @asynccontextmanager
     async def walk_turn(self) -> AsyncIterator[None]:
-        """Make a group of a walk durable inside; one at a time, in the order in which they came, with rests between."""
+        """Make a group of a walk durable inside; one at a time, in the order in which they came, with rests between.
+
+        Whoever comes next rests, so that nobody who has something durable is kept from telling of it.
+        """
         async with self._walking:
+            await self._rest()
             began_at = time.monotonic()
             yield
             now = time.monotonic()
-            if self._has_changes(now):
-                await asyncio.sleep(min((now - began_at) * REST_SHARE, MAX_REST_SECONDS))
+            self._rests_until = now + min((now - began_at) * REST_SHARE, MAX_REST_SECONDS)
+
+    async def _rest(self) -> None:
+        now = time.monotonic()
+        if now < self._rests_until and self._has_changes(now):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._rests_until - now):
+                    await self._hurries.wait()
 
     async def wait_for_room(self) -> None:
         """Wait until some are given back, after there was no room."""

@@ -23,6 +23,7 @@ from bridge.pbx.reader import Deliver, TryDeliver
 from bridge.pbx.walk.schedule import Habits
 from bridge.runtime.bridge import Bridge, BrokerSide
 from bridge.runtime.options import Options
+from bridge.runtime.row_budget import RowBudget
 from bridge.runtime.source_worker import SourceSpec
 from bridge.store.records import LogContents, Pause
 from bridge.store.sqlite.backup import back_up
@@ -229,3 +230,13 @@ async def test_why_everything_is_told_anew_is_logged_although_a_walk_was_faster_
             assert not site.part.warning
     (renewed,) = (line for line in logged if line["event"] == "store.renewed")
     assert renewed["problem"].startswith("everything is told anew, since it is the copy of")
+
+
+async def test_a_stop_waits_for_no_rest_of_a_walk(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    hurried: list[RowBudget] = []
+    monkeypatch.setattr(RowBudget, "hurry", hurried.append)
+    async with site.running():
+        site.reached.set()
+        await site.source.is_reading.wait()
+        assert not hurried
+    assert len(hurried) == 1

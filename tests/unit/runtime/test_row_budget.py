@@ -1,8 +1,10 @@
 import asyncio
 import time
+from typing import NoReturn
 
 import pytest
 
+from bridge.runtime import row_budget
 from bridge.runtime.row_budget import HEAVY_BYTES, MAX_REST_SECONDS, REST_SHARE, RowBudget, weight
 from tests.support.rows import row
 
@@ -62,22 +64,56 @@ async def test_walks_take_turns() -> None:
 async def test_walks_rest_only_while_there_are_changes_and_never_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     now, rests = 1000.0, []
 
-    async def rested(seconds: float) -> None:
+    def rested(seconds: float) -> NoReturn:
+        nonlocal now
         rests.append(seconds)
+        now += seconds
+        raise TimeoutError
 
     budget = RowBudget()
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    monkeypatch.setattr(asyncio, "sleep", rested)
-    for taken, is_changing in ((0.01, False), (0.01, True), (60.0, True)):
+    monkeypatch.setattr(asyncio, "timeout", rested)
+    for taken, is_changing in ((0.01, False), (0.01, True), (60.0, True), (0.01, False)):
         async with budget.walk_turn():
             now += taken
             if is_changing:
                 budget.note_changes()
-    assert rests == [pytest.approx(0.01 * REST_SHARE), MAX_REST_SECONDS]
+    assert rests == [pytest.approx(0.01 * REST_SHARE), pytest.approx(MAX_REST_SECONDS)]
     now += 11.0
     async with budget.walk_turn():
         now += 0.01
     assert len(rests) == 2, "nobody has changed anything for a while"
+
+
+async def test_who_has_a_group_durable_tells_of_it_at_once_and_whoever_comes_next_rests() -> None:
+    budget = RowBudget()
+    budget.note_changes()
+    began_at = time.monotonic()
+    async with budget.walk_turn():
+        time.sleep(0.05)  # noqa: ASYNC251 - a group that takes so long
+    assert time.monotonic() - began_at < 0.05 + MAX_REST_SECONDS / 2
+    async with asyncio.timeout(10), budget.walk_turn():
+        assert time.monotonic() - began_at >= 0.05 + MAX_REST_SECONDS
+
+
+async def test_a_bridge_that_is_stopping_does_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_budget, "MAX_REST_SECONDS", 3600.0)
+    monkeypatch.setattr(row_budget, "REST_SHARE", 1e9)
+    budget = RowBudget()
+
+    async def walk() -> None:
+        async with budget.walk_turn():
+            time.sleep(0.001)  # noqa: ASYNC251 - a group that takes so long
+
+    budget.note_changes()
+    async with asyncio.timeout(10):
+        await walk()
+        resting = [asyncio.create_task(walk()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert budget.is_shared
+        budget.hurry()
+        assert not budget.is_shared
+        await asyncio.gather(*resting)
 
 
 async def test_a_group_that_fails_lets_the_next_one_come_at_once() -> None:
