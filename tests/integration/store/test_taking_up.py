@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from bridge.errors import BridgeError, LeaseLost, StoreOutdated, StoreUnreachabl
 from bridge.events.normalize import Rules
 from bridge.model import SourceName
 from bridge.observability.source_status import SourceStatus
+from bridge.ops import control_socket
 from bridge.pbx.walk.schedule import Habits
 from bridge.runtime.bridge import Bridge, BrokerSide
 from bridge.runtime.options import Options
@@ -251,7 +253,7 @@ async def test_a_wish_that_nobody_understands_ends_no_bridge(engine: PostgresEng
 
 
 async def test_before_any_bridge_has_had_a_pbx_that_is_configured_nobody_says_that_there_is_none(
-    engine: PostgresEngine,
+    engine: PostgresEngine, tmp_path: Path
 ) -> None:
     depot = SourceName("depot")
     async with running(engine) as site:
@@ -262,6 +264,10 @@ async def test_before_any_bridge_has_had_a_pbx_that_is_configured_nobody_says_th
         site.bridge.dialled = [depot]
         with pytest.raises(BridgeError, match="no bridge has had depot yet"):
             await steering.pause(depot, "")
+        async with control_socket.serve(steering, path := tmp_path / "socket"):
+            for target in ("/pause/depot", "/resume/depot", "/resync/depot"):
+                with pytest.raises(BridgeError, match="no bridge has had depot yet"):
+                    await control_socket.ask(path, "POST", target)
 
 
 async def test_a_wish_that_comes_while_a_pbx_is_given_away_is_for_whoever_gets_it(engine: PostgresEngine) -> None:
