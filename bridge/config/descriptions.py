@@ -19,7 +19,7 @@ from bridge.config.base import Table
 
 @cache
 def describe(table: type[BaseModel]) -> Mapping[str, str]:
-    """Return what each setting of *table* is for, inherited ones too."""
+    """Return what each setting of *table* is for, inherited ones too; nothing where there is no source to read."""
     found: dict[str, str] = {}
     for each in reversed(table.__mro__):
         if issubclass(each, Table):
@@ -43,7 +43,11 @@ def tables_below(table: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 def _texts(table: type[Table]) -> Mapping[str, str]:
     found: dict[str, str] = {}
-    for setting, text in pairwise(cast("ast.ClassDef", ast.parse(inspect.getsource(table)).body[0]).body):
+    try:
+        source = inspect.getsource(table)
+    except (OSError, TypeError):  # only what was compiled is installed: nobody is told, and all else works
+        return found
+    for setting, text in pairwise(cast("ast.ClassDef", ast.parse(source).body[0]).body):
         match setting, text:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
                 found[name] = inspect.cleandoc(words)

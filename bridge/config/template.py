@@ -90,7 +90,7 @@ def commented() -> str:
     ]
     words = describe(Settings)
     for table, field in Settings.model_fields.items():
-        lines += _table(table, field, words[table], is_wanted=table not in {"subscriber", "listen"})
+        lines += _table(table, field, words.get(table, ""), is_wanted=table not in {"subscriber", "listen"})
     return "\n".join(lines) + "\n"
 
 
@@ -104,12 +104,12 @@ def _table(name: str, field: FieldInfo, words: str, *, is_wanted: bool) -> Itera
         if tables_of(setting):
             inner.append((key, setting))  # TOML wants them behind all plain keys
             continue
-        yield from _comment(described[key])
+        yield from _comment(described.get(key, ""))
         begun = _BEGINNING.get((name, key))
         value = begun if begun is not None else _EXAMPLES.get((name, key), setting.default)
         yield f"{'' if begun is not None else '#'}{key} = {_toml(value)}"
     for key, setting in inner:
-        yield from _table(f"{name}.{key}", setting, described[key], is_wanted=is_wanted)
+        yield from _table(f"{name}.{key}", setting, described.get(key, ""), is_wanted=is_wanted)
 
 
 def _is_to_be_filled_in(table: str, key: str) -> bool:

@@ -32,6 +32,8 @@ class ClusterStatus:
     """Of this one; another one after it was taken to be dead."""
     is_leased: bool = False
     """False while other bridges may have what is ours."""
+    is_waiting: bool = False
+    """True before the store was compared with the log at a start: until then this bridge takes no PBX."""
     peers: Sequence[PeerStatus] = ()
     """Who lives, this one included."""
     holders: Mapping[str, str] = field(default_factory=dict)
@@ -47,13 +49,19 @@ class ClusterStatus:
 
     def sentence(self) -> str:
         """Return what a person wants to know first."""
+        if self.is_waiting:
+            return f"This bridge takes none of its {self.configured} PBXs yet."
         own = sum(peer.held for peer in self.peers if peer.life == self.life)
         shares = ", ".join(f"{peer.name}: {peer.held}" for peer in self.peers)
         return f"This bridge has {own} of {self.configured} PBXs. {len(self.peers)} bridges share them ({shares})."
 
     def troubles(self) -> Iterator[str]:
         """Yield sentences about what is not as it should be."""
-        if not self.is_leased:
+        if self.is_waiting:
+            yield (
+                "This bridge waits for the broker, whose log has to be compared with the store before it takes any PBX"
+            )
+        elif not self.is_leased:
             yield (
                 "Other bridges may have the PBXs of this one: it could not say in time that it lives. It goes on as "
                 "soon as the database answers"

@@ -235,9 +235,10 @@ def _pausing(bridge: Steered) -> list[web.RouteDef]:
 
     async def resume(request: web.Request) -> web.Response:
         name = SourceName(request.match_info["name"])
-        if name not in known(bridge.board):
+        is_done = await bridge.resume(name)
+        if not is_done and name not in known(bridge.board):
             return _missing(no_pbx(name, known(bridge.board)))
-        return web.Response(text=f"{resumed(name) if await bridge.resume(name) else not_paused(name)}\n")
+        return web.Response(text=f"{resumed(name) if is_done else not_paused(name)}\n")
 
     return [web.post("/pause/{name}", pause), web.post("/resume/{name}", resume)]
 
@@ -272,7 +273,7 @@ def known(board: BridgeStatus) -> Collection[str]:
 def no_pbx(name: str, known: Iterable[str]) -> str:
     """Return the sentence for a name that no PBX has."""
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"no PBX of this bridge is called {name!r}; there is {', '.join(known)}" + (
+    return f"no PBX of this bridge is called {name!r}; there is {', '.join(known) or 'none'}" + (
         f". Did you mean {close[0]!r}?" if close else ""
     )
 

@@ -243,7 +243,7 @@ class Committer:
     def _take_group(self) -> list[WalkEvent]:
         """Return what is to be made durable next: all there is, unless other walks wait for the store, too."""
         is_walking = self._walk is not None or isinstance(self._waiting[0], _BEGINNINGS)
-        most = SHARED_GROUP_ROWS if is_walking and self._budget.is_shared else len(self._waiting)
+        most = SHARED_GROUP_ROWS if is_walking and self._budget.is_shared(self) else len(self._waiting)
         group, self._waiting = self._waiting[:most], self._waiting[most:]
         return group
 
@@ -292,9 +292,9 @@ class Committer:
     async def _keep_rows(self, keep: Offload, call: Callable[[], Result]) -> Result:
         """Have rows made durable; those of a walk take turns with other walks, so that few are in anybody's way."""
         if self._walk is None:
-            self._budget.note_changes()
+            self._budget.note_changes(self)
             return await keep(call)
-        async with self._budget.walk_turn():
+        async with self._budget.walk_turn(self):
             return await keep(call)
 
     async def _deliver(self, group: Sequence[RowRead]) -> None:
@@ -381,7 +381,7 @@ class Committer:
 
     async def _end_walk(self, *, is_proven: bool, until: Cursor) -> None:
         await self._move(until)
-        walk, self._walk = self._walk, None
+        walk = self._walk
         self._part.walk_ended()
         self._rest(is_proven=is_proven)
         if walk is None:
@@ -389,9 +389,10 @@ class Committer:
         if not is_proven:
             log.info("walk.ended_unproven", source=self._name, accounts=self._rows_of_walk, deletions="unknown")
             self._part.walk_ended_unproven()
+            self._walk = None
             self._walk_is_over(is_proven=False)
             return
-        async with self._budget.walk_turn():
+        async with self._budget.walk_turn(self):
             certificate, deleted = await self._keep(
                 partial(
                     delete_missing,
@@ -411,6 +412,7 @@ class Committer:
             self._part.retold()
         self._certify(certificate)
         self._note_changes(deleted)
+        self._walk = None  # not before: where the store failed it is abandoned, and another one is due
         self._walk_is_over(is_proven=True, absent=certificate.absent - certificate.held)
         at = certificate.verified_at
         self._on_committed(Committed(self._name, deleted, certificate, at, self._lineage, certificate.sequence))

@@ -8,7 +8,7 @@ there are such changes, walks leave the store and the interpreter to them for a 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 from bridge.model import Row
@@ -24,7 +24,7 @@ SHARED_GROUP_ROWS: Final = 32
 time it needs the store. A walk that is alone makes larger ones, which cost less."""
 
 REST_SHARE: Final = 2.0
-"""Walks rest so many times as long as a group of theirs took, while there are changes. A first start of 300 PBXs with
+"""Walks rest so many times as long as the group before took, while there are changes. A first start of 300 PBXs with
 300 accounts each took 34 s so instead of 22 s, and a change meanwhile 7 ms (p50) and 31 ms (p99) instead of 54 and
 105."""
 
@@ -55,8 +55,13 @@ class RowBudget:
         self._has_room = asyncio.Event()
         self._walking = asyncio.Lock()
         """Held by who makes a group of a walk durable; in the order in which they came."""
-        self._changed_at = -CHANGES_SECONDS
+        self._rests_until = 0.0
+        self._newest: tuple[object, float] = (None, -CHANGES_SECONDS)
+        """Who told changes last outside of a walk, and when."""
+        self._newest_of_others: tuple[object, float] = self._newest
+        """The same of all but that one."""
         self._hurried = 0
+        self._hurries = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<RowBudget {self._rows} of {self._most}>"
@@ -80,36 +85,51 @@ class RowBudget:
         if rows:
             self._has_room.set()
 
-    def note_changes(self) -> None:
+    def note_changes(self, by: object) -> None:
         """Say that a PBX told changes outside of a walk."""
-        self._changed_at = time.monotonic()
+        if self._newest[0] is not by:
+            self._newest_of_others = self._newest
+        self._newest = by, time.monotonic()
 
-    @property
-    def is_shared(self) -> bool:
-        """True while somebody would wait for a large group of a walk: other walks, or changes."""
-        return self._walking.locked() or self._has_changes(time.monotonic())
+    def is_shared(self, by: object) -> bool:
+        """Tell whether others would wait for a large group of a walk: other walks, or changes."""
+        return not self._hurried and (self._walking.locked() or self._others_change(by, time.monotonic()))
 
-    def _has_changes(self, now: float) -> bool:
-        return now - self._changed_at < CHANGES_SECONDS and not self._hurried
+    def _others_change(self, by: object, now: float) -> bool:
+        changer, at = self._newest if self._newest[0] is not by else self._newest_of_others
+        return changer is not None and now - at < CHANGES_SECONDS
 
     @contextmanager
     def hurry(self) -> Iterator[None]:
         """Have no walk rest meanwhile: somebody waits until all that was read is durable."""
         self._hurried += 1
+        self._hurries.set()
         try:
             yield
         finally:
             self._hurried -= 1
+            if not self._hurried:
+                self._hurries.clear()
 
     @asynccontextmanager
-    async def walk_turn(self) -> AsyncIterator[None]:
-        """Make a group of a walk durable inside; one at a time, in the order in which they came, with rests between."""
+    async def walk_turn(self, by: object) -> AsyncIterator[None]:
+        """Make a group of a walk durable inside; one at a time, in the order in which they came, with rests between.
+
+        Whoever comes next rests, so that nobody who has something durable is kept from telling of it.
+        """
         async with self._walking:
+            await self._rest(by)
             began_at = time.monotonic()
             yield
             now = time.monotonic()
-            if self._has_changes(now):
-                await asyncio.sleep(min((now - began_at) * REST_SHARE, MAX_REST_SECONDS))
+            self._rests_until = now + min((now - began_at) * REST_SHARE, MAX_REST_SECONDS)
+
+    async def _rest(self, by: object) -> None:
+        now = time.monotonic()
+        if now < self._rests_until and self._others_change(by, now):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._rests_until - now):
+                    await self._hurries.wait()
 
     async def wait_for_room(self) -> None:
         """Wait until some are given back, after there was no room."""

@@ -168,7 +168,7 @@ class SourceSharing:
         self.steering = steering
         """Does what operators want."""
         self._shown_at = float("-inf")
-        self._status = bridge.board.cluster = ClusterStatus(configured=len(names))
+        self._status = bridge.board.cluster = ClusterStatus(configured=len(names), is_waiting=True)
         self._bridge = bridge
         self._store = store
         self._names = frozenset(names)
@@ -218,7 +218,7 @@ class SourceSharing:
         """Say that the bridge works, and have it stop as soon as others may have what is ours."""
         while True:
             self._store.beat()
-            self._status.is_leased = self._store.is_good
+            self._status.is_leased, self._status.is_waiting = self._store.is_good, False
             if (self._ours or self._leaving) and not self._store.is_good:
                 words = "the database could not be reached for so long that other bridges may have these PBXs"
                 log.warning("lease.in_doubt", problem=words)
@@ -240,6 +240,7 @@ class SourceSharing:
         async with self._alone:
             self._build = build
             self._names, self._is_told = frozenset(names), False
+            self._status.configured = len(self._names)
             for name in [name for name in self._ours if name in changed]:
                 await self._stop_in_turn(name)
                 if name in self._ours:  # it was not lost meanwhile

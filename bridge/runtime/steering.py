@@ -149,6 +149,10 @@ class SharedSteering:
             return await self._do(name, kind, arguments)
         number = await self._bridge.offload(self._store.wishes.ask, name, kind, arguments)
         if number is None:
+            if name in self._bridge.dialled:
+                raise BridgeError(
+                    f"no bridge has had {name} yet, so nobody can do that: account-bridge status says why"
+                )
             return False
         until = asyncio.get_running_loop().time() + ANSWER_SECONDS
         while asyncio.get_running_loop().time() < until:

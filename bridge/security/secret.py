@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, final
@@ -42,9 +43,24 @@ class _Known:
         self._anywhere: Sequence[str] = ()
         self._quoted: re.Pattern[str] | None = None
         self._is_sorted = True
+        self._changing = threading.RLock()
+        """A configuration is read in a thread: nobody may find what it has taken out to put it in anew."""
 
     def add(self, secrets: Iterable[str]) -> None:
         """Take up *secrets*, each by how it is to be found: one that everybody may read is none any more."""
+        with self._changing:
+            self._sort_in(set(secrets) - self.secrets)
+
+    def make_public(self, text: str) -> None:
+        """Take up what everybody may read."""
+        with self._changing:
+            self._public = text
+            self._words.clear()
+            self._forms.clear()
+            self._is_sorted = False
+            self._sort_in(set(self.secrets))
+
+    def _sort_in(self, secrets: Iterable[str]) -> None:
         for secret in secrets:
             self.secrets.add(secret)
             if secret in self._public:
@@ -53,23 +69,19 @@ class _Known:
                 self._words.add(secret)
             else:
                 self._forms.update(_forms(secret))
-            self._is_sorted = False  # last: another thread may be at it
+            self._is_sorted = False
 
-    def make_public(self, text: str) -> None:
-        """Take up what everybody may read."""
-        self._public = text
-        self._words.clear()
-        self._forms.clear()
-        self._is_sorted = False
-        self.add(set(self.secrets))
+    def _sort(self) -> None:
+        with self._changing:
+            self._anywhere = sorted(self._forms, key=len, reverse=True)  # or what is left of a longer one tells it
+            listed = "|".join(map(re.escape, sorted(self._words, key=len, reverse=True)))
+            self._quoted = re.compile(rf"""(["'`])(?:{listed})\1""") if listed else None
+            self._is_sorted = True  # last: another thread wipes by what was sorted before
 
     def wiped_off(self, text: str) -> str:
         """Return *text* without them."""
         if not self._is_sorted:
-            self._is_sorted = True
-            self._anywhere = sorted(self._forms, key=len, reverse=True)  # or what is left of a longer one tells it
-            listed = "|".join(map(re.escape, sorted(self._words, key=len, reverse=True)))
-            self._quoted = re.compile(rf"""(["'`])(?:{listed})\1""") if listed else None
+            self._sort()
         for secret in self._anywhere:
             if secret in text:
                 text = text.replace(secret, HIDDEN)
@@ -193,8 +205,7 @@ def read_content(file: Path) -> str:
 
 def hide(values: Iterable[str]) -> None:
     """Let ``scrub`` remove these values, and their encoded forms, from now on."""
-    news = {value for value in values if len(value) >= MIN_SECRET_CHARACTERS} - _known.secrets
-    _known.add(news)
+    _known.add(value for value in values if len(value) >= MIN_SECRET_CHARACTERS)
 
 
 def make_public(texts: Iterable[str]) -> None:

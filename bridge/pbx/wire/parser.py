@@ -56,8 +56,6 @@ def _decode(data: bytes | str) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        # A PBX that cuts a name in the middle of a character sends invalid UTF-8 or half a surrogate pair; the
-        # rest of such a message is still worth reading.
         content = _mended(_read_text(data))
     mt = content.get("mt") if isinstance(content, dict) else None
     if isinstance(mt, str) and mt in _READERS:
@@ -72,6 +70,11 @@ _KEYS: Final = ("guid", "usn", "ausn", "account-guid")
 
 
 def _mended(text: str) -> Any:
+    """Return what is in *text*, with U+FFFD where something in it is no text.
+
+    A PBX that cuts a name in the middle of a character sends invalid UTF-8 or half a surrogate pair; the rest of such a
+    message is still worth reading.
+    """
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(text)
     mended = json.dumps(json.loads(text), ensure_ascii=False)
@@ -165,7 +168,7 @@ def _info(value: Any) -> tuple[Mapping[str, Any] | None, str]:
         if not value.strip():
             return None, ""
         try:
-            value = _decode(value)
+            value = _mended(value)
         except (ValueError, RecursionError):
             return None, "a text that is no JSON"
         form = f"a JSON text with {_FORMS.get(type(value), 'a number')}"

@@ -4,16 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from bridge.delivery.ingest import ingest
 from bridge.delivery.leaving import Retired
 from bridge.delivery.limits import Limits
-from bridge.errors import LeaseLost, StoreOutdated, StoreUnreachable
+from bridge.errors import BridgeError, LeaseLost, StoreOutdated, StoreUnreachable
 from bridge.events.normalize import Rules
 from bridge.model import SourceName
 from bridge.observability.source_status import SourceStatus
+from bridge.ops import control_socket
 from bridge.pbx.walk.schedule import Habits
 from bridge.runtime.bridge import Bridge, BrokerSide
 from bridge.runtime.options import Options
@@ -248,6 +250,24 @@ async def test_a_wish_that_nobody_understands_ends_no_bridge(engine: PostgresEng
         assert number is not None
         await site.until(lambda: site.other.wishes.answer_to(number))
         assert "refused" in (site.other.wishes.answer_to(number) or {})
+
+
+async def test_before_any_bridge_has_had_a_pbx_that_is_configured_nobody_says_that_there_is_none(
+    engine: PostgresEngine, tmp_path: Path
+) -> None:
+    depot = SourceName("depot")
+    async with running(engine) as site:
+        sharing = site.bridge.sharing
+        assert isinstance(sharing, SourceSharing)
+        steering = sharing.steering
+        assert not await steering.pause(depot, "")
+        site.bridge.dialled = [depot]
+        with pytest.raises(BridgeError, match="no bridge has had depot yet"):
+            await steering.pause(depot, "")
+        async with control_socket.serve(steering, path := tmp_path / "socket"):
+            for target in ("/pause/depot", "/resume/depot", "/resync/depot"):
+                with pytest.raises(BridgeError, match="no bridge has had depot yet"):
+                    await control_socket.ask(path, "POST", target)
 
 
 async def test_a_wish_that_comes_while_a_pbx_is_given_away_is_for_whoever_gets_it(engine: PostgresEngine) -> None:

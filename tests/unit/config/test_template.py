@@ -1,3 +1,4 @@
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -34,6 +35,23 @@ def test_the_file_to_begin_with_is_valid_as_it_is(tmp_path: Path) -> None:
     assert [pbx.name for pbx in settings.pbx] == ["hq"]
     assert settings.rabbitmq == settings.rabbitmq.model_copy(update={"url": None})
     assert settings.publish == Settings().publish
+
+
+@pytest.mark.parametrize("problem", [OSError("could not get source code"), TypeError("is a built-in class")])
+def test_where_only_what_was_compiled_is_installed_all_is_there_but_the_words(
+    monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    def refused(_table: object) -> str:
+        raise problem
+
+    worded, described = commented(), schema()
+    monkeypatch.setattr(inspect, "getsource", refused)
+    describe.cache_clear()
+    try:
+        assert tomllib.loads(commented()) == tomllib.loads(worded)
+        assert schema()["properties"].keys() == described["properties"].keys()
+    finally:
+        describe.cache_clear()
 
 
 def test_what_has_to_be_filled_in_comes_first() -> None:

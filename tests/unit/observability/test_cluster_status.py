@@ -30,6 +30,16 @@ def test_a_pbx_without_a_bridge_is_told_once_no_take_over_explains_it() -> None:
     assert told.level(NOW) is Level.ERROR
 
 
+def test_a_bridge_that_waits_for_the_broker_at_its_start_blames_no_database() -> None:
+    told = board(NOW)
+    told.cluster = ClusterStatus(configured=3, is_waiting=True)
+    assert "This bridge takes none of its 3 PBXs yet." in sentences(told, NOW)
+    (found,) = [problem for problem in problems(told, NOW) if problem.cause == "not_shared_out"]
+    assert "waits for the broker" in found.words
+    assert "database" not in found.words
+    assert not told.is_ready(NOW)
+
+
 def test_a_bridge_whose_lease_may_be_over_is_not_ready() -> None:
     told = board(NOW)
     told.cluster = shared()

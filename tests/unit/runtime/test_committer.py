@@ -2,12 +2,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from bridge.delivery.reconcile import DeletionLimit
+from bridge.delivery.reconcile import DeletionLimit, delete_missing
+from bridge.errors import StoreUnreachable
 from bridge.events.normalize import Rules
 from bridge.model import Row, Token
 from bridge.observability.source_status import SourceStatus
@@ -30,12 +32,12 @@ def schedule_of() -> WalkSchedule:
     return WalkSchedule(HQ, Habits(nightly_at=None), NOW - timedelta(hours=1))
 
 
-def intake_of(store: SqliteStore, *, run: Offload, **more: Any) -> Committer:
+def intake_of(store: SqliteStore, *, run: Offload, is_new: bool = False, **more: Any) -> Committer:
     settings: dict[str, Any] = {"part": SourceStatus(since=NOW), "schedule": schedule_of(), **more}
     return Committer(
         HQ,
         store,
-        rules=Rules(key=store.key),
+        rules=Rules(key=store.key, is_new=is_new),
         run=run,
         clock=lambda: NOW,
         deletion_limit=DeletionLimit(),
@@ -95,6 +97,37 @@ async def test_what_a_walk_saw_and_what_it_did_not_is_told_by_schedule_status_an
         await committer.commit(walked(*rows[1:], until=rows[-1]))
         assert part.second_look_at is None, "nothing is left to be decided"
     assert (part.accounts, part.absent, part.deletions) == (4, 0, "known")
+
+
+async def test_a_walk_whose_end_the_store_does_not_take_is_over_and_another_one_is_due(tmp_path: Path) -> None:
+    told, schedule, part = row("a1", 1), schedule_of(), SourceStatus(since=NOW)
+    is_away = True
+
+    async def run(call: Callable[..., Any], /, *args: Any) -> Any:
+        if is_away and getattr(call, "func", None) is failing:
+            raise StoreUnreachable("the database is away")
+        return call(*args)
+
+    for failing in (delete_missing, note_published):
+        is_away = True
+        with SqliteStore(tmp_path / f"{failing.__name__}.db") as store:
+            committer = intake_of(
+                store, run=run, schedule=schedule, part=part, on_retold=partial(note_published), is_new=True
+            )
+            await committer.commit([RowRead(told, told.cursor)])
+            schedule.ask()
+            with pytest.raises(StoreUnreachable):
+                await committer.commit(walked(told, until=told))
+            committer.start_over(store.place(HQ))
+            assert part.walk is None
+            assert schedule.due(NOW + timedelta(days=1)) == "asked for"
+            is_away = False
+            await committer.commit(walked(told, until=told))
+            assert schedule.due(NOW) == ""
+
+
+def note_published() -> None:
+    """Stand for what notes that everybody is told by new rules."""
 
 
 async def test_accounts_that_nobody_can_read_are_a_warning_until_a_walk_has_none(tmp_path: Path) -> None:
@@ -245,7 +278,7 @@ async def test_the_rows_of_a_walk_wait_for_those_of_other_walks_and_changes_do_n
     first, second = row("a1", 1), row("a2", 2)
     with SqliteStore(tmp_path / "bridge.db") as store:
         committer = intake_of(store, run=at_once, budget=budget)
-        async with budget.walk_turn():
+        async with budget.walk_turn("another"):
             async with asyncio.timeout(30):
                 await committer.commit([RowRead(first, first.cursor), WalkBegan()])
             waiting = asyncio.create_task(committer.commit([Sighted(first), RowRead(second, second.cursor)]))
@@ -278,7 +311,7 @@ async def test_groups_of_a_walk_are_small_while_there_are_changes_and_nothing_of
         for each in [*beginning, *(RowRead(each, each.cursor) for each in rows)]:
             assert committer.take_at_once(each)
         if are_there_changes:
-            budget.note_changes()
+            budget.note_changes("another")
         committing = asyncio.create_task(committer.keep_committing())
         async with asyncio.timeout(30):
             while budget.rows:

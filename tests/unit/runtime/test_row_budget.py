@@ -1,10 +1,14 @@
 import asyncio
 import time
+from typing import NoReturn
 
 import pytest
 
+from bridge.runtime import row_budget
 from bridge.runtime.row_budget import HEAVY_BYTES, MAX_REST_SECONDS, REST_SHARE, RowBudget, weight
 from tests.support.rows import row
+
+WALKER = "the one that is walked"
 
 
 def test_walks_leave_a_share_to_changes() -> None:
@@ -46,51 +50,90 @@ async def test_walks_take_turns() -> None:
 
     async def walk() -> None:
         nonlocal inside, most
-        async with budget.walk_turn():
-            assert budget.is_shared
+        async with budget.walk_turn(WALKER):
+            assert budget.is_shared(WALKER)
             inside += 1
             most = max(most, inside)
             await asyncio.sleep(0)
             inside -= 1
 
-    assert not budget.is_shared
+    assert not budget.is_shared(WALKER)
     async with asyncio.timeout(10):
         await asyncio.gather(*[walk() for _ in range(5)])
-    assert (most, budget.is_shared) == (1, False)
+    assert (most, budget.is_shared(WALKER)) == (1, False)
 
 
 async def test_walks_rest_only_while_there_are_changes_and_never_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     now, rests = 1000.0, []
 
-    async def rested(seconds: float) -> None:
+    def rested(seconds: float) -> NoReturn:
+        nonlocal now
         rests.append(seconds)
+        now += seconds
+        raise TimeoutError
 
     budget = RowBudget()
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    monkeypatch.setattr(asyncio, "sleep", rested)
-    for taken, is_changing in ((0.01, False), (0.01, True), (60.0, True)):
-        async with budget.walk_turn():
+    monkeypatch.setattr(asyncio, "timeout", rested)
+    for taken, is_changing in ((0.01, False), (0.01, True), (60.0, True), (0.01, False)):
+        async with budget.walk_turn(WALKER):
             now += taken
             if is_changing:
-                budget.note_changes()
-    assert rests == [pytest.approx(0.01 * REST_SHARE), MAX_REST_SECONDS]
-    with budget.hurry():
-        shared = [budget.is_shared]
-        async with budget.walk_turn():
-            now += 0.01
-    assert len(rests) == 2, "somebody waits until all is durable"
-    assert [*shared, budget.is_shared] == [False, True]
+                budget.note_changes("another")
+    assert rests == [pytest.approx(0.01 * REST_SHARE), pytest.approx(MAX_REST_SECONDS)]
     now += 11.0
-    async with budget.walk_turn():
+    async with budget.walk_turn(WALKER):
         now += 0.01
     assert len(rests) == 2, "nobody has changed anything for a while"
 
 
+async def test_nobody_rests_for_changes_of_its_own() -> None:
+    budget = RowBudget()
+    budget.note_changes(WALKER)
+    assert not budget.is_shared(WALKER)
+    assert budget.is_shared("another")
+    budget.note_changes("another")
+    budget.note_changes(WALKER)
+    assert budget.is_shared(WALKER), "another one did, too"
+
+
+async def test_who_has_a_group_durable_tells_of_it_at_once_and_whoever_comes_next_rests() -> None:
+    budget = RowBudget()
+    budget.note_changes("another")
+    began_at = time.monotonic()
+    async with budget.walk_turn(WALKER):
+        time.sleep(0.05)  # noqa: ASYNC251 - a group that takes so long
+    assert time.monotonic() - began_at < 0.05 + MAX_REST_SECONDS / 2
+    async with asyncio.timeout(10), budget.walk_turn(WALKER):
+        assert time.monotonic() - began_at >= 0.05 + MAX_REST_SECONDS
+
+
+async def test_nobody_rests_while_somebody_waits_until_all_is_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_budget, "MAX_REST_SECONDS", 3600.0)
+    monkeypatch.setattr(row_budget, "REST_SHARE", 1e9)
+    budget = RowBudget()
+
+    async def walk() -> None:
+        async with budget.walk_turn(WALKER):
+            time.sleep(0.001)  # noqa: ASYNC251 - a group that takes so long
+
+    budget.note_changes("another")
+    async with asyncio.timeout(10):
+        await walk()
+        resting = [asyncio.create_task(walk()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        was_shared = budget.is_shared(WALKER)
+        with budget.hurry():
+            assert (was_shared, budget.is_shared(WALKER)) == (True, False)
+            await asyncio.gather(*resting)
+        assert budget.is_shared(WALKER)
+
+
 async def test_a_group_that_fails_lets_the_next_one_come_at_once() -> None:
     budget = RowBudget()
-    budget.note_changes()
+    budget.note_changes("another")
     with pytest.raises(ValueError, match="no disk"):
-        async with budget.walk_turn():
+        async with budget.walk_turn(WALKER):
             raise ValueError("no disk")
-    async with asyncio.timeout(10), budget.walk_turn():
+    async with asyncio.timeout(10), budget.walk_turn(WALKER):
         pass

@@ -1,6 +1,8 @@
 import copy
 import os
 import re
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,27 @@ def test_what_was_revealed_is_wiped_off_whatever_is_shown(tmp_path: Path) -> Non
     secret.reveal()
     assert scrub("fi/rst-1 fi%2Frst-1 sec,ond r0tated remain") == "*** *** *** *** remain"
     assert scrub("got 'r0tated' or xr0tatedx") == "got '***' or x***x"
+
+
+def test_while_a_configuration_is_read_in_a_thread_nothing_comes_out_that_is_hidden() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    is_over = threading.Event()
+    hide(f"pa$$word-{number}" for number in range(300))
+
+    def keep_reading() -> None:
+        while not is_over.is_set():
+            make_public(["a name", "another name"])
+
+    reading = threading.Thread(target=keep_reading)
+    reading.start()
+    try:
+        shown = {scrub(f"refused: pa$$word-{number % 300}") for number in range(600)}
+    finally:
+        is_over.set()
+        reading.join()
+        sys.setswitchinterval(interval)
+    assert shown == {"refused: ***"}
 
 
 def test_of_two_secrets_the_longer_one_leaves_nothing_behind() -> None:

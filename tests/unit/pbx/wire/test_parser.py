@@ -266,6 +266,15 @@ def test_info_that_nobody_can_read_is_not_the_same_as_none(info: Any, form: str)
         assert (read.row.info, read.row.unread) == (None, form)
 
 
+def test_what_stands_in_an_info_is_no_message() -> None:
+    """Of an account nothing is left out because its info has a text that was mended where a message must have none."""
+    info = '{"mt": "AppInfo", "guid": "\\ud800", "dn": "Erika"}'
+    found = read_message(orjson.dumps({"mt": "AccountInfoResult", "account-guid": "a1", "info": info}))
+    assert isinstance(found, m.AccountRow)
+    assert found.row.info is not None
+    assert found.row.info["dn"] == "Erika"
+
+
 def test_a_name_cut_in_the_middle_of_a_character_is_still_read() -> None:
     data = '{"mt":"AccountInfoResult","account-guid":"x","usn":"1","info":{"dn":"Mülle'.encode() + b'\xc3"}}'
     read = read_message(data)
