@@ -25,7 +25,7 @@ time it needs the store. A walk that is alone makes larger ones, which cost less
 
 REST_SHARE: Final = 2.0
 """Walks rest so many times as long as the group before took, while there are changes. A first start of 300 PBXs with
-300 accounts each took 34 s so instead of 22 s, and a change meanwhile 7 ms (p50) and 31 ms (p99) instead of 54 and
+300 accounts each took 30 s so instead of 22 s, and a change meanwhile 14 ms (p50) and 37 ms (p99) instead of 54 and
 105."""
 
 MAX_REST_SECONDS: Final = 0.1
