@@ -241,9 +241,9 @@ class Committer:
                 self._all_durable.set()
 
     def _take_group(self) -> list[WalkEvent]:
-        """Return what is to be made durable next: all there is, unless other walks wait for the store, too."""
+        """Return what is to be made durable next: all there is, or of a walk a little while others want the store."""
         is_walking = self._walk is not None or isinstance(self._waiting[0], _BEGINNINGS)
-        most = SHARED_GROUP_ROWS if is_walking and self._budget.is_shared(self) else len(self._waiting)
+        most = SHARED_GROUP_ROWS if is_walking and self._budget.is_shared(self._name) else len(self._waiting)
         group, self._waiting = self._waiting[:most], self._waiting[most:]
         return group
 
@@ -292,9 +292,9 @@ class Committer:
     async def _keep_rows(self, keep: Offload, call: Callable[[], Result]) -> Result:
         """Have rows made durable; those of a walk take turns with other walks, so that few are in anybody's way."""
         if self._walk is None:
-            self._budget.note_changes(self)
+            self._budget.note_changes(self._name)
             return await keep(call)
-        async with self._budget.walk_turn(self):
+        async with self._budget.walk_turn(self._name):
             return await keep(call)
 
     async def _deliver(self, group: Sequence[RowRead]) -> None:
@@ -392,7 +392,7 @@ class Committer:
             self._walk = None
             self._walk_is_over(is_proven=False)
             return
-        async with self._budget.walk_turn(self):
+        async with self._budget.walk_turn(self._name):
             certificate, deleted = await self._keep(
                 partial(
                     delete_missing,

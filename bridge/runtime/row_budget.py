@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
-from bridge.model import Row
+from bridge.model import Row, SourceName
 
 MOST: Final = 2048
 """Rows. Sixteen PBXs fill it with groups of 128, each of which costs little more than its rows."""
@@ -56,9 +56,9 @@ class RowBudget:
         self._walking = asyncio.Lock()
         """Held by who makes a group of a walk durable; in the order in which they came."""
         self._rests_until = 0.0
-        self._newest: tuple[object, float] = (None, -CHANGES_SECONDS)
+        self._newest: tuple[SourceName | None, float] = (None, -CHANGES_SECONDS)
         """Who told changes last outside of a walk, and when."""
-        self._newest_of_others: tuple[object, float] = self._newest
+        self._newest_of_others: tuple[SourceName | None, float] = self._newest
         """The same of all but that one."""
         self._hurried = 0
         self._hurries = asyncio.Event()
@@ -85,18 +85,18 @@ class RowBudget:
         if rows:
             self._has_room.set()
 
-    def note_changes(self, by: object) -> None:
+    def note_changes(self, by: SourceName) -> None:
         """Say that a PBX told changes outside of a walk."""
-        if self._newest[0] is not by:
+        if self._newest[0] != by:
             self._newest_of_others = self._newest
         self._newest = by, time.monotonic()
 
-    def is_shared(self, by: object) -> bool:
+    def is_shared(self, by: SourceName) -> bool:
         """Tell whether others would wait for a large group of a walk: other walks, or changes."""
         return not self._hurried and (self._walking.locked() or self._others_change(by, time.monotonic()))
 
-    def _others_change(self, by: object, now: float) -> bool:
-        changer, at = self._newest if self._newest[0] is not by else self._newest_of_others
+    def _others_change(self, by: SourceName, now: float) -> bool:
+        changer, at = self._newest if self._newest[0] != by else self._newest_of_others
         return changer is not None and now - at < CHANGES_SECONDS
 
     @contextmanager
@@ -112,7 +112,7 @@ class RowBudget:
                 self._hurries.clear()
 
     @asynccontextmanager
-    async def walk_turn(self, by: object) -> AsyncIterator[None]:
+    async def walk_turn(self, by: SourceName) -> AsyncIterator[None]:
         """Make a group of a walk durable inside; one at a time, in the order in which they came, with rests between.
 
         Whoever comes next rests, so that nobody who has something durable is kept from telling of it.
@@ -124,7 +124,7 @@ class RowBudget:
             now = time.monotonic()
             self._rests_until = now + min((now - began_at) * REST_SHARE, MAX_REST_SECONDS)
 
-    async def _rest(self, by: object) -> None:
+    async def _rest(self, by: SourceName) -> None:
         now = time.monotonic()
         if now < self._rests_until and self._others_change(by, now):
             with suppress(TimeoutError):

@@ -97,7 +97,7 @@ _OUTLASTS_LEASES: Final = frozenset(
     }
 )
 OF_SEVERAL: Final = frozenset({Kind.CLOCK_OFF, Kind.BRIDGE_ADDED})
-"""Where there are several bridges; a single one plays the first where that is asked for."""
+"""Where there are several bridges; a single one plays ``CLOCK_OFF`` where that is asked for."""
 OF_A_DATABASE: Final = _OUTLASTS_LEASES - OF_A_BRIDGE | {Kind.OLD_SNAPSHOT}
 _BREAKS_LINKS: Final = frozenset({Kind.CUT_MID_FRAME, Kind.BLACK_HOLE, Kind.HALF_OPEN})
 

@@ -92,6 +92,7 @@ class Site:
         self._ports = dict(enumerate(ports, 1))
         """Where each bridge listens for PBXs that dial, by its number."""
         self._usual = len(ports)
+        """So many bridges there are where none was added."""
         for number in self._ports:
             self._set_clock(number, 0)
         self._bridges: dict[int, Command] = {}

@@ -54,7 +54,7 @@ class SqliteTransaction(TableTransaction):
         """Write rows in order; in powers of two, so that few statements have to be prepared."""
         done = 0
         while left := len(rows) - done:
-            times = min(ROWS_AT_ONCE, 1 << left.bit_length() - 1)
+            times = min(ROWS_AT_ONCE, 1 << (left.bit_length() - 1))
             self._db.execute(_repeated(name, times), list(chain.from_iterable(rows[done : done + times])))
             done += times
 

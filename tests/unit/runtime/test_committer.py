@@ -11,7 +11,7 @@ import pytest
 from bridge.delivery.reconcile import DeletionLimit, delete_missing
 from bridge.errors import StoreUnreachable
 from bridge.events.normalize import Rules
-from bridge.model import Row, Token
+from bridge.model import Row, SourceName, Token
 from bridge.observability.source_status import SourceStatus
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, Compare, Doubted, EpochBegan, RowRead, Sighted, WalkBegan, WalkEnded
@@ -278,7 +278,7 @@ async def test_the_rows_of_a_walk_wait_for_those_of_other_walks_and_changes_do_n
     first, second = row("a1", 1), row("a2", 2)
     with SqliteStore(tmp_path / "bridge.db") as store:
         committer = intake_of(store, run=at_once, budget=budget)
-        async with budget.walk_turn("another"):
+        async with budget.walk_turn(SourceName("another")):
             async with asyncio.timeout(30):
                 await committer.commit([RowRead(first, first.cursor), WalkBegan()])
             waiting = asyncio.create_task(committer.commit([Sighted(first), RowRead(second, second.cursor)]))
@@ -289,10 +289,10 @@ async def test_the_rows_of_a_walk_wait_for_those_of_other_walks_and_changes_do_n
         assert store.place(HQ).cursor == second.cursor
 
 
-@pytest.mark.parametrize("are_there_changes", [False, True])
+@pytest.mark.parametrize("others", ["", "walk", "change"])
 @pytest.mark.parametrize("has_begun", [False, True])
-async def test_groups_of_a_walk_are_small_while_there_are_changes_and_nothing_of_it_is_left_behind(
-    tmp_path: Path, *, are_there_changes: bool, has_begun: bool
+async def test_groups_of_a_walk_are_small_while_others_walk_or_change_and_nothing_of_it_is_left_behind(
+    tmp_path: Path, others: str, *, has_begun: bool
 ) -> None:
     budget = RowBudget()
     rows = [row(f"a{number}", number) for number in range(1, 151)]
@@ -310,14 +310,20 @@ async def test_groups_of_a_walk_are_small_while_there_are_changes_and_nothing_of
         committer.commit = noted  # type: ignore[method-assign]
         for each in [*beginning, *(RowRead(each, each.cursor) for each in rows)]:
             assert committer.take_at_once(each)
-        if are_there_changes:
-            budget.note_changes("another")
+        if others == "change":
+            budget.note_changes(SourceName("another"))
         committing = asyncio.create_task(committer.keep_committing())
         async with asyncio.timeout(30):
+            if others == "walk":
+                async with budget.walk_turn(SourceName("another")):
+                    while not sizes:
+                        await asyncio.sleep(0)
+                    assert sizes == [SHARED_GROUP_ROWS]
             while budget.rows:
                 await asyncio.sleep(0.01)
         committing.cancel()
         await asyncio.wait([committing])
         assert sum(sizes) == len(beginning) + 150
-        assert max(sizes) == (SHARED_GROUP_ROWS if are_there_changes else sum(sizes))
+        assert sizes[0] == (SHARED_GROUP_ROWS if others else sum(sizes))
+        assert others != "change" or max(sizes) == SHARED_GROUP_ROWS
         assert (budget.rows, store.place(HQ).cursor) == (0, rows[-1].cursor)

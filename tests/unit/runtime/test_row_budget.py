@@ -4,11 +4,12 @@ from typing import NoReturn
 
 import pytest
 
+from bridge.model import SourceName
 from bridge.runtime import row_budget
 from bridge.runtime.row_budget import HEAVY_BYTES, MAX_REST_SECONDS, REST_SHARE, RowBudget, weight
 from tests.support.rows import row
 
-WALKER = "the one that is walked"
+WALKER, ANOTHER = SourceName("the one that is walked"), SourceName("another")
 
 
 def test_walks_leave_a_share_to_changes() -> None:
@@ -79,7 +80,7 @@ async def test_walks_rest_only_while_there_are_changes_and_never_for_long(monkey
         async with budget.walk_turn(WALKER):
             now += taken
             if is_changing:
-                budget.note_changes("another")
+                budget.note_changes(ANOTHER)
     assert rests == [pytest.approx(0.01 * REST_SHARE), pytest.approx(MAX_REST_SECONDS)]
     now += 11.0
     async with budget.walk_turn(WALKER):
@@ -91,15 +92,15 @@ async def test_nobody_rests_for_changes_of_its_own() -> None:
     budget = RowBudget()
     budget.note_changes(WALKER)
     assert not budget.is_shared(WALKER)
-    assert budget.is_shared("another")
-    budget.note_changes("another")
+    assert budget.is_shared(ANOTHER)
+    budget.note_changes(ANOTHER)
     budget.note_changes(WALKER)
     assert budget.is_shared(WALKER), "another one did, too"
 
 
 async def test_who_has_a_group_durable_tells_of_it_at_once_and_whoever_comes_next_rests() -> None:
     budget = RowBudget()
-    budget.note_changes("another")
+    budget.note_changes(ANOTHER)
     began_at = time.monotonic()
     async with budget.walk_turn(WALKER):
         time.sleep(0.05)  # noqa: ASYNC251 - a group that takes so long
@@ -117,7 +118,7 @@ async def test_nobody_rests_while_somebody_waits_until_all_is_durable(monkeypatc
         async with budget.walk_turn(WALKER):
             time.sleep(0.001)  # noqa: ASYNC251 - a group that takes so long
 
-    budget.note_changes("another")
+    budget.note_changes(ANOTHER)
     async with asyncio.timeout(10):
         await walk()
         resting = [asyncio.create_task(walk()) for _ in range(3)]
@@ -131,7 +132,7 @@ async def test_nobody_rests_while_somebody_waits_until_all_is_durable(monkeypatc
 
 async def test_a_group_that_fails_lets_the_next_one_come_at_once() -> None:
     budget = RowBudget()
-    budget.note_changes("another")
+    budget.note_changes(ANOTHER)
     with pytest.raises(ValueError, match="no disk"):
         async with budget.walk_turn(WALKER):
             raise ValueError("no disk")
