@@ -1,6 +1,6 @@
 """The words everything else is written in. Values only: nothing here does anything.
 
-What is made for every change is a named tuple, or a ``value``: either costs half of a frozen dataclass or less.
+What is made for every change is a ``value``: it costs half of a frozen dataclass, and two thirds of a named tuple.
 
 A *row* is what a PBX delivers, an *account* is what we publish of it, a *change* is the difference between
 two accounts, an *outbox row* is a change on its way to the broker.
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import Any, Final, NamedTuple, NewType, TypeVar, dataclass_transform
+from typing import Any, Final, NewType, TypeVar, dataclass_transform
 
 SourceName = NewType("SourceName", str)
 """Which PBX, by the name the operator gave it: ``hq``. Part of events and routing keys."""
@@ -43,12 +43,18 @@ def value(cls: type[_Value]) -> type[_Value]:
 
 
 @value
-class Cursor:
+class Cursor:  # noqa: PLW1641 - ``value`` makes its hash
     """A place in the change list of one PBX. A member the PBX did not send is ``None`` and is not sent back."""
 
     guid: Token | None = None
     usn: Token | None = None
     ausn: Token | None = None
+
+    def __eq__(self, other: object) -> bool:
+        # What differs first is asked first: the one that comes with ``dataclass`` takes twice as many instructions.
+        return isinstance(other, Cursor) and (
+            self.usn == other.usn and self.ausn == other.ausn and self.guid == other.guid
+        )
 
     @property
     def is_start(self) -> bool:
@@ -61,10 +67,11 @@ class Cursor:
 
         As text, since questions and events need it for every account; by way of a dict that took 8 000 instructions.
         """
-        guid = "" if self.guid is None else f',"guid":{self.guid}'
-        usn = "" if self.usn is None else f',"usn":{self.usn}'
-        ausn = "" if self.ausn is None else f',"ausn":{self.ausn}'
-        return guid + usn + ausn
+        guid, usn, ausn = self.guid, self.usn, self.ausn
+        if guid is None or usn is None or ausn is None:
+            told = (("guid", guid), ("usn", usn), ("ausn", ausn))
+            return "".join(f',"{name}":{token}' for name, token in told if token is not None)
+        return f',"guid":{guid},"usn":{usn},"ausn":{ausn}'  # usual: a third of the instructions
 
 
 WINDOW_ROWS: Final = 256
@@ -73,7 +80,8 @@ WINDOW_ROWS: Final = 256
 MAX_WINDOW_ROWS: Final = 1024
 
 
-class Row(NamedTuple):
+@value
+class Row:
     """One account as the PBX delivered it: what it is now, and the cursor that leads behind it."""
 
     cursor: Cursor
@@ -114,7 +122,8 @@ class Reason(StrEnum):
     """Created: it had been deleted before and is back."""
 
 
-class AccountChange(NamedTuple):
+@value
+class AccountChange:
     """An account before and after: what an event tells."""
 
     source: SourceName
@@ -131,7 +140,8 @@ class AccountChange(NamedTuple):
     reason: Reason | None = None
 
 
-class Mirrored(NamedTuple):
+@value
+class Mirrored:
     """What the mirror remembers of one account."""
 
     account_guid: AccountGuid
@@ -155,7 +165,8 @@ class Batch:
     rows: Sequence[Row]
 
 
-class OutboxRow(NamedTuple):
+@value
+class OutboxRow:
     """One event on its way to the broker: its bytes and its id never change again."""
 
     position: int
@@ -212,7 +223,8 @@ Numbers = tuple[str, int, int]
 """A lineage, the highest sequence in it, and the walk of the last certificate behind that; 0 where there is none."""
 
 
-class NewEvent(NamedTuple):
+@value
+class NewEvent:
     """An event that has no place in the outbox yet."""
 
     sequence: int

@@ -8,7 +8,7 @@ from bridge.errors import CursorMoved
 from bridge.events import cloudevents
 from bridge.events.diff import Diff, compare, compare_missing, compare_renamed, compare_repair, compare_retired
 from bridge.events.normalize import Rules, account_key
-from bridge.model import AccountChange, AccountGuid, Batch, Cursor, Mirrored, NewEvent, Row, SourceName
+from bridge.model import AccountChange, Batch, Cursor, Mirrored, NewEvent, Row, SourceName
 from bridge.store.contract import SourceStore, Transaction
 from bridge.store.records import SourceState
 
@@ -58,6 +58,8 @@ class Posting:
         """What of it is to be written."""
         self._seen: dict[str, None] = {}
         self._changes: list[AccountChange] = []
+        self._keys: list[str] = []
+        """Of the accounts of the changes."""
 
     def take(self, rows: Sequence[Row]) -> None:
         """Judge rows that the live cursor delivered, in order."""
@@ -121,17 +123,18 @@ class Posting:
     def _encode(self, now: datetime) -> Sequence[NewEvent]:
         """Return the changes as events, numbered on from where the source stands."""
         sequence, lineage, events = self._place.sequence, self._place.lineage, []
-        for change in self._changes:
+        for account, change in zip(self._keys, self._changes, strict=True):
             sequence += 1
             identity = cloudevents.event_id(lineage, self._source, sequence)
             body = cloudevents.encode(change, identity=identity, sequence=sequence, lineage=lineage, time=now)
-            account, key = account_key(AccountGuid(change.account["guid"])), cloudevents.routing_key(change)
+            key = cloudevents.routing_key(change)
             events.append(NewEvent(sequence, identity, cloudevents.ACCOUNT_CHANGED, account, key, body, now))
         return events
 
     def _post(self, key: str, before: Mirrored | None, diff: Diff) -> None:
         if diff.change is not None:
             self._changes.append(diff.change)
+            self._keys.append(key)
         if diff.remember is not before:
             self._known[key] = diff.remember
             self._changed[key] = None

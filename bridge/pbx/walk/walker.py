@@ -23,7 +23,7 @@ The vendor documents one request and its happy answer. Every rule below is right
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -239,7 +239,9 @@ class Walker:
     def heard(self, event: Event, now: float) -> Sequence[Action]:
         """Take what the PBX said."""
         if isinstance(event, Answer):
-            return [*self._heard_answer(event, now), *self._act(now)]
+            answered = self._heard_answer(event, now)
+            answered += self._act(now)
+            return answered
         actions: list[Action] = []
         match event:
             case Stray(reply=m.AccountRow(row=row)):
@@ -252,8 +254,8 @@ class Walker:
                 self._unreadable = reason
         return [*actions, *self._act(now)]
 
-    def _heard_answer(self, answer: Answer, now: float) -> Sequence[Action]:
-        reply, question, is_certain = answer
+    def _heard_answer(self, answer: Answer, now: float) -> list[Action]:
+        reply, question, is_certain = answer.reply, answer.question, answer.is_certain
         is_repeated = self._is_repeated(reply) and not question.cursor.is_start
         self._may_be_shifted |= not is_certain and (self._was_silent or is_repeated)
         self._rest(now)
@@ -300,7 +302,7 @@ class Walker:
         if self._due is None:
             return []
         when, cursor = self._due
-        if now < max(when, self._earliest):
+        if now < when or now < self._earliest:
             return []
         self._due = None
         self._asked = self._last_question = cursor
@@ -363,7 +365,7 @@ class Walker:
         if isinstance(reply, m.NoAccount):
             return [Doubted("it no longer has the account that was read last")]
         if reply.row.cursor.is_start:
-            row = reply.row._replace(cursor=self._live.cursor)
+            row = replace(reply.row, cursor=self._live.cursor)
             told: list[Action] = [RowRead(row, self._live.cursor)] if row.is_deleted else []
             return [*told, Doubted("it tells an account without numbers where a known one has to come")]
         row = self._own(reply.row, self._live)
@@ -427,7 +429,7 @@ class Walker:
         if row.cursor.is_start:
             if not row.is_deleted:
                 raise PbxBrokeProtocol("the PBX sent an account without usn and ausn, so nothing behind it can be read")
-            row = row._replace(cursor=chain.cursor)
+            row = replace(row, cursor=chain.cursor)
         guid, cursor = self._live.cursor.guid, row.cursor
         if cursor.guid == guid:
             return row
@@ -518,7 +520,7 @@ class Walker:
             self._heeds_strays = False
             self._plan(now, self._live.cursor)
         if row.is_deleted and self.phase not in {PROBING, WAITING}:
-            row = row._replace(cursor=Cursor(self._live.cursor.guid, row.cursor.usn, row.cursor.ausn))
+            row = replace(row, cursor=Cursor(self._live.cursor.guid, row.cursor.usn, row.cursor.ausn))
             return [RowRead(row, self._live.cursor)]
         return []
 

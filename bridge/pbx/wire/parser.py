@@ -4,8 +4,9 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from json.encoder import encode_basestring
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 
@@ -87,7 +88,7 @@ def _read_text(data: bytes | str) -> str:
 
 def _cursor(content: Mapping[str, Any], data: bytes | str) -> Cursor:
     guid, usn, ausn = content.get("guid"), content.get("usn"), content.get("ausn")
-    if float in (type(guid), type(usn), type(ausn)):
+    if isinstance(guid, float) or isinstance(usn, float) or isinstance(ausn, float):
         guid, usn, ausn = (_as_written(content, name, data) for name in ("guid", "usn", "ausn"))
     return Cursor(_token("guid", guid), _token("usn", usn), _token("ausn", ausn))
 
@@ -100,6 +101,10 @@ def _as_written(content: Mapping[str, Any], name: str, data: bytes | str) -> Any
     return json.loads(_read_text(data), parse_float=_Written, parse_int=_Written)[name]
 
 
+_as_json: Final = cast("Callable[[str], Token]", encode_basestring)
+"""It writes what orjson does, in half the time; named so, since to call ``Token`` takes half as long again."""
+
+
 class _Written(str):
     """A number as it was written."""
 
@@ -108,7 +113,7 @@ class _Written(str):
 
 def _token(name: str, value: Any) -> Token | None:
     if type(value) is str:
-        return Token(encode_basestring(value)) if value else None  # it writes what orjson does, in half the time
+        return _as_json(value) if value else None
     if value is None:
         return None
     if isinstance(value, _Written):
@@ -153,7 +158,7 @@ def _read_deletion(content: dict[str, Any], data: bytes | str) -> m.Message:
     if not isinstance(result, m.AccountRow):
         return result
     row = result.row
-    return m.AccountRow(row._replace(is_deleted=True), result.src)
+    return m.AccountRow(replace(row, is_deleted=True), result.src)
 
 
 def _info(value: Any) -> tuple[Mapping[str, Any] | None, str]:

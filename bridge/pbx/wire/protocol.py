@@ -11,10 +11,10 @@ simulator holds the same object from the other end.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 from bridge.errors import PbxBrokeProtocol
-from bridge.model import Cursor
+from bridge.model import Cursor, value
 from bridge.pbx.wire import messages as m
 from bridge.pbx.wire.parser import read_message
 
@@ -43,7 +43,8 @@ class ConversationState(StrEnum):
     CLOSED = "closed"
 
 
-class Answer(NamedTuple):
+@value
+class Answer:
     """The reply to the last question."""
 
     reply: m.AccountReply

@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -134,7 +135,7 @@ async def test_accounts_that_nobody_can_read_are_a_warning_until_a_walk_has_none
     """They are published without names, and that must not pass for all being well."""
     part = SourceStatus(since=NOW)
     plain = row("a1", 1)
-    odd = plain._replace(info=None, unread="a list")
+    odd = replace(plain, info=None, unread="a list")
     with SqliteStore(tmp_path / "bridge.db") as store:
         committer = intake_of(store, run=at_once, part=part)
         await committer.commit([RowRead(odd, odd.cursor)])
@@ -250,7 +251,7 @@ async def test_heavy_rows_count_as_many_so_that_few_of_them_wait(tmp_path: Path)
         await locked.wait()
         return call(*arguments)
 
-    rows = [row(f"a{number}", number)._replace(size=1 << 20) for number in range(1, 40)]
+    rows = [replace(row(f"a{number}", number), size=1 << 20) for number in range(1, 40)]
     with SqliteStore(tmp_path / "bridge.db") as store:
         committer = intake_of(store, run=cast("Offload", run), budget=budget)
         async with asyncio.timeout(30), asyncio.TaskGroup() as group:

@@ -1,5 +1,6 @@
 import asyncio
 import time
+from dataclasses import replace
 from typing import NoReturn
 
 import pytest
@@ -24,8 +25,8 @@ def test_walks_leave_a_share_to_changes() -> None:
 
 def test_a_row_is_as_heavy_as_its_message() -> None:
     usual = row("a1", 1)
-    assert weight(usual) == weight(usual._replace(size=HEAVY_BYTES - 1)) == 1
-    assert weight(usual._replace(size=1 << 20)) == 1 + (1 << 20) // HEAVY_BYTES
+    assert weight(usual) == weight(replace(usual, size=HEAVY_BYTES - 1)) == 1
+    assert weight(replace(usual, size=1 << 20)) == 1 + (1 << 20) // HEAVY_BYTES
     budget = RowBudget(16)
     assert budget.take(100, is_walking=True), "there is room, and nothing could ever come in otherwise"
     assert not budget.take(is_walking=False)

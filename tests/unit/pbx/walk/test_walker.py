@@ -126,7 +126,7 @@ def test_each_row_is_handed_on_and_asked_behind() -> None:
 
 def test_a_row_without_guid_belongs_to_the_guid_of_the_session() -> None:
     """The vendor's page leaves it out of the printed result."""
-    told = row("a", 1)._replace(cursor=replace(cursor(1), guid=None))
+    told = replace(row("a", 1), cursor=replace(cursor(1), guid=None))
     assert reading().row(told)[0] == RowRead(row("a", 1), cursor(1))
 
 
@@ -276,7 +276,7 @@ def test_two_accounts_with_the_same_numbers_are_both_read() -> None:
 
 def test_an_account_without_numbers_cannot_be_read_past() -> None:
     with pytest.raises(PbxBrokeProtocol, match="without usn and ausn"):
-        reading().row(row("a", 1)._replace(cursor=Cursor(GUID)))
+        reading().row(replace(row("a", 1), cursor=Cursor(GUID)))
 
 
 def test_a_pushed_row_is_not_applied_but_makes_us_ask_once() -> None:
@@ -487,7 +487,7 @@ def test_after_a_reconnect_the_pbx_has_to_know_what_it_told_last() -> None:
     "reply",
     [
         pytest.param(m.NoAccount(Cursor(GUID)), id="nothing"),
-        pytest.param(m.AccountRow(row("b", 7)._replace(cursor=Cursor(GUID))), id="no numbers"),
+        pytest.param(m.AccountRow(replace(row("b", 7), cursor=Cursor(GUID))), id="no numbers"),
     ],
 )
 def test_a_pbx_that_no_longer_knows_it_is_doubted_and_nothing_moves(reply: m.AccountReply) -> None:
@@ -498,9 +498,9 @@ def test_a_pbx_that_no_longer_knows_it_is_doubted_and_nothing_moves(reply: m.Acc
 
 def test_a_deletion_in_words_is_taken_whatever_question_it_answers() -> None:
     """It might never come again."""
-    told = row("c", 1, is_deleted=True)._replace(cursor=Cursor(GUID))
+    told = replace(row("c", 1, is_deleted=True), cursor=Cursor(GUID))
     actions, then = checked(m.AccountRow(told))
-    assert actions[0] == RowRead(told._replace(cursor=cursor(7)), cursor(7))
+    assert actions[0] == RowRead(replace(told, cursor=cursor(7)), cursor(7))
     assert len(doubts(actions)) == 1
     assert then == [Ask(cursor(7))]
 
@@ -661,7 +661,7 @@ def test_a_list_that_is_the_known_one_after_all_needs_no_turn() -> None:
 def test_what_a_pbx_says_unasked_while_it_waits_changes_nothing() -> None:
     script = waiting(replace(cursor(7), guid=OTHER_GUID))
     assert script.hear(Stray(m.AccountRow(row("a", 9)))) == []
-    assert script.hear(Stray(m.AccountRow(row("a", 9)._replace(is_deleted=True)))) == []
+    assert script.hear(Stray(m.AccountRow(replace(row("a", 9), is_deleted=True)))) == []
     assert script.nothing() == [], "nor does an answer that comes too late"
     assert script.walker.want_walk(script.now) == []
     assert script.walker.phase is Phase.WAITING
@@ -685,7 +685,7 @@ def test_another_list_in_the_midst_of_the_first_has_its_turn_already() -> None:
     script = waiting()
     script.walker.take_turn(script.now)
     told = row("a", 1)
-    assert EpochBegan(Cursor(OTHER_GUID)) in script.row(told._replace(cursor=replace(told.cursor, guid=OTHER_GUID)))
+    assert EpochBegan(Cursor(OTHER_GUID)) in script.row(replace(told, cursor=replace(told.cursor, guid=OTHER_GUID)))
 
 
 def test_a_walk_that_ends_in_a_new_list_is_over_before_that_waits() -> None:
@@ -697,6 +697,6 @@ def test_a_walk_that_ends_in_a_new_list_is_over_before_that_waits() -> None:
     assert script.walker.is_walking
     script.walker.give_turn_back()
     told = row("a", 1)
-    other = told._replace(cursor=replace(told.cursor, guid=OTHER_GUID))
+    other = replace(told, cursor=replace(told.cursor, guid=OTHER_GUID))
     assert script.row(other) == [WalkEnded(is_proven=False, until=cursor(1))]
     assert script.walker.phase is Phase.WAITING

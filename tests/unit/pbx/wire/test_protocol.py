@@ -1,5 +1,6 @@
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,7 @@ def test_small_talk_changes_nothing_at_any_time(state: ConversationState, data: 
 def test_a_reply_nobody_asked_for_is_a_stray() -> None:
     ends = Ends().log_in()
     told = m.AccountRow(ROW).to_json()
-    assert ends.bridge.receive(told) == Stray(m.AccountRow(ROW._replace(size=len(told))))
+    assert ends.bridge.receive(told) == Stray(m.AccountRow(replace(ROW, size=len(told))))
 
 
 def test_a_late_reply_to_a_question_given_up_is_a_stray() -> None:

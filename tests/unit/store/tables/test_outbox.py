@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
@@ -206,7 +206,7 @@ def test_what_is_put_back_is_a_copy_with_the_same_id_and_bytes_behind_everything
     assert store.unpark(first.position)
     rows = unsent(store.exchange)
     assert [row.position for row in rows] == [2, 3]
-    assert rows[1]._replace(position=1, is_in_doubt=False) == first
+    assert replace(rows[1], position=1, is_in_doubt=False) == first
 
 
 @pytest.mark.parametrize("said", [
