@@ -135,6 +135,45 @@ def read_account(row: Row, before: Published | None, rules: Rules) -> Published:
     return account
 
 
+def is_usual(row: Row) -> bool:
+    """Tell whether ``Unexpected`` has certainly nothing to tell of *row*; False says nothing.
+
+    Asked of every row, one look at each value: to look for each thing by itself took 66 000 instructions.
+    """
+    info, h323 = row.info, row.h323
+    if (
+        info is None
+        or len(row.account_guid) > MAX_GUID_CHARACTERS
+        or (h323 is not None and len(h323) > MAX_TEXT_CHARACTERS)
+        or not info.keys() <= _KNOWN_NAMES
+        or _WHO.isdisjoint(info)
+    ):
+        return False
+    for name, value in info.items():
+        kind = type(value)
+        if kind is str:
+            if len(value) > MAX_ITEM_CHARACTERS:
+                return False
+        elif kind is list:
+            if name in _LONGEST and not _is_usual_list(value, _TAKES.get(name, _NO_NAMES)):
+                return False
+        elif value is not None and kind is not bool and kind is not int:
+            return False
+    return all(type(info.get(name)) is not str for name in _GROUPS)
+
+
+def _is_usual_list(value: list[Any], takes: frozenset[str] | None) -> bool:
+    if takes is None or len(value) > MAX_ITEMS:
+        return False
+    for item in value:
+        if type(item) is not dict or (takes and takes.isdisjoint(item)):
+            return False
+        for text in item.values():
+            if type(text) is str and len(text) > MAX_ITEM_CHARACTERS:
+                return False
+    return True
+
+
 class Unexpected:
     """Remembers what in the rows of one PBX was not as anybody would expect, so that each is told once, names only."""
 

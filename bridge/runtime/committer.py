@@ -18,7 +18,7 @@ from bridge.delivery.compare import agrees
 from bridge.delivery.ingest import Ingested, ingest
 from bridge.delivery.reconcile import DeletionLimit, WalkRecord, begin_walk, caught_up, delete_missing, observe
 from bridge.events.cloudevents import event_id
-from bridge.events.normalize import Rules, Unexpected
+from bridge.events.normalize import Rules, Unexpected, is_usual
 from bridge.events.wording import choose_name, headline, held_words, quoted, unread_words
 from bridge.logs import get_logger
 from bridge.model import WINDOW_ROWS, AccountChange, Batch, Certificate, Cursor, Row, SourceName
@@ -467,6 +467,8 @@ class Committer:
         if before // PROGRESS_ROWS != self._rows_of_walk // PROGRESS_ROWS:
             log.info("walk.progress", source=self._name, accounts=self._rows_of_walk)
         for row in rows:
+            if is_usual(row):
+                continue
             if unread := self._unexpected.unread_in(row):
                 self._part.has_unread(unread_words(self._unexpected.unread))
                 log.warning("info.unread", source=self._name, forms=unread, problem=self._part.unread)

@@ -1,6 +1,7 @@
 import time
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -22,6 +23,7 @@ from bridge.events.normalize import (
     account_key,
     clean_guid,
     digest,
+    is_usual,
     read_account,
     unknown_names,
 )
@@ -252,6 +254,40 @@ def test_what_nobody_can_read_of_an_account_is_told_once_until_that_is_forgotten
 @pytest.mark.parametrize("info", [*SHAPES.values(), {"grps": []}, {"appobj": "x"}, {"dn": None, "e164": 403, "x": 1}])
 def test_every_form_that_is_known_is_read(info: dict[str, Any]) -> None:
     assert not Unexpected().unread_in(delivered(info))
+
+
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "anna", "x" * 256, "x" * 257]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "email", "text", "x"]), inner, max_size=3)
+        | inner.map(lambda item: [item] * 257)
+    ),
+    max_leaves=6,
+)
+NAMES = st.sampled_from(
+    ["h323", "dn", "e164", "email", "emails", "grps", "groups", "devices", "apps", "forks", "hide", "z"]
+)
+
+
+@given(
+    st.dictionaries(NAMES, VALUES, max_size=5),
+    st.sampled_from(["anna", "a" * 129]),
+    st.sampled_from([None, "x" * 1025]),
+)
+def test_of_an_account_that_is_usual_there_is_nothing_to_tell(
+    info: dict[str, Any], guid: str, h323: str | None
+) -> None:
+    row = replace(delivered(info), account_guid=AccountGuid(guid), h323=h323)
+    unexpected = Unexpected()
+    told = [*unexpected.unread_in(row), *unexpected.unknown_in(row), *unexpected.cut_in(row)]
+    assert not (is_usual(row) and told)
+
+
+@pytest.mark.parametrize("info", [info for name, info in SHAPES.items() if name == "users table"])
+def test_an_account_of_the_users_table_is_usual(info: dict[str, Any]) -> None:
+    """Or each would be looked at three times more."""
+    assert is_usual(delivered(info))
 
 
 class Watched(list[Any]):
