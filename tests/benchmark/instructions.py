@@ -4,9 +4,13 @@ Valgrind counts them (``--tool=callgrind``), of user code, in one process withou
 with ``instructions.json`` beside this file; more than 2 % worse in any stage ends with 1 and the name of the stage. The
 file has an entry for every interpreter and set of libraries that was counted with, since each makes code of its own:
 where there is none for those at hand, that is said, and nothing is compared. ``--update`` writes the entry.
+
+``--whole`` counts what the stages are a part of: a walk by the whole bridge, everything durable and confirmed, and one
+by a bare client; each with few accounts and with many, of which the difference counts. That has no entry.
 """
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -22,7 +26,9 @@ from typing import Final
 import click
 import orjson
 
+from tests.benchmark.site import pretend_pbx
 from tests.benchmark.stages import STAGES, by_stage, stages
+from tests.support.rabbit import PrivateBroker
 
 BASELINE: Final = Path(__file__).parent / "instructions.json"
 ACCOUNTS: Final = 300
@@ -31,6 +37,9 @@ PATIENCE_SECONDS: Final = 600.0
 
 MARK: Final = "sched_yield"
 """A function of the C library that nothing else calls here: with each call valgrind writes down what it counted."""
+
+WALKED: Final = (500, 2500)
+"""Accounts of a short walk and of a long one."""
 
 Counted = Mapping[str, float]
 """Thousands of instructions per account, by stage."""
@@ -72,6 +81,34 @@ def count(accounts: int = ACCOUNTS) -> Counted:
     return by_stage({name: total / accounts / 1000 for name, total in zip(names, totals, strict=True)})
 
 
+def count_walk(module: str, function: str) -> float:
+    """Return how many thousands of instructions each account of a walk takes by this side.
+
+    Raises:
+        RuntimeError: valgrind did not run.
+
+    """
+    counted = {accounts: _counted_walk(module, function, accounts) for accounts in WALKED}
+    (few, least), (many, most) = counted.items()
+    return (most - least) / (many - few) / 1000
+
+
+def _counted_walk(module: str, function: str, accounts: int) -> int:
+    with PrivateBroker() as broker, pretend_pbx(accounts=accounts) as url, tempfile.TemporaryDirectory() as folder:
+        wanted = {"url": url, "accounts": accounts, **({"broker": broker.url} if module == "walk" else {})}
+        side = (sys.executable, "-m", "tests.benchmark.sides", module, function, json.dumps(wanted))
+        told = subprocess.run(
+            ("valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out", *side),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        if told.returncode:
+            raise RuntimeError(f"valgrind ended with {told.returncode}: {told.stderr[-300:]}")
+        return _total(Path(folder) / "out")
+
+
 def _total(part: Path) -> int:
     found = re.search(r"^totals: (\d+)", part.read_text(), re.MULTILINE)
     if found is None:
@@ -103,10 +140,15 @@ def table(before: Counted | None, now: Counted) -> str:
 
 
 @click.command(help=__doc__)
+@click.option("--whole", "is_whole", is_flag=True, help="Count the whole bridge instead, beside a bare client.")
 @click.option("--update", "is_update", is_flag=True, help="Write down what was counted as what is to be held.")
-def main(*, is_update: bool) -> None:
+def main(*, is_update: bool, is_whole: bool) -> None:
     if missing := [name for name in ("valgrind", "setarch") if shutil.which(name) is None]:
         click.echo(f"SKIPPED: {missing[0]} is not here; on Debian: apt-get install valgrind util-linux")
+        return
+    if is_whole:
+        for name, side in (("the whole bridge", ("walk", "slowed")), ("a bare client", ("bare", "walked"))):
+            click.echo(f"{name}: {count_walk(*side):.0f} k instructions an account")
         return
     baseline: dict[str, dict[str, float]] = orjson.loads(BASELINE.read_bytes())
     who, now = made_with(), count()

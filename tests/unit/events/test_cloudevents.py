@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -12,11 +13,13 @@ from bridge.errors import BadEvent
 from bridge.events import cloudevents
 from bridge.events.checksum import checksum
 from bridge.events.cloudevents import AccountChanged, SourceVerified, decode, decode_certificate
-from bridge.model import ChangeKind, SourceName
+from bridge.events.normalize import clean_guid
+from bridge.model import AccountChange, ChangeKind, Cursor, Reason, SourceName, Token
 from tests.support.events import LATER_LINEAGE, LINEAGE, body, certificate_body, change
 
 NAMESPACE = uuid5(NAMESPACE_URL, "urn:pbx-account-bridge:event")
 HQ = SourceName("hq")
+ZONE = timezone(timedelta(hours=5, minutes=30))
 
 
 @given(st.integers(0, 2**63 - 1), st.from_regex(r"[a-z0-9][a-z0-9-]{0,20}", fullmatch=True))
@@ -41,6 +44,57 @@ def test_what_was_encoded_is_decoded(kind: ChangeKind) -> None:
     assert (event.source, event.sequence, event.lineage) == (HQ, 12, LINEAGE)
     assert event.event_id == cloudevents.event_id(LINEAGE, HQ, 12)
     assert cloudevents.routing_key(told) == f"hq.account.{kind}"
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+TOKENS = st.none() | (st.integers(0, 2**53) | TEXTS).map(lambda value: Token(orjson.dumps(value).decode()))
+FIELDS = st.dictionaries(TEXTS, st.none() | st.booleans() | TEXTS | st.lists(TEXTS, max_size=2), max_size=3)
+
+
+@given(
+    guid=TEXTS.filter(bool).map(clean_guid),
+    told=st.tuples(FIELDS, FIELDS, st.builds(Cursor, TOKENS, TOKENS, TOKENS)),
+    kind=st.sampled_from(ChangeKind),
+    reason=st.none() | st.sampled_from(Reason),
+    numbers=st.tuples(st.integers(1, 2**53 - 1), st.integers(1, 2**63 - 1)),
+    time=st.datetimes(timezones=st.sampled_from([UTC, ZONE])),
+)
+def test_an_event_is_written_as_a_json_encoder_would_write_it(  # noqa: PLR0913, PLR0917 - what an event is made of
+    guid: str,
+    told: tuple[dict[str, Any], dict[str, Any], Cursor],
+    kind: ChangeKind,
+    reason: Reason | None,
+    numbers: tuple[int, int],
+    time: datetime,
+) -> None:
+    """Byte for byte: a consumer takes the short way with what is written so."""
+    (fields, previous, cursor), (revision, sequence) = told, numbers
+    account = {**fields, "guid": guid}
+    change = AccountChange(HQ, kind, account, list(previous), previous, revision, cursor, reason)
+    written = cloudevents.encode(change, identity="id", sequence=sequence, lineage=LINEAGE, time=time)
+    data = {
+        "change": kind,
+        "account": account,
+        "changed": list(previous),
+        "previous": previous,
+        "revision": revision,
+        "cursor": orjson.loads(written)["data"]["cursor"],  # of which there are tests of their own
+    }
+    event = {
+        "specversion": "1.0",
+        "id": "id",
+        "source": "/pbx/hq",
+        "type": cloudevents.ACCOUNT_CHANGED,
+        "subject": guid,
+        "time": time,
+        "datacontenttype": "application/json",
+        "dataschema": cloudevents.ACCOUNT_CHANGED_SCHEMA,
+        "sequence": f"{sequence:020}",
+        "lineage": LINEAGE,
+        "partitionkey": guid,
+        "data": data if reason is None else {**data, "reason": reason},
+    }
+    assert written == orjson.dumps(event, option=orjson.OPT_UTC_Z)
 
 
 @pytest.mark.parametrize("completes", [True, False])
