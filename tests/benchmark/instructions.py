@@ -6,7 +6,8 @@ file has an entry for every interpreter and set of libraries that was counted wi
 where there is none for those at hand, that is said, and nothing is compared. ``--update`` writes the entry.
 
 ``--whole`` counts what the stages are a part of: a walk by the whole bridge, everything durable and confirmed, and one
-by a bare client; each with few accounts and with many, of which the difference counts. That has no entry.
+by a bare client; each with few accounts and with many, of which the difference counts. That has no entry, and scatters
+by a tenth: how many rows become durable together depends on the time.
 """
 
 import importlib.metadata

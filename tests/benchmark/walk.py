@@ -22,7 +22,7 @@ from tests.benchmark.figures import Figure
 from tests.benchmark.running import Benchmark, Run
 
 ACCOUNTS = 20_000
-SLOWED = 50
+SLOWED = 100
 """How many times slower everything is under valgrind."""
 
 
