@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Any, Final, NotRequired, TypedDict, cast
@@ -223,7 +223,7 @@ def encode(change: AccountChange, *, identity: str, sequence: int, lineage: str,
     guid = encode_basestring(account["guid"])  # it writes what orjson does
     before = (
         f'{{"specversion":"1.0","id":"{identity}","source":"{_SOURCE_PREFIX}{change.source}","type":"{ACCOUNT_CHANGED}",'
-        f'"subject":{guid},"time":{_time_told(time)},"datacontenttype":"application/json",'
+        f'"subject":{guid},"time":{_time_told(time, time.tzinfo, time.fold)},"datacontenttype":"application/json",'
         f'"dataschema":"{ACCOUNT_CHANGED_SCHEMA}","sequence":"{str(sequence).zfill(20)}","lineage":"{lineage}",'
         f'"partitionkey":{guid},"data":{{"change":"{change.kind}","account":'
     )
@@ -236,7 +236,8 @@ def encode(change: AccountChange, *, identity: str, sequence: int, lineage: str,
 
 
 @lru_cache(maxsize=1)  # what becomes durable together has one time
-def _time_told(time: datetime) -> str:
+def _time_told(time: datetime, _zone: tzinfo | None, _fold: int) -> str:
+    # Times are equal in whatever zone, and so are those of an hour that comes twice: each is told in its own.
     return orjson.dumps(time, option=orjson.OPT_UTC_Z).decode()
 
 

@@ -155,18 +155,20 @@ def is_usual(row: Row) -> bool:
             if len(value) > MAX_ITEM_CHARACTERS:
                 return False
         elif kind is list:
-            if name in _LONGEST and not _is_usual_list(value, _TAKES.get(name, _NO_NAMES)):
+            if name in _LONGEST and not _is_usual_list(name, value):
                 return False
         elif value is not None and kind is not bool and kind is not int:
             return False
     return all(type(info.get(name)) is not str for name in _GROUPS)
 
 
-def _is_usual_list(value: list[Any], takes: frozenset[str] | None) -> bool:
+def _is_usual_list(name: str, value: list[Any]) -> bool:
+    takes = _TAKES.get(name, _NO_NAMES)
     if takes is None or len(value) > MAX_ITEMS:
         return False
+    is_judged = name in _TAKES  # an empty set there is a list that may hold no object at all, as that of numbers
     for item in value:
-        if type(item) is not dict or (takes and takes.isdisjoint(item)):
+        if type(item) is not dict or (is_judged and takes.isdisjoint(item)):
             return False
         for text in item.values():
             if type(text) is str and len(text) > MAX_ITEM_CHARACTERS:

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
+from zoneinfo import ZoneInfo
 
 import orjson
 import pytest
@@ -20,6 +21,8 @@ from tests.support.events import LATER_LINEAGE, LINEAGE, body, certificate_body,
 NAMESPACE = uuid5(NAMESPACE_URL, "urn:pbx-account-bridge:event")
 HQ = SourceName("hq")
 ZONE = timezone(timedelta(hours=5, minutes=30))
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+TWICE = datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
 
 
 @given(st.integers(0, 2**63 - 1), st.from_regex(r"[a-z0-9][a-z0-9-]{0,20}", fullmatch=True))
@@ -95,6 +98,21 @@ def test_an_event_is_written_as_a_json_encoder_would_write_it(  # noqa: PLR0913,
         "data": data if reason is None else {**data, "reason": reason},
     }
     assert written == orjson.dumps(event, option=orjson.OPT_UTC_Z)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        pytest.param((NOON, NOON.astimezone(ZONE)), id="other zones"),
+        pytest.param((TWICE, TWICE.replace(fold=1)), id="an hour that comes twice"),
+    ],
+)
+def test_a_time_is_told_whatever_was_told_before(others: tuple[datetime, datetime]) -> None:
+    """The text of the last one is kept, and these are equal to Python."""
+    assert others[0] == others[1]
+    for time in (*others, *reversed(others)):
+        written = cloudevents.encode(change(), identity="id", sequence=1, lineage=LINEAGE, time=time)
+        assert b'"time":' + orjson.dumps(time, option=orjson.OPT_UTC_Z) in written
 
 
 @pytest.mark.parametrize("completes", [True, False])

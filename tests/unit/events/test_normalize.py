@@ -270,6 +270,12 @@ NAMES = st.sampled_from(
 )
 
 
+LOOKED_AT = (
+    *("h323", "sip", "dn", "loc", "pbx", "node", "domain", "config", "e164", "num", "ext", "number"),
+    *("email", "h323-email", "emails", "grps", "groups", "grp", "devices", "apps", "apps-my", "forks"),
+)
+
+
 @given(
     st.dictionaries(NAMES, VALUES, max_size=5),
     st.sampled_from(["anna", "a" * 129]),
@@ -282,6 +288,14 @@ def test_of_an_account_that_is_usual_there_is_nothing_to_tell(
     unexpected = Unexpected()
     told = [*unexpected.unread_in(row), *unexpected.unknown_in(row), *unexpected.cut_in(row)]
     assert not (is_usual(row) and told)
+
+
+@pytest.mark.parametrize("name", LOOKED_AT)
+@pytest.mark.parametrize("item", [{}, {"x": 1}, {"name": "a"}, {"email": "a"}, {"text": "a"}, [], 1.5, "a", "x" * 257])
+def test_whatever_is_in_a_list_is_told_as_if_it_were_looked_at_thrice(name: str, item: object) -> None:
+    """Each kind of item under each name: what is odd in one place is usual in another."""
+    row, unexpected = delivered({"cn": "Erika", name: [item]}), Unexpected()
+    assert not (is_usual(row) and (unexpected.unread_in(row) or unexpected.cut_in(row)))
 
 
 @pytest.mark.parametrize("info", [info for name, info in SHAPES.items() if name == "users table"])
