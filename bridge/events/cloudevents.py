@@ -15,8 +15,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
-from functools import lru_cache
+from datetime import UTC, datetime
 from json.encoder import encode_basestring
 from typing import Any, Final, NotRequired, TypedDict, cast
 from uuid import NAMESPACE_URL, uuid5
@@ -217,13 +216,14 @@ def routing_key(change: AccountChange) -> str:
 def encode(change: AccountChange, *, identity: str, sequence: int, lineage: str, time: datetime) -> bytes:
     """Return the event as UTF-8 JSON. *identity* is its ``event_id`` or ``snapshot_id``, *time* must be aware.
 
-    Put together from text, since names of our own need no quoting: 22 000 instructions, by way of a dict 28 000.
+    Put together from text, since names of our own need no quoting: 23 000 instructions, by way of a dict 28 000.
     """
     account, changed, previous, why = change.account, change.changed, change.previous, change.reason
     guid = encode_basestring(account["guid"])  # it writes what orjson does
+    moment = orjson.dumps(time, option=orjson.OPT_UTC_Z).decode()
     before = (
         f'{{"specversion":"1.0","id":"{identity}","source":"{_SOURCE_PREFIX}{change.source}","type":"{ACCOUNT_CHANGED}",'
-        f'"subject":{guid},"time":{_time_told(time, time.tzinfo, time.fold)},"datacontenttype":"application/json",'
+        f'"subject":{guid},"time":{moment},"datacontenttype":"application/json",'
         f'"dataschema":"{ACCOUNT_CHANGED_SCHEMA}","sequence":"{str(sequence).zfill(20)}","lineage":"{lineage}",'
         f'"partitionkey":{guid},"data":{{"change":"{change.kind}","account":'
     )
@@ -233,12 +233,6 @@ def encode(change: AccountChange, *, identity: str, sequence: int, lineage: str,
     numbers = _numbers(change.cursor)[1:]
     behind = f',"changed":{fields},"previous":{values},"revision":{change.revision},"cursor":{{{numbers}}}{reason}}}}}'
     return before.encode() + orjson.dumps(account) + behind.encode()
-
-
-@lru_cache(maxsize=1)  # what becomes durable together has one time
-def _time_told(time: datetime, _zone: tzinfo | None, _fold: int) -> str:
-    # Times are equal in whatever zone, and so are those of an hour that comes twice: each is told in its own.
-    return orjson.dumps(time, option=orjson.OPT_UTC_Z).decode()
 
 
 def _numbers(cursor: Cursor) -> str:
