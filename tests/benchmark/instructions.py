@@ -20,7 +20,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -61,19 +61,7 @@ def count(accounts: int = ACCOUNTS) -> Counted:
 
     """
     with tempfile.TemporaryDirectory(prefix="instructions-") as folder:
-        # Addresses and hashes are the same each time, or sets and dicts would be in another order.
-        fixed = ("setarch", platform.machine(), "-R")
-        counting = ("valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out", f"--dump-before={MARK}")
-        told = subprocess.run(
-            (*fixed, *counting, sys.executable, "-m", "tests.benchmark.counted", str(accounts)),
-            env={**os.environ, "PYTHONHASHSEED": "0"},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
-        if told.returncode:
-            raise RuntimeError(f"valgrind ended with {told.returncode}: {told.stderr[-300:]}")
+        _run_counted(folder, "tests.benchmark.counted", str(accounts), options=[f"--dump-before={MARK}"])
         parts = sorted(Path(folder).glob("out.*"), key=lambda path: int(path.suffix[1:]))
         totals = [_total(part) for part in parts[1::2]]  # those in between are from a stage to the next
     names = [name for name, _ in stages(0)]
@@ -97,17 +85,25 @@ def count_walk(module: str, function: str) -> float:
 def _counted_walk(module: str, function: str, accounts: int) -> int:
     with PrivateBroker() as broker, pretend_pbx(accounts=accounts) as url, tempfile.TemporaryDirectory() as folder:
         wanted = {"url": url, "accounts": accounts, **({"broker": broker.url} if module == "walk" else {})}
-        side = (sys.executable, "-m", "tests.benchmark.sides", module, function, json.dumps(wanted))
-        told = subprocess.run(
-            ("valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out", *side),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
-        if told.returncode:
-            raise RuntimeError(f"valgrind ended with {told.returncode}: {told.stderr[-300:]}")
+        _run_counted(folder, "tests.benchmark.sides", module, function, json.dumps(wanted))
         return _total(Path(folder) / "out")
+
+
+def _run_counted(folder: str, module: str, *words: str, options: Sequence[str] = ()) -> None:
+    """Run a module under valgrind, which writes what it counted into *folder*."""
+    # Addresses and hashes are the same each time, or sets and dicts would be in another order.
+    fixed = ("setarch", platform.machine(), "-R")
+    counting = ("valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out", *options)
+    told = subprocess.run(
+        (*fixed, *counting, sys.executable, "-m", module, *words),
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    if told.returncode:
+        raise RuntimeError(f"valgrind ended with {told.returncode}: {told.stderr[-300:]}")
 
 
 def _total(part: Path) -> int:

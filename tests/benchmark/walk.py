@@ -23,7 +23,7 @@ from tests.benchmark.running import Benchmark, Run
 
 ACCOUNTS = 20_000
 SLOWED = 100
-"""How many times slower everything is under valgrind."""
+"""So many times longer a group may gather under valgrind, where everything is 10 to 60 times slower."""
 
 
 def whole(*, url: str, broker: str, accounts: int) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def whole(*, url: str, broker: str, accounts: int) -> dict[str, Any]:
 
 
 def slowed(*, url: str, broker: str, accounts: int) -> dict[str, Any]:
-    """Do the same under a tool that makes everything so much slower: a group gathers for as many rows as it would."""
+    """Do the same under a tool that makes everything slower, or hardly two rows would become durable together."""
     committer.CLOSE_SECONDS *= SLOWED  # type: ignore[misc]
     committer.GATHER_SECONDS *= SLOWED  # type: ignore[misc]
     return whole(url=url, broker=broker, accounts=accounts)
