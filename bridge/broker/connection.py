@@ -125,18 +125,31 @@ class _Line(TransportFactory):
     def __init__(self, deadline_seconds: float, on_progress: Callable[[], None]) -> None:
         self.deadline_seconds = deadline_seconds
         self.on_progress = on_progress
-        self._transport: asyncio.WriteTransport | None = None
+        self.transport: asyncio.WriteTransport | None = None
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
         reader, writer = await factory.create(url, **kwargs)
-        self._transport = writer.transport
+        self.transport = writer.transport
         return reader, writer
 
     def cut(self) -> None:
         """Let go of the socket at once, which ends whatever still waits for the broker; nothing where it is closed."""
-        if self._transport is not None:
-            self._transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def find_transport(connection: AbstractConnection) -> asyncio.Transport:
+    """Return the socket of *connection*.
+
+    Raises:
+        BrokerUnreachable: it has none, or it was not opened by ``connect``.
+
+    """
+    transport = _find_line(connection).transport
+    if not isinstance(transport, asyncio.Transport):
+        raise BrokerUnreachable("the connection to the broker is closed")
+    return transport
 
 
 def _find_line(connection: AbstractConnection) -> _Line:

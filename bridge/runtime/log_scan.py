@@ -7,8 +7,8 @@ it was put: a log that the bridge writes itself may be far behind the exchange, 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -16,14 +16,14 @@ from uuid import uuid4
 
 import aio_pika
 import orjson
-from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractConnection
 
 from bridge.broker.admin import private_exchange
 from bridge.broker.connection import DEADLINE_SECONDS, permission_command
+from bridge.broker.deliveries import Delivered, Deliveries, deliveries
 from bridge.broker.errors import translated
 from bridge.broker.topology import Topology
-from bridge.consumer.connection import Inflow
-from bridge.errors import BrokerUnreachable, LogUnreadable, TopologyMismatch
+from bridge.errors import LogUnreadable, TopologyMismatch
 from bridge.events.cloudevents import APP_ID, CONTENT_TYPE, LINEAGE
 from bridge.model import Numbers, SourceName
 from bridge.store.records import LogContents
@@ -35,6 +35,9 @@ Find = Callable[[Sequence[str]], Awaitable[None]]
 """Told ids of events that the log has."""
 
 PREFETCH: Final = 1000
+
+PAGE: Final = 200
+"""Messages that are taken at a time, in a few milliseconds, before others have their turn."""
 
 STALL_SECONDS: Final = 30.0
 """Without another message, before the end has come: the log cannot be read."""
@@ -128,34 +131,43 @@ async def _scan(  # noqa: PLR0913, PLR0917 - private: the parts of one reading
 ) -> tuple[int, str]:
     mark = uuid4().hex
     await _put_mark(connection, topology, stream, mark, found.given)
-    reading = None if place is None else await _read_on(connection, stream, place)
-    if reading is None:
-        reading = await _begin(connection, stream, "first")
-    count = 0
-    while (message := await _next(reading, stall_seconds)).message_id != mark:
-        found.take(message.body)
-        count += 1
-        if count * 2 % PREFETCH == 0:
-            found.on_progress()
-            await found.tell()
-            with translated(None, f"the log {stream}"):
-                await message.ack(multiple=True)
-    reading.stop()
-    await found.tell()
-    return _offset(message), mark
+    async with _reading(connection, stream, place) as reading:
+        unacknowledged = 0
+        while True:
+            messages = await _next(reading, stall_seconds)
+            for message in messages:
+                if mark.encode() in message.header and message.message_id == mark:
+                    await found.tell()
+                    return _offset(message, stream), mark
+                found.take(message.body)
+            unacknowledged += len(messages)
+            if unacknowledged >= PREFETCH // 2:
+                unacknowledged = 0
+                found.on_progress()
+                await found.tell()
+                await reading.acknowledge(messages[-1])
 
 
-async def _read_on(connection: AbstractConnection, stream: str, place: tuple[int, str]) -> Inflow | None:
-    """Return what is behind *place*; ``None`` where that is not in this log, or not any more."""
-    reading = await _begin(connection, stream, place[0])
+@asynccontextmanager
+async def _reading(
+    connection: AbstractConnection, stream: str, place: tuple[int, str] | None
+) -> AsyncIterator[Deliveries]:
+    """Yield what is behind *place*, or all there is where that is not in this log, or not any more."""
+    if place is not None:
+        async with _begin(connection, stream, place[0]) as reading:
+            if await _is_at(reading, stream, place):
+                yield reading
+                return
+    async with _begin(connection, stream, "first") as reading:
+        yield reading
+
+
+async def _is_at(reading: Deliveries, stream: str, place: tuple[int, str]) -> bool:
     try:
-        message = await _next(reading, PLACE_SECONDS)
+        (message,) = await _next(reading, PLACE_SECONDS, most=1)
     except TimeoutError:
-        message = None
-    if message is not None and (_offset(message), message.message_id) == place:
-        return reading
-    reading.stop()
-    return None
+        return False
+    return (_offset(message, stream), message.message_id) == place
 
 
 async def _put_mark(
@@ -180,20 +192,17 @@ async def _put_mark(
                 await channel.close()
 
 
-async def _begin(connection: AbstractConnection, stream: str, offset: str | int) -> Inflow:
-    return await Inflow.begin(connection, stream, prefetch=PREFETCH, arguments={"x-stream-offset": offset})
+def _begin(connection: AbstractConnection, stream: str, offset: str | int) -> AbstractAsyncContextManager[Deliveries]:
+    return deliveries(connection, stream, prefetch=PREFETCH, arguments={"x-stream-offset": offset})
 
 
-async def _next(reading: Inflow, seconds: float) -> AbstractIncomingMessage:
+async def _next(reading: Deliveries, seconds: float, *, most: int = PAGE) -> Sequence[Delivered]:
     async with asyncio.timeout(seconds):
-        message = await reading.next()
-    if message is None:
-        raise BrokerUnreachable("the reading of the log was stopped")
-    return message
+        return await reading.next(most)
 
 
-def _offset(message: AbstractIncomingMessage) -> int:
+def _offset(message: Delivered, stream: str) -> int:
     offset = message.headers.get("x-stream-offset")
     if not isinstance(offset, int):
-        raise TopologyMismatch(f"the queue {message.routing_key} is no stream, so it cannot be the log")
+        raise TopologyMismatch(f"the queue {stream} is no stream, so it cannot be the log")
     return offset

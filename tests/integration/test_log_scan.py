@@ -8,7 +8,7 @@ import aio_pika
 import orjson
 import pytest
 from aio_pika.abc import AbstractConnection
-from aio_pika.message import IncomingMessage
+from aiormq.channel import Channel
 from aiormq.exceptions import AMQPConnectionError
 
 from bridge.broker.connection import connect
@@ -168,9 +168,9 @@ async def test_a_broker_that_goes_away_while_it_is_told_what_was_read_ends_nothi
     """What the client library raises there is none of ours, and would end the bridge."""
     await write(connection, topology, *[event(number) for number in range(1, 1000)])
 
-    async def cut(_message: object, **_options: object) -> None:
+    async def cut(*_arguments: object, **_options: object) -> None:
         raise AMQPConnectionError("Server connection reset: Connection reset by peer")
 
-    monkeypatch.setattr(IncomingMessage, "ack", cut)
+    monkeypatch.setattr(Channel, "basic_ack", cut)
     with pytest.raises(BrokerUnreachable, match="reset by peer"):
         await scan(connection, topology)

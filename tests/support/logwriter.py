@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-import aio_pika
-
+from bridge.broker.connection import connect
 from bridge.broker.declare import declare
 from bridge.broker.stream.publisher import StreamPublisher, name_producer, provide_log
 from bridge.broker.topology import Topology
@@ -61,7 +60,7 @@ class LogWriter:
 
     async def prove(self, store: SqliteStore) -> bool:
         """Compare the store with the log as a bridge does at its start; true where everything is told anew."""
-        async with await aio_pika.connect(self.broker.url) as connection:
+        async with connect([self.broker.url], client_name="log writer") as connection:
             await declare(connection, self.topology)
             await provide_log(connection, self.topology, is_declaring=True)
             for _ in range(2):  # a lineage that begins with the first look has something to look for
