@@ -141,6 +141,7 @@ class Bridge:
         """When the next PBX may be dialled for the first time, by the clock of the loop."""
         self._options = options
         self._on_committed = hooks.on_committed
+        self._on_published = hooks.on_published
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._walk_check = asyncio.Event()
@@ -158,7 +159,7 @@ class Bridge:
             outbox_monitor=self._outbox_monitor,
             offload=self._offload,
             window=options.window,
-            on_published=hooks.on_published,
+            on_published=self._published,
             read_log=broker.read_log,
             look_after=broker.look_after,
             may_send=broker.may_send,
@@ -566,6 +567,10 @@ class Bridge:
         if self._leaving:
             await self._let_go()
         self.board.beat("store")
+
+    def _published(self, rows: Sequence[OutboxRow]) -> None:
+        self._budget.told(row.source for row in rows)
+        self._on_published(rows)
 
     def _told(self, told: Committed) -> None:
         self._outbox_monitor.told(told)

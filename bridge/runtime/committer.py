@@ -135,6 +135,8 @@ class Committer:
         """True until the source was caught up for the first time in its lineage."""
         self._unproven_ends = 0
         """How many came in a row, with no account between them."""
+        self._begins = False
+        """True while what waits, or is being committed, begins a full walk."""
         self._is_first_reading = False
         """True while the walk under way, if any, is made of what the live cursor delivers."""
         self._unexpected = Unexpected()
@@ -167,9 +169,11 @@ class Committer:
             return False
         if isinstance(heard, _ROWS):
             rows = weight(heard.row)
-            if not self._budget.take(rows, is_walking=self._walk is not None):
+            if not self._budget.take(rows, by=self._name, is_walking=self._is_walking):
                 return False
             self._counted += rows
+        elif isinstance(heard, _BEGINNINGS):
+            self._begins = True
         self._waiting.append(heard)
         if not waiting:
             self._news.set()
@@ -180,6 +184,11 @@ class Committer:
         if waiting + 1 >= self._enough_rows or not isinstance(heard, _ROWS):
             self._is_enough.set()
         return True
+
+    @property
+    def _is_walking(self) -> bool:
+        """True while what is taken is part of a full walk."""
+        return self._begins or self._walk is not None
 
     @property
     def _is_full(self) -> bool:
@@ -212,7 +221,9 @@ class Committer:
     def forget_waiting(self) -> None:
         """Forget what was taken: nothing of it will become durable here."""
         self._waiting.clear()
+        self._begins = False
         self._give_back(self._counted)
+        self._budget.told([self._name])
 
     def _give_back(self, rows: int) -> None:
         self._counted -= rows
@@ -242,8 +253,7 @@ class Committer:
 
     def _take_group(self) -> list[WalkEvent]:
         """Return what is to be made durable next: all there is, or of a walk a little while others want the store."""
-        is_walking = self._walk is not None or isinstance(self._waiting[0], _BEGINNINGS)
-        most = SHARED_GROUP_ROWS if is_walking and self._budget.is_shared(self._name) else len(self._waiting)
+        most = SHARED_GROUP_ROWS if self._is_walking and self._budget.is_shared(self._name) else len(self._waiting)
         group, self._waiting = self._waiting[:most], self._waiting[most:]
         return group
 
@@ -292,7 +302,6 @@ class Committer:
     async def _keep_rows(self, keep: Offload, call: Callable[[], Result]) -> Result:
         """Have rows made durable; those of a walk take turns with other walks, so that few are in anybody's way."""
         if self._walk is None:
-            self._budget.note_changes(self._name)
             return await keep(call)
         async with self._budget.walk_turn(self._name):
             return await keep(call)
@@ -303,6 +312,8 @@ class Committer:
         batch = Batch(self._name, self.cursor, until, rows)
         now = self._clock()
         done = await self._keep_rows(self._keep, partial(ingest, self._store, batch, rules=self._rules, now=now))
+        if not done.changes:
+            self._budget.told([self._name])
         self._stand_at(until)
         self._unproven_ends = 0
         if self._walk is not None:
@@ -347,7 +358,7 @@ class Committer:
     async def _begin_walk(self, doing: str, start: Cursor | None = None) -> None:
         """Begin a full walk; with *start*, that of another list, whose cursor stands there."""
         now, is_new_epoch = self._clock(), start is not None
-        self._walk = WalkRecord(now)
+        self._walk, self._begins = WalkRecord(now), False
         self._part.walk_began(now)
         self._is_first_reading = is_new_epoch
         self._rows_of_walk = 0

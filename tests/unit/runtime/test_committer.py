@@ -17,6 +17,7 @@ from bridge.observability.source_status import SourceStatus
 from bridge.pbx.reader import WalkEvent
 from bridge.pbx.walk.actions import CaughtUp, Compare, Doubted, EpochBegan, RowRead, Sighted, WalkBegan, WalkEnded
 from bridge.pbx.walk.schedule import CONFIRM_AFTER, SET_BACK, Habits, WalkSchedule
+from bridge.runtime import row_budget
 from bridge.runtime.committer import CLOSE_ROWS, Committer
 from bridge.runtime.row_budget import SHARED_GROUP_ROWS, RowBudget, weight
 from bridge.store.contract import Offload
@@ -290,6 +291,45 @@ async def test_the_rows_of_a_walk_wait_for_those_of_other_walks_and_changes_do_n
         assert store.place(HQ).cursor == second.cursor
 
 
+async def test_walks_of_others_wait_for_a_change_until_the_exchange_has_it_and_not_for_what_tells_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_budget, "MAX_REST_SECONDS", 3600.0)
+    monkeypatch.setattr(row_budget, "REST_SHARE", 1e9)
+    budget, another, told = RowBudget(), SourceName("another"), row("a1", 1)
+
+    def may_walk() -> bool:
+        has_room = budget.take(by=another, is_walking=True)
+        budget.give_back(int(has_room))
+        return has_room
+
+    with SqliteStore(tmp_path / "bridge.db") as store:
+        committer = intake_of(store, run=at_once, budget=budget)
+        committing = asyncio.create_task(committer.keep_committing())
+        async with asyncio.timeout(30):
+            async with budget.walk_turn(another):
+                await asyncio.sleep(0.001)
+            await committer.put(RowRead(told, told.cursor))
+            assert not may_walk(), "it is read"
+            await committer.settle()
+            assert not may_walk(), "it is durable"
+            budget.told([HQ])
+            assert may_walk()
+            await committer.put(RowRead(told, told.cursor))
+            assert not may_walk()
+            await committer.settle()
+            assert may_walk(), "nothing has changed"
+            await committer.put(RowRead(told, told.cursor))
+            committer.forget_waiting()
+            assert may_walk(), "it will be read again"
+            for heard in (WalkBegan(), RowRead(told, told.cursor)):
+                await committer.put(heard)
+            assert may_walk(), "a walk waits for no other one's rows"
+            await committer.settle()
+        committing.cancel()
+        await asyncio.wait([committing])
+
+
 @pytest.mark.parametrize("others", ["", "walk", "change"])
 @pytest.mark.parametrize("has_begun", [False, True])
 async def test_groups_of_a_walk_are_small_while_others_walk_or_change_and_nothing_of_it_is_left_behind(
@@ -312,7 +352,8 @@ async def test_groups_of_a_walk_are_small_while_others_walk_or_change_and_nothin
         for each in [*beginning, *(RowRead(each, each.cursor) for each in rows)]:
             assert committer.take_at_once(each)
         if others == "change":
-            budget.note_changes(SourceName("another"))
+            budget.take(by=SourceName("another"), is_walking=False)
+            budget.give_back(1)
         committing = asyncio.create_task(committer.keep_committing())
         async with asyncio.timeout(30):
             if others == "walk":
