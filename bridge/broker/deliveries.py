@@ -1,7 +1,7 @@
 """What a consumer is delivered, as bytes: the frames of its channel are taken off the line before the client library.
 
 Why by hand: the library builds objects for each of the three frames of a message and starts a task for each message,
-120 µs of CPU; so it is 10 µs, the reading of the body included (20 000 events of a log, `scan_log`). A log is read to
+120 µs of CPU; so it is 11 µs, the reading of the body included (20 000 events of a log, `scan_log`). A log is read to
 its end for one number of each source, and of nearly all messages only the body counts. Everything else goes on to the
 library, which also acknowledges, and notices when the connection ends.
 """

@@ -352,7 +352,11 @@ class OutboxRelay:
     def _ready_lanes(self, now: float) -> tuple[dict[SourceName, _Lane], int]:
         """Return the lanes that may send, and how many rows in all: of one that was refused a row, just some."""
         lanes = {
-            name: lane for name, lane in self._lanes.items() if name not in self._fenced and name not in self._withdrawn
+            name: lane
+            for name, lane in self._lanes.items()
+            if (lane.may_have_rows or lane.suspect_through)  # of a thousand lanes that is a few
+            and name not in self._fenced
+            and name not in self._withdrawn
         }
         suspects = {name: lane for name, lane in lanes.items() if lane.is_suspect_at(now)}
         room = min((1 if suspects else self._window) - self._in_flight, PAGE_ROWS)

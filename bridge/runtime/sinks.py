@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from bridge.clock import utc_now
 from bridge.delivery.log_recovery import DeduplicatingSession, recover
@@ -50,10 +50,22 @@ log = get_logger(__name__)
 
 Find = Callable[[Sequence[str]], Awaitable[None]]
 
-ReadLog = Callable[[Mapping[str, tuple[int, str]], Find | None, Mapping[SourceName, Numbers]], Awaitable[LogContents]]
-"""Reads the log to its end, from these places on, and tells it these numbers. With a ``Find`` it reads all of it, and
-tells that which events are there, by their ids and page by page.
-"""
+
+class ReadLog(Protocol):
+    """Reads the log to its end."""
+
+    async def __call__(
+        self,
+        places: Mapping[str, tuple[int, str]],
+        find: Find | None,
+        given: Mapping[SourceName, Numbers],
+        *,
+        is_patient: bool = False,
+    ) -> LogContents:
+        """Read from *places* on, and tell it the numbers *given*; who *is_patient* leaves most of the time to others.
+
+        With *find* all of it is read, and that is told which events are there, by their ids and page by page.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,10 +372,12 @@ class Sinks:
             if not (self._wants_mark.is_set() or (is_behind and given != marked)):
                 continue
             self._wants_mark.clear()
-            if await self._read_on(read_log, given):
+            if await self._read_on(read_log, given, is_patient=True):
                 marked = given
 
-    async def _read_on(self, read_log: ReadLog, given: Mapping[SourceName, Numbers]) -> bool:
+    async def _read_on(
+        self, read_log: ReadLog, given: Mapping[SourceName, Numbers], *, is_patient: bool = False
+    ) -> bool:
         """Read the log to its end, and return whether that was possible; *given* is told there.
 
         Raises:
@@ -372,7 +386,8 @@ class Sinks:
         """
         self._since_mark = 0
         try:
-            contents = await read_log(await self._offload(self._store.log_places), None, given)
+            places = await self._offload(self._store.log_places)
+            contents = await read_log(places, None, given, is_patient=is_patient)
         except (Transient, Misconfigured) as problem:
             log.info("log.not_marked", problem=str(problem))
             return False
@@ -438,9 +453,13 @@ def _telling_apart(read_log: ReadLog, is_ours: Callable[[SourceName], bool]) -> 
     """Return what reads the log and tells our sources from others."""
 
     async def read(
-        places: Mapping[str, tuple[int, str]], find: Find | None, given: Mapping[SourceName, Numbers]
+        places: Mapping[str, tuple[int, str]],
+        find: Find | None,
+        given: Mapping[SourceName, Numbers],
+        *,
+        is_patient: bool = False,
     ) -> LogContents:
-        contents = await read_log(places, find, given)
+        contents = await read_log(places, find, given, is_patient=is_patient)
         ours = {source: numbers for source, numbers in contents.newest.items() if is_ours(source)}
         others = {source: numbers for source, numbers in contents.newest.items() if source not in ours}
         return replace(contents, newest=ours, others=others)

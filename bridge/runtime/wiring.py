@@ -428,6 +428,8 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
     places: Mapping[str, tuple[int, str]],
     find: Find | None,
     given: Mapping[SourceName, Numbers],
+    *,
+    is_patient: bool = False,
 ) -> LogContents:
     """Return what the log has, read to its end from *places* on; see ``log_scan``.
 
@@ -449,7 +451,15 @@ async def read_log(  # noqa: PLR0913, PLR0917 - what makes a reading
             from bridge.broker.stream.publisher import provide_log  # noqa: PLC0415 - needs the extra "stream"
 
             await provide_log(connection, topology, is_declaring=rabbitmq.declare)
-        contents = await scan_log(connection, topology, places=places, find=find, given=given, on_progress=on_progress)
+        contents = await scan_log(
+            connection,
+            topology,
+            places=places,
+            find=find,
+            given=given,
+            is_patient=is_patient,
+            on_progress=on_progress,
+        )
     if not topology.log_partitions:
         return contents
     try:

@@ -16,7 +16,8 @@ from bridge.broker.declare import declare
 from bridge.broker.topology import Topology
 from bridge.errors import BrokerUnreachable, LogUnreadable
 from bridge.model import SourceName
-from bridge.runtime.log_scan import MARK, scan_log
+from bridge.runtime import log_scan
+from bridge.runtime.log_scan import MARK, PAGE, scan_log
 from bridge.store.records import LogContents
 from tests.support.rabbit import PrivateBroker
 
@@ -174,3 +175,24 @@ async def test_a_broker_that_goes_away_while_it_is_told_what_was_read_ends_nothi
     monkeypatch.setattr(Channel, "basic_ack", cut)
     with pytest.raises(BrokerUnreachable, match="reset by peer"):
         await scan(connection, topology)
+
+
+async def test_who_is_patient_rests_behind_each_page_but_not_for_ever(
+    topology: Topology, connection: AbstractConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(connection, topology, *[event(number) for number in range(1, 5 * PAGE)])
+    rests: list[float] = []
+    sleep = asyncio.sleep
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", rest)
+    found = await scan_log(connection, topology, places={}, is_patient=True)
+    assert (len(found.newest), len(rests) > 2, min(rests) > 0) == (1, True, True)
+    rests.clear()
+    monkeypatch.setattr(log_scan, "PATIENT_SECONDS", 0.0)
+    for is_patient in (True, False):
+        await scan_log(connection, topology, places={}, is_patient=is_patient)
+    assert rests == []

@@ -293,7 +293,7 @@ class Tables(ABC):
 
     def _new_lineage(self) -> str:
         lineage = new_lineage(self._clock(), self._lineages | self._known_elsewhere)
-        self._lineages.add(lineage)
+        self._lineages = {lineage}  # which sorts behind them all; each costs 10 µs where the next one is made
         self._lineage_given(lineage)
         return lineage
 

@@ -92,7 +92,7 @@ class Site:
             board=self.board,
         )
 
-    async def _read_log(self, *_: object) -> LogContents:
+    async def _read_log(self, *_: object, **_how: object) -> LogContents:
         await self.reached.wait()
         return self.in_log
 

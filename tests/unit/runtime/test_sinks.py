@@ -107,6 +107,7 @@ class Site:
         """From where the log was read, and whether something was looked for in it."""
         self.log_has: list[str] = []
         self.given: list[Mapping[SourceName, Numbers]] = []
+        self.patience: list[bool] = []
         self.in_log: LogContents | BridgeError = LogContents({})
         self.sinks = Sinks(
             store,
@@ -121,8 +122,14 @@ class Site:
         )
 
     async def _read_log(
-        self, places: Mapping[str, tuple[int, str]], find: Find | None, given: Mapping[SourceName, Numbers]
+        self,
+        places: Mapping[str, tuple[int, str]],
+        find: Find | None,
+        given: Mapping[SourceName, Numbers],
+        *,
+        is_patient: bool = False,
     ) -> LogContents:
+        self.patience.append(is_patient)
         self.given.append(given)
         self.asked.append((places, find is not None))
         if find is not None:
@@ -265,6 +272,7 @@ async def test_later_numbers_seen_while_running_end_the_bridge(site: Site, monke
     (problem,) = ended.value.exceptions
     assert isinstance(problem, StoreOutdated)
     assert "hq 1000 of" in str(problem)
+    assert site.patience == [False, True], "nothing else was to be done at the start"
 
 
 async def test_a_copy_whose_original_still_runs_gives_no_numbers_until_that_has_ended(site: Site) -> None:
