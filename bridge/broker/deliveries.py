@@ -18,7 +18,7 @@ from aio_pika.abc import AbstractConnection
 from pamqp.header import ContentHeader
 
 from bridge.broker.connection import find_transport, in_time
-from bridge.broker.errors import translated
+from bridge.broker.errors import connection_broke, consumer_ended, translated
 from bridge.errors import BridgeError, BrokerUnreachable
 
 _METHOD, _HEADER, _BODY, _END = 1, 2, 3, 0xCE
@@ -191,12 +191,10 @@ class Deliveries:
         self._news.set()
 
     def _consumer_cancelled(self, _: object) -> None:
-        self._lose(f"the broker ended the consumer of the queue {self._queue}: it was deleted, or its node went away")
+        self._lose(consumer_ended(self._queue))
 
     def _channel_closed(self, closing: "asyncio.Future[Any]") -> None:
-        # Heartbeats that stay out end in a cancelled future.
-        problem = None if closing.cancelled() else closing.exception()
-        self._lose(f"the connection to the broker broke: {str(problem or '') or type(problem).__name__}"[:300])
+        self._lose(connection_broke(closing))
 
     def _lose(self, problem: str) -> None:
         self._problem = self._problem or problem

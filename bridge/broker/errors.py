@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from traceback import walk_tb
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import aiormq.exceptions as amqp
@@ -55,6 +55,18 @@ def translated(url: str | None, what: str = "", command: str = "") -> Iterator[N
         raise translation(problem, url, what, command) from problem
     if is_cancelled():
         raise asyncio.CancelledError
+
+
+def consumer_ended(queue: str) -> str:
+    """Return what it means that the broker cancelled the consumer of *queue*."""
+    return f"the broker ended the consumer of the queue {queue}: it was deleted, or its node went away"
+
+
+def connection_broke(closing: "asyncio.Future[Any]") -> str:
+    """Return what it means that a channel is closed, as the client library tells by *closing*."""
+    # Heartbeats that stay out end in a cancelled future; that is nobody's wish to stop.
+    problem = None if closing.cancelled() else closing.exception()
+    return f"the connection to the broker broke: {str(problem or '') or type(problem).__name__}"[:300]
 
 
 def translation(problem: BaseException, url: str | None = None, what: str = "", command: str = "") -> BridgeError:

@@ -17,7 +17,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from bridge.broker.connection import DEADLINE_SECONDS, connect
-from bridge.broker.errors import translated
+from bridge.broker.errors import connection_broke, consumer_ended, translated
 from bridge.errors import BrokerUnreachable, Misconfigured, Transient
 
 FIRST_PAUSE_SECONDS: Final = 0.5
@@ -139,12 +139,10 @@ class Inflow:
         self._news.set()
 
     def _consumer_cancelled(self, _: object) -> None:
-        self._lose(f"the broker ended the consumer of the queue {self._queue}: it was deleted, or its node went away")
+        self._lose(consumer_ended(self._queue))
 
     def _channel_closed(self, closing: "asyncio.Future[Any]") -> None:
-        # Heartbeats that stay out end in a cancelled future; that is nobody's wish to stop.
-        problem = None if closing.cancelled() else closing.exception()
-        self._lose(f"the connection to the broker broke: {str(problem or '') or type(problem).__name__}"[:300])
+        self._lose(connection_broke(closing))
 
     def _lose(self, problem: str) -> None:
         if self._problem is None:
