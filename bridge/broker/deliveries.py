@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 from aio_pika.abc import AbstractConnection
 from pamqp.header import ContentHeader
 
-from bridge.broker.connection import find_transport, in_time
+from bridge.broker.connection import CLOSE_SECONDS, find_transport, in_time
 from bridge.broker.errors import translated
 from bridge.errors import BridgeError, BrokerUnreachable
 
@@ -44,18 +44,31 @@ class Delivered:
 
     @property
     def message_id(self) -> str | None:
-        """What its publisher called it."""
+        """What its publisher called it.
+
+        Raises:
+            ValueError: its header cannot be read, see ``headers``.
+
+        """
         return cast("str | None", self._properties.message_id)
 
     @property
     def headers(self) -> Mapping[str, Any]:
-        """What its publisher and the broker added to it."""
+        """What its publisher and the broker added to it.
+
+        Raises:
+            ValueError: its header cannot be read: a name that is no UTF-8, a time that there is not, a deep nesting.
+
+        """
         return cast("Mapping[str, Any] | None", self._properties.headers) or {}
 
     @property
     def _properties(self) -> Any:
         header = ContentHeader()
-        header.unmarshal(self.header)
+        try:
+            header.unmarshal(self.header)
+        except (ArithmeticError, LookupError, OSError, RecursionError, TypeError, struct.error) as problem:
+            raise ValueError(f"the header of a message cannot be read: {problem}") from problem
         return header.properties
 
 
@@ -215,6 +228,7 @@ async def deliveries(
 
     """
     found, transport = Deliveries(queue), find_transport(connection)
+    farewell_seconds: float | None = CLOSE_SECONDS  # who ends with a failure, or is cancelled, waits for nothing
     with translated(None, f"the queue {queue}"):
         async with in_time(connection):
             channel = await connection.channel(publisher_confirms=False)
@@ -231,10 +245,11 @@ async def deliveries(
             async with in_time(connection):
                 await underlay.basic_consume(queue, _passed_by, arguments=dict(arguments))
         yield found
+        farewell_seconds = None  # as long as for any answer, since the connection is used on
     finally:
         # Nothing of this channel comes behind its end, so the library may have the line back.
         with suppress(BridgeError), translated(None):
-            async with in_time(connection):
+            async with in_time(connection, farewell_seconds):
                 await channel.close()
         transport.set_protocol(behind)
         if rest := frames.flush():

@@ -47,6 +47,9 @@ the broker and this process had 2 s each time in which changes took twice as lon
 PATIENT_SECONDS: Final = 150.0
 """So long patience lasts: a quarter of the time that there is for all of it."""
 
+REST_SECONDS: Final = 1.0
+"""At most, behind one page: for one that took that long somebody waited, and nobody was busy."""
+
 STALL_SECONDS: Final = 30.0
 """Without another message, before the end has come: the log cannot be read."""
 
@@ -159,7 +162,7 @@ async def _scan(  # noqa: PLR0913, PLR0917 - private: the parts of one reading
                 await found.tell()
                 await reading.acknowledge(messages[-1])
                 if (now := time()) < patient_until:
-                    await asyncio.sleep((now - began_at) * PATIENCE)
+                    await asyncio.sleep(min((now - began_at) * PATIENCE, REST_SECONDS))
                 began_at = time()
 
 
@@ -178,11 +181,10 @@ async def _reading(
 
 
 async def _is_at(reading: Deliveries, stream: str, place: tuple[int, str]) -> bool:
-    try:
+    with suppress(TimeoutError, ValueError):  # whatever has a header that cannot be read is no mark of ours
         (message,) = await _next(reading, PLACE_SECONDS, most=1)
-    except TimeoutError:
-        return False
-    return (_offset(message, stream), message.message_id) == place
+        return (_offset(message, stream), message.message_id) == place
+    return False
 
 
 async def _put_mark(

@@ -72,6 +72,30 @@ def test_a_message_tells_its_id_and_its_headers() -> None:
     assert (with_none.message_id, with_none.headers) == (None, {})
 
 
+def nested(levels: int) -> bytes:
+    table = b"\0\0\0\0"
+    for _ in range(levels):
+        table = (len(table) + 3).to_bytes(4, "big") + b"\x01aF" + table
+    return table
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        b"\x00\x80" + b"\x01\xff",  # an id that is no UTF-8
+        b"\x00\x40" + b"\x7f" * 8,  # a time beyond all years
+        b"\x00\x40" + b"\x7f",  # half a time
+        b"\x20\x00" + b"\x00\x00\x00\x03" + b"\x01a?",  # a kind of value that nobody knows
+        b"\x20\x00" + nested(500),
+        b"",
+    ],
+)
+def test_a_header_that_cannot_be_read_is_said_to_be_so(properties: bytes) -> None:
+    odd = Delivered(1, bytes([0, 60, *bytes(10)]) + properties, b"")
+    with pytest.raises(ValueError, match=r"."):
+        _ = odd.message_id
+
+
 def test_what_is_no_frame_goes_to_the_client_library_which_says_so() -> None:
     broken = message(OURS, 1, [b"{}"])[:-1] + b"?" + b"behind it"
     taken, passed = taken_from([message(OURS, 1, [b"{}"]) + broken, b"more"])
