@@ -24,8 +24,9 @@ from bridge.broker.deliveries import Delivered, Deliveries, deliveries
 from bridge.broker.errors import translated
 from bridge.broker.topology import Topology
 from bridge.errors import LogUnreadable, TopologyMismatch
-from bridge.events.cloudevents import APP_ID, CONTENT_TYPE, LINEAGE
+from bridge.events.cloudevents import APP_ID, CONTENT_TYPE
 from bridge.model import Numbers, SourceName
+from bridge.store.lineage import read_birth
 from bridge.store.records import LogContents
 
 MARK: Final = "pbx.log.mark"
@@ -126,11 +127,14 @@ class _Found:
             await self.find(ids)
 
     def _note(self, source: SourceName, lineage: str, sequence: int, walk: int) -> bool:
-        """Take note of numbers, and return whether they are any: a former version's lineages had no order."""
-        if LINEAGE.fullmatch(lineage) is None:
+        """Take note of numbers, and return whether they are any: a former version's lineages had no order.
+
+        Neither has one that somebody else made up, born on no day. It would hide whatever sorts before it.
+        """
+        numbers, newest = (lineage, sequence, walk), self.newest.get(source)
+        if (newest is None or newest[0] != lineage) and read_birth(lineage) is None:
             return False
-        numbers = (lineage, sequence, walk)
-        self.newest[source] = max(numbers, self.newest.get(source, numbers))
+        self.newest[source] = numbers if newest is None else max(numbers, newest)
         return True
 
 

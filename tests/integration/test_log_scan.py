@@ -20,6 +20,7 @@ from bridge.errors import BrokerUnreachable, LogUnreadable
 from bridge.model import SourceName
 from bridge.runtime import log_scan
 from bridge.runtime.log_scan import MARK, PAGE, scan_log
+from bridge.store.lineage import find_lead
 from bridge.store.records import LogContents
 from tests.support.rabbit import PrivateBroker
 
@@ -73,6 +74,17 @@ async def test_the_highest_numbers_of_every_source_are_found_wherever_they_stand
     await write(connection, topology, event(1, source="branch", walk=7))
     found = await scan(connection, topology)
     assert found.newest == {HQ: (OLD, 2999, 0), "branch": (OLD, 1, 7), "late": (NEW, 1, 0)}
+
+
+@pytest.mark.parametrize("lineage", ["99999999T999999999Z-ffff", "99991231T235959999Z-ffff", "a4e56e97"])
+async def test_a_lineage_that_nothing_can_come_behind_hides_no_numbers(
+    connection: AbstractConnection, topology: Topology, lineage: str
+) -> None:
+    """Whoever compares passes over it, so a store that is older than what is hidden would pass for the newest."""
+    await write(connection, topology, event(9), event(1, lineage=lineage), event(8))
+    found = await scan(connection, topology)
+    assert found.newest == {HQ: (OLD, 9, 0)}
+    assert find_lead(found, {HQ: (OLD, 5, 0)}, 0)
 
 
 async def test_the_next_reading_goes_on_behind_the_mark_of_the_last_one(
