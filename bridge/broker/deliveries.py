@@ -222,6 +222,8 @@ async def deliveries(
 ) -> AsyncIterator[Deliveries]:
     """Consume *queue* while inside, with at most *prefetch* messages that are not acknowledged.
 
+    One at a time on a connection: whoever ends first would take the line from the other.
+
     Raises:
         BrokerUnreachable: the connection broke, or there was no answer in time.
         TopologyMismatch: there is no such queue, or this user may not read it.
