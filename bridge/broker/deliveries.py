@@ -29,6 +29,7 @@ _TAG: Final = struct.Struct(">Q")
 _BODY_SIZE_AT: Final = 4
 """In a header frame, behind class and weight."""
 _HEARTBEAT: Final = struct.pack(">BHIB", 8, 0, 0, _END)
+_KINDS: Final = frozenset({_METHOD, _HEADER, _BODY, _HEARTBEAT[0]})
 
 HEARTBEAT_SECONDS: Final = 1.0
 """While messages come, the library hears so often that the connection is alive; it sees nothing of them."""
@@ -73,11 +74,17 @@ class Delivered:
 
 
 class DeliveryFrames:
-    """Takes the deliveries of one channel out of what arrives on a connection, wherever that is cut into pieces."""
+    """Takes the deliveries of one channel out of what arrives on a connection, wherever that is cut into pieces.
 
-    def __init__(self, channel: int, take: Callable[[Delivered], None]) -> None:
+    *lose* is called where that does not begin with a frame, as in the middle of one that the library has the rest of:
+    nobody knows then what is a delivery, and all goes to the library.
+    """
+
+    def __init__(self, channel: int, take: Callable[[Delivered], None], lose: Callable[[str], None]) -> None:
         self._channel = channel
         self._take = take
+        self._lose = lose
+        self._is_lost = False
         self._rest = b""
         self._tag = 0
         self._header = b""
@@ -87,17 +94,21 @@ class DeliveryFrames:
 
     def feed(self, data: bytes) -> bytes:
         """Take what arrived, and return what of it is for the client library: whole frames."""
+        if self._is_lost:
+            return data
         if self._rest:
             data = self._rest + data
         at, others = 0, []
         while len(data) - at >= _FRAME_BYTES:
             kind, channel, size = _FRAME.unpack_from(data, at)
             until = at + _FRAME_BYTES + size
-            if until > len(data):
-                break
-            if data[until - 1] != _END:  # the library has the words for it
-                others.append(data[at:])
+            if kind not in _KINDS or (until <= len(data) and data[until - 1] != _END):
+                self._is_lost = True
+                self._lose("what the broker sent does not begin with a frame")
+                others.append(data[at:])  # where it is none, the library has the words for it
                 at = len(data)
+                break
+            if until > len(data):
                 break
             payload = at + _FRAME.size
             if channel == self._channel and (kind != _METHOD or data.startswith(_DELIVER, payload)):
@@ -203,6 +214,9 @@ class Deliveries:
         self._arrived.append(message)
         self._news.set()
 
+    async def _passed_by(self, _message: object) -> None:
+        self._lose("the client library got a message that was to be taken off the line before it")
+
     def _consumer_cancelled(self, _: object) -> None:
         self._lose(f"the broker ended the consumer of the queue {self._queue}: it was deleted, or its node went away")
 
@@ -236,7 +250,7 @@ async def deliveries(
             channel = await connection.channel(publisher_confirms=False)
             await channel.set_qos(prefetch_count=prefetch)
             underlay: Any = await channel.get_underlay_channel()
-    frames = DeliveryFrames(underlay.number, found._take)  # noqa: SLF001 - its maker
+    frames = DeliveryFrames(underlay.number, found._take, found._lose)  # noqa: SLF001 - its maker
     behind = cast("asyncio.Protocol", transport.get_protocol())
     transport.set_protocol(Tap(behind, frames))
     try:
@@ -245,7 +259,7 @@ async def deliveries(
         found._channel = underlay  # noqa: SLF001 - its maker
         with translated(None, f"the queue {queue}"):
             async with in_time(connection):
-                await underlay.basic_consume(queue, _passed_by, arguments=dict(arguments))
+                await underlay.basic_consume(queue, found._passed_by, arguments=dict(arguments))  # noqa: SLF001
         yield found
         farewell_seconds = None  # as long as for any answer, since the connection is used on
     finally:
@@ -256,7 +270,3 @@ async def deliveries(
         transport.set_protocol(behind)
         if rest := frames.flush():
             behind.data_received(rest)
-
-
-async def _passed_by(_message: object) -> None:
-    raise AssertionError("a delivery went past its tap")

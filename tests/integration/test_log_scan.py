@@ -15,6 +15,7 @@ from pamqp import encode
 
 from bridge.broker.connection import CLOSE_SECONDS, DEADLINE_SECONDS, connect
 from bridge.broker.declare import declare
+from bridge.broker.deliveries import DeliveryFrames
 from bridge.broker.topology import Topology
 from bridge.errors import BrokerUnreachable, LogUnreadable
 from bridge.model import SourceName
@@ -189,6 +190,16 @@ async def test_a_broker_that_goes_away_in_the_middle_proves_nothing_and_is_asked
             await asyncio.to_thread(broken.kill)
             with pytest.raises(BrokerUnreachable):
                 await asyncio.wait_for(reading, 40)
+
+
+async def test_a_message_that_goes_past_the_reading_ends_it(
+    topology: Topology, connection: AbstractConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be missed, and the mark behind it found."""
+    await write(connection, topology, event(1))
+    monkeypatch.setattr(DeliveryFrames, "feed", lambda _frames, data: data)
+    with pytest.raises(BrokerUnreachable, match="taken off the line"):
+        await scan(connection, topology)
 
 
 async def test_who_is_stopped_while_the_broker_is_frozen_waits_for_a_farewell_only(
