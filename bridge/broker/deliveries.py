@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 from aio_pika.abc import AbstractConnection
 from pamqp.header import ContentHeader
 
-from bridge.broker.connection import find_transport, in_time
+from bridge.broker.connection import CLOSE_SECONDS, find_transport, in_time
 from bridge.broker.errors import connection_broke, consumer_ended, translated
 from bridge.errors import BridgeError, BrokerUnreachable
 
@@ -29,6 +29,7 @@ _TAG: Final = struct.Struct(">Q")
 _BODY_SIZE_AT: Final = 4
 """In a header frame, behind class and weight."""
 _HEARTBEAT: Final = struct.pack(">BHIB", 8, 0, 0, _END)
+_KINDS: Final = frozenset({_METHOD, _HEADER, _BODY, _HEARTBEAT[0]})
 
 HEARTBEAT_SECONDS: Final = 1.0
 """While messages come, the library hears so often that the connection is alive; it sees nothing of them."""
@@ -44,27 +45,46 @@ class Delivered:
 
     @property
     def message_id(self) -> str | None:
-        """What its publisher called it."""
+        """What its publisher called it.
+
+        Raises:
+            ValueError: its header cannot be read, see ``headers``.
+
+        """
         return cast("str | None", self._properties.message_id)
 
     @property
     def headers(self) -> Mapping[str, Any]:
-        """What its publisher and the broker added to it."""
+        """What its publisher and the broker added to it.
+
+        Raises:
+            ValueError: its header cannot be read: a name that is no UTF-8, a time that there is not, a deep nesting.
+
+        """
         return cast("Mapping[str, Any] | None", self._properties.headers) or {}
 
     @property
     def _properties(self) -> Any:
         header = ContentHeader()
-        header.unmarshal(self.header)
+        try:
+            header.unmarshal(self.header)
+        except (ArithmeticError, LookupError, OSError, RecursionError, TypeError, struct.error) as problem:
+            raise ValueError(f"the header of a message cannot be read: {problem}") from problem
         return header.properties
 
 
 class DeliveryFrames:
-    """Takes the deliveries of one channel out of what arrives on a connection, wherever that is cut into pieces."""
+    """Takes the deliveries of one channel out of what arrives on a connection, wherever that is cut into pieces.
 
-    def __init__(self, channel: int, take: Callable[[Delivered], None]) -> None:
+    *lose* is called where that does not begin with a frame, as in the middle of one that the library has the rest of:
+    nobody knows then what is a delivery, and all goes to the library.
+    """
+
+    def __init__(self, channel: int, take: Callable[[Delivered], None], lose: Callable[[str], None]) -> None:
         self._channel = channel
         self._take = take
+        self._lose = lose
+        self._is_lost = False
         self._rest = b""
         self._tag = 0
         self._header = b""
@@ -74,17 +94,21 @@ class DeliveryFrames:
 
     def feed(self, data: bytes) -> bytes:
         """Take what arrived, and return what of it is for the client library: whole frames."""
+        if self._is_lost:
+            return data
         if self._rest:
             data = self._rest + data
         at, others = 0, []
         while len(data) - at >= _FRAME_BYTES:
             kind, channel, size = _FRAME.unpack_from(data, at)
             until = at + _FRAME_BYTES + size
-            if until > len(data):
-                break
-            if data[until - 1] != _END:  # the library has the words for it
-                others.append(data[at:])
+            if kind not in _KINDS or (until <= len(data) and data[until - 1] != _END):
+                self._is_lost = True
+                self._lose("what the broker sent does not begin with a frame")
+                others.append(data[at:])  # where it is none, the library has the words for it
                 at = len(data)
+                break
+            if until > len(data):
                 break
             payload = at + _FRAME.size
             if channel == self._channel and (kind != _METHOD or data.startswith(_DELIVER, payload)):
@@ -190,6 +214,9 @@ class Deliveries:
         self._arrived.append(message)
         self._news.set()
 
+    async def _passed_by(self, _message: object) -> None:
+        self._lose("the client library got a message that was to be taken off the line before it")
+
     def _consumer_cancelled(self, _: object) -> None:
         self._lose(consumer_ended(self._queue))
 
@@ -207,18 +234,21 @@ async def deliveries(
 ) -> AsyncIterator[Deliveries]:
     """Consume *queue* while inside, with at most *prefetch* messages that are not acknowledged.
 
+    One at a time on a connection: whoever ends first would take the line from the other.
+
     Raises:
         BrokerUnreachable: the connection broke, or there was no answer in time.
         TopologyMismatch: there is no such queue, or this user may not read it.
 
     """
     found, transport = Deliveries(queue), find_transport(connection)
+    farewell_seconds: float | None = CLOSE_SECONDS  # who ends with a failure, or is cancelled, waits for nothing
     with translated(None, f"the queue {queue}"):
         async with in_time(connection):
             channel = await connection.channel(publisher_confirms=False)
             await channel.set_qos(prefetch_count=prefetch)
             underlay: Any = await channel.get_underlay_channel()
-    frames = DeliveryFrames(underlay.number, found._take)  # noqa: SLF001 - its maker
+    frames = DeliveryFrames(underlay.number, found._take, found._lose)  # noqa: SLF001 - its maker
     behind = cast("asyncio.Protocol", transport.get_protocol())
     transport.set_protocol(Tap(behind, frames))
     try:
@@ -227,17 +257,14 @@ async def deliveries(
         found._channel = underlay  # noqa: SLF001 - its maker
         with translated(None, f"the queue {queue}"):
             async with in_time(connection):
-                await underlay.basic_consume(queue, _passed_by, arguments=dict(arguments))
+                await underlay.basic_consume(queue, found._passed_by, arguments=dict(arguments))  # noqa: SLF001
         yield found
+        farewell_seconds = None  # as long as for any answer, since the connection is used on
     finally:
         # Nothing of this channel comes behind its end, so the library may have the line back.
         with suppress(BridgeError), translated(None):
-            async with in_time(connection):
+            async with in_time(connection, farewell_seconds):
                 await channel.close()
         transport.set_protocol(behind)
         if rest := frames.flush():
             behind.data_received(rest)
-
-
-async def _passed_by(_message: object) -> None:
-    raise AssertionError("a delivery went past its tap")

@@ -24,8 +24,9 @@ from bridge.broker.deliveries import Delivered, Deliveries, deliveries
 from bridge.broker.errors import translated
 from bridge.broker.topology import Topology
 from bridge.errors import LogUnreadable, TopologyMismatch
-from bridge.events.cloudevents import APP_ID, CONTENT_TYPE, LINEAGE
+from bridge.events.cloudevents import APP_ID, CONTENT_TYPE
 from bridge.model import Numbers, SourceName
+from bridge.store.lineage import read_birth
 from bridge.store.records import LogContents
 
 MARK: Final = "pbx.log.mark"
@@ -46,6 +47,9 @@ the broker and this process had 2 s each time in which changes took twice as lon
 
 PATIENT_SECONDS: Final = 150.0
 """So long patience lasts: a quarter of the time that there is for all of it."""
+
+REST_SECONDS: Final = 1.0
+"""At most, behind one page: for one that took that long somebody waited, and nobody was busy."""
 
 STALL_SECONDS: Final = 30.0
 """Without another message, before the end has come: the log cannot be read."""
@@ -123,11 +127,14 @@ class _Found:
             await self.find(ids)
 
     def _note(self, source: SourceName, lineage: str, sequence: int, walk: int) -> bool:
-        """Take note of numbers, and return whether they are any: a former version's lineages had no order."""
-        if LINEAGE.fullmatch(lineage) is None:
+        """Take note of numbers, and return whether they are any: a former version's lineages had no order.
+
+        Neither has one that somebody else made up, born on no day. It would hide whatever sorts before it.
+        """
+        numbers, newest = (lineage, sequence, walk), self.newest.get(source)
+        if (newest is None or newest[0] != lineage) and read_birth(lineage) is None:
             return False
-        numbers = (lineage, sequence, walk)
-        self.newest[source] = max(numbers, self.newest.get(source, numbers))
+        self.newest[source] = numbers if newest is None else max(numbers, newest)
         return True
 
 
@@ -159,7 +166,7 @@ async def _scan(  # noqa: PLR0913, PLR0917 - private: the parts of one reading
                 await found.tell()
                 await reading.acknowledge(messages[-1])
                 if (now := time()) < patient_until:
-                    await asyncio.sleep((now - began_at) * PATIENCE)
+                    await asyncio.sleep(min((now - began_at) * PATIENCE, REST_SECONDS))
                 began_at = time()
 
 
@@ -178,11 +185,10 @@ async def _reading(
 
 
 async def _is_at(reading: Deliveries, stream: str, place: tuple[int, str]) -> bool:
-    try:
+    with suppress(TimeoutError, ValueError):  # whatever has a header that cannot be read is no mark of ours
         (message,) = await _next(reading, PLACE_SECONDS, most=1)
-    except TimeoutError:
-        return False
-    return (_offset(message, stream), message.message_id) == place
+        return (_offset(message, stream), message.message_id) == place
+    return False
 
 
 async def _put_mark(

@@ -372,7 +372,8 @@ class Sinks:
             if not (self._wants_mark.is_set() or (is_behind and given != marked)):
                 continue
             self._wants_mark.clear()
-            if await self._read_on(read_log, given, is_patient=True):
+            # Where the bridge writes the log itself it is little, and wanted in time.
+            if await self._read_on(read_log, given, is_patient=self._stream is None):
                 marked = given
 
     async def _read_on(

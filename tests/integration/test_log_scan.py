@@ -1,6 +1,7 @@
 """The log of a real broker, read to its end."""
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Sequence
 from uuid import uuid4
 
@@ -10,14 +11,17 @@ import pytest
 from aio_pika.abc import AbstractConnection
 from aiormq.channel import Channel
 from aiormq.exceptions import AMQPConnectionError
+from pamqp import encode
 
-from bridge.broker.connection import connect
+from bridge.broker.connection import CLOSE_SECONDS, DEADLINE_SECONDS, connect
 from bridge.broker.declare import declare
+from bridge.broker.deliveries import DeliveryFrames
 from bridge.broker.topology import Topology
 from bridge.errors import BrokerUnreachable, LogUnreadable
 from bridge.model import SourceName
 from bridge.runtime import log_scan
 from bridge.runtime.log_scan import MARK, PAGE, scan_log
+from bridge.store.lineage import find_lead
 from bridge.store.records import LogContents
 from tests.support.rabbit import PrivateBroker
 
@@ -73,6 +77,17 @@ async def test_the_highest_numbers_of_every_source_are_found_wherever_they_stand
     assert found.newest == {HQ: (OLD, 2999, 0), "branch": (OLD, 1, 7), "late": (NEW, 1, 0)}
 
 
+@pytest.mark.parametrize("lineage", ["99999999T999999999Z-ffff", "99991231T235959999Z-ffff", "a4e56e97"])
+async def test_a_lineage_that_nothing_can_come_behind_hides_no_numbers(
+    connection: AbstractConnection, topology: Topology, lineage: str
+) -> None:
+    """Whoever compares passes over it, so a store that is older than what is hidden would pass for the newest."""
+    await write(connection, topology, event(9), event(1, lineage=lineage), event(8))
+    found = await scan(connection, topology)
+    assert found.newest == {HQ: (OLD, 9, 0)}
+    assert find_lead(found, {HQ: (OLD, 5, 0)}, 0)
+
+
 async def test_the_next_reading_goes_on_behind_the_mark_of_the_last_one(
     connection: AbstractConnection, topology: Topology
 ) -> None:
@@ -91,6 +106,20 @@ async def test_a_log_made_anew_is_read_from_its_beginning(connection: AbstractCo
     await declare(connection, topology)
     await write(connection, topology, event(9))
     assert (await scan(connection, topology, first)).newest == {HQ: (OLD, 9, 0)}
+
+
+async def test_what_somebody_else_wrote_at_the_place_is_no_mark_whatever_its_header_tells(
+    connection: AbstractConnection, topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time in microseconds is beyond all years; the broker takes it, and the library cannot read it."""
+    monkeypatch.setitem(encode.METHODS, "timestamp", lambda _value: struct.pack(">Q", 1_795_000_000_000_000))
+    async with await connection.channel() as channel:
+        exchange = await channel.get_exchange(topology.exchange)
+        await exchange.publish(aio_pika.Message(b"odd", timestamp=1), "hq.account.created")
+    monkeypatch.undo()
+    await write(connection, topology, event(7))
+    found = await scan_log(connection, topology, places={topology.log: (0, "of a log that is gone")})
+    assert found.newest == {HQ: (OLD, 7, 0)}
 
 
 async def test_who_looks_for_events_is_told_of_all_there_are_also_before_the_place(
@@ -163,6 +192,41 @@ async def test_a_broker_that_goes_away_in_the_middle_proves_nothing_and_is_asked
                 await asyncio.wait_for(reading, 40)
 
 
+async def test_a_message_that_goes_past_the_reading_ends_it(
+    topology: Topology, connection: AbstractConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be missed, and the mark behind it found."""
+    await write(connection, topology, event(1))
+    monkeypatch.setattr(DeliveryFrames, "feed", lambda _frames, data: data)
+    with pytest.raises(BrokerUnreachable, match="taken off the line"):
+        await scan(connection, topology)
+
+
+async def test_who_is_stopped_while_the_broker_is_frozen_waits_for_a_farewell_only(
+    topology: Topology, broken: PrivateBroker
+) -> None:
+    """And not for as long as for an answer: a bridge that is stopped has 25 s for all of it."""
+    async with connect([broken.url], client_name="test") as connected:
+        await declare(connected, topology)
+        await write(connected, topology, *[event(number) for number in range(1, 5 * PAGE)])
+        is_reading = asyncio.Event()
+
+        async def find(_ids: Sequence[str]) -> None:
+            is_reading.set()
+            await asyncio.Event().wait()
+
+        reading = asyncio.create_task(scan_log(connected, topology, places={}, find=find))
+        await asyncio.wait_for(is_reading.wait(), 30)
+        broken.pause()
+        try:
+            reading.cancel()
+            done, _ = await asyncio.wait([reading], timeout=(CLOSE_SECONDS + DEADLINE_SECONDS) / 2)
+        finally:
+            broken.go_on()
+        assert reading in done
+        assert reading.cancelled()
+
+
 async def test_a_broker_that_goes_away_while_it_is_told_what_was_read_ends_nothing_but_the_reading(
     topology: Topology, connection: AbstractConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +239,17 @@ async def test_a_broker_that_goes_away_while_it_is_told_what_was_read_ends_nothi
     monkeypatch.setattr(Channel, "basic_ack", cut)
     with pytest.raises(BrokerUnreachable, match="reset by peer"):
         await scan(connection, topology)
+
+
+async def test_who_is_patient_does_not_rest_for_as_long_as_a_broker_kept_silent(
+    topology: Topology, connection: AbstractConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(connection, topology, *[event(number) for number in range(1, 5 * PAGE)])
+    monkeypatch.setattr(log_scan, "PATIENCE", 1e9)
+    monkeypatch.setattr(log_scan, "REST_SECONDS", 0.01)
+    async with asyncio.timeout(30):
+        found = await scan_log(connection, topology, places={}, is_patient=True)
+    assert found.newest == {HQ: (OLD, 5 * PAGE - 1, 0)}
 
 
 async def test_who_is_patient_rests_behind_each_page_but_not_for_ever(

@@ -27,10 +27,13 @@ def message(channel: int, tag: int, bodies: Sequence[bytes], identity: str | Non
     return b"".join(frame.marshal(part, channel) for part in told)
 
 
-def taken_from(pieces: Sequence[bytes]) -> tuple[list[Delivered], bytes]:
+def taken_from(pieces: Sequence[bytes], lost: list[str] | None = None) -> tuple[list[Delivered], bytes]:
     taken: list[Delivered] = []
-    frames = DeliveryFrames(OURS, taken.append)
-    return taken, b"".join(frames.feed(piece) for piece in pieces) + frames.flush()
+    problems: list[str] = [] if lost is None else lost
+    frames = DeliveryFrames(OURS, taken.append, problems.append)
+    passed = b"".join(frames.feed(piece) for piece in pieces) + frames.flush()
+    assert lost is not None or not problems
+    return taken, passed
 
 
 OTHERS = st.sampled_from(
@@ -72,11 +75,47 @@ def test_a_message_tells_its_id_and_its_headers() -> None:
     assert (with_none.message_id, with_none.headers) == (None, {})
 
 
+def nested(levels: int) -> bytes:
+    table = b"\0\0\0\0"
+    for _ in range(levels):
+        table = (len(table) + 3).to_bytes(4, "big") + b"\x01aF" + table
+    return table
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        b"\x00\x80" + b"\x01\xff",  # an id that is no UTF-8
+        b"\x00\x40" + b"\x7f" * 8,  # a time beyond all years
+        b"\x00\x40" + b"\x7f",  # half a time
+        b"\x20\x00" + b"\x00\x00\x00\x03" + b"\x01a?",  # a kind of value that nobody knows
+        b"\x20\x00" + nested(500),
+        b"",
+    ],
+)
+def test_a_header_that_cannot_be_read_is_said_to_be_so(properties: bytes) -> None:
+    odd = Delivered(1, bytes([0, 60, *bytes(10)]) + properties, b"")
+    with pytest.raises(ValueError, match=r"."):
+        _ = odd.message_id
+
+
 def test_what_is_no_frame_goes_to_the_client_library_which_says_so() -> None:
     broken = message(OURS, 1, [b"{}"])[:-1] + b"?" + b"behind it"
-    taken, passed = taken_from([message(OURS, 1, [b"{}"]) + broken, b"more"])
+    lost: list[str] = []
+    taken, passed = taken_from([message(OURS, 1, [b"{}"]) + broken, b"more", message(OURS, 2, [b"{}"])], lost)
+    assert len(lost) == 1
+    passed = passed.removesuffix(message(OURS, 2, [b"{}"]))
     assert [one.body for one in taken] == [b"{}"]
     assert passed.endswith(b"?behind itmore")
+
+
+@pytest.mark.parametrize("had", range(1, 8))
+def test_a_line_taken_in_the_middle_of_a_frame_is_lost_at_once_and_no_delivery_is_passed_over_unseen(had: int) -> None:
+    """The library has the first part of a heartbeat; behind the rest of it deliveries come, and later ones in order."""
+    first = frame.marshal(Heartbeat(), 0)[had:] + message(OURS, 1, [b"{}" * 200])
+    lost: list[str] = []
+    taken, passed = taken_from([first, message(OURS, 2, [b"{}"])], lost)
+    assert (taken, len(lost), passed) == ([], 1, first + message(OURS, 2, [b"{}"]))
 
 
 def test_half_a_frame_goes_to_the_client_library_once_the_line_is_given_back() -> None:
@@ -110,7 +149,7 @@ async def test_the_library_hears_that_a_connection_is_alive_on_which_only_messag
 ) -> None:
     behind, now = _Behind(), 1000.0
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
-    tap = Tap(behind, DeliveryFrames(OURS, lambda _message: None))
+    tap = Tap(behind, DeliveryFrames(OURS, lambda _message: None, lambda _problem: None))
     alive = frame.marshal(Heartbeat(), 0)
     for _ in range(3):
         tap.data_received(message(OURS, 1, [b"{}"]))
@@ -122,7 +161,7 @@ async def test_the_library_hears_that_a_connection_is_alive_on_which_only_messag
 
 def test_what_becomes_of_the_connection_is_the_library_s_business() -> None:
     behind, problem = _Behind(), OSError("reset")
-    tap = Tap(behind, DeliveryFrames(OURS, lambda _message: None))
+    tap = Tap(behind, DeliveryFrames(OURS, lambda _message: None, lambda _problem: None))
     tap.pause_writing()
     tap.resume_writing()
     assert tap.eof_received() is True, "or the transport would close"
