@@ -139,8 +139,8 @@ class DeliveryFrames:
             self._take(Delivered(self._tag, self._header, b"".join(self._body)))
 
 
-class Tap(asyncio.Protocol):
-    """Between a socket and the client library."""
+class Diverter(asyncio.Protocol):
+    """Between a socket and the client library: takes out what is not for that."""
 
     def __init__(self, behind: asyncio.Protocol, frames: DeliveryFrames) -> None:
         self._behind = behind
@@ -186,6 +186,13 @@ class Deliveries:
     def __repr__(self) -> str:
         return f"<Deliveries of {self._queue}, {len(self._arrived)} arrived, {self._problem or 'open'}>"
 
+    async def begin(self, channel: Any, arguments: Mapping[str, Any]) -> None:
+        """Consume on *channel*; whoever diverts its deliveries calls ``take`` with each."""
+        self._channel = channel
+        channel.closing.add_done_callback(self._channel_closed)
+        channel.on_consumer_cancel_callbacks.add(self._consumer_cancelled)
+        await channel.basic_consume(self._queue, self._passed_by, arguments=dict(arguments))
+
     async def next(self, most: int) -> Sequence[Delivered]:
         """Return the next messages once there is one, up to *most*.
 
@@ -210,20 +217,22 @@ class Deliveries:
         with translated(None, f"the queue {self._queue}"):
             await self._channel.basic_ack(through.tag, multiple=True)
 
-    def _take(self, message: Delivered) -> None:
+    def take(self, message: Delivered) -> None:
+        """Take a message that was delivered."""
         self._arrived.append(message)
         self._news.set()
 
     async def _passed_by(self, _message: object) -> None:
-        self._lose("the client library got a message that was to be taken off the line before it")
+        self.lose("the client library got a message that was to be taken off the line before it")
 
     def _consumer_cancelled(self, _: object) -> None:
-        self._lose(consumer_ended(self._queue))
+        self.lose(consumer_ended(self._queue))
 
     def _channel_closed(self, closing: "asyncio.Future[Any]") -> None:
-        self._lose(connection_broke(closing))
+        self.lose(connection_broke(closing))
 
-    def _lose(self, problem: str) -> None:
+    def lose(self, problem: str) -> None:
+        """Return no message any more, because of *problem*."""
         self._problem = self._problem or problem
         self._news.set()
 
@@ -248,16 +257,13 @@ async def deliveries(
             channel = await connection.channel(publisher_confirms=False)
             await channel.set_qos(prefetch_count=prefetch)
             underlay: Any = await channel.get_underlay_channel()
-    frames = DeliveryFrames(underlay.number, found._take, found._lose)  # noqa: SLF001 - its maker
+    frames = DeliveryFrames(underlay.number, found.take, found.lose)
     behind = cast("asyncio.Protocol", transport.get_protocol())
-    transport.set_protocol(Tap(behind, frames))
+    transport.set_protocol(Diverter(behind, frames))
     try:
-        underlay.closing.add_done_callback(found._channel_closed)  # noqa: SLF001 - its maker
-        underlay.on_consumer_cancel_callbacks.add(found._consumer_cancelled)  # noqa: SLF001 - its maker
-        found._channel = underlay  # noqa: SLF001 - its maker
         with translated(None, f"the queue {queue}"):
             async with in_time(connection):
-                await underlay.basic_consume(queue, found._passed_by, arguments=dict(arguments))  # noqa: SLF001
+                await found.begin(underlay, arguments)
         yield found
         farewell_seconds = None  # as long as for any answer, since the connection is used on
     finally:

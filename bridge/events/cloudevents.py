@@ -216,7 +216,7 @@ def routing_key(change: AccountChange) -> str:
 def encode(change: AccountChange, *, identity: str, sequence: int, lineage: str, time: datetime) -> bytes:
     """Return the event as UTF-8 JSON. *identity* is its ``event_id`` or ``snapshot_id``, *time* must be aware.
 
-    Put together from text, since names of our own need no quoting: 23 000 instructions, by way of a dict 28 000.
+    Put together from text, since names of our own need no quoting: 24 000 instructions, by way of a dict 28 000.
     """
     account, changed, previous, why = change.account, change.changed, change.previous, change.reason
     guid = encode_basestring(account["guid"])  # it writes what orjson does

@@ -12,7 +12,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
-from bridge.broker.deliveries import HEARTBEAT_SECONDS, Delivered, DeliveryFrames, Tap
+from bridge.broker.deliveries import HEARTBEAT_SECONDS, Delivered, DeliveryFrames, Diverter
 
 OURS, ANOTHER = 3, 4
 
@@ -149,7 +149,7 @@ async def test_the_library_hears_that_a_connection_is_alive_on_which_only_messag
 ) -> None:
     behind, now = _Behind(), 1000.0
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
-    tap = Tap(behind, DeliveryFrames(OURS, lambda _message: None, lambda _problem: None))
+    tap = Diverter(behind, DeliveryFrames(OURS, lambda _message: None, lambda _problem: None))
     alive = frame.marshal(Heartbeat(), 0)
     for _ in range(3):
         tap.data_received(message(OURS, 1, [b"{}"]))
@@ -161,7 +161,7 @@ async def test_the_library_hears_that_a_connection_is_alive_on_which_only_messag
 
 def test_what_becomes_of_the_connection_is_the_library_s_business() -> None:
     behind, problem = _Behind(), OSError("reset")
-    tap = Tap(behind, DeliveryFrames(OURS, lambda _message: None, lambda _problem: None))
+    tap = Diverter(behind, DeliveryFrames(OURS, lambda _message: None, lambda _problem: None))
     tap.pause_writing()
     tap.resume_writing()
     assert tap.eof_received() is True, "or the transport would close"
